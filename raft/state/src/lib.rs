@@ -1,7 +1,30 @@
-//! Shoal's replicated state machine.
+//! Shoal's replicated state machine: what every node agrees on, and the rules by which it changes.
+//!
+//! Start with [`State::apply`]: a total, deterministic function from a state and a [`Command`] to [`Event`]s or a
+//! [`Refused`]. There is no clock, no randomness and no I/O in this crate (its `clippy.toml` bans them): ids, times and
+//! digests are in the command, chosen by whoever proposed it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`Command`], [`Event`] | what the log carries, and what wakes drivers |
+//! | [`model`] | the things of the registry, shards and tasks |
+//! | [`State`] | the rules |
+//! | [`Refused`] | the answers that are a no |
+//! | ids, [`Digest`] | names |
 
+mod command;
 mod digest;
 mod id;
+pub mod model;
+mod refused;
+mod state;
 
+pub use command::{Command, Event, VERSION_KNOWN};
 pub use digest::{Digest, NotADigest};
 pub use id::*;
+pub use model::Timestamp;
+pub use refused::{MemberIs, Refused};
+pub use state::State;
+
+/// The environment that an empty name means.
+pub const ENVIRONMENT_DEFAULT: &str = "main";

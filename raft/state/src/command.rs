@@ -1,0 +1,101 @@
+//! What the log carries: commands. A command is a decision that was taken elsewhere; it brings its ids, times and
+//! digests along, so that applying it needs nothing but the state.
+//!
+//! Commands are encoded by position and variant number: **new variants go at the end, fields are never added to an old
+//! variant**. A new variant is active only after [`Command::SetVersion`], see [`Command::since`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    App, AppLayout, Class, Deployment, Environment, Function, Image, Layer, Mount, Node, Scaling, Secret, ShardChange, Task, TaskEnd, Token,
+};
+use crate::{AppId, Digest, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, Timestamp, TokenId};
+
+/// The newest version of the rules that this build knows. See the version gate in ARCHITECTURE.md.
+pub const VERSION_KNOWN: u32 = 1;
+
+/// One decision.
+#[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Activates the rules and variants up to a version. Proposed when every member reports that it knows it.
+    SetVersion { version: u32 },
+    /// Adds a node, or tells of its new start, addresses and capacity.
+    PutNode { id: NodeId, node: Node },
+    /// Takes a node out of placement (`drain`), or back in.
+    DrainNode { id: NodeId, draining: bool },
+    /// Creates an environment unless one of its name exists.
+    CreateEnvironment { environment: Environment },
+    /// Adds a token.
+    CreateToken { id: TokenId, token: Token },
+    /// Ends a token for good; its id stays, so that a late user is told what happened.
+    RevokeToken { id: TokenId, at: Timestamp },
+    /// Creates an app; nothing happens when the id exists.
+    CreateApp { id: AppId, app: App },
+    /// Sets an app's functions and classes and its lasting state.
+    PublishApp { id: AppId, layout: AppLayout, deployment: Option<Deployment>, detached: bool },
+    /// Stops an app: its tasks are to end, nothing new starts.
+    StopApp { id: AppId, at: Timestamp, why: String },
+    /// Forgets a stopped app with its functions and classes.
+    RemoveApp { id: AppId },
+    /// Creates a function or replaces its definition.
+    PutFunction { id: FunctionId, function: Box<Function> },
+    /// Changes how many containers a function may have, without a new definition.
+    ScaleFunction { id: FunctionId, scaling: Scaling },
+    /// Creates a class.
+    PutClass { class: Class },
+    /// Records a finished build, or a failed one.
+    PutImage { id: ImageId, image: Image },
+    /// Records the result of one build step under its cache key.
+    PutLayer { key: Digest, layer: Layer },
+    /// Records a set of files.
+    PutMount { id: MountId, mount: Mount },
+    /// Gives a set of files a name of its own, for all environments.
+    NameMount { name: String, id: MountId },
+    /// Creates or replaces a secret.
+    PutSecret { id: SecretId, secret: Secret },
+    /// Deletes a secret.
+    RemoveSecret { id: SecretId },
+    /// Gives every shard that has no home yet to a node.
+    InitShards { home: NodeId },
+    /// Changes who holds a shard; compare-and-set on the epoch.
+    ChangeShard { shard: ShardId, epoch: u64, change: ShardChange },
+    /// Decides that a task runs on a node.
+    Assign { id: TaskId, task: Task },
+    /// Asks a task to stop: no new inputs, exit hooks, then the end.
+    StopTask { id: TaskId, why: String },
+    /// Records that a task's container is gone; frees what it held.
+    EndTask { id: TaskId, generation: u64, end: TaskEnd },
+    /// Sets a cluster-wide setting; an empty value removes it.
+    SetSetting { key: String, value: String },
+}
+
+impl Command {
+    /// Returns the version from which this variant is understood.
+    pub fn since(&self) -> u32 {
+        1
+    }
+}
+
+/// Tells drivers where to look. Events only wake somebody up; the state is the truth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The active version changed.
+    VersionChanged,
+    /// A node was added, changed, or drains.
+    NodesChanged,
+    /// Tokens changed.
+    TokensChanged,
+    /// An app was created, published or stopped.
+    AppChanged(AppId),
+    /// A function was created or changed.
+    FunctionChanged(FunctionId),
+    /// An image was recorded.
+    ImageChanged(ImageId),
+    /// Tasks of a node changed.
+    TasksChanged(NodeId),
+    /// A shard has another home, members or epoch.
+    ShardChanged(ShardId),
+    /// Something else of the registry changed.
+    RegistryChanged,
+}

@@ -1,0 +1,85 @@
+//! The answers that are a no: the same on every node.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AppId, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, TokenId};
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's sentence says it")]
+pub enum Refused {
+    #[error("cannot set version {version}: version {active} is active, and versions only grow")]
+    VersionGoesBack { version: u32, active: u32 },
+    #[error("cannot apply this command: it needs version {needs}, and version {active} is active; upgrade every node first")]
+    NotActive { needs: u32, active: u32 },
+    #[error("environment {name:?} already exists as {id}")]
+    EnvironmentExists { name: String, id: EnvironmentId },
+    #[error("environment {id} does not exist")]
+    NoEnvironment { id: EnvironmentId },
+    #[error("token {id} does not exist")]
+    NoToken { id: TokenId },
+    #[error("app {id} does not exist")]
+    NoApp { id: AppId },
+    #[error("app {id} is stopped")]
+    AppStopped { id: AppId },
+    #[error("cannot deploy app {id} as {name:?}: app {holder} is deployed under that name")]
+    NameHeld { id: AppId, name: String, holder: AppId },
+    #[error("app {id} is not stopped: stop it before it is removed")]
+    AppRuns { id: AppId },
+    #[error("function {id} does not exist")]
+    NoFunction { id: FunctionId },
+    #[error("function {function} needs image {image}, which does not exist")]
+    NoImage { function: FunctionId, image: ImageId },
+    #[error("function {function} needs files {mount}, which do not exist")]
+    NoMount { function: FunctionId, mount: MountId },
+    #[error("secret {id} does not exist")]
+    NoSecret { id: SecretId },
+    #[error("node {id} is not a member of this cluster")]
+    NoNode { id: NodeId },
+    #[error("cannot assign task {task}: node {node} is draining")]
+    NodeDrains { task: TaskId, node: NodeId },
+    #[error("cannot assign task {task}: node {node} was started again since the decision")]
+    OtherBoot { task: TaskId, node: NodeId },
+    #[error("cannot assign task {task}: node {node} has {free_cpu_milli}m CPU and {free_memory_bytes} bytes of memory left")]
+    NodeFull { task: TaskId, node: NodeId, free_cpu_milli: u32, free_memory_bytes: u64 },
+    #[error("cannot assign task {task}: GPU {gpu} of node {node} is held by task {holder}")]
+    GpuHeld { task: TaskId, node: NodeId, gpu: u32, holder: TaskId },
+    #[error("cannot assign task {task}: node {node} has no GPU {gpu}")]
+    NoGpu { task: TaskId, node: NodeId, gpu: u32 },
+    #[error("cannot assign task {task}: function {function} has all of its {containers_max} containers")]
+    ContainersMax { task: TaskId, function: FunctionId, containers_max: u32 },
+    #[error("task {id} does not exist")]
+    NoTask { id: TaskId },
+    #[error("the change of task {id} is of generation {generation}; generation {current} is current")]
+    OldGeneration { id: TaskId, generation: u64, current: u64 },
+    #[error("{shard} is at epoch {current}: the change was made for epoch {epoch}")]
+    OldEpoch { shard: ShardId, epoch: u64, current: u64 },
+    #[error("{shard} has no home yet")]
+    NoShard { shard: ShardId },
+    #[error("{shard} cannot change so: node {node} is {is}")]
+    ShardMember { shard: ShardId, node: NodeId, is: MemberIs },
+}
+
+/// What a node is to a shard, where that forbids a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberIs {
+    /// It orders the records.
+    Home,
+    /// It has every committed record.
+    InSync,
+    /// It has not every committed record.
+    NotInSync,
+    /// It has not been invited to catch up.
+    NotJoining,
+}
+
+impl std::fmt::Display for MemberIs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Home => "its home",
+            Self::InSync => "already in sync",
+            Self::NotInSync => "not in sync",
+            Self::NotJoining => "not joining",
+        })
+    }
+}
