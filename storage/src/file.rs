@@ -1,0 +1,85 @@
+//! Files and folders whose names last: the few steps that every writer needs around a power cut.
+//!
+//! A new file survives only after its folder was synced too, and a new folder only after its parent was.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A system call on a file failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot {doing} {}", path.display())]
+pub struct Failed {
+    /// What was tried, as a verb: "open", "sync".
+    pub doing: &'static str,
+    /// The file or folder it was tried on.
+    pub path: PathBuf,
+    /// What the kernel said.
+    #[source]
+    pub source: Arc<io::Error>,
+}
+
+impl Failed {
+    /// Says whether the disk, or the quota on it, is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// Names the file and the attempt in an I/O error: `.map_err(failed("open", &path))`.
+pub fn failed<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> Failed {
+    let path = path.to_owned();
+    move |source| Failed { doing, path, source: Arc::new(source.into()) }
+}
+
+/// Makes the names in a folder last.
+pub fn sync_dir(dir: &Path) -> Result<(), Failed> {
+    let folder = File::open(dir).map_err(failed("open", dir))?;
+    folder.sync_all().map_err(failed("sync", dir))
+}
+
+/// Makes a folder and its missing parents, so that their names last.
+pub fn create_dir(dir: &Path) -> Result<(), Failed> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = parent_of(dir);
+    create_dir(parent)?;
+    match fs::create_dir(dir) {
+        Ok(()) => sync_dir(parent),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(failed("create", dir)(error)),
+    }
+}
+
+/// Removes a file; its name is gone for good only after [`sync_dir`]. A file that is not there is fine.
+pub fn remove(path: &Path) -> Result<(), Failed> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Returns the folder that holds `path`.
+pub(crate) fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        Some(_) => Path::new("."),
+        None => Path::new("/"),
+    }
+}
+
+/// A folder that only this process may use, held by a lock on the file `LOCK` in it until dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _lock: File,
+}
+
+/// Takes a folder for this process alone.
+pub(crate) fn hold(dir: &Path) -> Result<Held, Failed> {
+    let path = dir.join("LOCK");
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed("open", &path))?;
+    lock.try_lock().map_err(|error| failed("lock (is another process using it?)", &path)(io::Error::from(error)))?;
+    Ok(Held { _lock: lock })
+}
