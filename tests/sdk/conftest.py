@@ -1,0 +1,146 @@
+"""The fixtures of the SDK tests. harness.py has what they are made of.
+
+    tests/sdk/.venv/bin/pytest tests/sdk                  one pass
+    tests/sdk/.venv/bin/pytest tests/sdk -m 'not slow'    what needs no packages and little time
+    tests/sdk/.venv/bin/pytest tests/sdk --full           each repetition as often as the promise says
+
+SHOAL_BIN             the binary under test; else the newest build of this checkout
+SHOAL_CLIENT_PYTHON   the Python that runs client processes; else the one that runs pytest
+SHOAL_TEST_DATA       a data folder that is kept between runs, so that images are built once
+"""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Before the first `import modal`: this process is a client too and must not read the user's file.
+_PRIVATE = Path(tempfile.mkdtemp(prefix="shoal-sdk-"))
+os.environ["MODAL_CONFIG_PATH"] = str(_PRIVATE / "modal.toml")
+for _name in ("MODAL_PROFILE", "MODAL_ENVIRONMENT", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_SERVER_URL"):
+    os.environ.pop(_name, None)
+
+from harness import Client, Machine, Node, Running, Token, wait_for  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="repeat what must hold each time as often as promised")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_PRIVATE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def full(pytestconfig: pytest.Config) -> bool:
+    """Whether this is a full run (--full or SHOAL_TEST_FULL=1)."""
+    return bool(pytestconfig.getoption("--full") or os.environ.get("SHOAL_TEST_FULL") == "1")
+
+
+@pytest.fixture(scope="session")
+def machine_before() -> Machine:
+    """The machine as it was before any node of this run."""
+    return Machine.now()
+
+
+@pytest.fixture(scope="session")
+def node(machine_before: Machine) -> Iterator[Node]:
+    """The node that all tests share."""
+    kept = os.environ.get("SHOAL_TEST_DATA")
+    folder = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="shoal-node-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    one = Node(folder / "data")
+    try:
+        one.start()
+        yield one
+    finally:
+        one.stop()
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
+    left = Machine.now().since(machine_before)
+    assert not left, f"the node stopped and left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def token(node: Node) -> Token:
+    """A token of the shared node; this process speaks with it too."""
+    made = node.create_token()
+    os.environ["MODAL_SERVER_URL"] = node.url
+    os.environ["MODAL_TOKEN_ID"] = made.id
+    os.environ["MODAL_TOKEN_SECRET"] = made.secret
+    return made
+
+
+@pytest.fixture
+def client(node: Node, token: Token, tmp_path: Path) -> Iterator[Client]:
+    """Client processes with a home of their own."""
+    one = Client(node, token, tmp_path / "home")
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def modal_run(client: Client) -> Callable[..., Running]:
+    """`modal run` of a program in a process of its own: modal_run("output.py", "--lines", "10")."""
+    return client.run
+
+
+@pytest.fixture
+def shoal(node: Node):
+    """The `shoal` command against the shared node: shoal("task", "list")."""
+    return node.shoal
+
+
+@pytest.fixture
+def sdk(token: Token):
+    """The `modal` module in this process, connected to the shared node."""
+    import modal
+
+    return modal
+
+
+@pytest.fixture
+def unique() -> str:
+    """A name that no other test and no earlier run has used."""
+    return f"t-{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def deployed(client: Client) -> Iterator[Callable[[str, str], str]]:
+    """Deploys programs and stops them at the end: deployed("functions.py", unique)."""
+    names: list[str] = []
+
+    def deploy(program: str, name: str) -> str:
+        names.append(name)
+        client.deploy(program, name)
+        return name
+
+    yield deploy
+    for name in names:
+        client.stop_app(name)
+
+
+@pytest.fixture
+def no_leftovers(node: Node) -> Iterator[None]:
+    """Fails a test after which the machine has more mounts, namespaces, links or cgroups of containers.
+
+    The node keeps slots ready for containers to come, so counts are compared, once no task is left.
+    """
+
+    def counts() -> dict[str, int]:
+        now = Machine.now()
+        return {name: len(getattr(now, name)) for name in now.__dataclass_fields__}
+
+    wait_for("tasks of earlier tests to end", lambda: not node.tasks(), 60, every=0.2)
+    before = counts()
+    yield
+    wait_for("the test's tasks to end", lambda: not node.tasks(), 60, every=0.2)
+
+    def more() -> dict[str, int]:
+        return {name: count - before[name] for name, count in counts().items() if count > before[name]}
+
+    wait_for("nothing more on the machine than before", lambda: not more(), 10, every=0.2)
