@@ -24,7 +24,8 @@
 //! ```
 //!
 //! `bytes-fields.txt` lists all such fields. To change a few fields of bytes that pass through, append the encoding of
-//! a view with only these fields set: a decoder takes the last value of a field that is no list, and merges messages.
+//! a view with only these fields set: a decoder takes the last value of a field. That way lists grow, messages are
+//! merged, and nothing can be set to zero, since zeros are not encoded.
 //!
 //! # Caveats
 //!

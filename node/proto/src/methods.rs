@@ -36,3 +36,23 @@ pub fn standing(path: &str) -> Standing {
         Standing::Unknown
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_rpc_is_served_known_or_unknown() {
+        assert_eq!(standing("/modal.client.ModalClient/AppCreate"), Standing::Served);
+        assert_eq!(standing("/modal.client.ModalClient/SandboxCreate"), Standing::Known);
+        assert_eq!(standing("/modal.task_command_router.TaskCommandRouter/TaskExecStart"), Standing::Known);
+        assert_eq!(standing("/modal.client.ModalClient/AppCraete"), Standing::Unknown);
+        assert_eq!(standing(""), Standing::Unknown);
+    }
+
+    #[test]
+    fn what_is_served_is_known() {
+        let strange: Vec<_> = served_methods().iter().filter(|path| !known_methods().contains(path)).collect();
+        assert!(strange.is_empty(), "the pinned client has no {strange:?}");
+    }
+}
