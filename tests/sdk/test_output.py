@@ -1,0 +1,89 @@
+"""What functions print reaches the terminal: at once, in order, on its own stream, and all of it."""
+
+import re
+
+import pytest
+from harness import wait_for
+
+# A line is at the client this long after its print, at the most.
+LIVE_SECONDS = 0.3
+
+
+def numbered(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("line ")]
+
+
+def expected(n: int) -> list[str]:
+    return [f"line {i:06d}" for i in range(n)]
+
+
+@pytest.mark.timeout(120)
+def test_lines_come_while_the_function_runs(client):
+    """Each line is at the client within 300 ms of its print. Client and container read the same clock."""
+    running = client.run("output.py::live", "--n", "30", "--every", "0.1").ok(100)
+    delays = {}
+    for line in running.lines:
+        if found := re.search(r"tick (\d+) printed at ([\d.]+)", line.text):
+            delays[int(found.group(1))] = line.at - float(found.group(2))
+    assert sorted(delays) == list(range(30)), running.text()
+    late = {tick: round(delay, 3) for tick, delay in delays.items() if delay > LIVE_SECONDS}
+    assert not late, f"lines later than {LIVE_SECONDS} s: {late}"
+
+
+@pytest.mark.timeout(120)
+def test_streams_stay_apart_and_in_order(client):
+    """stdout and stderr are told apart in the log, each in its own order, none lost."""
+    running = client.run("output.py::streams", "--n", "200").ok(100)
+    seen = running.text().splitlines()
+    assert [line for line in seen if line.startswith("out ")] == [f"out {i:04d}" for i in range(200)]
+    assert [line for line in seen if line.startswith("err ")] == [f"err {i:04d}" for i in range(200)]
+    app_id = running.app_id()
+    for source, word in (("stdout", "out"), ("stderr", "err")):
+        lines = [line for line in client.logs(app_id, "--source", source, "--tail", "1000") if line]
+        assert lines == [f"{word} {i:04d}" for i in range(200)], source
+
+
+@pytest.mark.timeout(120)
+def test_text_of_every_kind(client):
+    """A line printed in pieces, letters of several bytes, bytes that are no text and an end without newline arrive."""
+    out = client.run("output.py::odd").ok(100).text()
+    assert "first second" in out
+    assert "naïve 🐟 läuft" in out
+    assert re.search(r"raw .* end", out)
+    assert "the end without a newline" in out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_line_is_lost_at_a_sudden_end(client, full):
+    """10,000 numbered lines and `os._exit(0)`: every line, once and in order, over `modal run` and `modal app logs`.
+
+    50 times in a full run; the container's process is gone before anything could be flushed by it.
+    """
+    rounds = 50 if full else 3
+    for turn in range(rounds):
+        running = client.run("output.py::many", "--n", "10000")
+        running.wait(120)
+        assert numbered(running.text().splitlines()) == expected(10_000), f"modal run, round {turn + 1} of {rounds}"
+        app_id = running.app_id()
+        kept = numbered(client.logs(app_id, "--tail", "20000"))
+        assert kept == expected(10_000), f"modal app logs, round {turn + 1} of {rounds}"
+
+
+@pytest.mark.timeout(240)
+def test_build_output_shows_while_the_image_builds(client, unique):
+    """Lines of a build are at the client while the step that prints them still runs."""
+    running = client.run("long_build.py", environment={"MARK": unique})
+    first = running.wait_line(rf"step 2 of {unique}", 180)
+    later = running.wait_line(rf"step 4 of {unique}", 20)
+    assert later.at - first.at > 1.0, "lines come one by one, not in one piece"
+    running.interrupt()
+    running.wait(30)
+
+
+@pytest.mark.timeout(120)
+def test_log_of_an_ended_run_is_kept(client):
+    """What a run printed can be read after it, by the app's id."""
+    running = client.run("output.py::streams", "--n", "5").ok(100)
+    app_id = running.app_id()
+    wait_for("the log of the ended app", lambda: "out 0004" in client.logs(app_id), 10)
