@@ -1,1 +1,471 @@
-//! Chunks by digest.
+//! The chunks this node has, by digest.
+//!
+//! A chunk is written to a *pack*, an append-only file, and named in the *index*, a [`Kv`], which also repeats the
+//! bytes of small chunks so that reading one takes no seek. [`Store::put`] writes to the pack and returns: the chunk is
+//! readable at once. [`Store::sync`] makes it last, always in this order: sync the packs, write the index, sync the index.
+//! So an index entry never points at bytes that a power cut can take away; and as the packs hold every chunk with its
+//! digest, an index that is lost is rebuilt from them.
+//!
+//! Every read proves the bytes by their digest. A chunk that fails is dropped, and whoever wants it fetches it again.
+//!
+//! Nothing may name a chunk in a log before a sync after its put has ended. Saying that a chunk is here
+//! ([`Store::missing`]) is a promise: it is not deleted for [`KEEP`], and that is on disk before the answer is given.
+//!
+//! Calls block on the disk; async callers go through `spawn_blocking`.
+//!
+//! Caveats: a small chunk is on disk twice. Deleting gives space back in whole blocks; the rest comes back when the
+//! pack is rewritten. Dedupe trusts the index: a chunk damaged on disk is noticed when it is read.
+
+mod blob;
+mod gc;
+mod packs;
+mod record;
+mod recover;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use shoal_state::Digest;
+
+use crate::file::{self, Failed, Held, failed};
+use crate::group::{Group, Synced, Unserved};
+use crate::kv::{self, Batch, Kv, Tree};
+pub use blob::{BlobReader, BlobRef};
+pub use gc::{Condemned, Swept};
+use packs::{Packs, Unsynced, Writer};
+use record::{Entry, Place};
+
+/// The longest run of bytes a store takes as one. Chunks of files are shorter; lists of chunks can be this long.
+pub const OBJECT_BYTES_MAX: usize = 16 << 20;
+
+/// Chunks up to this length are repeated in the index.
+pub const INLINE_BYTES_MAX: usize = 4 << 10;
+
+/// How long a chunk is kept after it was put, or said to be here.
+pub const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A promise is written for this much longer than [`KEEP`], so that repeating it soon needs no write.
+const KEEP_AHEAD: Duration = Duration::from_secs(60 * 60);
+
+/// How many chunks may wait for a sync. Beyond it, a put syncs.
+const UNSYNCED_CHUNKS_MAX: usize = 32 << 10;
+
+/// How many bytes may wait for a sync. Beyond it, a put syncs: so a sync has an end in sight.
+const UNSYNCED_BYTES_MAX: u64 = 256 << 20;
+
+/// How many index entries are written in one batch.
+const INDEX_BATCH: usize = 1000;
+
+/// How a store is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// A pack that has reached this size is not written any more.
+    pub pack_bytes: u64,
+    /// New chunks are refused while the disk is at least this full.
+    pub full_percent: u8,
+    /// Returns the time, in seconds of the Unix clock.
+    pub clock: fn() -> u64,
+    /// Returns how full the disk under a folder is.
+    pub disk_used_percent: fn(&Path) -> io::Result<u8>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let disk_used_percent = packs::disk_used_percent;
+        Self { pack_bytes: 256 << 20, full_percent: 90, clock: unix_seconds, disk_used_percent }
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// What went wrong in a [`Store`].
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The chunk is not here. A peer may have it.
+    #[error("chunk {digest} is not in this node's store")]
+    Missing {
+        /// The chunk.
+        digest: Digest,
+    },
+    /// The bytes on disk were not those of the chunk. It was dropped; a peer may have it.
+    #[error("chunk {digest} was damaged at offset {offset} of {} and is dropped: {what}", pack.display())]
+    Corrupt {
+        /// The chunk.
+        digest: Digest,
+        /// The pack file.
+        pack: PathBuf,
+        /// Where in the pack the chunk's record begins.
+        offset: u64,
+        /// How the damage shows.
+        what: &'static str,
+    },
+    /// The disk is too full for new chunks. Deleting something helps.
+    #[error("the disk under {} is {used_percent} % full, and new chunks are refused from {limit_percent} % on: free some space", dir.display())]
+    Full {
+        /// The folder of the store.
+        dir: PathBuf,
+        /// How full the disk is.
+        used_percent: u8,
+        /// From where on chunks are refused.
+        limit_percent: u8,
+    },
+    /// Too many bytes for one chunk.
+    #[error("{bytes} bytes are too many for one chunk: the limit is {OBJECT_BYTES_MAX}")]
+    TooLong {
+        /// How many there were.
+        bytes: usize,
+    },
+    /// An object that should be a list of chunks is something else.
+    #[error("blob {digest} is not a list of chunks")]
+    NotABlob {
+        /// The object.
+        digest: Digest,
+        /// What is wrong with it.
+        #[source]
+        source: crate::chunk::NotAList,
+    },
+    /// A system call failed.
+    #[error(transparent)]
+    File(#[from] Failed),
+    /// The index failed.
+    #[error("the index of the chunk store failed")]
+    Index(#[from] kv::Error),
+    /// What was to be stored could not be read.
+    #[error("cannot read what was to be stored, after {read_bytes} bytes")]
+    Source {
+        /// How much was read and stored before.
+        read_bytes: u64,
+        /// Why reading failed.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The disk did not answer in time. Trying again may help.
+    #[error("waited {waited:?} for the chunk store in {} to reach the disk", dir.display())]
+    Late {
+        /// The folder of the store.
+        dir: PathBuf,
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The thread that syncs is gone.
+    #[error("the thread that syncs the chunk store in {} has ended", dir.display())]
+    Ended {
+        /// The folder of the store.
+        dir: PathBuf,
+    },
+}
+
+/// A result of a [`Store`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A handle on a store; clones share it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    core: Arc<Core>,
+    group: Group<Error>,
+}
+
+#[derive(Debug)]
+struct Core {
+    dir: Arc<Path>,
+    options: Options,
+    kv: Kv,
+    /// Digest to [`Entry`].
+    chunks: Tree,
+    /// Pack number to how many of its bytes are in the index.
+    marks: Tree,
+    packs: Packs,
+    /// Taken before `fresh`.
+    writer: Mutex<Writer>,
+    fresh: RwLock<Fresh>,
+    _held: Held,
+}
+
+/// What the index does not know yet. Held for writing also while a chunk is deleted, so that a promise and a deletion
+/// cannot cross.
+#[derive(Debug, Default)]
+struct Fresh {
+    written: HashMap<Digest, Entry>,
+    /// Chunks of the index that were promised anew.
+    touched: HashSet<Digest>,
+}
+
+/// What is known of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    No,
+    /// Here, but the chunk or the promise to keep it is not on disk yet.
+    Unsynced,
+    Synced,
+}
+
+impl Store {
+    /// Opens the store in `dir`, or makes one.
+    ///
+    /// What a crash kept out of the index is found in the packs. An index that is damaged is set aside and rebuilt
+    /// from the packs, which takes as long as reading them.
+    pub fn open(dir: &Path, options: Options) -> Result<Self> {
+        file::create_dir(&dir.join("packs"))?;
+        let held = file::hold(dir)?;
+        let (kv, _) = Kv::open_or_set_aside(&dir.join("index"))?;
+        let (chunks, marks) = (kv.tree("chunks")?, kv.tree("packs")?);
+        let packs = Packs::new(dir.join("packs"));
+        let writer = recover::recover(&recover::Index { chunks: &chunks, marks: &marks }, &packs, &options)?;
+        let core = Arc::new(Core {
+            dir: dir.into(),
+            options,
+            kv,
+            chunks,
+            marks,
+            packs,
+            writer: Mutex::new(writer),
+            fresh: RwLock::default(),
+            _held: held,
+        });
+        let of_thread = core.clone();
+        let group = Group::start("store-sync", move || of_thread.sync()).map_err(failed("start the syncing thread of", dir))?;
+        Ok(Self { inner: Arc::new(Inner { core, group }) })
+    }
+
+    /// Stores a chunk and returns its name. It is readable at once, and lasts after [`Self::sync`].
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
+        let core = self.core();
+        if bytes.len() > OBJECT_BYTES_MAX {
+            return Err(Error::TooLong { bytes: bytes.len() });
+        }
+        let digest = Digest::of(bytes);
+        if core.touch(&digest)? == Known::No {
+            core.check_room()?;
+            let many = core.write(digest, bytes)?;
+            if many {
+                self.sync()?;
+            }
+        }
+        Ok(digest)
+    }
+
+    /// Stores chunks, as [`Self::put`] does, and returns their names in the same order.
+    pub fn put_many(&self, chunks: &[&[u8]]) -> Result<Vec<Digest>> {
+        chunks.iter().map(|chunk| self.put(chunk)).collect()
+    }
+
+    /// Blocks until every chunk put before this call is on disk.
+    pub fn sync(&self) -> Result<()> {
+        self.inner.group.wait().map_err(|why| explain(why, &self.core().dir))
+    }
+
+    /// Asks for a sync, and returns a future that ends when every chunk put before this call is on disk.
+    pub fn sync_async(&self) -> Synced<Error> {
+        Synced::new(&self.inner.group, self.core().dir.clone(), explain)
+    }
+
+    /// Returns the bytes of a chunk, proven by its digest.
+    pub fn get(&self, digest: &Digest) -> Result<Bytes> {
+        self.core().get(digest)
+    }
+
+    /// Says whether a chunk is here now. This is no promise: see [`Self::missing`].
+    pub fn has(&self, digest: &Digest) -> Result<bool> {
+        Ok(self.core().entry(digest)?.is_some())
+    }
+
+    /// Returns those of these chunks that are not here, and promises to keep the others for [`KEEP`].
+    ///
+    /// The others are on disk, and the promise is, when this returns.
+    pub fn missing(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
+        let mut missing = Vec::new();
+        let mut all_synced = true;
+        for digest in digests {
+            match self.core().touch(digest)? {
+                Known::No => missing.push(*digest),
+                Known::Unsynced => all_synced = false,
+                Known::Synced => {}
+            }
+        }
+        if !all_synced {
+            self.sync()?;
+        }
+        Ok(missing)
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+}
+
+fn explain(why: Unserved<Error>, dir: &Path) -> Error {
+    match why {
+        Unserved::Failed(error) => error,
+        Unserved::Late(waited) => Error::Late { dir: dir.to_owned(), waited },
+        Unserved::Ended => Error::Ended { dir: dir.to_owned() },
+    }
+}
+
+impl Core {
+    fn now(&self) -> u64 {
+        (self.options.clock)()
+    }
+
+    /// Says what is known of a chunk; one that is here is kept for [`KEEP`] from the next sync on.
+    fn touch(&self, digest: &Digest) -> Result<Known> {
+        let mut fresh = self.fresh.write();
+        if fresh.written.contains_key(digest) || fresh.touched.contains(digest) {
+            return Ok(Known::Unsynced);
+        }
+        let Some(entry) = self.indexed(digest)? else { return Ok(Known::No) };
+        if entry.keep_until >= self.now() + KEEP.as_secs() {
+            return Ok(Known::Synced);
+        }
+        fresh.touched.insert(*digest);
+        Ok(Known::Unsynced)
+    }
+
+    fn check_room(&self) -> Result<()> {
+        let used_percent = (self.options.disk_used_percent)(&self.dir).map_err(failed("look at the disk of", &self.dir))?;
+        self.refuse_from(used_percent)
+    }
+
+    fn refuse_from(&self, used_percent: u8) -> Result<()> {
+        let limit_percent = self.options.full_percent;
+        if used_percent < limit_percent {
+            return Ok(());
+        }
+        Err(Error::Full { dir: self.dir.to_path_buf(), used_percent, limit_percent })
+    }
+
+    /// Writes a chunk to the pack. Returns whether so much waits for a sync that it is time for one.
+    fn write(&self, digest: Digest, plain: &[u8]) -> Result<bool> {
+        let inline = (plain.len() <= INLINE_BYTES_MAX).then(|| Bytes::copy_from_slice(plain));
+        let keep_until = self.kept_from_now();
+        self.write_record(&record::pack(digest, plain), inline, keep_until)
+    }
+
+    fn write_record(&self, record: &record::Record, inline: Option<Bytes>, keep_until: u64) -> Result<bool> {
+        let mut writer = self.writer.lock();
+        let place = writer.append(&self.packs, self.options.pack_bytes, record).map_err(|error| match error {
+            full if full.is_full() => self.refuse_from(100).map_or_else(|refused| refused, |()| full.into()),
+            other => other.into(),
+        })?;
+        let mut fresh = self.fresh.write();
+        fresh.written.insert(record.header.digest, Entry { place, keep_until, inline });
+        Ok(fresh.written.len() >= UNSYNCED_CHUNKS_MAX || writer.unsynced.bytes >= UNSYNCED_BYTES_MAX)
+    }
+
+    fn kept_from_now(&self) -> u64 {
+        self.now() + (KEEP + KEEP_AHEAD).as_secs()
+    }
+
+    fn indexed(&self, digest: &Digest) -> Result<Option<Entry>> {
+        let value = self.chunks.get(digest.as_bytes())?;
+        Ok(value.and_then(|value| Entry::decode(&value)))
+    }
+
+    fn entry(&self, digest: &Digest) -> Result<Option<Entry>> {
+        if let Some(entry) = self.fresh.read().written.get(digest) {
+            return Ok(Some(entry.clone()));
+        }
+        // A sync moves entries to the index before it forgets them, so one of the two has it.
+        self.indexed(digest)
+    }
+
+    fn get(&self, digest: &Digest) -> Result<Bytes> {
+        let mut before = None;
+        loop {
+            let Some(entry) = self.entry(digest)? else { return Err(Error::Missing { digest: *digest }) };
+            let what = match self.read(digest, &entry) {
+                Ok(Ok(bytes)) => return Ok(bytes),
+                Ok(Err(what)) => what,
+                Err(error) if packs::is_lost(&error) => "the pack ends before it",
+                Err(error) => return Err(error.into()),
+            };
+            // The chunk may have been moved or deleted meanwhile: only the same place twice is damage.
+            if before == Some(entry.place) {
+                return self.drop_corrupt(digest, &entry.place, what);
+            }
+            before = Some(entry.place);
+        }
+    }
+
+    fn read(&self, digest: &Digest, entry: &Entry) -> std::result::Result<std::result::Result<Bytes, &'static str>, Failed> {
+        if let Some(inline) = entry.inline.as_ref().filter(|inline| Digest::of(inline) == *digest) {
+            return Ok(Ok(inline.clone()));
+        }
+        let stored = self.packs.read(&entry.place)?;
+        Ok(record::unpack(&entry.place.header(*digest), stored))
+    }
+
+    fn drop_corrupt(&self, digest: &Digest, place: &Place, what: &'static str) -> Result<Bytes> {
+        let mut fresh = self.fresh.write();
+        fresh.written.remove(digest);
+        fresh.touched.remove(digest);
+        self.chunks.remove(digest.as_bytes())?;
+        let pack = self.packs.path(place.pack);
+        tracing::error!(%digest, pack = %pack.display(), offset = place.offset, what, "a damaged chunk was dropped");
+        Err(Error::Corrupt { digest: *digest, pack, offset: place.offset, what })
+    }
+
+    /// Makes durable what was put and promised before this call. Runs on the syncing thread alone.
+    fn sync(&self) -> Result<()> {
+        let (unsynced, written, touched) = {
+            let mut writer = self.writer.lock();
+            let fresh = self.fresh.read();
+            (std::mem::take(&mut writer.unsynced), fresh.written.clone(), fresh.touched.clone())
+        };
+        if written.is_empty() && touched.is_empty() {
+            return Ok(());
+        }
+        self.sync_packs(&unsynced)?;
+        self.index(&written, &touched, &unsynced)?;
+        self.kv.sync()?;
+        let mut fresh = self.fresh.write();
+        fresh.written.retain(|digest, entry| written.get(digest) != Some(entry));
+        fresh.touched.retain(|digest| !touched.contains(digest));
+        Ok(())
+    }
+
+    fn sync_packs(&self, unsynced: &Unsynced) -> Result<()> {
+        for (pack, (file, _)) in &unsynced.packs {
+            file.sync_data().map_err(failed("sync", &self.packs.path(*pack)))?;
+        }
+        if unsynced.new_names {
+            file::sync_dir(&self.packs.dir)?;
+        }
+        Ok(())
+    }
+
+    /// Writes to the index what is in the packs, then how far the packs are in the index.
+    fn index(&self, written: &HashMap<Digest, Entry>, touched: &HashSet<Digest>, unsynced: &Unsynced) -> Result<()> {
+        let mut batches = recover::Batches::new(&self.chunks);
+        for (digest, entry) in written {
+            let mut entry = entry.clone();
+            // A chunk that was only moved keeps a promise made meanwhile.
+            entry.keep_until = self.indexed(digest)?.map_or(0, |old| old.keep_until).max(entry.keep_until);
+            batches.insert(digest, &entry)?;
+        }
+        for digest in touched.iter().filter(|digest| !written.contains_key(*digest)) {
+            if let Some(entry) = self.indexed(digest)? {
+                batches.insert(digest, &Entry { keep_until: self.kept_from_now(), ..entry })?;
+            }
+        }
+        batches.finish()?;
+        let mut marks = Batch::default();
+        for (pack, (_, end)) in &unsynced.packs {
+            marks.insert(pack.to_be_bytes(), end.to_le_bytes());
+        }
+        Ok(self.marks.apply(marks)?)
+    }
+}
