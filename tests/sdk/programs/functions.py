@@ -41,7 +41,7 @@ def slow_last_first(x: int) -> int:
 
 @app.function(timeout=600)
 def sleep(seconds: float, value=None):
-    print(f"sleeping {seconds}", flush=True)
+    print(f"sleeping {seconds} for input {modal.current_input_id()}", flush=True)
     time.sleep(seconds)
     return value
 
