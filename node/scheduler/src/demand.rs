@@ -1,0 +1,112 @@
+//! How many containers one function should have.
+
+use shoal_state::model::{AppState, Function, Task};
+use shoal_state::{FunctionId, State, TaskId, Timestamp};
+
+use crate::{Load, PoolLoad};
+
+/// How many containers a function may have that sets no maximum of its own.
+pub const CONTAINERS_LIMIT: u32 = 2_000;
+
+/// How long a container may be idle when its function does not say, in milliseconds.
+pub const SCALEDOWN_DEFAULT_MS: u64 = 60_000;
+
+/// A function's tasks, sorted by what can be expected of them.
+#[derive(Debug, Default)]
+pub(crate) struct Pool<'a> {
+    /// Take inputs, now or soon.
+    pub(crate) serving: Vec<(TaskId, &'a Task)>,
+    /// Run, but are to be replaced: an older deployment, or a node that drains. With the reason.
+    pub(crate) outgoing: Vec<(TaskId, &'a Task, &'static str)>,
+    /// Were asked to stop.
+    pub(crate) stopping: usize,
+    /// Are of an older start of their node, or on a node that is down.
+    pub(crate) lost: usize,
+}
+
+impl Pool<'_> {
+    /// Returns how many tasks the state counts against `containers_max`.
+    pub(crate) fn held(&self) -> usize {
+        self.serving.len() + self.outgoing.len() + self.stopping + self.lost
+    }
+}
+
+/// Sorts the tasks of a function.
+pub(crate) fn pool<'a>(state: &'a State, load: &Load, id: FunctionId) -> Pool<'a> {
+    let mut pool = Pool::default();
+    let tasks = state.tasks_of.get(&id).into_iter().flatten();
+    for (id, task) in tasks.filter_map(|id| state.tasks.get(id).map(|task| (*id, task))) {
+        let node = state.nodes.get(&task.node);
+        if node.is_none_or(|node| node.boot != task.boot) || load.down.contains(&task.node) {
+            pool.lost += 1;
+        } else if task.stopping.is_some() {
+            pool.stopping += 1;
+        } else if node.is_some_and(|node| node.draining) {
+            pool.outgoing.push((id, task, "node drains"));
+        } else if redeployed(state, task) {
+            pool.outgoing.push((id, task, "replaced by a newer deployment"));
+        } else {
+            pool.serving.push((id, task));
+        }
+    }
+    pool
+}
+
+fn redeployed(state: &State, task: &Task) -> bool {
+    let deployed = state.apps.get(&task.app).and_then(|app| app.deployments.last());
+    deployed.is_some_and(|deployment| task.created < deployment.at)
+}
+
+/// Returns how many inputs one container of a function has at a time.
+pub(crate) fn slots(function: &Function) -> u64 {
+    u64::from(function.inputs_concurrent.max(1)) * u64::from(function.batch_max.max(1))
+}
+
+/// Returns the most containers a function may have.
+pub(crate) fn containers_max(function: &Function) -> u32 {
+    match function.scaling.containers_max {
+        0 => CONTAINERS_LIMIT,
+        max => max,
+    }
+}
+
+/// Returns how many serving containers the function should have, before what is possible is considered.
+pub(crate) fn wanted(state: &State, load: &Load, id: FunctionId, function: &Function, pool: &Pool<'_>) -> u64 {
+    let PoolLoad { waiting, running, .. } = load.pools.get(&id).copied().unwrap_or_default();
+    let slots = slots(function);
+    let outgoing_busy = pool.outgoing.iter().filter(|(task, _, _)| !load.idle_since.contains_key(task)).count() as u64;
+    let here = running.saturating_sub(outgoing_busy * slots);
+    let mut wanted = (waiting + here).div_ceil(slots);
+    if waiting + running > 0 {
+        wanted += u64::from(function.scaling.containers_buffer);
+    }
+    if keeps_minimum(state, id, function) {
+        wanted = wanted.max(u64::from(function.scaling.containers_min));
+    }
+    wanted.min(u64::from(containers_max(function)))
+}
+
+/// A minimum holds for what the app has published, not for what it once had, nor for builds.
+fn keeps_minimum(state: &State, id: FunctionId, function: &Function) -> bool {
+    let Some(app) = state.apps.get(&function.app) else { return false };
+    let lives = matches!(app.state, AppState::Ephemeral | AppState::Detached | AppState::Deployed);
+    let published = function.parent.unwrap_or(id);
+    function.scaling.containers_min > 0 && lives && !function.builder && app.layout.functions.values().any(|other| *other == published)
+}
+
+/// Returns the serving tasks that have been idle for too long, the longest idle first.
+pub(crate) fn idle_too_long(load: &Load, function: &Function, pool: &Pool<'_>, now: Timestamp) -> Vec<(TaskId, u64)> {
+    let limit_ms = match function.scaling.scaledown_ms {
+        0 => SCALEDOWN_DEFAULT_MS,
+        limit => limit,
+    };
+    idle(load, pool, now).into_iter().filter(|(_, idle_ms)| *idle_ms >= limit_ms).collect()
+}
+
+/// Returns the serving tasks that are idle and for how long (milliseconds), the longest idle first.
+pub(crate) fn idle(load: &Load, pool: &Pool<'_>, now: Timestamp) -> Vec<(TaskId, u64)> {
+    let since = |task: &TaskId| load.idle_since.get(task).map(|since| now.0.saturating_sub(since.0));
+    let mut idle: Vec<(TaskId, u64)> = pool.serving.iter().filter_map(|(task, _)| since(task).map(|ms| (*task, ms))).collect();
+    idle.sort_by_key(|(task, ms)| (std::cmp::Reverse(*ms), *task));
+    idle
+}

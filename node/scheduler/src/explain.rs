@@ -1,0 +1,63 @@
+//! A function's situation in words.
+
+use std::fmt::Write;
+
+use shoal_state::model::AppState;
+use shoal_state::{FunctionId, State, Timestamp};
+
+use crate::{Load, demand, plan};
+
+/// Says what a function has, what waits for it, and why.
+///
+/// For example: `3 inputs wait (the oldest for 1.5 s), 1 runs; 1 container of at most 10; waiting for 2000m CPU:
+/// node n1 has 500m free`.
+pub fn explain(state: &State, load: &Load, id: FunctionId, now: Timestamp) -> String {
+    let Some(function) = state.functions.get(&id) else { return format!("there is no function {id}") };
+    match state.apps.get(&function.app) {
+        None => return format!("its app {} does not exist", function.app),
+        Some(app) if app.state == AppState::Stopped => {
+            let why = app.stopped.as_ref().map_or("", |(_, why)| why.as_str());
+            return format!("its app {} is stopped: {why}", function.app);
+        }
+        Some(_) => {}
+    }
+    let mut text = inputs(load, id);
+    let pool = demand::pool(state, load, id);
+    let serving = pool.serving.len();
+    let _ = write!(text, "; {serving} container{} of at most {}", plural(serving as u64), demand::containers_max(function));
+    for (count, what) in [(pool.outgoing.len(), "to be replaced"), (pool.stopping, "stopping"), (pool.lost, "lost with their node")] {
+        if count > 0 {
+            let _ = write!(text, ", {count} {what}");
+        }
+    }
+    let mut next = 0;
+    let planned = plan(state, load, now, &mut || {
+        next += 1;
+        next
+    });
+    let starts = planned
+        .commands
+        .iter()
+        .filter(|command| matches!(command, shoal_state::Command::Assign { task, .. } if task.function == id))
+        .count();
+    if starts > 0 {
+        let _ = write!(text, "; {starts} about to start");
+    }
+    if let Some((_, why)) = planned.waiting.iter().find(|(function, _)| *function == id) {
+        let _ = write!(text, "; {why}");
+    }
+    text
+}
+
+fn inputs(load: &Load, id: FunctionId) -> String {
+    let Some(pool) = load.pools.get(&id) else { return "no report of its inputs yet".to_owned() };
+    let oldest = match pool.waiting {
+        0 => String::new(),
+        _ => format!(" (the oldest for {}.{} s)", pool.oldest_waiting_ms / 1000, pool.oldest_waiting_ms % 1000 / 100),
+    };
+    format!("{} input{} waiting{oldest}, {} running", pool.waiting, plural(pool.waiting), pool.running)
+}
+
+fn plural(count: u64) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}

@@ -1,0 +1,29 @@
+//! What the leader is told between decisions. None of it is in the log; after an election all of it starts anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_state::{FunctionId, NodeId, TaskId, Timestamp};
+
+/// The work of one function, as the home of its shard reports it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolLoad {
+    /// Inputs that no container has yet.
+    pub waiting: u64,
+    /// Inputs that containers have.
+    pub running: u64,
+    /// How long the oldest waiting input has waited, in milliseconds.
+    pub oldest_waiting_ms: u64,
+}
+
+/// What is known of the work at this moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Work by function. A function that is absent has no report yet: it is not scaled down.
+    pub pools: BTreeMap<FunctionId, PoolLoad>,
+    /// Since when a task is ready and has no input. A task that is absent is starting, or busy.
+    pub idle_since: BTreeMap<TaskId, Timestamp>,
+    /// Functions that get no new container before a time, because their containers end as soon as they start.
+    pub held_until: BTreeMap<FunctionId, Timestamp>,
+    /// Nodes that are down. Their tasks are not counted on, and they get none.
+    pub down: BTreeSet<NodeId>,
+}

@@ -1,0 +1,192 @@
+//! What nodes have free: filter, then score.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use shoal_state::model::Resources;
+use shoal_state::{BootId, FunctionId, NodeId, State, TaskId};
+
+use crate::Load;
+use crate::why::Obstacle;
+
+/// What is free on one node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Free {
+    pub(crate) cpu_milli: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) gpus: BTreeSet<u32>,
+}
+
+impl Free {
+    pub(crate) fn fits(&self, needs: &Resources) -> bool {
+        self.obstacle(needs).is_none()
+    }
+
+    fn obstacle(&self, needs: &Resources) -> Option<Obstacle> {
+        let gpus = u32::try_from(self.gpus.len()).unwrap_or(u32::MAX);
+        if needs.cpu_milli > self.cpu_milli {
+            Some(Obstacle::Cpu { needs_milli: needs.cpu_milli, free_milli: self.cpu_milli })
+        } else if needs.memory_bytes > self.memory_bytes {
+            Some(Obstacle::Memory { needs_bytes: needs.memory_bytes, free_bytes: self.memory_bytes })
+        } else if needs.gpus > gpus {
+            Some(Obstacle::Gpus { needs: needs.gpus, free: gpus })
+        } else {
+            None
+        }
+    }
+
+    /// Takes what fits; returns the GPUs taken, lowest numbers first.
+    fn take(&mut self, needs: &Resources) -> Vec<u32> {
+        self.cpu_milli = self.cpu_milli.saturating_sub(needs.cpu_milli);
+        self.memory_bytes = self.memory_bytes.saturating_sub(needs.memory_bytes);
+        let gpus: Vec<u32> = self.gpus.iter().copied().take(needs.gpus as usize).collect();
+        self.gpus.retain(|gpu| !gpus.contains(gpu));
+        gpus
+    }
+
+    fn give(&mut self, held: &Resources, gpus: &[u32]) {
+        self.cpu_milli = self.cpu_milli.saturating_add(held.cpu_milli);
+        self.memory_bytes = self.memory_bytes.saturating_add(held.memory_bytes);
+        self.gpus.extend(gpus);
+    }
+}
+
+#[derive(Debug)]
+struct Place {
+    name: String,
+    boot: BootId,
+    capacity: Resources,
+    free: Free,
+    /// What is free once the tasks that stop have ended, less what was promised of it.
+    soon: Free,
+    refuses: Option<Obstacle>,
+    tasks: BTreeMap<FunctionId, u32>,
+}
+
+/// A place that was taken for a task.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) node: NodeId,
+    pub(crate) boot: BootId,
+    pub(crate) gpus: Vec<u32>,
+}
+
+/// A task that could be stopped to make room.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(crate) task: TaskId,
+    pub(crate) function: FunctionId,
+    pub(crate) idle_ms: u64,
+}
+
+/// All nodes.
+#[derive(Debug)]
+pub(crate) struct Room {
+    places: BTreeMap<NodeId, Place>,
+}
+
+impl Room {
+    pub(crate) fn new(state: &State, load: &Load) -> Self {
+        let place = |id: &NodeId, node: &shoal_state::model::Node| {
+            let capacity = node.capacity;
+            let free = Free { cpu_milli: capacity.cpu_milli, memory_bytes: capacity.memory_bytes, gpus: (0..capacity.gpus).collect() };
+            let refuses = if load.down.contains(id) { Some(Obstacle::Down) } else { node.draining.then_some(Obstacle::Drains) };
+            Place { name: node.name.clone(), boot: node.boot, capacity, soon: free.clone(), free, refuses, tasks: BTreeMap::new() }
+        };
+        let mut places: BTreeMap<NodeId, Place> = state.nodes.iter().map(|(id, node)| (*id, place(id, node))).collect();
+        for task in state.tasks.values() {
+            let Some(place) = places.get_mut(&task.node) else { continue };
+            take_held(&mut place.free, &task.resources, &task.gpus);
+            if task.stopping.is_none() && task.boot == place.boot {
+                take_held(&mut place.soon, &task.resources, &task.gpus);
+            }
+            *place.tasks.entry(task.function).or_default() += 1;
+        }
+        Self { places }
+    }
+
+    /// Takes the best place that has room now.
+    ///
+    /// CPU work is spread: the node whose CPU is the least used afterwards, and one without GPUs if there is one. GPU
+    /// work is packed: the node with the fewest GPUs left over, so that whole nodes stay free for large requests.
+    pub(crate) fn take(&mut self, function: FunctionId, needs: &Resources) -> Option<Taken> {
+        let able = self.places.iter().filter(|(_, place)| place.refuses.is_none() && place.free.fits(needs));
+        let best = able.map(|(id, place)| (score(place, function, needs), *id)).min()?.1;
+        let place = self.places.get_mut(&best)?;
+        place.soon.take(needs);
+        *place.tasks.entry(function).or_default() += 1;
+        Some(Taken { node: best, boot: place.boot, gpus: place.free.take(needs) })
+    }
+
+    /// Promises what tasks that stop will free; returns the node.
+    pub(crate) fn promise(&mut self, needs: &Resources) -> Option<NodeId> {
+        let (id, place) = self.places.iter_mut().find(|(_, place)| place.refuses.is_none() && place.soon.fits(needs))?;
+        place.soon.take(needs);
+        Some(*id)
+    }
+
+    /// Chooses idle tasks to stop so that `needs` will fit on one node: the fewest, then the longest idle. The room is
+    /// promised. `None` when stopping all candidates would not help.
+    pub(crate) fn evict(&mut self, state: &State, needs: &Resources, candidates: &[Candidate]) -> Option<(NodeId, Vec<TaskId>)> {
+        let choose = |(id, place): (&NodeId, &Place)| {
+            let mut soon = place.soon.clone();
+            let mut chosen = Vec::new();
+            for candidate in candidates {
+                if soon.fits(needs) {
+                    break;
+                }
+                let Some(task) = state.tasks.get(&candidate.task).filter(|task| task.node == *id) else { continue };
+                soon.give(&task.resources, &task.gpus);
+                chosen.push(candidate.task);
+            }
+            (place.refuses.is_none() && soon.fits(needs)).then_some((chosen.len(), *id, chosen))
+        };
+        let (_, node, chosen) = self.places.iter().filter_map(choose).min()?;
+        self.stop(state, &chosen);
+        self.places.get_mut(&node)?.soon.take(needs);
+        Some((node, chosen))
+    }
+
+    /// Notes that tasks are going to stop.
+    pub(crate) fn stop(&mut self, state: &State, tasks: &[TaskId]) {
+        for task in tasks.iter().filter_map(|task| state.tasks.get(task)) {
+            if let Some(place) = self.places.get_mut(&task.node) {
+                place.soon.give(&task.resources, &task.gpus);
+            }
+        }
+    }
+
+    pub(crate) fn name(&self, node: NodeId) -> String {
+        self.places.get(&node).map_or_else(|| node.to_string(), |place| place.name.clone())
+    }
+
+    /// Says for each node what is in the way.
+    pub(crate) fn obstacles(&self, needs: &Resources) -> Vec<(String, Obstacle)> {
+        let of = |place: &Place| place.refuses.or_else(|| place.free.obstacle(needs)).map(|obstacle| (place.name.clone(), obstacle));
+        self.places.values().filter_map(of).collect()
+    }
+
+    /// True when no node could ever hold this, however empty it were.
+    pub(crate) fn never_fits(&self, needs: &Resources) -> bool {
+        let could = |place: &Place| {
+            let has = place.capacity;
+            needs.cpu_milli <= has.cpu_milli && needs.memory_bytes <= has.memory_bytes && needs.gpus <= has.gpus
+        };
+        !self.places.values().any(could)
+    }
+}
+
+fn take_held(free: &mut Free, held: &Resources, gpus: &[u32]) {
+    free.cpu_milli = free.cpu_milli.saturating_sub(held.cpu_milli);
+    free.memory_bytes = free.memory_bytes.saturating_sub(held.memory_bytes);
+    free.gpus.retain(|gpu| !gpus.contains(gpu));
+}
+
+/// Lower is better. Integers only, so that every leader chooses alike.
+fn score(place: &Place, function: FunctionId, needs: &Resources) -> (usize, Reverse<u64>, u32) {
+    let gpus_left = place.free.gpus.len().saturating_sub(needs.gpus as usize);
+    let gpus = if needs.gpus > 0 { gpus_left } else { usize::from(place.capacity.gpus > 0) };
+    let left = u64::from(place.free.cpu_milli.saturating_sub(needs.cpu_milli));
+    let left_permille = left * 1000 / u64::from(place.capacity.cpu_milli.max(1));
+    (gpus, Reverse(left_permille), place.tasks.get(&function).copied().unwrap_or_default())
+}

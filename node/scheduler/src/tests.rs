@@ -1,0 +1,347 @@
+//! Tables: a small cluster, some load, and the commands that must come out.
+
+use shoal_state::imbl::{OrdMap, Vector};
+use shoal_state::model::{App, AppLayout, AppState, Definition, Deployment, Environment, Function, Image, Node, Resources, Scaling, Task};
+use shoal_state::{AppId, BootId, Command, Digest, EnvironmentId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
+
+use super::{Load, Plan, PoolLoad, Why, explain, plan};
+
+const NOW: Timestamp = Timestamp(1_000_000);
+const GIB: u64 = 1 << 30;
+
+fn app() -> AppId {
+    AppId::from_random(1)
+}
+
+fn fu(number: u128) -> FunctionId {
+    FunctionId::from_random(number)
+}
+
+fn no(number: u128) -> NodeId {
+    NodeId::from_random(number)
+}
+
+fn ta(number: u128) -> TaskId {
+    TaskId::from_random(number)
+}
+
+fn resources(cpu_milli: u32) -> Resources {
+    Resources { cpu_milli, memory_bytes: GIB, ..Resources::default() }
+}
+
+struct Cluster {
+    state: State,
+    load: Load,
+}
+
+impl Cluster {
+    /// An app, an image, and nodes n1, n2, … with this much CPU each.
+    fn new(nodes_cpu_milli: &[u32]) -> Self {
+        let mut cluster = Self { state: State::default(), load: Load::default() };
+        let environment = EnvironmentId::from_random(1);
+        let environment_record = Environment { id: environment, name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
+        cluster.apply(Command::CreateEnvironment { environment: environment_record });
+        let app_record = App {
+            environment,
+            name: String::new(),
+            description: String::new(),
+            state: AppState::Ephemeral,
+            created: Timestamp(0),
+            stopped: None,
+            layout: AppLayout::default(),
+            deployments: Vector::new(),
+        };
+        cluster.apply(Command::CreateApp { id: app(), app: app_record });
+        let image = Image { key: Digest::of(b"i"), manifest: Some(Digest::of(b"m")), record: Definition::default(), built: Timestamp(0) };
+        cluster.apply(Command::PutImage { id: ImageId::from_random(1), image });
+        for (number, cpu_milli) in (1..).zip(nodes_cpu_milli) {
+            cluster.node(number, Resources { cpu_milli: *cpu_milli, memory_bytes: 64 * GIB, ..Resources::default() });
+        }
+        cluster
+    }
+
+    fn apply(&mut self, command: Command) {
+        self.state.apply(&command).unwrap();
+    }
+
+    fn node(&mut self, number: u128, capacity: Resources) {
+        let node = Node {
+            name: format!("n{number}"),
+            boot: BootId::from_random(number),
+            capacity,
+            labels: OrdMap::new(),
+            address: String::new(),
+            draining: false,
+            started: Timestamp(0),
+        };
+        self.apply(Command::PutNode { id: no(number), node });
+    }
+
+    fn function(&mut self, number: u128, resources: Resources, scaling: Scaling) {
+        self.function_with(number, resources, scaling, 1);
+    }
+
+    fn function_with(&mut self, number: u128, resources: Resources, scaling: Scaling, inputs_concurrent: u32) {
+        let function = Function {
+            app: app(),
+            tag: format!("f{number}"),
+            definition: Definition::default(),
+            image: Some(ImageId::from_random(1)),
+            mounts: vec![],
+            secrets: vec![],
+            resources,
+            scaling,
+            retries: Default::default(),
+            timeout_ms: 300_000,
+            startup_timeout_ms: 300_000,
+            inputs_concurrent,
+            batch_max: 0,
+            batch_wait_ms: 0,
+            single_use: false,
+            block_network: false,
+            builder: false,
+            parent: None,
+            parameters: vec![],
+            created: Timestamp(0),
+        };
+        self.apply(Command::PutFunction { id: fu(number), function: Box::new(function) });
+        let functions = self.state.functions.iter().map(|(id, function)| (function.tag.clone(), *id)).collect();
+        self.apply(Command::PublishApp {
+            id: app(),
+            layout: AppLayout { functions, classes: OrdMap::new() },
+            deployment: None,
+            detached: false,
+        });
+    }
+
+    fn task(&mut self, number: u128, function: u128, node: u128) {
+        let resources = self.state.functions[&fu(function)].resources;
+        let boot = self.state.nodes[&no(node)].boot;
+        let gpus = (0..resources.gpus).collect();
+        let task = Task {
+            function: fu(function),
+            app: app(),
+            node: no(node),
+            boot,
+            generation: 1,
+            resources,
+            gpus,
+            created: Timestamp(0),
+            stopping: None,
+        };
+        self.apply(Command::Assign { id: ta(number), task });
+    }
+
+    fn work(&mut self, function: u128, waiting: u64, running: u64) {
+        self.load.pools.insert(fu(function), PoolLoad { waiting, running, oldest_waiting_ms: waiting * 1500 });
+    }
+
+    fn idle(&mut self, task: u128, for_ms: u64) {
+        self.load.idle_since.insert(ta(task), Timestamp(NOW.0 - for_ms));
+    }
+
+    fn plan(&self) -> Plan {
+        let mut next = 1000;
+        plan(&self.state, &self.load, NOW, &mut || {
+            next += 1;
+            next
+        })
+    }
+
+    /// Plans, applies what came out (none may be refused), and writes it down.
+    fn step(&mut self) -> Vec<String> {
+        let plan = self.plan();
+        for command in &plan.commands {
+            self.state.apply(command).unwrap();
+        }
+        plan.commands.iter().map(|command| self.describe(command)).collect()
+    }
+
+    fn describe(&self, command: &Command) -> String {
+        match command {
+            Command::Assign { task, .. } => {
+                format!("start {} on {}", self.state.functions[&task.function].tag, self.state.nodes[&task.node].name)
+            }
+            Command::StopTask { id, why } => format!("stop {}: {why}", id.bits()),
+            other => panic!("a plan holds no {other:?}"),
+        }
+    }
+}
+
+fn scaling(containers_min: u32, containers_max: u32, containers_buffer: u32) -> Scaling {
+    Scaling { containers_min, containers_max, containers_buffer, scaledown_ms: 60_000 }
+}
+
+#[test]
+fn containers_follow_waiting_and_running_inputs_within_the_limits() {
+    // (waiting, running, tasks there, inputs a container, min, max, buffer) → started
+    let table = [
+        ((0, 0, 0, 1, 0, 0, 0), 0),
+        ((1, 0, 0, 1, 0, 0, 0), 1),
+        ((5, 0, 0, 1, 0, 0, 0), 5),
+        ((5, 0, 0, 2, 0, 0, 0), 3),
+        ((5, 0, 0, 1, 0, 3, 0), 3),
+        // Two are starting: only three more.
+        ((5, 0, 2, 1, 0, 0, 0), 3),
+        // One is busy with one of four inputs: three of the five fit there.
+        ((5, 1, 1, 4, 0, 0, 0), 1),
+        ((1, 2, 2, 1, 0, 0, 0), 1),
+        // A minimum without work, a buffer only with work.
+        ((0, 0, 0, 1, 2, 0, 3), 2),
+        ((0, 1, 1, 1, 0, 0, 2), 2),
+    ];
+    for ((waiting, running, tasks, inputs, min, max, buffer), started) in table {
+        let mut cluster = Cluster::new(&[64_000]);
+        cluster.function_with(1, resources(100), scaling(min, max, buffer), inputs);
+        for task in 0..tasks {
+            cluster.task(task, 1, 1);
+        }
+        cluster.work(1, waiting, running);
+        let step = cluster.step();
+        assert_eq!(step, vec!["start f1 on n1"; started], "waiting {waiting} running {running} tasks {tasks} inputs {inputs}");
+        assert_eq!(cluster.step(), Vec::<String>::new(), "a plan that was carried out asks for nothing more");
+    }
+}
+
+#[test]
+fn idle_containers_stop_after_their_time_and_the_longest_idle_first() {
+    let mut cluster = Cluster::new(&[8_000]);
+    cluster.function(1, resources(100), scaling(2, 0, 0));
+    for task in 1..=3 {
+        cluster.task(task, 1, 1);
+    }
+    cluster.work(1, 0, 0);
+    cluster.idle(1, 59_999);
+    cluster.idle(2, 61_000);
+    cluster.idle(3, 75_000);
+    assert_eq!(cluster.step(), ["stop 3: idle for 75 s"], "the minimum stays");
+    cluster.apply(Command::ScaleFunction { id: fu(1), scaling: scaling(0, 0, 0) });
+    assert_eq!(cluster.step(), ["stop 2: idle for 61 s"], "the other is not idle for long enough");
+}
+
+#[test]
+fn a_function_without_a_report_is_not_scaled_down() {
+    let mut cluster = Cluster::new(&[8_000]);
+    cluster.function(1, resources(100), scaling(0, 0, 0));
+    cluster.task(1, 1, 1);
+    cluster.idle(1, 900_000);
+    assert_eq!(cluster.step(), Vec::<String>::new());
+    cluster.work(1, 0, 0);
+    assert_eq!(cluster.step(), ["stop 1: idle for 900 s"]);
+}
+
+#[test]
+fn cpu_work_is_spread_and_draining_or_full_nodes_get_nothing() {
+    let mut cluster = Cluster::new(&[4_000, 4_000, 4_000, 500]);
+    cluster.function(1, resources(1_000), scaling(0, 0, 0));
+    cluster.apply(Command::DrainNode { id: no(3), draining: true });
+    cluster.work(1, 4, 0);
+    assert_eq!(cluster.step(), ["start f1 on n1", "start f1 on n2", "start f1 on n1", "start f1 on n2"]);
+}
+
+#[test]
+fn gpu_work_is_packed_and_gets_free_devices() {
+    let mut cluster = Cluster::new(&[]);
+    for node in 1..=2 {
+        cluster.node(node, Resources { cpu_milli: 8_000, memory_bytes: 64 * GIB, gpus: 4 * node as u32, ..Resources::default() });
+    }
+    cluster.function(1, Resources { gpus: 2, ..resources(100) }, scaling(0, 0, 0));
+    cluster.task(1, 1, 1);
+    cluster.work(1, 2, 1);
+    let gpus: Vec<_> = cluster
+        .plan()
+        .commands
+        .iter()
+        .map(|c| match c {
+            Command::Assign { task, .. } => (task.node, task.gpus.clone()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(gpus, [(no(1), vec![2, 3]), (no(2), vec![0, 1])]);
+}
+
+#[test]
+fn scarce_room_goes_round_and_the_longest_waiting_come_first() {
+    let mut cluster = Cluster::new(&[3_000]);
+    cluster.function(1, resources(1_000), scaling(0, 0, 0));
+    cluster.function(2, resources(1_000), scaling(0, 0, 0));
+    cluster.work(1, 10, 0);
+    cluster.work(2, 20, 0);
+    assert_eq!(cluster.step(), ["start f2 on n1", "start f1 on n1", "start f2 on n1"]);
+}
+
+#[test]
+fn idle_containers_of_others_make_room_once() {
+    let mut cluster = Cluster::new(&[2_000]);
+    cluster.function(1, resources(1_000), scaling(0, 0, 0));
+    cluster.function(2, resources(1_000), scaling(0, 0, 0));
+    cluster.task(1, 1, 1);
+    cluster.task(2, 1, 1);
+    cluster.idle(1, 10);
+    cluster.idle(2, 20);
+    cluster.work(1, 0, 0);
+    cluster.work(2, 1, 0);
+    assert_eq!(cluster.step(), [format!("stop 2: idle, makes room for {}", fu(2))]);
+    assert_eq!(cluster.step(), Vec::<String>::new(), "what stops already is room enough");
+    assert_eq!(cluster.plan().waiting, [(fu(2), Why::RoomSoon { node: "n1".into() })]);
+    cluster.apply(Command::EndTask { id: ta(2), generation: 1, end: shoal_state::model::TaskEnd { at: NOW, how: String::new() } });
+    assert_eq!(cluster.step(), ["start f2 on n1"]);
+}
+
+#[test]
+fn tasks_of_a_lost_start_of_a_node_are_replaced() {
+    let mut cluster = Cluster::new(&[2_000]);
+    cluster.function(1, resources(500), scaling(0, 0, 0));
+    cluster.task(1, 1, 1);
+    cluster.work(1, 0, 1);
+    let node = Node { boot: BootId::from_random(99), ..cluster.state.nodes[&no(1)].clone() };
+    cluster.apply(Command::PutNode { id: no(1), node });
+    assert_eq!(cluster.step(), ["start f1 on n1"]);
+}
+
+#[test]
+fn a_new_deployment_replaces_idle_containers_at_once_and_busy_ones_when_they_are_done() {
+    let mut cluster = Cluster::new(&[8_000]);
+    cluster.function(1, resources(500), scaling(0, 0, 0));
+    cluster.task(1, 1, 1);
+    cluster.task(2, 1, 1);
+    cluster.idle(1, 5);
+    cluster.work(1, 0, 1);
+    let deployment = Deployment { version: 0, name: "a".into(), tag: String::new(), at: Timestamp(10), client_version: String::new() };
+    let layout = cluster.state.apps[&app()].layout.clone();
+    cluster.apply(Command::PublishApp { id: app(), layout, deployment: Some(deployment), detached: false });
+    assert_eq!(cluster.step(), ["stop 1: replaced by a newer deployment"]);
+    cluster.work(1, 1, 1);
+    assert_eq!(cluster.step(), ["start f1 on n1"]);
+}
+
+#[test]
+fn stopped_apps_get_nothing() {
+    let mut cluster = Cluster::new(&[8_000]);
+    cluster.function(1, resources(500), scaling(3, 0, 0));
+    cluster.apply(Command::StopApp { id: app(), at: NOW, why: "by user".into() });
+    cluster.work(1, 5, 0);
+    assert_eq!(cluster.step(), Vec::<String>::new());
+    assert_eq!(explain(&cluster.state, &cluster.load, fu(1), NOW), format!("its app {} is stopped: by user", app()));
+}
+
+#[test]
+fn explain_says_what_it_waits_for() {
+    let mut cluster = Cluster::new(&[2_500]);
+    cluster.function(1, resources(2_000), scaling(0, 10, 0));
+    cluster.task(1, 1, 1);
+    cluster.work(1, 1, 1);
+    assert_eq!(
+        explain(&cluster.state, &cluster.load, fu(1), NOW),
+        "1 input waiting (the oldest for 1.5 s), 1 running; 1 container of at most 10; waiting for 2000m CPU: node n1 has 500m free"
+    );
+    cluster.load.held_until.insert(fu(1), Timestamp(NOW.0 + 2_001));
+    assert!(explain(&cluster.state, &cluster.load, fu(1), NOW).ends_with("next try in 3 s"));
+    cluster.load.held_until.clear();
+    cluster.function(2, resources(9_000), scaling(0, 0, 0));
+    cluster.work(2, 1, 0);
+    assert!(
+        explain(&cluster.state, &cluster.load, fu(2), NOW)
+            .ends_with("no node is large enough: waiting for 9000m CPU: node n1 has 500m free")
+    );
+}

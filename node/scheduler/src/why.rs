@@ -1,0 +1,109 @@
+//! Why a function waits, as data and in words.
+
+use std::fmt;
+
+use shoal_state::model::Resources;
+use shoal_state::{ImageId, Timestamp};
+
+/// What is in the way on one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
+pub enum Obstacle {
+    /// Too little CPU is free, in thousandths of a core.
+    Cpu { needs_milli: u32, free_milli: u32 },
+    /// Too little memory is free, in bytes.
+    Memory { needs_bytes: u64, free_bytes: u64 },
+    /// Too few GPUs are free.
+    Gpus { needs: u32, free: u32 },
+    /// The node takes no new tasks.
+    Drains,
+    /// The node is down.
+    Down,
+}
+
+/// Why a function does not get the containers that its work asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
+pub enum Why {
+    /// Only the function's id is known so far.
+    NotDefined,
+    /// The image is not built.
+    NoImage { image: ImageId },
+    /// The image's build failed.
+    ImageFailed { image: ImageId },
+    /// The function has as many containers as it may have.
+    ContainersMax { containers_max: u32 },
+    /// Its containers end as soon as they start.
+    Held { until: Timestamp, now: Timestamp },
+    /// No node has joined.
+    NoNodes,
+    /// No node is large enough, even when empty.
+    NeverFits { needs: Resources, nodes: Vec<(String, Obstacle)> },
+    /// No node has room now.
+    NoRoom { needs: Resources, nodes: Vec<(String, Obstacle)> },
+    /// A node will have room when tasks that stop have ended.
+    RoomSoon { node: String },
+    /// The plan was full; the next one continues.
+    NextPlan,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu { free_milli, .. } => write!(f, "has {free_milli}m free"),
+            Self::Memory { free_bytes, .. } => write!(f, "has {} free", mebibytes(*free_bytes)),
+            Self::Gpus { free, .. } => write!(f, "has {free} free"),
+            Self::Drains => f.write_str("drains"),
+            Self::Down => f.write_str("is down"),
+        }
+    }
+}
+
+impl Obstacle {
+    fn wanted(&self) -> Option<String> {
+        match self {
+            Self::Cpu { needs_milli, .. } => Some(format!("{needs_milli}m CPU")),
+            Self::Memory { needs_bytes, .. } => Some(format!("{} memory", mebibytes(*needs_bytes))),
+            Self::Gpus { needs, .. } => Some(format!("{needs} GPU{}", if *needs == 1 { "" } else { "s" })),
+            Self::Drains | Self::Down => None,
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotDefined => f.write_str("waiting for its definition: the client has not created it yet"),
+            Self::NoImage { image } => write!(f, "waiting for image {image}: it is not built yet"),
+            Self::ImageFailed { image } => write!(f, "image {image} failed to build"),
+            Self::ContainersMax { containers_max } => {
+                write!(f, "waiting for one of its containers: all {containers_max} it may have are in use")
+            }
+            Self::Held { until, now } => {
+                let left_ms = until.0.saturating_sub(now.0);
+                write!(f, "its containers end as soon as they start: next try in {} s", left_ms.div_ceil(1000))
+            }
+            Self::NoNodes => f.write_str("waiting for a node: none has joined"),
+            Self::NeverFits { nodes, .. } => {
+                f.write_str("no node is large enough: ")?;
+                waiting(f, nodes)
+            }
+            Self::NoRoom { nodes, .. } => waiting(f, nodes),
+            Self::RoomSoon { node } => write!(f, "waiting for containers to stop on node {node}"),
+            Self::NextPlan => f.write_str("waiting for its turn: many containers are being started"),
+        }
+    }
+}
+
+/// Writes "waiting for 2000m CPU: node n1 has 500m free".
+fn waiting(f: &mut fmt::Formatter<'_>, nodes: &[(String, Obstacle)]) -> fmt::Result {
+    let mut wanted: Vec<String> = nodes.iter().filter_map(|(_, obstacle)| obstacle.wanted()).collect();
+    wanted.dedup();
+    let wanted = if wanted.is_empty() { "a node".to_owned() } else { wanted.join(" and ") };
+    let nodes: Vec<String> = nodes.iter().map(|(name, obstacle)| format!("node {name} {obstacle}")).collect();
+    write!(f, "waiting for {wanted}: {}", nodes.join(", "))
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
