@@ -22,6 +22,7 @@ mod state;
 pub use command::{Command, Event, VERSION_KNOWN};
 pub use digest::{Digest, NotADigest};
 pub use id::*;
+pub use imbl;
 pub use model::Timestamp;
 pub use refused::{MemberIs, Refused};
 pub use state::State;

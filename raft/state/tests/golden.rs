@@ -1,0 +1,268 @@
+//! Golden scripts for the rules: `tests/golden/*.txt` are stories of commands and the answers they get.
+//!
+//! `UPDATE_GOLDENFILES=1 cargo test -p shoal-state` writes the answers; you read the diff.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use shoal_state::model::{
+    App, AppLayout, AppState, Deployment, Environment, Function, Node, Resources, Retries, Scaling, ShardChange, Task, TaskEnd,
+};
+use shoal_state::{AppId, BootId, Command, EnvironmentId, FunctionId, NodeId, ShardId, State, TaskId, Timestamp};
+
+/// The words of one line: what to do, its plain arguments, and its `key=value` arguments.
+struct Line<'a> {
+    verb: &'a str,
+    plain: Vec<&'a str>,
+    keyed: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Line<'a> {
+    fn parse(text: &'a str) -> Self {
+        let mut words = text.split_whitespace();
+        let verb = words.next().expect("a line has a verb");
+        let (mut plain, mut keyed) = (Vec::new(), BTreeMap::new());
+        for word in words {
+            match word.split_once('=') {
+                Some((key, value)) => drop(keyed.insert(key, value)),
+                None => plain.push(word),
+            }
+        }
+        Self { verb, plain, keyed }
+    }
+
+    fn number(&self, index: usize) -> u128 {
+        self.plain[index].parse().expect("a number")
+    }
+
+    fn keyed(&self, key: &str, default: u64) -> u64 {
+        self.keyed.get(key).map_or(default, |value| value.parse().expect("a number"))
+    }
+}
+
+const MAIN: EnvironmentId = EnvironmentId::from_random(1);
+
+fn resources(line: &Line<'_>, cpu: u64, memory: u64, gpus: u64) -> Resources {
+    Resources {
+        cpu_milli: line.keyed("cpu", cpu) as u32,
+        memory_bytes: line.keyed("memory", memory),
+        gpus: line.keyed("gpus", gpus) as u32,
+        ..Resources::default()
+    }
+}
+
+fn function(line: &Line<'_>) -> Function {
+    Function {
+        app: AppId::from_random(line.keyed("app", 1).into()),
+        tag: format!("f{}", line.plain[0]),
+        definition: shoal_state::model::Definition::default(),
+        image: line.keyed.get("image").map(|id| shoal_state::ImageId::from_random(id.parse().expect("a number"))),
+        mounts: vec![],
+        secrets: vec![],
+        resources: Resources::default(),
+        scaling: Scaling { containers_max: line.keyed("max", 0) as u32, ..Scaling::default() },
+        retries: Retries::default(),
+        timeout_ms: 1000,
+        startup_timeout_ms: 1000,
+        inputs_concurrent: 1,
+        batch_max: 0,
+        batch_wait_ms: 0,
+        single_use: false,
+        block_network: false,
+        builder: false,
+        parent: None,
+        parameters: vec![],
+        created: Timestamp(0),
+    }
+}
+
+fn command(line: &Line<'_>) -> Command {
+    let node = |index| NodeId::from_random(line.number(index));
+    match line.verb {
+        "environment" => Command::CreateEnvironment {
+            environment: Environment {
+                id: EnvironmentId::from_random(line.number(0)),
+                name: line.plain[1].to_owned(),
+                webhook_suffix: String::new(),
+                created: Timestamp(0),
+            },
+        },
+        "node" => Command::PutNode {
+            id: node(0),
+            node: Node {
+                name: format!("n{}", line.plain[0]),
+                boot: BootId::from_random(line.keyed("boot", 1).into()),
+                capacity: resources(line, 4000, 1 << 30, 0),
+                labels: imbl::OrdMap::new(),
+                address: String::new(),
+                draining: false,
+                started: Timestamp(0),
+            },
+        },
+        "drain" => Command::DrainNode { id: node(0), draining: true },
+        "undrain" => Command::DrainNode { id: node(0), draining: false },
+        "app" => Command::CreateApp {
+            id: AppId::from_random(line.number(0)),
+            app: App {
+                environment: MAIN,
+                name: String::new(),
+                description: String::new(),
+                state: AppState::Ephemeral,
+                created: Timestamp(0),
+                stopped: None,
+                layout: AppLayout::default(),
+                deployments: imbl::Vector::new(),
+            },
+        },
+        "deploy" => Command::PublishApp {
+            id: AppId::from_random(line.number(0)),
+            layout: AppLayout::default(),
+            deployment: Some(Deployment {
+                version: 0,
+                name: line.plain[1].to_owned(),
+                tag: String::new(),
+                at: Timestamp(0),
+                client_version: String::new(),
+            }),
+            detached: false,
+        },
+        "stop_app" => Command::StopApp { id: AppId::from_random(line.number(0)), at: Timestamp(9), why: "asked".to_owned() },
+        "remove_app" => Command::RemoveApp { id: AppId::from_random(line.number(0)) },
+        "function" => Command::PutFunction { id: FunctionId::from_random(line.number(0)), function: Box::new(function(line)) },
+        "assign" => Command::Assign {
+            id: TaskId::from_random(line.number(0)),
+            task: Task {
+                function: FunctionId::from_random(line.keyed("function", 1).into()),
+                app: AppId::from_random(line.keyed("app", 1).into()),
+                node: NodeId::from_random(line.keyed("node", 1).into()),
+                boot: BootId::from_random(line.keyed("boot", 1).into()),
+                generation: line.keyed("generation", 1),
+                resources: resources(line, 1000, 1 << 20, 0),
+                gpus: line.keyed.get("gpu").map(|list| list.split(',').map(|gpu| gpu.parse().expect("a number")).collect()).unwrap_or_default(),
+                created: Timestamp(0),
+                stopping: None,
+            },
+        },
+        "stop_task" => Command::StopTask { id: TaskId::from_random(line.number(0)), why: "asked".to_owned() },
+        "end_task" => Command::EndTask {
+            id: TaskId::from_random(line.number(0)),
+            generation: line.keyed("generation", 1),
+            end: TaskEnd { at: Timestamp(0), how: "exit code 0".to_owned() },
+        },
+        "init_shards" => Command::InitShards { home: node(0) },
+        "shard" => Command::ChangeShard {
+            shard: ShardId::new(line.number(0) as u16).expect("a shard"),
+            epoch: line.keyed("epoch", 1),
+            change: match line.plain[1] {
+                "promote" => ShardChange::Promote(node(2)),
+                "invite" => ShardChange::Invite(node(2)),
+                "join" => ShardChange::Join(node(2)),
+                "drop" => ShardChange::Drop(node(2)),
+                "abort" => ShardChange::Abort(node(2)),
+                other => panic!("no change of a shard is called {other:?}"),
+            },
+        },
+        "version" => Command::SetVersion { version: line.number(0) as u32 },
+        other => panic!("no command is called {other:?}"),
+    }
+}
+
+/// Shows a part of the state, for `show` lines.
+fn show(state: &State, line: &Line<'_>) -> String {
+    match line.plain[0] {
+        "shard" => {
+            let shard = &state.shards[&ShardId::new(line.number(1) as u16).expect("a shard")];
+            let short = |nodes: &[NodeId]| nodes.iter().map(|node| node.bits().to_string()).collect::<Vec<_>>().join(",");
+            format!("epoch {} home {} in sync [{}] joining [{}]", shard.epoch, shard.home.bits(), short(&shard.in_sync), short(&shard.joining))
+        }
+        "tasks" => state.tasks.iter().map(|(id, task)| format!("{} stopping={} ", id.bits(), task.stopping.is_some())).collect(),
+        "free" => format!("{:?}", state.free(NodeId::from_random(line.number(1)))),
+        "app" => {
+            let app = &state.apps[&AppId::from_random(line.number(1))];
+            format!("{} as {:?}, {} deployments", app.state, app.name, app.deployments.len())
+        }
+        other => panic!("nothing to show is called {other:?}"),
+    }
+}
+
+/// Shortens ids to their numbers, so that a story can be read.
+fn shorten(text: &str) -> String {
+    let mut out = text.to_owned();
+    for bits in 0..30u128 {
+        for id in [
+            NodeId::from_random(bits).to_string(),
+            AppId::from_random(bits).to_string(),
+            TaskId::from_random(bits).to_string(),
+            FunctionId::from_random(bits).to_string(),
+            EnvironmentId::from_random(bits).to_string(),
+            shoal_state::ImageId::from_random(bits).to_string(),
+        ] {
+            out = out.replace(&id, &format!("{}-{bits}", &id[..2]));
+        }
+    }
+    out
+}
+
+fn run(script: &str) -> String {
+    let (mut state, mut out, mut in_answer) = (State::default(), String::new(), false);
+    let main = Environment { id: MAIN, name: "main".to_owned(), webhook_suffix: String::new(), created: Timestamp(0) };
+    state.apply(&Command::CreateEnvironment { environment: main }).expect("the first environment");
+    for text in script.lines() {
+        if text == "---" {
+            in_answer = true;
+        } else if text.is_empty() {
+            in_answer = false;
+            out.push('\n');
+        } else if text.starts_with('#') {
+            in_answer = false;
+            writeln!(out, "{text}").expect("a string takes it");
+        } else if !in_answer {
+            let line = Line::parse(text);
+            let answer = if line.verb == "show" { show(&state, &line) } else { apply(&mut state, &line) };
+            writeln!(out, "{text}\n---\n{}", shorten(&answer)).expect("a string takes it");
+        }
+    }
+    out
+}
+
+/// Applies a command; a refusal must leave the state as it was.
+fn apply(state: &mut State, line: &Line<'_>) -> String {
+    let before = state.clone();
+    match state.apply(&command(line)) {
+        Ok(events) if events.len() > 4 => format!("ok: {} events", events.len()),
+        Ok(events) => format!("ok: {events:?}"),
+        Err(refused) => {
+            assert!(*state == before, "{} was refused and changed the state", line.verb);
+            format!("refused: {refused}")
+        }
+    }
+}
+
+#[test]
+fn the_rules_answer_as_the_stories_say() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&dir).expect("the stories") {
+        let path = entry.expect("a story").path();
+        let story = std::fs::read_to_string(&path).expect("a story");
+        let told = run(&story);
+        seen += 1;
+        if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+            std::fs::write(&path, told).expect("a story is written");
+        } else {
+            assert_eq!(told, story, "{} tells another story; UPDATE_GOLDENFILES=1 writes it", path.display());
+        }
+    }
+    assert!(seen >= 3, "only {seen} stories were found in {}", dir.display());
+}
+
+#[test]
+fn a_state_reads_back_as_it_was_written() {
+    let mut state = State::default();
+    for text in ["environment 1 main", "node 1", "app 1", "function 1", "assign 1", "init_shards 1"] {
+        state.apply(&command(&Line::parse(text))).expect("each is taken");
+    }
+    let bytes = postcard::to_stdvec(&state).expect("a state is written");
+    assert!(postcard::from_bytes::<State>(&bytes).expect("a state is read") == state);
+}
