@@ -74,10 +74,13 @@ install_rust() {
 
 # Makes the virtual environment $1 with the pinned packages of the other arguments (pip's own words), if it is not so already.
 need_venv() {
-    local folder=$1
+    local folder=$1 word
     shift
-    local stamp=$folder/.shoal-packages
-    if [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$*" ]; then
+    local stamp=$folder/.shoal-packages wanted=$*
+    for word in "$@"; do
+        [ ! -f "$word" ] || wanted+=" $(cksum <"$word")"
+    done
+    if [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return 0
     fi
     # Debian's own Python, where it is there: others come and go.
@@ -85,16 +88,19 @@ need_venv() {
     [ -x "$python" ] || python=$(command -v python3) || fail "no python3 here"
     "$python" -m venv --clear "$folder"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
-    printf '%s' "$*" >"$stamp"
+    printf '%s' "$wanted" >"$stamp"
 }
 
 step_names=() step_seconds=() step_results=()
 # Runs a command under a heading; notes how long it took and whether it went well, and returns its status.
+# Called plainly under `set -e`, a failure anywhere inside ends the script; called as `step … || …` it is only noted.
 step() {
-    local name=$1 begin=$SECONDS status=0
+    local name=$1 begin=$SECONDS status
     shift
+    current_step=$name
     say "== $name"
-    "$@" || status=$?
+    "$@"
+    status=$?
     step_names+=("$name") step_seconds+=($((SECONDS - begin)))
     if [ $status = 0 ]; then step_results+=(ok); else step_results+=("FAILED ($status)"); fi
     return $status
