@@ -1,1 +1,55 @@
-//! Placeholder page.
+//! Consensus around Shoal's state: propose a command anywhere, and every node applies it in the same order.
+//!
+//! [`Raft`] is the whole interface:
+//!
+//! - [`Raft::propose`] puts commands into the log and brings one answer each;
+//! - [`Raft::local`] is the state as this node has it, free and maybe a little old; [`Raft::read_latest`] is the latest;
+//! - [`Raft::watch`] and [`Raft::notices`] wake whoever acts on the state.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `handle`, `membership`, `status` | [`Raft`] |
+//! | `runtime` | the thread it runs on: what is opened, in which order |
+//! | `propose`, `read` | many callers share an entry; many readers share a round |
+//! | `batch` | what an entry carries: the version gate |
+//! | `log`, `meta` | openraft's log on segment files; the vote beside it |
+//! | `machine`, `snapshot`, `tally`, `view` | the state in memory, its files, its hash, and how others see it |
+//! | `network` | what members say to each other, over a [`Transport`] |
+//!
+//! An entry is acknowledged when it is synced on a majority. A node that meets an entry, a snapshot or a vote that it does
+//! not understand stops its Raft with a sentence ([`Raft::stopped`]); the others go on.
+//!
+//! openraft is an implementation detail: its types don't leave this crate.
+//!
+//! Caveats: openraft 0.9 has no pre-vote and no handing over of leadership, and sends one message at a time to each
+//! follower. A leader steps down only when it hears of another term, so reads and proposals on one that is cut off end at
+//! their deadlines.
+
+mod batch;
+mod error;
+mod handle;
+mod log;
+mod machine;
+mod membership;
+mod meta;
+mod network;
+mod options;
+mod propose;
+mod read;
+mod route;
+mod runtime;
+mod snapshot;
+mod status;
+mod tally;
+mod types;
+mod view;
+
+pub use batch::{COMMAND_BYTES_MAX, ENTRY_BYTES_MAX};
+pub use error::{Error, Result};
+pub use handle::{PROPOSE_DEADLINE, READ_DEADLINE, Raft};
+pub use network::{NoTransport, Transport, Unsent};
+pub use options::{Options, Tuning};
+pub use status::Status;
+pub use tally::{MARK_EVERY, Mark, first_difference};
+pub use types::{Answer, Peer};
+pub use view::{Applied, Notice};

@@ -1,0 +1,145 @@
+//! What can go wrong around the log. A command that is refused is an answer, not one of these.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use openraft::AnyError;
+use shoal_state::{NodeId, VERSION_KNOWN};
+
+use crate::batch::COMMAND_BYTES_MAX;
+
+/// A result around the log.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a proposal, a read or an opening did not come to an end.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The thread that Raft runs on could not be started.
+    #[error("cannot start the thread that Raft runs on")]
+    Thread(#[source] Arc<std::io::Error>),
+    /// What lies on the disk cannot be used. No retry helps.
+    #[error("cannot open Raft's folder {}: {why}", dir.display())]
+    Unusable {
+        /// The folder.
+        dir: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Raft has stopped on this node. The process must start anew, or be repaired as the sentence says.
+    #[error("Raft has stopped on this node: {why}")]
+    Stopped {
+        /// Why it stopped.
+        why: String,
+    },
+    /// No leader is known. Nothing was proposed; a retry may help.
+    #[error("waited {waited:?} for a leader, and none is known; a majority of {voters} voters must be up and reach each other")]
+    NoLeader {
+        /// How long the caller waited.
+        waited: Duration,
+        /// How many voters the cluster has.
+        voters: usize,
+    },
+    /// The leader cannot be reached from here. Nothing was proposed; a retry may help.
+    #[error("waited {waited:?} for the leader {leader}, which cannot be reached: {why}")]
+    LeaderUnreachable {
+        /// How long the caller waited.
+        waited: Duration,
+        /// Which node leads.
+        leader: NodeId,
+        /// What the transport says.
+        why: String,
+    },
+    /// The log did not answer in time. The commands may have been applied, or may be applied later.
+    #[error("waited {waited:?} for the log to commit {commands} commands; they may still be applied")]
+    Unanswered {
+        /// How many commands wait for their answer.
+        commands: usize,
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The leader changed amid a long list: its first commands may have been applied, the others were not.
+    #[error("the leader changed after {answered} of {commands} commands were answered; the others may not have been applied")]
+    Interrupted {
+        /// How many commands were answered.
+        answered: usize,
+        /// How many there are.
+        commands: usize,
+    },
+    /// The queue of proposals did not move. Nothing was proposed; a retry may help.
+    #[error("waited {waited:?} for a place in the queue of proposals")]
+    Busy {
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The read could not be confirmed in time. A retry may help.
+    #[error("waited {waited:?} for a majority to confirm that the state here is the latest")]
+    Unconfirmed {
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// A command is too long for the log: what is large belongs into the chunk store.
+    #[error("a command of {bytes} bytes is too long for the log: the limit is {COMMAND_BYTES_MAX}")]
+    CommandTooLong {
+        /// Length of the encoded command.
+        bytes: usize,
+    },
+    /// A version that this build does not know cannot be activated from here.
+    #[error("cannot activate version {version}: this build knows versions up to {VERSION_KNOWN}; upgrade every node first")]
+    VersionUnknown {
+        /// The version that was asked for.
+        version: u32,
+    },
+    /// A message of a peer makes no sense here.
+    #[error("a message from a peer cannot be understood: {why}")]
+    BadMessage {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The membership of the cluster could not be changed.
+    #[error("the cluster's membership could not be changed: {why}")]
+    Membership {
+        /// What stands in the way.
+        why: String,
+    },
+}
+
+/// Why Raft stopped on this node: the first reason, as a sentence. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop(Arc<OnceLock<String>>);
+
+impl Stop {
+    /// Keeps the reason, with its causes, and returns it as openraft wants it.
+    pub(crate) fn because(&self, error: &(impl std::error::Error + 'static)) -> AnyError {
+        let sentence = with_causes(error);
+        tracing::error!(why = %sentence, "Raft stops on this node");
+        let _ = self.0.set(sentence);
+        AnyError::new(error)
+    }
+
+    /// Returns the reason; `otherwise` when none was kept.
+    pub(crate) fn why(&self, otherwise: impl FnOnce() -> String) -> String {
+        self.0.get().cloned().unwrap_or_else(otherwise)
+    }
+
+    /// Returns the reason, if there is one.
+    pub(crate) fn get(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    /// Says that Raft has stopped, and why.
+    pub(crate) fn stopped(&self) -> Error {
+        Error::Stopped { why: self.why(|| "it was shut down".into()) }
+    }
+}
+
+/// Writes an error and its causes in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        sentence = format!("{sentence}: {error}");
+        cause = error.source();
+    }
+    sentence
+}

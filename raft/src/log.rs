@@ -1,0 +1,280 @@
+//! openraft's log on segment files.
+//!
+//! Each entry is one record of a [`shoal_storage::log::Log`]: a format byte, the entry's log id, its payload. Memory holds
+//! only where each entry stands. What is not an entry, the vote and how far the log is purged, lies beside it in [`Meta`].
+//!
+//! An append is written and readable when it returns; openraft's callback fires when the fsync that covers it has
+//! ended. Purged entries leave the disk by whole segments, so a scan at the next start meets some of them again and
+//! skips them by the purge mark, which is made durable first.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::Arc;
+
+use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
+use openraft::{AnyError, OptionalSend, RaftLogReader, StorageIOError};
+use parking_lot::RwLock;
+use shoal_storage::log::{self, Log, Position};
+
+use crate::batch::push;
+use crate::error::{Stop, with_causes};
+use crate::meta::{self, Meta};
+use crate::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+
+/// The first byte of a record.
+const FORMAT: u8 = 1;
+
+/// Size of a segment file: what a purge gives back at once.
+const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// The most bytes of entries that are read for one message to a follower; at least one entry is.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// What is wrong with the log on disk.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    #[error(transparent)]
+    Meta(#[from] meta::Error),
+    #[error(
+        "the record at position {position} of Raft's log is in format {format}, and this build knows format {FORMAT}: upgrade this node"
+    )]
+    Format { position: Position, format: u8 },
+    #[error("the record at position {position} of Raft's log is not an entry: {why}")]
+    NotAnEntry { position: Position, why: postcard::Error },
+    #[error("Raft's log has a hole: entry {found} follows entry {before}; remove this node's folder and let it join anew")]
+    Hole { before: u64, found: u64 },
+}
+
+/// A handle on the log; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct LogStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    log: Log,
+    meta: Meta,
+    index: RwLock<Index>,
+    stop: Stop,
+}
+
+/// Where the entries stand: consecutive, from the one after the last purged.
+#[derive(Debug, Default)]
+struct Index {
+    purged: Option<LogId>,
+    slots: VecDeque<(LogId, Position)>,
+}
+
+impl LogStore {
+    /// Opens the log in `dir`, or makes one, and walks it once.
+    pub(crate) fn open(dir: &Path, meta: Meta, stop: Stop) -> Result<Self, Error> {
+        let log = Log::open(dir, log::Options { segment_bytes: SEGMENT_BYTES })?;
+        let mut index = Index { purged: meta.purged()?, slots: VecDeque::new() };
+        for record in log.scan(Position::START) {
+            let (position, bytes) = record?;
+            index.find(decode(position, &bytes)?.log_id, position)?;
+        }
+        Ok(Self { inner: Arc::new(Inner { log, meta, index: RwLock::new(index), stop }) })
+    }
+
+    /// Returns the index of the first entry that the log holds or will hold.
+    pub(crate) fn first_index(&self) -> u64 {
+        self.inner.index.read().first()
+    }
+
+    fn read(&self, range: impl RangeBounds<u64>, bytes_max: usize) -> Result<Vec<Entry>, Error> {
+        let positions = self.inner.index.read().positions(range);
+        let mut entries = Vec::with_capacity(positions.len());
+        let mut bytes = 0;
+        for position in positions {
+            let record = self.inner.log.read(position)?;
+            bytes += record.len();
+            if bytes > bytes_max && !entries.is_empty() {
+                break;
+            }
+            entries.push(decode(position, &record)?);
+        }
+        Ok(entries)
+    }
+
+    fn write(&self, entries: impl IntoIterator<Item = Entry>) -> Result<(), Error> {
+        let (ids, records): (Vec<_>, Vec<_>) = entries.into_iter().map(|entry| (entry.log_id, encode(&entry))).unzip();
+        let records: Vec<_> = records.iter().map(Vec::as_slice).collect();
+        let positions = self.inner.log.append(&records)?;
+        self.inner.index.write().slots.extend(ids.into_iter().zip(positions));
+        Ok(())
+    }
+
+    fn cut(&self, from: LogId) -> Result<(), Error> {
+        let mut index = self.inner.index.write();
+        let kept = index.offset_of(from.index);
+        let Some((_, position)) = index.slots.get(kept).copied() else { return Ok(()) };
+        self.inner.log.truncate(position)?;
+        index.slots.truncate(kept);
+        Ok(())
+    }
+
+    fn forget(&self, upto: LogId) -> Result<(), Error> {
+        self.inner.meta.save_purged(&upto)?;
+        let keep_from = {
+            let mut index = self.inner.index.write();
+            let gone = index.offset_of(upto.index + 1).min(index.slots.len());
+            index.slots.drain(..gone);
+            index.purged = Some(upto);
+            index.slots.front().map(|(_, position)| *position)
+        };
+        Ok(self.inner.log.release_before(keep_from.unwrap_or_else(|| self.inner.log.end()))?)
+    }
+
+    /// Runs what waits for the disk away from the threads that carry Raft's messages.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+        let store = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// Keeps the reason why Raft must stop, and returns it as openraft wants it.
+    fn failed(&self, kind: fn(AnyError) -> StorageIOError<u64>) -> impl FnOnce(Error) -> StorageError {
+        move |error| kind(self.inner.stop.because(&error)).into()
+    }
+}
+
+impl Index {
+    fn first(&self) -> u64 {
+        self.slots.front().map_or_else(|| self.purged.map_or(0, |purged| purged.index + 1), |(id, _)| id.index)
+    }
+
+    fn last(&self) -> Option<LogId> {
+        self.slots.back().map(|(id, _)| *id).or(self.purged)
+    }
+
+    /// Returns where in `slots` the entry of this index is or would be.
+    fn offset_of(&self, index: u64) -> usize {
+        usize::try_from(index.saturating_sub(self.first())).unwrap_or(usize::MAX)
+    }
+
+    /// Takes an entry found on disk.
+    fn find(&mut self, id: LogId, position: Position) -> Result<(), Error> {
+        if id.index < self.first() {
+            return Ok(());
+        }
+        let expected = self.first() + self.slots.len() as u64;
+        if id.index != expected {
+            return Err(Error::Hole { before: expected.saturating_sub(1), found: id.index });
+        }
+        self.slots.push_back((id, position));
+        Ok(())
+    }
+
+    fn positions(&self, range: impl RangeBounds<u64>) -> Vec<Position> {
+        let from = match range.start_bound() {
+            Bound::Included(from) => self.offset_of(*from),
+            Bound::Excluded(before) => self.offset_of(before.saturating_add(1)),
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(last) => self.offset_of(last.saturating_add(1)),
+            Bound::Excluded(end) => self.offset_of(*end),
+            Bound::Unbounded => usize::MAX,
+        };
+        let to = to.min(self.slots.len());
+        self.slots.range(from.min(to)..to).map(|(_, position)| *position).collect()
+    }
+}
+
+fn encode(entry: &Entry) -> Vec<u8> {
+    let mut record = vec![FORMAT];
+    push(&mut record, entry);
+    record
+}
+
+fn decode(position: Position, record: &[u8]) -> Result<Entry, Error> {
+    match record.split_first() {
+        Some((&FORMAT, rest)) => postcard::from_bytes(rest).map_err(|why| Error::NotAnEntry { position, why }),
+        Some((&format, _)) => Err(Error::Format { position, format }),
+        None => Err(Error::NotAnEntry { position, why: postcard::Error::DeserializeUnexpectedEnd }),
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.read(range, usize::MAX).map_err(self.failed(StorageIOError::read_logs))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        self.read(start..end, MESSAGE_BYTES_MAX).map_err(self.failed(StorageIOError::read_logs))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        let index = self.inner.index.read();
+        Ok(LogState { last_purged_log_id: index.purged, last_log_id: index.last() })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let vote = *vote;
+        let saved = self.blocking(move |store| Ok(store.inner.meta.save_vote(&vote)?)).await;
+        saved.map_err(self.failed(StorageIOError::write_vote))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        self.inner.meta.vote().map_err(Error::from).map_err(self.failed(StorageIOError::read_vote))
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let noted = self.inner.meta.note_committed(committed).map_err(Error::from);
+        noted.map_err(self.failed(StorageIOError::write))
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        // Never beyond the log: the hint and the log are synced apart.
+        let committed = self.inner.meta.committed().map_err(Error::from).map_err(self.failed(StorageIOError::read))?;
+        Ok(committed.min(self.inner.index.read().last()))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        self.write(entries).map_err(self.failed(StorageIOError::write_logs))?;
+        let synced = self.inner.log.sync_async();
+        let stop = self.inner.stop.clone();
+        tokio::spawn(async move {
+            let synced = synced.await.map_err(|error| {
+                stop.because(&error);
+                std::io::Error::other(with_causes(&error))
+            });
+            callback.log_io_completed(synced);
+        });
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let cut = self.blocking(move |store| store.cut(log_id)).await;
+        cut.map_err(self.failed(StorageIOError::write_logs))
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let purged = self.blocking(move |store| store.forget(log_id)).await;
+        purged.map_err(self.failed(StorageIOError::write_logs))
+    }
+}
+
+#[cfg(test)]
+mod tests;

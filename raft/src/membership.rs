@@ -1,0 +1,73 @@
+//! Who takes part: founding a cluster, and changing its voters.
+//!
+//! A change is a step by step affair that openraft keeps safe; who should vote is decided elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::error::{InitializeError, RaftError};
+use shoal_state::NodeId;
+use tokio::time::timeout;
+
+use crate::error::{Error, Result};
+use crate::handle::Raft;
+use crate::types::{Peer, raft_id};
+
+/// How long founding a cluster waits for its leader.
+const FOUNDING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a change of the members may take.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
+
+impl Raft {
+    /// Founds a cluster of this node alone, unless its folder holds one already; returns when it has a leader.
+    pub async fn bootstrap_alone(&self) -> Result<()> {
+        let founder = BTreeMap::from([(raft_id(self.node()), self.inner.me.clone())]);
+        match self.inner.running.core.initialize(founder).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(RaftError::APIError(error)) => return Err(Error::Membership { why: error.to_string() }),
+            Err(RaftError::Fatal(_)) => return Err(self.inner.running.stop.stopped()),
+        }
+        let mut metrics = self.inner.running.core.metrics();
+        let led = timeout(FOUNDING_DEADLINE, metrics.wait_for(|metrics| metrics.current_leader.is_some())).await;
+        match led {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(self.inner.running.stop.stopped()),
+            Err(_) => Err(Error::NoLeader { waited: FOUNDING_DEADLINE, voters: self.voters() }),
+        }
+    }
+
+    /// Adds a member without a vote, and returns when it has almost everything. Only the leader can.
+    pub async fn add_learner(&self, peer: Peer) -> Result<()> {
+        let id = raft_id(peer.node);
+        let held = self.inner.running.core.metrics().borrow().membership_config.membership().get_node(&id).cloned();
+        if let Some(held) = held.filter(|held| held.node != peer.node) {
+            let why = format!("node {} shares its number with member {}: give it another id", peer.node, held.node);
+            return Err(Error::Membership { why });
+        }
+        let adding = self.inner.running.core.add_learner(id, peer, true);
+        finish(timeout(CHANGE_DEADLINE, adding).await, "the new member to catch up")
+    }
+
+    /// Makes exactly these members vote; others that voted leave. Only the leader can.
+    pub async fn set_voters(&self, voters: &[NodeId]) -> Result<()> {
+        let voters: BTreeSet<u64> = voters.iter().copied().map(raft_id).collect();
+        let changing = self.inner.running.core.change_membership(voters, false);
+        finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the old and the new voters")
+    }
+
+    pub(crate) fn voters(&self) -> usize {
+        self.inner.running.core.metrics().borrow().membership_config.voter_ids().count()
+    }
+}
+
+fn finish<T, E: std::fmt::Display>(
+    done: std::result::Result<std::result::Result<T, E>, tokio::time::error::Elapsed>,
+    what: &str,
+) -> Result<()> {
+    match done {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(Error::Membership { why: error.to_string() }),
+        Err(_) => Err(Error::Membership { why: format!("waited {CHANGE_DEADLINE:?} for {what}") }),
+    }
+}
