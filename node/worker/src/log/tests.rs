@@ -1,0 +1,197 @@
+//! The store on a real folder.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use shoal_state::{AppId, CallId, FunctionId, InputId, TaskId};
+
+use super::{Batch, Cursor, Entry, FOLLOW_ENTRIES_MAX, Filter, LogStore, Options, Stream};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn line(time: u64, app: u128, data: &str) -> Entry {
+    Entry {
+        timestamp_ns: time,
+        stream: Stream::Stdout,
+        app: AppId::from_random(app),
+        task: TaskId::from_random(app * 10),
+        function: FunctionId::from_random(app * 100),
+        input: None,
+        call: None,
+        data: data.into(),
+    }
+}
+
+fn small() -> Options {
+    Options { file_bytes: 1000, retain_bytes: 5000 }
+}
+
+fn texts(batch: &Batch) -> Vec<&str> {
+    batch.entries.iter().map(|entry| entry.data.as_str()).collect()
+}
+
+fn of_app(app: u128) -> Filter {
+    Filter::app(AppId::from_random(app))
+}
+
+#[test]
+fn a_fetch_gives_the_newest_lines_oldest_first_across_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open_with(dir.path(), Options { file_bytes: 500, ..Options::default() }).unwrap();
+    for time in 1..=40 {
+        store.append(&line(time, 1 + u128::from(time) % 2, &format!("line {time}\n"))).unwrap();
+    }
+    let batch = store.fetch(&of_app(1), None, None, 3).unwrap();
+    assert_eq!(texts(&batch), ["line 36\n", "line 38\n", "line 40\n"]);
+    let batch = store.fetch(&of_app(1), Some(4), Some(9), 10).unwrap();
+    assert_eq!(texts(&batch), ["line 4\n", "line 6\n", "line 8\n"], "from since up to but without until");
+    assert_eq!(store.fetch(&Filter::default(), None, None, 1000).unwrap().entries.len(), 40);
+    assert_eq!(store.fetch(&Filter::default(), None, None, 0).unwrap().entries.len(), 0);
+}
+
+#[test]
+fn every_part_of_a_filter_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open(dir.path()).unwrap();
+    let tagged = Entry {
+        stream: Stream::Stderr,
+        input: Some(InputId::from_random(5)),
+        call: Some(CallId::from_random(6)),
+        ..line(2, 1, "tagged: größer\n")
+    };
+    store.append_all(&[line(1, 1, "plain\n"), tagged.clone(), line(3, 2, "other\n")]).unwrap();
+    let all = Filter::default();
+    let filters = [
+        Filter { stream: Some(Stream::Stderr), ..all.clone() },
+        Filter { input: tagged.input, ..all.clone() },
+        Filter { call: tagged.call, ..all.clone() },
+        Filter { search: Some("größ".into()), ..all.clone() },
+    ];
+    for filter in filters {
+        assert_eq!(store.fetch(&filter, None, None, 10).unwrap().entries, [tagged.clone()], "{filter:?}");
+        let none = Filter { app: Some(AppId::from_random(2)), ..filter };
+        assert_eq!(store.fetch(&none, None, None, 10).unwrap().entries, []);
+    }
+    assert_eq!(texts(&store.fetch(&Filter::task(TaskId::from_random(20)), None, None, 10).unwrap()), ["other\n"]);
+    let function = Filter { function: Some(FunctionId::from_random(200)), ..all };
+    assert_eq!(texts(&store.fetch(&function, None, None, 10).unwrap()), ["other\n"]);
+}
+
+#[test]
+fn a_restart_keeps_lines_and_cursors_and_cuts_a_torn_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open(dir.path()).unwrap();
+    store.append(&line(1, 1, "one\n")).unwrap();
+    let middle: Cursor = store.end().to_string().parse().unwrap();
+    store.append(&line(2, 1, "two\n")).unwrap();
+    drop(store);
+    let file = dir.path().join("0000000000000001.log");
+    let mut bytes = fs::read(&file).unwrap();
+    let whole = bytes.len();
+    bytes.extend_from_slice(&[90, 0, 0, 0, 1, 2, 3]);
+    fs::write(&file, bytes).unwrap();
+
+    let store = LogStore::open(dir.path()).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().len(), whole as u64);
+    store.append(&line(3, 1, "three\n")).unwrap();
+    assert_eq!(texts(&store.fetch(&of_app(1), None, None, 10).unwrap()), ["one\n", "two\n", "three\n"]);
+    assert_eq!(texts(&store.read_after(&of_app(1), middle).unwrap()), ["two\n", "three\n"]);
+    assert_eq!(store.read_after(&of_app(1), store.end()).unwrap().entries, []);
+}
+
+#[test]
+fn a_damaged_record_hides_its_file_not_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open_with(dir.path(), Options { file_bytes: 1, ..Options::default() }).unwrap();
+    ["one\n", "two\n", "three\n"].iter().zip(1..).for_each(|(text, time)| store.append(&line(time, 1, text)).unwrap());
+    let file = dir.path().join("0000000000000002.log");
+    let mut bytes = fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&file, bytes).unwrap();
+    assert_eq!(texts(&store.fetch(&of_app(1), None, None, 10).unwrap()), ["one\n", "three\n"]);
+    assert_eq!(texts(&store.read_after(&of_app(1), Cursor::START).unwrap()), ["one\n", "three\n"]);
+}
+
+#[test]
+fn the_store_is_bounded_and_says_what_an_app_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open_with(dir.path(), small()).unwrap();
+    let start = store.end();
+    (1..=200).for_each(|time| store.append(&line(time, 1, "0123456789\n")).unwrap());
+    store.append(&line(300, 2, "calm\n")).unwrap();
+    let on_disk: u64 = fs::read_dir(dir.path()).unwrap().map(|item| item.unwrap().metadata().unwrap().len()).sum();
+    assert!(on_disk < 8000, "{on_disk} bytes");
+    for store in [store.clone(), LogStore::open_with(dir.path(), small()).unwrap()] {
+        let batch = store.fetch(&of_app(1), None, None, 1000).unwrap();
+        let kept = batch.entries.len() - 1;
+        assert_eq!(texts(&batch)[0], format!("[{} older lines were dropped: a node keeps 0 MiB of logs]\n", 200 - kept));
+        assert_eq!(batch.entries[0].stream, Stream::System);
+        assert_eq!(texts(&store.fetch(&of_app(1), None, None, 2).unwrap()), ["0123456789\n"; 2], "not in place of a line");
+        assert_eq!(texts(&store.fetch(&of_app(2), None, None, 9).unwrap()), ["calm\n"], "who lost nothing is told nothing");
+        assert_eq!(store.read_after(&of_app(1), start).unwrap().entries.len(), kept, "an old cursor goes on at the oldest line");
+    }
+}
+
+#[tokio::test]
+async fn a_follower_is_woken_by_its_own_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open(dir.path()).unwrap();
+    let (reader, begin) = (store.clone(), store.end());
+    let following = tokio::spawn(async move { reader.follow(&of_app(1), begin, SOON).await.unwrap() });
+    store.append(&line(1, 2, "not mine\n")).unwrap();
+    store.append(&line(2, 1, "mine\n")).unwrap();
+    let batch = following.await.unwrap();
+    assert_eq!(texts(&batch), ["mine\n"]);
+    let empty = store.follow(&of_app(1), batch.cursor, Duration::from_millis(1)).await.unwrap();
+    assert_eq!((empty.entries.len(), empty.cursor), (0, store.end()));
+}
+
+#[tokio::test]
+async fn following_batch_by_batch_gives_every_line_once_across_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open_with(dir.path(), Options { file_bytes: 20_000, ..Options::default() }).unwrap();
+    let total = FOLLOW_ENTRIES_MAX * 2 + 500;
+    let writer = store.clone();
+    let writing = std::thread::spawn(move || {
+        for number in 0..total {
+            writer.append(&line(number as u64, 1, &format!("{number}\n"))).unwrap();
+        }
+    });
+    let (mut cursor, mut seen) = (Cursor::START, Vec::new());
+    while seen.len() < total {
+        let batch = store.follow(&of_app(1), cursor, SOON).await.unwrap();
+        assert!(!batch.entries.is_empty() && batch.entries.len() <= FOLLOW_ENTRIES_MAX);
+        seen.extend(batch.entries.iter().map(|entry| entry.timestamp_ns as usize));
+        cursor = batch.cursor;
+    }
+    writing.join().unwrap();
+    assert!(seen.into_iter().eq(0..total));
+}
+
+/// `cargo test -p shoal-worker --release measure -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn measure_lines_a_second_and_latency() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open(dir.path()).unwrap();
+    let entry = line(1, 1, &"x".repeat(100));
+    for (batch, total) in [(1, 200_000), (100, 1_000_000)] {
+        let entries = vec![entry.clone(); batch];
+        let began = Instant::now();
+        (0..total / batch).for_each(|_| store.append_all(&entries).unwrap());
+        println!("batches of {batch}: {} lines/s", (total as f64 / began.elapsed().as_secs_f64()) as u64);
+    }
+    let mut worst = Duration::ZERO;
+    for _ in 0..100 {
+        let (reader, end) = (store.clone(), store.end());
+        let following = tokio::spawn(async move { reader.follow(&of_app(1), end, SOON).await.map(|_| Instant::now()) });
+        tokio::task::yield_now().await;
+        let began = Instant::now();
+        store.append(&entry).unwrap();
+        worst = worst.max(following.await.unwrap().unwrap() - began);
+    }
+    println!("worst latency of a follower: {worst:?}");
+    let began = Instant::now();
+    assert_eq!(store.fetch(&of_app(1), None, None, 100).unwrap().entries.len(), 100);
+    println!("fetch of 100 of 1.2 million: {:?}", began.elapsed());
+}
