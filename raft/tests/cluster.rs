@@ -1,0 +1,295 @@
+//! Several nodes in one process, joined by a network in memory that can be cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shoal_raft::{Error, Options, Peer, Raft, Transport, Tuning, Unsent, first_difference};
+use shoal_state::{Command, NodeId};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// Where requests find their node, and which pairs can't talk.
+#[derive(Debug, Default)]
+struct Net {
+    nodes: Mutex<BTreeMap<NodeId, Raft>>,
+    cut_off: Mutex<BTreeSet<NodeId>>,
+}
+
+#[derive(Debug)]
+struct Wire {
+    from: NodeId,
+    net: Arc<Net>,
+}
+
+impl Transport for Wire {
+    fn call<'a>(
+        &'a self,
+        peer: &'a Peer,
+        request: bytes::Bytes,
+        _patience: Duration,
+    ) -> futures::future::BoxFuture<'a, Result<bytes::Bytes, Unsent>> {
+        Box::pin(async move {
+            if self.net.is_cut(self.from, peer.node) {
+                return Err(Unsent::Unreachable { why: "the wire is cut".into() });
+            }
+            let raft = self.net.nodes.lock().unwrap().get(&peer.node).cloned();
+            let raft = raft.ok_or_else(|| Unsent::Unreachable { why: "nobody listens".into() })?;
+            let answer = raft.answer(request).await.map_err(|why| Unsent::Lost { why: why.to_string() })?;
+            if self.net.is_cut(self.from, peer.node) {
+                return Err(Unsent::Lost { why: "the wire was cut".into() });
+            }
+            Ok(answer)
+        })
+    }
+}
+
+impl Net {
+    fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
+        let cut = self.cut_off.lock().unwrap();
+        cut.contains(&one) || cut.contains(&other)
+    }
+}
+
+struct Cluster {
+    net: Arc<Net>,
+    dirs: BTreeMap<NodeId, TempDir>,
+    tuning: Tuning,
+}
+
+fn id(number: u128) -> NodeId {
+    NodeId::from_random(number)
+}
+
+fn set(key: impl ToString, value: impl ToString) -> Command {
+    Command::SetSetting { key: key.to_string(), value: value.to_string() }
+}
+
+fn peer(node: NodeId) -> Peer {
+    Peer { node, address: format!("{node}:7470") }
+}
+
+fn tuning() -> Tuning {
+    Tuning {
+        heartbeat: Duration::from_millis(100),
+        election_min: Duration::from_millis(500),
+        election_max: Duration::from_millis(1000),
+        ..Tuning::default()
+    }
+}
+
+impl Cluster {
+    /// Starts `voters` nodes that all vote.
+    async fn new(voters: u128, tuning: Tuning) -> Self {
+        let mut cluster = Self { net: Arc::default(), dirs: BTreeMap::new(), tuning };
+        let founder = cluster.start(id(1)).await;
+        founder.bootstrap_alone().await.unwrap();
+        for number in 2..=voters {
+            cluster.start(id(number)).await;
+            founder.add_learner(peer(id(number))).await.unwrap();
+        }
+        founder.set_voters(&(1..=voters).map(id).collect::<Vec<_>>()).await.unwrap();
+        cluster
+    }
+
+    async fn start(&mut self, node: NodeId) -> Raft {
+        let dir = self.dirs.entry(node).or_insert_with(|| tempfile::tempdir().unwrap());
+        let options = Options {
+            dir: dir.path().to_owned(),
+            node,
+            address: peer(node).address,
+            transport: Arc::new(Wire { from: node, net: self.net.clone() }),
+            tuning: self.tuning,
+        };
+        let raft = Raft::open(options).await.unwrap();
+        self.net.nodes.lock().unwrap().insert(node, raft.clone());
+        raft
+    }
+
+    async fn stop(&self, node: NodeId) {
+        let raft = self.net.nodes.lock().unwrap().remove(&node).unwrap();
+        raft.shutdown().await;
+    }
+
+    fn node(&self, node: NodeId) -> Raft {
+        self.net.nodes.lock().unwrap()[&node].clone()
+    }
+
+    fn others(&self, node: NodeId) -> Vec<Raft> {
+        self.net.nodes.lock().unwrap().values().filter(|raft| raft.node() != node).cloned().collect()
+    }
+
+    /// Waits until these nodes agree on a leader among themselves.
+    async fn leader_among(&self, nodes: &[Raft]) -> Raft {
+        let ids: BTreeSet<_> = nodes.iter().map(Raft::node).collect();
+        let mut found = None;
+        until("a leader that all know", || {
+            let leaders: BTreeSet<_> = nodes.iter().map(|raft| raft.leader().map(|peer| peer.node)).collect();
+            found = leaders.first().copied().flatten().filter(|leader| leaders.len() == 1 && ids.contains(leader));
+            found.is_some()
+        })
+        .await;
+        self.node(found.unwrap())
+    }
+
+    async fn end(self) {
+        let nodes: Vec<_> = self.net.nodes.lock().unwrap().keys().copied().collect();
+        for node in nodes {
+            self.stop(node).await;
+        }
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(30)
+}
+
+#[tokio::test]
+async fn any_node_takes_proposals_and_sees_them_and_all_give_the_same_answers() {
+    let cluster = Cluster::new(3, tuning()).await;
+    for number in 1..=3 {
+        let raft = cluster.node(id(number));
+        raft.propose_by(&[set(number, "here")], soon()).await.unwrap();
+        assert!(raft.local().settings.contains_key(&number.to_string()), "node {number} does not see its own write");
+        for reader in 1..=3 {
+            let state = cluster.node(id(reader)).read_latest_by(soon()).await.unwrap();
+            assert_eq!(state.settings.len() as u128, number, "node {reader} reads an old state");
+        }
+    }
+    let far = cluster.node(id(2)).propose(vec![Command::SetVersion { version: u32::MAX }]).await.unwrap_err();
+    assert!(matches!(far, Error::VersionUnknown { .. }), "{far}");
+    // Enough entries for a mark, from all sides at once.
+    let calls = (0..1200).map(|n| {
+        let raft = cluster.node(id(1 + n % 3));
+        tokio::spawn(async move {
+            for m in 0..5 {
+                raft.propose_by(&[set(n, m)], soon()).await.unwrap();
+            }
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+    while cluster.node(id(1)).status().last_log < 1000 {
+        cluster.node(id(1)).propose_by(&[set("more", 1)], soon()).await.unwrap();
+    }
+    let mut marks = Vec::new();
+    for number in 1..=3 {
+        cluster.node(id(number)).read_latest_by(soon()).await.unwrap();
+        marks.push(cluster.node(id(number)).status().marks);
+    }
+    assert!(marks[0].iter().any(|mark| mark.index == shoal_raft::MARK_EVERY));
+    assert_eq!(first_difference(&marks[0], &marks[1]).or(first_difference(&marks[0], &marks[2])), None);
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_learner_that_joins_after_a_snapshot_and_a_purge_gets_the_snapshot_and_then_the_log() {
+    let tuning = Tuning { snapshot_every: 20, entries_kept: 0, ..tuning() };
+    let mut cluster = Cluster::new(1, tuning).await;
+    let founder = cluster.node(id(1));
+    for n in 0..100 {
+        founder.propose_by(&[set(n, "x".repeat(2000))], soon()).await.unwrap();
+    }
+    until("a purge", || founder.status().purged > 50).await;
+    let learner = cluster.start(id(2)).await;
+    founder.add_learner(peer(id(2))).await.unwrap();
+    until("the learner to have everything", || learner.local() == founder.local()).await;
+    assert!(learner.watch().borrow().replaced > 0, "it did not come by a snapshot");
+    founder.propose_by(&[set("later", 1)], soon()).await.unwrap();
+    until("the learner to follow the log", || learner.local().settings.contains_key("later")).await;
+    // It starts again from the snapshot it was sent.
+    cluster.stop(id(2)).await;
+    founder.propose_by(&[set("meanwhile", 1)], soon()).await.unwrap();
+    let learner = cluster.start(id(2)).await;
+    assert!(learner.local().settings.len() > 50);
+    until("the learner to catch up", || learner.local() == founder.local()).await;
+    assert_eq!(founder.status().learners, [peer(id(2))]);
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn when_the_leader_stops_another_takes_over_and_nothing_that_was_acknowledged_is_lost() {
+    let mut cluster = Cluster::new(3, tuning()).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let leader = cluster.leader_among(&all).await;
+    let writer = cluster.others(leader.node())[0].clone();
+    let acknowledged = Arc::new(Mutex::new(Vec::new()));
+    let writing = tokio::spawn({
+        let (writer, acknowledged) = (writer.clone(), acknowledged.clone());
+        async move {
+            for n in 0..300 {
+                // One that was lost on the way may or may not have been applied.
+                if writer.propose_by(&[set(n, n)], soon()).await.is_ok() {
+                    acknowledged.lock().unwrap().push(n);
+                }
+            }
+        }
+    });
+    until("some writes", || acknowledged.lock().unwrap().len() > 50).await;
+    cluster.stop(leader.node()).await;
+    let new_leader = cluster.leader_among(&cluster.others(leader.node())).await;
+    assert_ne!(new_leader.node(), leader.node());
+    writing.await.unwrap();
+    let acknowledged = acknowledged.lock().unwrap().clone();
+    assert!(acknowledged.len() >= 290, "only {} of 300 writes went through a failover", acknowledged.len());
+    let back = cluster.start(leader.node()).await;
+    let state = back.read_latest_by(soon()).await.unwrap();
+    for n in acknowledged {
+        assert_eq!(state.settings[&n.to_string()], n.to_string());
+    }
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_is_cut_off_confirms_no_read_and_gives_up_what_it_could_not_commit() {
+    let cluster = Cluster::new(3, tuning()).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let old = cluster.leader_among(&all).await;
+    cluster.net.cut_off.lock().unwrap().insert(old.node());
+    let new = cluster.leader_among(&cluster.others(old.node())).await;
+    new.propose_by(&[set("side", "majority")], soon()).await.unwrap();
+    // The old leader still takes itself for one.
+    assert!(old.leads());
+    let read = old.read_latest_by(Instant::now() + Duration::from_secs(1)).await;
+    assert!(matches!(read, Err(Error::Unconfirmed { .. } | Error::NoLeader { .. })), "{:?}", read.map(|state| state.settings));
+    let hasty = old.propose_by(&[set("hasty", "minority")], Instant::now() + Duration::from_millis(300)).await;
+    assert!(matches!(hasty, Err(Error::Unanswered { .. })), "{hasty:?}");
+    let patient = tokio::spawn({
+        let old = old.clone();
+        async move { old.propose_by(&[set("patient", "either")], soon()).await }
+    });
+    until("the proposal to be in its log", || old.status().last_log > old.status().applied + 1).await;
+    cluster.net.cut_off.lock().unwrap().clear();
+    // What is cut from its log was surely not applied, so the call goes on with the new leader.
+    patient.await.unwrap().unwrap();
+    let state = old.read_latest_by(soon()).await.unwrap();
+    assert_eq!(state.settings["side"], "majority");
+    assert_eq!(state.settings["patient"], "either");
+    assert!(!state.settings.contains_key("hasty"));
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_be_reached_is_named() {
+    let cluster = Cluster::new(3, tuning()).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let leader = cluster.leader_among(&all).await;
+    let follower = cluster.others(leader.node())[0].clone();
+    cluster.net.cut_off.lock().unwrap().insert(follower.node());
+    let refused = follower.propose_by(&[set("a", 1)], Instant::now() + Duration::from_millis(200)).await.unwrap_err();
+    match &refused {
+        Error::LeaderUnreachable { leader: named, .. } => assert_eq!(*named, leader.node()),
+        other => panic!("{other}"),
+    }
+    assert!(refused.to_string().contains("the wire is cut"), "{refused}");
+    cluster.end().await;
+}
