@@ -1,0 +1,482 @@
+//! The one owner of a node's calls: takes requests, writes records, keeps time, answers.
+//!
+//! It lives on a thread of its own, so that neither a write that the disk holds up nor a busy server delays the other. One turn
+//! of its loop takes what has come, applies the rules to all of it, writes all records in one go, and then answers: many
+//! callers share a write, and those who wait for the disk share a sync.
+//!
+//! When the log fails the owner ends, and every request is answered with why: what was not acknowledged may or may not be in
+//! the log, and only a start from the log says which.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use shoal_state::model::Shard;
+use shoal_state::{NodeId, ShardId, TaskId};
+use shoal_storage::log::{self, Log, Position};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::model::{Load, Millis};
+use super::record::{NotARecord, Record};
+use super::rules::{Answer, Effect, Request, Rules, Ticket};
+use super::state::CallsState;
+use crate::shards::{self, Append, Counted, Draft, Kind, Mark, Replicas, Role, Shards, StoreError};
+
+/// How many requests may wait for the owner. More wait in their callers.
+pub(super) const REQUESTS_WAITING_MAX: usize = 4096;
+
+/// How many requests one turn takes.
+const REQUESTS_AT_ONCE: usize = 128;
+
+/// Records that nobody waits for are synced after this time at the latest.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// The load is told so often at most; the first input of a pool without a waiting task is told at once.
+const LOAD_EVERY: Duration = Duration::from_millis(10);
+
+/// How often log space is looked after. Who reads a record at an old place has this long to finish.
+const COLLECT_EVERY: Duration = Duration::from_secs(60);
+
+/// Names the start of the machine.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// How the calls of a node are kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Their folder.
+    pub dir: PathBuf,
+    /// This node.
+    pub node: NodeId,
+    /// Size of a segment of the log.
+    pub segment_bytes: u64,
+}
+
+impl Options {
+    /// Returns the usual ones.
+    pub fn new(dir: impl Into<PathBuf>, node: NodeId) -> Self {
+        Self { dir: dir.into(), node, segment_bytes: 64 << 20 }
+    }
+}
+
+/// Why calls cannot be opened, or have ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Failed {
+    /// The log or a shard failed.
+    #[error("the shards in {} failed", dir.display())]
+    Shards {
+        /// Their folder.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// A record of calls cannot be understood.
+    #[error("{shard} has a record of calls that cannot be read, number {index}")]
+    Record {
+        /// Its shard.
+        shard: ShardId,
+        /// Its index.
+        index: u64,
+        /// Why.
+        #[source]
+        source: NotARecord,
+    },
+    /// The thread cannot be started, or the machine's boot cannot be told.
+    #[error("cannot {what}")]
+    System {
+        /// What.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An answer, with where in the log its payloads stand, one for each item.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) answer: Answer,
+    pub(super) places: Vec<Position>,
+}
+
+/// What reaches the owner.
+#[derive(Debug)]
+pub(super) enum Event {
+    Ask { request: Request, reply: oneshot::Sender<Reply> },
+    Configure { shards: Vec<(ShardId, Shard)>, reply: oneshot::Sender<()> },
+    Received { append: Append, reply: oneshot::Sender<Result<Mark, crate::shards::replica::Refused>> },
+    Acked { from: NodeId, shard: ShardId, epoch: u64, far: Counted },
+    Feed { shard: ShardId, tail: Mark, reply: oneshot::Sender<Append> },
+    Stop { reply: oneshot::Sender<()> },
+}
+
+/// Who waits for an answer.
+struct Waiting {
+    reply: oneshot::Sender<Reply>,
+    /// For a lease: what to take back when nobody is there any more.
+    lease: Option<(TaskId, String)>,
+}
+
+/// Heads of records found at start, until their shards are told apart.
+type Heads = HashMap<(ShardId, u64), Record>;
+
+/// What waits for the disk: up to which index of which shard.
+struct Syncing {
+    done: shoal_storage::Synced<log::Error>,
+    shards: Vec<(ShardId, u64)>,
+}
+
+pub(super) struct Driver {
+    dir: PathBuf,
+    rules: Rules,
+    shards: Shards,
+    heads: Heads,
+    /// The start of the machine that the folder does not know of yet.
+    new_boot: Option<String>,
+    clock: Clock,
+    waiting: HashMap<Ticket, Waiting>,
+    next_ticket: Ticket,
+    load: watch::Sender<Arc<Load>>,
+    load_told: Instant,
+    load_dirty: bool,
+    syncing: Option<Syncing>,
+    synced_at: Instant,
+    collected_at: Instant,
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+/// Wall-clock time that never goes back or jumps: read once, then counted on.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    began: Instant,
+    began_ms: Millis,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { began: Instant::now(), began_ms: u64::try_from(since.as_millis()).unwrap_or(0) }
+    }
+
+    fn now(&self) -> Millis {
+        self.began_ms + u64::try_from(self.began.elapsed().as_millis()).unwrap_or(0)
+    }
+
+    /// Returns the instant at which [`Self::now`] gives `at`.
+    fn instant(&self, at: Millis) -> Instant {
+        self.began + Duration::from_millis(at.saturating_sub(self.began_ms))
+    }
+}
+
+impl Driver {
+    /// Opens the log and reads what it holds. Blocks for as long as that takes.
+    pub(super) fn open(options: &Options, peers: Option<Box<dyn Replicas>>, load: watch::Sender<Arc<Load>>) -> Result<Self, Failed> {
+        let dir = options.dir.clone();
+        let boot = read_boot(Path::new(BOOT_ID))?;
+        let known = std::fs::read_to_string(boot_file(&dir)).unwrap_or_default();
+        let options = shards::Options {
+            node: options.node,
+            machine_restarted: known != boot && !known.is_empty(),
+            segment_bytes: options.segment_bytes,
+        };
+        let (mut heads, mut unreadable) = (Heads::new(), None);
+        let shards = Shards::open(&dir, &options, peers, |header, body| {
+            if header.kind != Kind::Calls {
+                return;
+            }
+            match Record::decode(body) {
+                Ok((record, _)) => drop(heads.insert((header.shard, header.mark.index), record)),
+                Err(source) => {
+                    unreadable = Some(Failed::Record { shard: header.shard, index: header.mark.index, source });
+                }
+            }
+        });
+        let shards = shards.map_err(|source| Failed::Shards { dir: dir.clone(), source })?;
+        if let Some(failed) = unreadable {
+            return Err(failed);
+        }
+        let now = Instant::now();
+        Ok(Self {
+            dir,
+            rules: Rules::new(),
+            shards,
+            heads,
+            new_boot: (known != boot).then_some(boot),
+            clock: Clock::start(),
+            waiting: HashMap::new(),
+            next_ticket: 0,
+            load,
+            load_told: now,
+            load_dirty: false,
+            syncing: None,
+            synced_at: now,
+            collected_at: now,
+            stopping: None,
+        })
+    }
+
+    pub(super) fn log(&self) -> Log {
+        self.shards.log().clone()
+    }
+
+    /// Runs until the last handle is gone or something asks to stop, or the log fails.
+    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Result<(), Failed> {
+        let ended = self.turns(&mut events).await;
+        events.close();
+        let last = self.shards.log().sync().map_err(StoreError::from);
+        ended.and(last).map_err(|source| Failed::Shards { dir: self.dir.clone(), source })?;
+        if let Some(reply) = self.stopping.take() {
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    async fn turns(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<(), StoreError> {
+        let mut batch = Vec::with_capacity(REQUESTS_AT_ONCE);
+        while self.stopping.is_none() {
+            let wake = tokio::time::Instant::from_std(self.wake_at());
+            let syncing = async {
+                match &mut self.syncing {
+                    Some(syncing) => (&mut syncing.done).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                taken = events.recv_many(&mut batch, REQUESTS_AT_ONCE) => if taken == 0 { return Ok(()) },
+                done = syncing => { done?; self.synced(); }
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            for event in batch.drain(..) {
+                self.take(event)?;
+            }
+            self.rules.tick(self.clock.now());
+            self.settle()?;
+            self.look_after()?;
+        }
+        Ok(())
+    }
+
+    /// Returns when there is something to do without an event.
+    fn wake_at(&self) -> Instant {
+        let mut at = self.collected_at + COLLECT_EVERY;
+        if let Some(due) = self.rules.next_at() {
+            at = at.min(self.clock.instant(due));
+        }
+        if self.load_dirty {
+            at = at.min(self.load_told + LOAD_EVERY);
+        }
+        if self.syncing.is_none() && self.shards.has_unsynced() {
+            at = at.min(self.synced_at + SYNC_EVERY);
+        }
+        at
+    }
+
+    fn take(&mut self, event: Event) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        match event {
+            Event::Ask { request, reply } => self.ask(now, request, Some(reply)),
+            Event::Configure { shards, reply } => {
+                for (shard, config) in shards {
+                    self.settle()?;
+                    self.configure(now, shard, config)?;
+                }
+                self.heads = Heads::new();
+                self.remember_boot();
+                let _ = reply.send(());
+            }
+            Event::Received { append, reply } => {
+                let _ = reply.send(match self.shards.receive(&append) {
+                    Ok(mark) => Ok(mark),
+                    Err(StoreError::Refused(refused)) => Err(refused),
+                    Err(error) => return Err(error),
+                });
+            }
+            Event::Acked { from, shard, epoch, far } => {
+                // An acknowledgement of another epoch says nothing about this one.
+                if let Ok(counted) = self.shards.acked(from, shard, epoch, far) {
+                    self.rules.counted(now, shard, counted.written, counted.synced);
+                }
+            }
+            Event::Feed { shard, tail, reply } => {
+                let _ = reply.send(self.shards.feed(shard, tail, FEED_BYTES_MAX)?);
+            }
+            Event::Stop { reply } => self.stopping = Some(reply),
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, now: Millis, request: Request, reply: Option<oneshot::Sender<Reply>>) {
+        self.next_ticket += 1;
+        let lease = match &request {
+            Request::Lease(request) => Some((request.task, request.key.clone())),
+            _ => None,
+        };
+        if let Some(reply) = reply {
+            self.waiting.insert(self.next_ticket, Waiting { reply, lease });
+        }
+        self.rules.handle(now, self.next_ticket, request);
+    }
+
+    /// Applies what Raft decided about a shard.
+    fn configure(&mut self, now: Millis, shard: ShardId, config: Shard) -> Result<(), StoreError> {
+        let home = config.home;
+        let role = self.shards.adopt(shard, config)?;
+        let next = self.shards.replica(shard).tail().index + 1;
+        match (role, self.rules.state(shard).is_some()) {
+            (Role::Home, true) => self.rules.skip_to(shard, next),
+            (Role::Home, false) => {
+                let state = self.rebuild(shard)?;
+                self.rules.enter(now, shard, state, next);
+            }
+            _ => self.rules.leave(now, shard, Some(home)),
+        }
+        let Counted { written, synced } = self.shards.replica(shard).counted();
+        self.rules.counted(now, shard, written, synced);
+        Ok(())
+    }
+
+    fn rebuild(&mut self, shard: ShardId) -> Result<CallsState, StoreError> {
+        let mut state = CallsState::default();
+        for slot in self.shards.index(shard).iter().filter(|slot| slot.header.kind == Kind::Calls) {
+            let index = slot.header.mark.index;
+            let record = match self.heads.remove(&(shard, index)) {
+                Some(record) => record,
+                None => {
+                    let bytes = self.shards.log().read(slot.position)?;
+                    let read = Record::decode(&bytes[shards::record::HEADER_BYTES..]);
+                    read.map_err(|source| StoreError::Body { shard, index, source: Box::new(source) })?.0
+                }
+            };
+            state.apply(index, &record);
+        }
+        Ok(state)
+    }
+
+    /// Notes in the folder that this start of the machine is known, once no shard waits because of it.
+    fn remember_boot(&mut self) {
+        if ShardId::all().any(|shard| self.shards.replica(shard).role() == Role::Suspect) {
+            return;
+        }
+        if let Some(boot) = self.new_boot.take()
+            && let Err(error) = std::fs::write(boot_file(&self.dir), &boot)
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "cannot note the start of the machine");
+            self.new_boot = Some(boot);
+        }
+    }
+
+    /// Does what the rules want: writes, then answers; until nothing is left.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        loop {
+            let effects = self.rules.take_effects();
+            if effects.is_empty() {
+                return Ok(());
+            }
+            let mut answers = Vec::new();
+            let mut drafts = Vec::new();
+            let mut indexes = Vec::new();
+            for effect in effects {
+                match effect {
+                    Effect::Append { shard, index, record, payload } => {
+                        let (owner, body) = (record.call().bits(), [record.encode(), payload]);
+                        drafts.push(Draft { shard, kind: Kind::Calls, owner, body });
+                        indexes.push(index);
+                    }
+                    Effect::Drop { shard, index, call } => {
+                        let body = [Bytes::new(), Bytes::new()];
+                        drafts.push(Draft { shard, kind: Kind::Dropped, owner: call.bits(), body });
+                        indexes.push(index);
+                    }
+                    Effect::Answer { ticket, answer } => answers.push((ticket, answer)),
+                }
+            }
+            self.write(&drafts, &indexes)?;
+            for (ticket, answer) in answers {
+                self.answer(ticket, answer);
+            }
+        }
+    }
+
+    fn write(&mut self, drafts: &[Draft], indexes: &[u64]) -> Result<(), StoreError> {
+        if drafts.is_empty() {
+            return Ok(());
+        }
+        let marks = self.shards.append(drafts)?;
+        let as_foreseen = marks.iter().zip(indexes).all(|(mark, index)| mark.index == *index);
+        assert!(as_foreseen, "records got other indexes than the rules gave them");
+        let touched: BTreeSet<ShardId> = drafts.iter().map(|draft| draft.shard).collect();
+        let now = self.clock.now();
+        for shard in touched {
+            let Counted { written, synced } = self.shards.replica(shard).counted();
+            self.rules.counted(now, shard, written, synced);
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        let Some(Waiting { reply, lease }) = self.waiting.remove(&ticket) else { return };
+        let places = self.places(&answer);
+        if reply.send(Reply { answer, places }).is_err()
+            && let Some((task, key)) = lease
+        {
+            self.ask(self.clock.now(), Request::Undelivered { task, key }, None);
+        }
+    }
+
+    /// Returns where the payloads of an answer stand.
+    fn places(&self, answer: &Answer) -> Vec<Position> {
+        let place = |shard: Option<ShardId>, index| {
+            let slot = shard.and_then(|shard| self.shards.index(shard).get(index));
+            slot.map_or(Position::START, |slot| slot.position)
+        };
+        match answer {
+            Answer::Outputs(found) => found.items.iter().map(|item| place(item.input.shard(), item.entry.index)).collect(),
+            Answer::Leased(leased) => leased.iter().map(|item| place(item.input.shard(), item.payload)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Begins a sync if one is wanted, tells the load if it changed, gives back space.
+    fn look_after(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let due = now >= self.synced_at + SYNC_EVERY && self.shards.has_unsynced();
+        if self.syncing.is_none() && (self.rules.wants_sync() || due) {
+            let shards = self.shards.take_unsynced();
+            self.syncing = Some(Syncing { done: self.shards.log().sync_async(), shards });
+            self.synced_at = now;
+        }
+        let (changed, woken) = self.rules.take_load_changes();
+        self.load_dirty |= changed;
+        if woken || (self.load_dirty && now >= self.load_told + LOAD_EVERY) {
+            self.load.send_replace(Arc::new(self.rules.load()));
+            (self.load_dirty, self.load_told) = (false, now);
+        }
+        if now >= self.collected_at + COLLECT_EVERY {
+            self.collected_at = now;
+            self.shards.collect()?;
+        }
+        Ok(())
+    }
+
+    fn synced(&mut self) {
+        let Some(syncing) = self.syncing.take() else { return };
+        let now = self.clock.now();
+        for (shard, index) in syncing.shards {
+            let Counted { written, synced } = self.shards.synced(shard, index);
+            self.rules.counted(now, shard, written, synced);
+        }
+    }
+}
+
+/// How many bytes of records are read at once for a node that catches up.
+const FEED_BYTES_MAX: u64 = 4 << 20;
+
+fn boot_file(dir: &Path) -> PathBuf {
+    dir.with_extension("boot")
+}
+
+fn read_boot(path: &Path) -> Result<String, Failed> {
+    std::fs::read_to_string(path).map_err(|source| Failed::System { what: format!("read {}", path.display()), source })
+}

@@ -1,0 +1,438 @@
+//! [`Calls`]: the calls of a node, for everyone who is not their owner.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_state::model::Shard;
+use shoal_state::{CallId, FunctionId, InputId, NodeId, ShardId, TaskId};
+use shoal_storage::log::{self, Log, Position};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::driver::{Driver, Event, Failed, Options, REQUESTS_WAITING_MAX, Reply};
+use super::model::{
+    CallInfo, Cancelled, Entry, InputInfo, LeaseRequest, Leased, LeasedInput, Load, Lost, NewInput, OpenCall, Outcome, Output, Outputs,
+    PutInput, Refused, RetryInput, Status,
+};
+use super::record::{NotARecord, Record};
+use super::rules::{Answer, LeasedAt, OutputsAt, Request};
+use crate::shards::record::HEADER_BYTES;
+use crate::shards::{Append, Counted, Mark, Replicas};
+
+/// How much longer than it asked to wait a request waits for its answer: for the queue and the disk.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a node may take to read the records of shards that come home.
+const CONFIGURE_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Up to so many records are read from the log on the spot; more are read on a thread for blocking work.
+const READ_INLINE_MAX: usize = 16;
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The answer is no.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The answer did not come in time. Trying again may help.
+    #[error("waited {waited:?} for the calls of this node to {what}")]
+    Late {
+        /// What was asked.
+        what: &'static str,
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The calls of this node have ended, and the node must start anew.
+    #[error("the calls of this node have ended: {why}")]
+    Ended {
+        /// Why.
+        why: String,
+    },
+    /// A payload cannot be read from the log.
+    #[error("the payload of {what} cannot be read")]
+    Payload {
+        /// Of what.
+        what: String,
+        /// Why.
+        #[source]
+        source: log::Error,
+    },
+    /// A payload cannot be understood.
+    #[error("the record of {what} cannot be understood")]
+    Record {
+        /// Of what.
+        what: String,
+        /// Why.
+        #[source]
+        source: NotARecord,
+    },
+    /// Another home's records are refused.
+    #[error(transparent)]
+    Replica(#[from] crate::shards::replica::Refused),
+}
+
+/// A handle on the calls of a node; clones share it. They end when the last handle is gone.
+#[derive(Debug, Clone)]
+pub struct Calls {
+    events: mpsc::Sender<Event>,
+    log: Log,
+    load: watch::Receiver<Arc<Load>>,
+    ended: Arc<OnceLock<String>>,
+}
+
+impl Calls {
+    /// Opens the calls in a folder, on a thread of their own. Blocks while the log is read.
+    ///
+    /// No shard is at home here before [`Self::configure`] says so. `peers` is the way to other nodes; a cluster of one has none.
+    pub fn open(options: &Options, peers: Option<Box<dyn Replicas>>) -> Result<Self, Failed> {
+        let (events, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let (told, load) = watch::channel(Arc::default());
+        let driver = Driver::open(options, peers, told)?;
+        let log = driver.log();
+        let ended: Arc<OnceLock<String>> = Arc::default();
+        let why = ended.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source| Failed::System { what, source }
+        };
+        let runtime = runtime.map_err(failed("make a runtime for calls"))?;
+        let run = move || {
+            let ended = runtime.block_on(driver.run(requests));
+            let _ = why.set(match ended {
+                Ok(()) => "they were stopped".to_owned(),
+                Err(failed) => explain(&failed),
+            });
+        };
+        std::thread::Builder::new().name("calls".to_owned()).spawn(run).map_err(failed("start the thread of calls"))?;
+        Ok(Self { events, log, load, ended })
+    }
+
+    /// Writes and syncs what there is, and ends. Later requests are answered with [`Error::Ended`].
+    pub async fn stop(&self) -> Result<(), Error> {
+        let (reply, stopped) = oneshot::channel();
+        self.send(Event::Stop { reply }).await?;
+        self.wait("stop", Duration::ZERO, stopped).await
+    }
+
+    /// Waits until the calls have ended, and returns why. The node must then start anew.
+    pub async fn ended(&self) -> String {
+        self.events.closed().await;
+        self.why()
+    }
+
+    /// Applies what Raft decided about shards, in order. Older epochs are ignored.
+    ///
+    /// Inherited inputs of a shard that comes home are held back, see [`Self::reports_complete`].
+    pub async fn configure(&self, shards: Vec<(ShardId, Shard)>) -> Result<(), Error> {
+        let (reply, done) = oneshot::channel();
+        self.send(Event::Configure { shards, reply }).await?;
+        self.wait("take the shards over", CONFIGURE_DEADLINE, done).await
+    }
+
+    /// Takes records from a shard's home. Returns the last one this node has: the acknowledgement.
+    pub async fn receive(&self, append: Append) -> Result<Mark, Error> {
+        let (reply, mark) = oneshot::channel();
+        self.send(Event::Received { append, reply }).await?;
+        Ok(self.wait("take records", Duration::ZERO, mark).await??)
+    }
+
+    /// Notes how far another node has come with a shard that is at home here.
+    pub async fn acked(&self, from: NodeId, shard: ShardId, epoch: u64, far: Counted) -> Result<(), Error> {
+        self.send(Event::Acked { from, shard, epoch, far }).await
+    }
+
+    /// Reads records for a node that catches up and whose log of the shard ends at `tail`.
+    pub async fn feed(&self, shard: ShardId, tail: Mark) -> Result<Append, Error> {
+        let (reply, append) = oneshot::channel();
+        self.send(Event::Feed { shard, tail, reply }).await?;
+        self.wait("read records", Duration::ZERO, append).await
+    }
+
+    /// Opens a call, unless it is open already.
+    pub async fn open_call(&self, open: OpenCall) -> Result<(), Error> {
+        self.done("open a call", Request::Open(open)).await
+    }
+
+    /// Opens a call and puts its first inputs, in one go. As [`Self::open_call`] and [`Self::put_inputs`].
+    pub async fn open_call_with(&self, open: OpenCall, items: Vec<NewInput>, key: &str) -> Result<Vec<PutInput>, Error> {
+        let call = open.call;
+        let opened = self.ask(Request::Open(open)).await?;
+        let put = self.ask(Request::Put { call, items, key: key.to_owned() }).await?;
+        done(self.wait("open a call", Duration::ZERO, opened).await?)?;
+        put_inputs(self.wait("put inputs", Duration::ZERO, put).await?)
+    }
+
+    /// Puts inputs, once for each key: the same key gets the same ids.
+    ///
+    /// A cancelled call's inputs are [`Status::Terminated`] at once.
+    pub async fn put_inputs(&self, call: CallId, items: Vec<NewInput>, key: &str) -> Result<Vec<PutInput>, Error> {
+        let request = Request::Put { call, items, key: key.to_owned() };
+        put_inputs(self.answer("put inputs", Duration::ZERO, request).await?)
+    }
+
+    /// Says that no more inputs are put: a reader who has all outputs then need not wait for more.
+    pub async fn finish_inputs(&self, call: CallId) -> Result<(), Error> {
+        self.done("end the inputs of a call", Request::FinishInputs { call }).await
+    }
+
+    /// Lets inputs be tried again, once for each key. Returns each with the number of its current try, in order.
+    ///
+    /// An earlier output is gone; a task that still works on the earlier try is told not to. A cancelled input stays as it is.
+    pub async fn retry_inputs(&self, items: Vec<RetryInput>, key: &str) -> Result<Vec<(InputId, u32)>, Error> {
+        let request = Request::Retry { items, key: key.to_owned() };
+        match self.answer("retry inputs", Duration::ZERO, request).await?.answer {
+            Answer::Retried(retried) => Ok(retried),
+            other => Err(not_expected(other)),
+        }
+    }
+
+    /// Returns outputs after `after`, at most `max`; waits until there is one, the call is over, or `wait` is over.
+    ///
+    /// Anyone may read again from any place for as long as the call is kept: 7 days after its last output, or 10 minutes after
+    /// a reader who set `clear_on_success` had all of them.
+    pub async fn outputs(&self, call: CallId, after: Entry, max: usize, wait: Duration, clear_on_success: bool) -> Result<Outputs, Error> {
+        let request = Request::Outputs { call, after, max, wait_ms: millis(wait), clear: clear_on_success };
+        let reply = self.answer("read outputs", wait, request).await?;
+        match reply.answer {
+            Answer::Outputs(found) => self.read_outputs(found, reply.places).await,
+            other => Err(not_expected(other)),
+        }
+    }
+
+    /// Gives a task inputs to work on: the oldest that wait, at most `max`.
+    ///
+    /// A repeated key gets the same inputs again, as far as they have no outcome. A lease is not a record: see
+    /// [`Self::adopt`].
+    pub async fn lease(&self, request: LeaseRequest) -> Result<Leased, Error> {
+        let wait = Duration::from_millis(request.wait_ms);
+        let reply = self.answer("lease inputs", wait, Request::Lease(request)).await?;
+        match reply.answer {
+            Answer::Leased(leased) => Ok(Leased::Inputs(self.read_inputs(leased, reply.places).await?)),
+            Answer::Stop => Ok(Leased::Stop),
+            other => Err(not_expected(other)),
+        }
+    }
+
+    /// Brings outcomes. Answers when they count; also for those that were dropped, because another was first.
+    ///
+    /// `task` is who brings them; none for the platform itself. A failure that is tried again makes no output.
+    pub async fn finish(&self, task: Option<TaskId>, outcomes: Vec<Outcome>) -> Result<(), Error> {
+        self.done("write outcomes", Request::Finish { task, outcomes }).await
+    }
+
+    /// Says that a task has ended, however. Its inputs go on as `lost` says; the task is told to stop should it ask again.
+    ///
+    /// Must be called for every task that ever asked for inputs, or it is kept in memory.
+    pub async fn task_lost(&self, task: TaskId, lost: Lost) -> Result<(), Error> {
+        self.done("give up a task", Request::TaskLost { task, lost }).await
+    }
+
+    /// Gives a task no further inputs: it is told to stop when it asks.
+    pub async fn stop_task(&self, task: TaskId) -> Result<(), Error> {
+        self.done("stop a task", Request::StopTask { task }).await
+    }
+
+    /// Ends all inputs of a pool that no task has, with this status and exactly this result.
+    pub async fn fail_pool(&self, pool: FunctionId, status: Status, result: Bytes) -> Result<(), Error> {
+        self.done("fail waiting inputs", Request::FailPool { pool, status, result }).await
+    }
+
+    /// Cancels a call with all its inputs, also those put later. What waits is [`Status::Terminated`] at once; tasks are told by
+    /// [`Self::held_cancels`] what not to go on with, and after a grace it is `Terminated` too.
+    pub async fn cancel_call(&self, call: CallId) -> Result<Cancelled, Error> {
+        self.cancel(Request::CancelCall { call }).await
+    }
+
+    /// Cancels some inputs, as [`Self::cancel_call`] does.
+    pub async fn cancel_inputs(&self, inputs: Vec<InputId>) -> Result<Cancelled, Error> {
+        self.cancel(Request::CancelInputs { inputs }).await
+    }
+
+    /// Cancels all calls of these pools that are not over: for an app that stops.
+    pub async fn cancel_pools(&self, pools: Vec<FunctionId>) -> Result<Cancelled, Error> {
+        self.cancel(Request::CancelPools { pools }).await
+    }
+
+    async fn cancel(&self, request: Request) -> Result<Cancelled, Error> {
+        match self.answer("cancel", Duration::ZERO, request).await?.answer {
+            Answer::Cancelled(cancelled) => Ok(cancelled),
+            other => Err(not_expected(other)),
+        }
+    }
+
+    /// Returns which of its inputs a task should not go on with; waits until there is one or `wait` is over.
+    ///
+    /// An input is named again by a later request when it has no outcome 10 s after it was named.
+    pub async fn held_cancels(&self, task: TaskId, wait: Duration) -> Result<Vec<InputId>, Error> {
+        let request = Request::HeldCancels { task, wait_ms: millis(wait) };
+        match self.answer("wait for cancellations", wait, request).await?.answer {
+            Answer::HeldCancels(inputs) => Ok(inputs),
+            other => Err(not_expected(other)),
+        }
+    }
+
+    /// Says what a live task runs, after a restart or a move of the shard.
+    pub async fn adopt(&self, task: TaskId, pool: FunctionId, inputs: Vec<InputId>) -> Result<(), Error> {
+        self.done("adopt a task", Request::Adopt { task, pool, inputs }).await
+    }
+
+    /// Says that every node has reported what its tasks run: the inherited inputs that nobody runs may be leased.
+    pub async fn reports_complete(&self) -> Result<(), Error> {
+        self.done("release inherited inputs", Request::ReportsComplete).await
+    }
+
+    /// Returns what a call is and how far it has come.
+    pub async fn info(&self, call: CallId) -> Result<CallInfo, Error> {
+        let mut infos = self.infos(Request::Info { call }).await?;
+        infos.pop().ok_or(Error::Refused(Refused::NoCall { call }))
+    }
+
+    /// Returns the inputs of a call and where each stands.
+    pub async fn inputs(&self, call: CallId) -> Result<Vec<InputInfo>, Error> {
+        match self.answer("list inputs", Duration::ZERO, Request::Inputs { call }).await?.answer {
+            Answer::Inputs(inputs) => Ok(inputs),
+            other => Err(not_expected(other)),
+        }
+    }
+
+    /// Returns the calls of a function that are kept here, oldest first.
+    pub async fn calls_of(&self, function: FunctionId) -> Result<Vec<CallInfo>, Error> {
+        self.infos(Request::CallsOf { function }).await
+    }
+
+    /// Returns the calls kept here that an input's code made, oldest first.
+    pub async fn children_of(&self, input: InputId) -> Result<Vec<CallInfo>, Error> {
+        self.infos(Request::Children { input }).await
+    }
+
+    async fn infos(&self, request: Request) -> Result<Vec<CallInfo>, Error> {
+        match self.answer("look calls up", Duration::ZERO, request).await?.answer {
+            Answer::Infos(infos) => Ok(infos),
+            other => Err(not_expected(other)),
+        }
+    }
+
+    /// Returns a watch of how busy everything is. It changes at once when a pool gets an input and no task waits for one.
+    pub fn load(&self) -> watch::Receiver<Arc<Load>> {
+        self.load.clone()
+    }
+
+    async fn done(&self, what: &'static str, request: Request) -> Result<(), Error> {
+        done(self.answer(what, Duration::ZERO, request).await?)
+    }
+
+    async fn answer(&self, what: &'static str, wait: Duration, request: Request) -> Result<Reply, Error> {
+        let answer = self.ask(request).await?;
+        self.wait(what, wait, answer).await
+    }
+
+    async fn ask(&self, request: Request) -> Result<oneshot::Receiver<Reply>, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Event::Ask { request, reply }).await?;
+        Ok(answer)
+    }
+
+    async fn send(&self, event: Event) -> Result<(), Error> {
+        match tokio::time::timeout(ANSWER_DEADLINE, self.events.send(event)).await {
+            Ok(sent) => sent.map_err(|_| Error::Ended { why: self.why() }),
+            Err(_) => Err(Error::Late { what: "take a request", waited: ANSWER_DEADLINE }),
+        }
+    }
+
+    async fn wait<T>(&self, what: &'static str, wait: Duration, answer: oneshot::Receiver<T>) -> Result<T, Error> {
+        let waited = wait + ANSWER_DEADLINE;
+        match tokio::time::timeout(waited, answer).await {
+            Ok(answer) => answer.map_err(|_| Error::Ended { why: self.why() }),
+            Err(_) => Err(Error::Late { what, waited }),
+        }
+    }
+
+    fn why(&self) -> String {
+        self.ended.get().cloned().unwrap_or_else(|| "they are stopping".to_owned())
+    }
+
+    async fn read_outputs(&self, found: OutputsAt, places: Vec<Position>) -> Result<Outputs, Error> {
+        let bodies = self.read(places, |number| format!("the output of input {}", found.items[number].input)).await?;
+        let outputs = found.items.iter().zip(bodies).map(|(item, (record, result))| {
+            let (started_ms, at_ms, task) = match record {
+                Record::Outcome { started_ms, at_ms, task, .. } => (started_ms, at_ms, task),
+                _ => (0, 0, None),
+            };
+            let (idx, input, entry) = (item.idx, item.input, item.entry);
+            let (retry_count, status) = (item.retry_count, item.status);
+            Output { idx, input, entry, retry_count, status, result, started_ms, at_ms, task }
+        });
+        Ok(Outputs { items: outputs.collect(), last: found.last, unfinished: found.unfinished })
+    }
+
+    async fn read_inputs(&self, leased: Vec<LeasedAt>, places: Vec<Position>) -> Result<Vec<LeasedInput>, Error> {
+        let bodies = self.read(places, |number| format!("input {}", leased[number].input)).await?;
+        let inputs = leased.iter().zip(bodies).map(|(item, (_, payload))| LeasedInput {
+            call: item.call,
+            input: item.input,
+            idx: item.idx,
+            retry_count: item.retry_count,
+            invocation: item.invocation,
+            function: item.function,
+            payload,
+        });
+        Ok(inputs.collect())
+    }
+
+    /// Reads records from the log. A few are read on the spot: what was written lately is in memory, and a thread costs more.
+    async fn read(&self, places: Vec<Position>, what: impl Fn(usize) -> String) -> Result<Vec<(Record, Bytes)>, Error> {
+        let log = self.log.clone();
+        let inline = places.len() <= READ_INLINE_MAX;
+        let read = move || places.into_iter().map(|place| log.read(place)).collect::<Vec<_>>();
+        let records = if inline {
+            read()
+        } else {
+            let read = tokio::task::spawn_blocking(read).await;
+            read.map_err(|_| Error::Ended { why: "the thread that read for a caller is gone".to_owned() })?
+        };
+        records.into_iter().enumerate().map(|(number, record)| parts(record, || what(number))).collect()
+    }
+}
+
+/// Takes a record of the log apart: its head, and what follows.
+fn parts(record: log::Result<Bytes>, what: impl Fn() -> String) -> Result<(Record, Bytes), Error> {
+    let record = record.map_err(|source| Error::Payload { what: what(), source })?;
+    let body = record.slice(HEADER_BYTES.min(record.len())..);
+    let (head, at) = Record::decode(&body).map_err(|source| Error::Record { what: what(), source })?;
+    Ok((head, body.slice(at..)))
+}
+
+fn done(reply: Reply) -> Result<(), Error> {
+    match reply.answer {
+        Answer::Done => Ok(()),
+        other => Err(not_expected(other)),
+    }
+}
+
+fn put_inputs(reply: Reply) -> Result<Vec<PutInput>, Error> {
+    match reply.answer {
+        Answer::Put(put) => Ok(put),
+        other => Err(not_expected(other)),
+    }
+}
+
+/// Returns the no that came in place of the expected answer.
+fn not_expected(answer: Answer) -> Error {
+    match answer {
+        Answer::Refused(refused) => Error::Refused(refused),
+        // Each request has one kind of answer besides a refusal: anything else is a bug of the rules.
+        other => unreachable!("the rules gave {other:?} to another kind of request"),
+    }
+}
+
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Writes an error with all its causes.
+fn explain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

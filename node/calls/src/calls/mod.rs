@@ -1,0 +1,37 @@
+//! Calls: what is asked of functions, who works on it, and what came out; records of shards.
+//!
+//! A *call* is one `.remote()`, `.spawn()` or `.map()`. It has *inputs*; each has one *output* in the end. Containers (*tasks*)
+//! **lease** inputs from the *pool* of their function and bring **outcomes**. The first outcome that counts, of an input's
+//! current `retry_count`, is its output for every reader and for ever; later ones are answered "fine" and dropped, because
+//! containers repeat what is answered with an error.
+//!
+//! | file | subject |
+//! |---|---|
+//! | [`model`] | the words: what goes in, what comes out |
+//! | [`record`] | what is written to the shard's log |
+//! | [`state`] | what follows from the records; pure |
+//! | [`rules`] | who gets which input when, who is told what; pure, with `now` and everything that is not a record: queues, leases, waiting readers |
+//! | [`driver`] | the one owner of all of it: writes records, keeps time, answers |
+//! | [`handle`] | [`Calls`]: what everyone else holds |
+//! | [`streams`] | data of generators and web bodies: not records |
+//!
+//! **What lasts.** What is a record outlives the process, and with partners the machine: calls, inputs, outcomes, retries, cancellations.
+//! Leases do not: after a restart an input without an outcome waits again, except where a live task says that it still runs it
+//! ([`Calls::adopt`]). Inherited inputs are held back until all such reports are in ([`Calls::reports_complete`]), or for
+//! [`rules::REPORTS_WAIT_MS`].
+//!
+//! **Once.** Ids are derived from the request's idempotency key, so that a repeated request finds what the first one made. A
+//! repeated lease finds its key at its task.
+//!
+//! **Memory** holds an index: about 200 bytes an input, none of its payload.
+
+pub mod driver;
+pub mod handle;
+pub mod model;
+pub mod record;
+pub mod rules;
+pub mod state;
+pub mod streams;
+
+pub use handle::{Calls, Error};
+pub use model::*;

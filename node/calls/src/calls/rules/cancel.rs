@@ -1,0 +1,96 @@
+//! Cancelling: what waits ends at once, what runs is told through its task's heartbeat.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use shoal_state::{CallId, FunctionId, InputId};
+
+use super::queue::Place;
+use super::{Answer, Needs, Rules, Ticket};
+use crate::calls::model::{Cancelled, Millis, Outcome, Refused, Status};
+use crate::calls::record::Record;
+
+impl Rules {
+    pub(super) fn cancel_call(&mut self, now: Millis, ticket: Ticket, call: CallId) -> Result<(), Refused> {
+        self.call(call)?;
+        let (mut cancelled, mut needs) = (Cancelled::default(), Vec::new());
+        self.cancel_whole(now, call, &mut cancelled, &mut needs);
+        self.answer_after(ticket, &needs, Answer::Cancelled(cancelled));
+        Ok(())
+    }
+
+    pub(super) fn cancel_pools(&mut self, now: Millis, ticket: Ticket, pools: &[FunctionId]) -> Result<(), Refused> {
+        let (mut cancelled, mut needs) = (Cancelled::default(), Vec::new());
+        for pool in pools {
+            for call in self.of_pool.get(pool).cloned().unwrap_or_default() {
+                if self.call(call)?.1.unfinished() > 0 {
+                    self.cancel_whole(now, call, &mut cancelled, &mut needs);
+                }
+            }
+        }
+        self.answer_after(ticket, &needs, Answer::Cancelled(cancelled));
+        Ok(())
+    }
+
+    pub(super) fn cancel_inputs(&mut self, now: Millis, ticket: Ticket, inputs: &[InputId]) -> Result<(), Refused> {
+        let mut calls: BTreeMap<CallId, Vec<InputId>> = BTreeMap::new();
+        for input in inputs {
+            let (_, known, _) = self.input(*input)?.ok_or(Refused::NoInput { input: *input })?;
+            if known.output.is_none() {
+                calls.entry(known.call).or_default().push(*input);
+            }
+        }
+        let (mut cancelled, mut needs) = (Cancelled::default(), Vec::new());
+        for (call, inputs) in calls {
+            self.cancel(now, call, inputs.clone(), inputs, &mut cancelled, &mut needs);
+        }
+        self.answer_after(ticket, &needs, Answer::Cancelled(cancelled));
+        Ok(())
+    }
+
+    fn cancel_whole(&mut self, now: Millis, call: CallId, cancelled: &mut Cancelled, needs: &mut Vec<Needs>) {
+        let Ok((_, known)) = self.call(call) else { return };
+        let unfinished = |input: &&InputId| self.known(**input).is_some_and(|(_, input, _)| input.output.is_none());
+        let inputs: Vec<InputId> = known.inputs.iter().filter(unfinished).copied().collect();
+        self.cancel(now, call, Vec::new(), inputs, cancelled, needs);
+    }
+
+    /// Cancels inputs of one call, and says so in the log as `named`: the inputs, or none for all.
+    fn cancel(
+        &mut self,
+        now: Millis,
+        call: CallId,
+        named: Vec<InputId>,
+        inputs: Vec<InputId>,
+        cancelled: &mut Cancelled,
+        needs: &mut Vec<Needs>,
+    ) {
+        let Ok((shard, known)) = self.call(call) else { return };
+        let (durable, whole, mut index) = (known.open.invocation.durable(), known.cancelled, known.last);
+        if !(whole && named.is_empty()) {
+            index = self.append(shard, Record::Cancelled { call, inputs: named, at_ms: now }, Bytes::new());
+        }
+        let mut idle = Vec::new();
+        for input in inputs {
+            match self.places.get(&input) {
+                Some(Place::Running(_)) => {
+                    let Some(task) = self.set_backstop(now, input) else { continue };
+                    self.tell_cancelled(now, task, input);
+                    cancelled.running.push((task, input));
+                }
+                // A task may turn out to run it: then that one ends it, else it ends when the reports are in.
+                Some(Place::Held { .. }) => {}
+                _ => idle.extend(self.known(input).map(|(_, known, _)| (input, known.retry_count))),
+            }
+        }
+        index = self.end_together(now, call, &idle, Status::Terminated, &Bytes::new()).unwrap_or(index);
+        needs.push(Needs { shard, index, durable });
+    }
+
+    /// Ends a cancelled input of which its task has not said a word.
+    pub(super) fn cancel_late(&mut self, now: Millis, input: InputId) {
+        let Some((_, known, _)) = self.known(input) else { return };
+        let retry_count = known.retry_count;
+        self.resolve(now, None, Outcome { input, retry_count, status: Status::Terminated, result: Bytes::new() });
+    }
+}

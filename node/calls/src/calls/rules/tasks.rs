@@ -1,0 +1,261 @@
+//! Tasks: what each has, what it was told, how it ends.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+
+use bytes::Bytes;
+use shoal_state::{FunctionId, InputId, ShardId, TaskId};
+
+use super::queue::Place;
+use super::{Answer, Due, LOST_MAX, LeasedAt, Rules, Ticket, TimerKey};
+use crate::calls::model::{Lost, Millis, Outcome, Refused, Status, TaskLoad};
+
+/// How many requests for inputs a task's answers are kept of. A container asks one at a time and repeats at once.
+const LEASES_KEPT: usize = 4;
+
+/// A cancellation is told again when there is no outcome after this time: the answer to the heartbeat may have been lost.
+const TOLD_AGAIN_MS: u64 = 10_000;
+
+/// How many ended tasks are remembered, to tell latecomers to stop.
+const ENDED_KEPT: usize = 10_000;
+
+/// A task that asked for work.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) pool: Option<FunctionId>,
+    running: BTreeSet<InputId>,
+    leases: VecDeque<(String, Vec<InputId>)>,
+    /// Cancelled inputs, with when it was told last.
+    cancels: BTreeMap<InputId, Option<Millis>>,
+    heartbeat: Option<(Ticket, TimerKey)>,
+    pub(super) stopping: bool,
+    idle_since_ms: Option<Millis>,
+}
+
+impl Task {
+    fn new(now: Millis) -> Self {
+        Self {
+            pool: None,
+            running: BTreeSet::new(),
+            leases: VecDeque::new(),
+            cancels: BTreeMap::new(),
+            heartbeat: None,
+            stopping: false,
+            idle_since_ms: Some(now),
+        }
+    }
+
+    pub(super) fn load(&self) -> TaskLoad {
+        TaskLoad { pool: self.pool, running: self.running_count(), idle_since_ms: self.idle_since_ms }
+    }
+
+    pub(super) fn running_count(&self) -> u32 {
+        u32::try_from(self.running.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn begins(&mut self, input: InputId) {
+        self.running.insert(input);
+        self.idle_since_ms = None;
+    }
+
+    pub(super) fn done_with(&mut self, now: Millis, input: InputId) {
+        self.cancels.remove(&input);
+        self.running.remove(&input);
+        if self.running.is_empty() && self.idle_since_ms.is_none() {
+            self.idle_since_ms = Some(now);
+        }
+    }
+
+    pub(super) fn remember(&mut self, key: String, inputs: Vec<InputId>) {
+        self.leases.push_back((key, inputs));
+        if self.leases.len() > LEASES_KEPT {
+            self.leases.pop_front();
+        }
+    }
+
+    /// Takes the cancellations that it has not been told of, or long ago.
+    fn untold(&mut self, now: Millis) -> Vec<InputId> {
+        let mut untold = Vec::new();
+        for (input, told) in &mut self.cancels {
+            if told.is_none_or(|at| now >= at + TOLD_AGAIN_MS) {
+                *told = Some(now);
+                untold.push(*input);
+            }
+        }
+        untold
+    }
+}
+
+/// The tasks that ended last.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    order: VecDeque<TaskId>,
+    tasks: HashSet<TaskId>,
+}
+
+impl Ended {
+    pub(super) fn contains(&self, task: TaskId) -> bool {
+        self.tasks.contains(&task)
+    }
+
+    fn insert(&mut self, task: TaskId) {
+        if self.tasks.insert(task) {
+            self.order.push_back(task);
+        }
+        if self.order.len() > ENDED_KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.tasks.remove(&oldest);
+        }
+    }
+}
+
+impl Rules {
+    pub(super) fn task_mut(&mut self, now: Millis, task: TaskId) -> &mut Task {
+        self.tasks.entry(task).or_insert_with(|| Task::new(now))
+    }
+
+    /// Returns what the task was given for this key before, as far as it still has it.
+    pub(super) fn leased_before(&self, task: TaskId, key: &str) -> Vec<LeasedAt> {
+        let Some(known) = self.tasks.get(&task) else { return Vec::new() };
+        let inputs = known.leases.iter().rev().find(|(of, _)| of == key).map(|(_, inputs)| &inputs[..]);
+        let has = |input: &&InputId| known.running.contains(*input);
+        inputs.unwrap_or_default().iter().filter(has).filter_map(|input| self.leased_at(*input)).collect()
+    }
+
+    pub(super) fn undelivered(&mut self, now: Millis, ticket: Ticket, task: TaskId, key: &str) -> Result<(), Refused> {
+        for leased in self.leased_before(task, key) {
+            self.back_in_queue(now, leased.input);
+        }
+        self.answer(ticket, Answer::Done);
+        Ok(())
+    }
+
+    /// Puts an input that a task has back where it stood in the queue.
+    fn back_in_queue(&mut self, now: Millis, input: InputId) {
+        let Some(pool) = self.known(input).map(|(_, _, call)| call.open.pool) else { return };
+        if let Some(place) = self.unplace(now, input, pool) {
+            self.enqueue(now, input, Some(place.order()));
+            self.serve(now, pool);
+        }
+    }
+
+    pub(super) fn task_lost(&mut self, now: Millis, ticket: Ticket, task: TaskId, lost: &Lost) -> Result<(), Refused> {
+        self.ended.insert(task);
+        self.stop_waiting(task);
+        let gone = self.tasks.remove(&task);
+        self.load_changed |= gone.is_some();
+        let mut needs = Vec::new();
+        for input in gone.map(|task| task.running).unwrap_or_default() {
+            needs.extend(self.lost_input(now, task, input, lost));
+        }
+        self.answer_after(ticket, &needs, Answer::Done);
+        Ok(())
+    }
+
+    fn lost_input(&mut self, now: Millis, task: TaskId, input: InputId, lost: &Lost) -> Option<super::Needs> {
+        let (_, known, _) = self.known(input)?;
+        let (retry_count, cancelled) = (known.retry_count, known.cancelled);
+        let outcome = |status, result: &Bytes| Outcome { input, retry_count, status, result: result.clone() };
+        if cancelled {
+            return self.resolve(now, Some(task), outcome(Status::Terminated, &Bytes::new()));
+        }
+        let result = match lost {
+            Lost::Crashed { result } => return self.resolve(now, Some(task), outcome(Status::Failed, result)),
+            Lost::Platform { result } => result,
+        };
+        let times = self.lost.entry(input).or_default();
+        *times += 1;
+        if *times >= LOST_MAX {
+            return self.resolve(now, Some(task), outcome(Status::Platform, result));
+        }
+        self.back_in_queue(now, input);
+        None
+    }
+
+    /// Tells whatever request of the task waits that there is nothing more to come.
+    fn stop_waiting(&mut self, task: TaskId) {
+        let mut parked: Vec<Ticket> =
+            self.parked.iter().filter(|(_, parked)| parked.request.task == task).map(|(ticket, _)| *ticket).collect();
+        parked.sort_unstable();
+        for ticket in parked {
+            self.unpark(ticket);
+            self.answer(ticket, Answer::Stop);
+        }
+        self.heartbeat_late(task);
+    }
+
+    pub(super) fn stop_task(&mut self, now: Millis, ticket: Ticket, task: TaskId) -> Result<(), Refused> {
+        if !self.ended.contains(task) {
+            self.task_mut(now, task).stopping = true;
+        }
+        self.stop_waiting(task);
+        self.answer(ticket, Answer::Done);
+        Ok(())
+    }
+
+    pub(super) fn held_cancels(&mut self, now: Millis, ticket: Ticket, task: TaskId, wait_ms: u64) -> Result<(), Refused> {
+        self.heartbeat_late(task);
+        if self.ended.contains(task) {
+            self.answer(ticket, Answer::HeldCancels(Vec::new()));
+            return Ok(());
+        }
+        let untold = self.task_mut(now, task).untold(now);
+        if !untold.is_empty() || wait_ms == 0 {
+            self.answer(ticket, Answer::HeldCancels(untold));
+            return Ok(());
+        }
+        let timer = self.timers.set(now + wait_ms, Due::Heartbeat(task));
+        self.task_mut(now, task).heartbeat = Some((ticket, timer));
+        Ok(())
+    }
+
+    pub(super) fn heartbeat_late(&mut self, task: TaskId) {
+        let held = self.tasks.get_mut(&task).and_then(|task| task.heartbeat.take());
+        if let Some((ticket, timer)) = held {
+            self.timers.unset(timer);
+            self.answer(ticket, Answer::HeldCancels(Vec::new()));
+        }
+    }
+
+    /// Tells a task, by its heartbeat, not to go on with an input.
+    pub(super) fn tell_cancelled(&mut self, now: Millis, task: TaskId, input: InputId) {
+        let Some(known) = self.tasks.get_mut(&task) else { return };
+        known.cancels.entry(input).or_insert(None);
+        let Some((ticket, timer)) = known.heartbeat.take() else { return };
+        let untold = known.untold(now);
+        self.timers.unset(timer);
+        self.answer(ticket, Answer::HeldCancels(untold));
+    }
+
+    pub(super) fn adopt(&mut self, now: Millis, ticket: Ticket, task: TaskId, pool: FunctionId, inputs: &[InputId]) -> Result<(), Refused> {
+        if !self.ended.contains(task) {
+            self.task_mut(now, task).pool = Some(pool);
+            for input in inputs {
+                self.adopt_input(now, task, *input);
+            }
+        }
+        self.answer(ticket, Answer::Done);
+        Ok(())
+    }
+
+    fn adopt_input(&mut self, now: Millis, task: TaskId, input: InputId) {
+        let Some((_, known, call)) = self.known(input) else { return };
+        let (pool, cancelled) = (call.open.pool, known.cancelled);
+        let Some(Place::Held { order } | Place::Waiting { order }) = self.places.get(&input).copied() else { return };
+        self.unplace(now, input, pool);
+        self.start(now, input, order, task);
+        if cancelled {
+            self.set_backstop(now, input);
+            self.tell_cancelled(now, task, input);
+        }
+    }
+
+    pub(super) fn reports_complete(&mut self, now: Millis, ticket: Ticket) -> Result<(), Refused> {
+        let waiting: Vec<ShardId> = self.homes.iter().filter(|(_, home)| home.reports.is_some()).map(|(id, _)| *id).collect();
+        for shard in waiting {
+            self.release_held(now, shard);
+        }
+        self.answer(ticket, Answer::Done);
+        Ok(())
+    }
+}

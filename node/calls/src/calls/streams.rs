@@ -1,0 +1,383 @@
+//! Data streams: what generators yield and what web requests and answers carry. Not records.
+//!
+//! A stream is named by [`StreamKey`]: an input (or a whole call), the attempt, and the direction. Its chunks are numbered from 1, are
+//! put in order and may be read again from any place. The first [`MEMORY_BYTES_MAX`] bytes of a stream are in memory, the rest
+//! in a file of this node; a stream of [`STREAM_BYTES_MAX`] whose readers are behind takes no more until they catch up.
+//!
+//! Caveats: streams live as long as this process and no longer; a reader then gets [`Error::Unknown`], and a writer begins
+//! anew. They are removed with their call ([`Streams::remove_call`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use shoal_state::{CallId, InputId};
+use tokio::sync::Notify;
+
+/// How many bytes of one stream are held in memory. What comes beyond goes to a file.
+pub const MEMORY_BYTES_MAX: u64 = 4 << 20;
+
+/// How many bytes of one stream may lie ahead of its fastest reader. A writer waits for the reader then.
+pub const STREAM_BYTES_MAX: u64 = 256 << 20;
+
+/// The longest chunk.
+pub const CHUNK_BYTES_MAX: usize = 17 << 20;
+
+/// Which way a stream runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// To the container.
+    In,
+    /// From the container.
+    Out,
+}
+
+/// Names a stream.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamKey {
+    /// The call it belongs to.
+    pub call: CallId,
+    /// The input, where it belongs to one.
+    pub input: Option<InputId>,
+    /// The attempt: each begins anew. Empty where there is only one.
+    pub attempt: String,
+    /// Which way it runs.
+    pub direction: Direction,
+}
+
+/// A chunk with its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataChunk {
+    /// From 1.
+    pub index: u64,
+    /// Its bytes.
+    pub data: Bytes,
+}
+
+/// What went wrong with a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The chunk does not follow the ones before.
+    #[error("chunk {index} of a stream of call {call} was put where chunk {expected} belongs")]
+    OutOfOrder {
+        /// The call.
+        call: CallId,
+        /// The number it came with.
+        index: u64,
+        /// The number it should have.
+        expected: u64,
+    },
+    /// A chunk is too long.
+    #[error("a chunk of call {call} has {bytes} bytes: the limit is {CHUNK_BYTES_MAX}")]
+    TooLong {
+        /// The call.
+        call: CallId,
+        /// Its length.
+        bytes: usize,
+    },
+    /// Readers did not catch up in time.
+    #[error("waited {waited:?} for readers of a stream of call {call}, which are {STREAM_BYTES_MAX} bytes behind")]
+    Full {
+        /// The call.
+        call: CallId,
+        /// How long.
+        waited: Duration,
+    },
+    /// The call was removed while someone waited.
+    #[error("the streams of call {call} were removed")]
+    Unknown {
+        /// The call.
+        call: CallId,
+    },
+    /// The file of a long stream failed.
+    #[error("cannot {what} {}", path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The streams of this node; clones share them.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    calls: Mutex<HashMap<CallId, BTreeMap<StreamKey, Arc<Stream>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    content: Mutex<Content>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    chunks: Vec<Place>,
+    bytes: u64,
+    in_memory: u64,
+    file: Option<(Arc<File>, PathBuf, u64)>,
+    /// Bytes that the fastest reader has.
+    read: u64,
+    removed: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Memory(Bytes, u64),
+    File { offset: u64, length: usize, end: u64 },
+}
+
+impl Streams {
+    /// Keeps long streams in files in `dir`, and removes those of an earlier process.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::File { what, path, source }
+        };
+        if dir.exists() {
+            std::fs::remove_dir_all(dir).map_err(failed("remove", dir))?;
+        }
+        std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
+        Ok(Self { shared: Arc::new(Shared { dir: dir.to_owned(), calls: Mutex::default() }) })
+    }
+
+    /// Puts chunks at the end of a stream, in order. Those that are there already are passed over, so that a repeated request does
+    /// no harm. Waits up to `wait` while readers are too far behind.
+    pub async fn put(&self, key: &StreamKey, chunks: Vec<DataChunk>, wait: Duration) -> Result<(), Error> {
+        let stream = self.stream(key);
+        for chunk in chunks {
+            let put = async {
+                loop {
+                    let changed = stream.changed.notified();
+                    if self.try_put(&stream, key, &chunk)? {
+                        return Ok(());
+                    }
+                    changed.await;
+                }
+            };
+            match tokio::time::timeout(wait, put).await {
+                Ok(put) => put?,
+                Err(_) => return Err(Error::Full { call: key.call, waited: wait }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns false while the stream is full.
+    fn try_put(&self, stream: &Stream, key: &StreamKey, chunk: &DataChunk) -> Result<bool, Error> {
+        let length = chunk.data.len();
+        if length > CHUNK_BYTES_MAX {
+            return Err(Error::TooLong { call: key.call, bytes: length });
+        }
+        let mut content = stream.content.lock();
+        if content.removed {
+            return Err(Error::Unknown { call: key.call });
+        }
+        let expected = content.chunks.len() as u64 + 1;
+        if chunk.index < expected {
+            return Ok(true);
+        }
+        if chunk.index > expected {
+            return Err(Error::OutOfOrder { call: key.call, index: chunk.index, expected });
+        }
+        if content.bytes - content.read + length as u64 > STREAM_BYTES_MAX {
+            return Ok(false);
+        }
+        let place = self.place(&mut content, chunk)?;
+        content.chunks.push(place);
+        drop(content);
+        stream.changed.notify_waiters();
+        Ok(true)
+    }
+
+    fn place(&self, content: &mut Content, chunk: &DataChunk) -> Result<Place, Error> {
+        let length = chunk.data.len();
+        content.bytes += length as u64;
+        let end = content.bytes;
+        if content.in_memory + length as u64 <= MEMORY_BYTES_MAX {
+            content.in_memory += length as u64;
+            return Ok(Place::Memory(chunk.data.clone(), end));
+        }
+        if content.file.is_none() {
+            content.file = Some(self.new_file()?);
+        }
+        let Some((file, path, written)) = &mut content.file else { unreachable!("set just above") };
+        let offset = *written;
+        let wrote = file.write_all_at(&chunk.data, offset);
+        wrote.map_err(|source| Error::File { what: "write", path: path.clone(), source })?;
+        *written += length as u64;
+        Ok(Place::File { offset, length, end })
+    }
+
+    /// Makes a file and removes its name: its space is given back when the stream goes, whatever happens.
+    fn new_file(&self) -> Result<(Arc<File>, PathBuf, u64), Error> {
+        let path = self.shared.dir.join("stream");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let file = file.map_err(|source| Error::File { what: "create", path: path.clone(), source })?;
+        std::fs::remove_file(&path).map_err(|source| Error::File { what: "remove", path: path.clone(), source })?;
+        Ok((Arc::new(file), path, 0))
+    }
+
+    /// Returns chunks after the one numbered `after`, up to `bytes_max` bytes and at least one; waits up to `wait` for the first. Empty
+    /// when none came.
+    pub async fn get(&self, key: &StreamKey, after: u64, bytes_max: u64, wait: Duration) -> Result<Vec<DataChunk>, Error> {
+        let stream = self.stream(key);
+        let get = async {
+            loop {
+                let changed = stream.changed.notified();
+                let chunks = stream.read(key.call, after, bytes_max)?;
+                if !chunks.is_empty() {
+                    return Ok(chunks);
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(wait, get).await.unwrap_or_else(|_| Ok(Vec::new()))
+    }
+
+    /// Removes all streams of a call, with whoever waits at them.
+    pub fn remove_call(&self, call: CallId) {
+        let streams = self.shared.calls.lock().remove(&call).unwrap_or_default();
+        for stream in streams.into_values() {
+            stream.content.lock().removed = true;
+            stream.changed.notify_waiters();
+        }
+    }
+
+    fn stream(&self, key: &StreamKey) -> Arc<Stream> {
+        self.shared.calls.lock().entry(key.call).or_default().entry(key.clone()).or_default().clone()
+    }
+}
+
+impl Stream {
+    fn read(&self, call: CallId, after: u64, bytes_max: u64) -> Result<Vec<DataChunk>, Error> {
+        let (places, file) = {
+            let mut content = self.content.lock();
+            if content.removed {
+                return Err(Error::Unknown { call });
+            }
+            let from = usize::try_from(after).unwrap_or(usize::MAX).min(content.chunks.len());
+            let mut bytes = 0;
+            let fits = |place: &&Place| {
+                let first = bytes == 0;
+                bytes += place.length();
+                first || bytes <= bytes_max
+            };
+            let places: Vec<Place> = content.chunks[from..].iter().take_while(fits).cloned().collect();
+            if let Some(last) = places.last() {
+                content.read = content.read.max(last.end());
+            }
+            (places, content.file.as_ref().map(|(file, path, _)| (file.clone(), path.clone())))
+        };
+        self.changed.notify_waiters();
+        let read = |(index, place): (u64, Place)| {
+            let data = match place {
+                Place::Memory(data, _) => data,
+                Place::File { offset, length, .. } => {
+                    let Some((file, path)) = &file else { unreachable!("a chunk in the file is there after the file") };
+                    let mut data = vec![0; length];
+                    let read = file.read_exact_at(&mut data, offset);
+                    read.map_err(|source| Error::File { what: "read", path: path.clone(), source })?;
+                    data.into()
+                }
+            };
+            Ok(DataChunk { index, data })
+        };
+        (after + 1..).zip(places).map(read).collect()
+    }
+}
+
+impl Place {
+    /// Returns its length; an empty chunk counts as a byte, so that there is a first one.
+    fn length(&self) -> u64 {
+        match self {
+            Self::Memory(data, _) => data.len().max(1) as u64,
+            Self::File { length, .. } => (*length).max(1) as u64,
+        }
+    }
+
+    fn end(&self) -> u64 {
+        match self {
+            Self::Memory(_, end) | Self::File { end, .. } => *end,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> StreamKey {
+        let call = CallId::from_random(1);
+        StreamKey { call, input: None, attempt: String::new(), direction: Direction::Out }
+    }
+
+    fn chunk(index: u64, bytes: usize) -> DataChunk {
+        DataChunk { index, data: vec![u8::try_from(index % 251).unwrap(); bytes].into() }
+    }
+
+    const SOON: Duration = Duration::from_secs(10);
+    const NOW: Duration = Duration::ZERO;
+
+    #[tokio::test]
+    async fn chunks_are_read_in_order_again_and_again_also_from_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        let chunks: Vec<DataChunk> = (1..=12).map(|index| chunk(index, 1 << 20)).collect();
+        streams.put(&key(), chunks.clone(), SOON).await.unwrap();
+        streams.put(&key(), chunks[..3].to_vec(), SOON).await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(streams.get(&key(), 0, u64::MAX, NOW).await.unwrap(), chunks);
+            assert_eq!(streams.get(&key(), 6, 2 << 20, NOW).await.unwrap(), chunks[6..8]);
+        }
+        let ahead = streams.put(&key(), vec![chunk(14, 1)], SOON).await;
+        assert!(matches!(ahead, Err(Error::OutOfOrder { index: 14, expected: 13, .. })));
+    }
+
+    #[tokio::test]
+    async fn a_reader_is_woken_by_a_chunk_and_by_the_removal_of_its_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        let (key1, key2) = (key(), key());
+        let reader = streams.clone();
+        let read = tokio::spawn(async move { reader.get(&key1, 0, 1, SOON).await });
+        tokio::task::yield_now().await;
+        streams.put(&key(), vec![chunk(1, 0)], SOON).await.unwrap();
+        assert_eq!(read.await.unwrap().unwrap(), [chunk(1, 0)]);
+
+        let reader = streams.clone();
+        let read = tokio::spawn(async move { reader.get(&key2, 1, 1, SOON).await });
+        tokio::task::yield_now().await;
+        streams.remove_call(key().call);
+        assert!(matches!(read.await.unwrap(), Err(Error::Unknown { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_writer_waits_for_its_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        let chunks = (1..=16).map(|index| chunk(index, 16 << 20)).collect();
+        streams.put(&key(), chunks, SOON).await.unwrap();
+        let full = streams.put(&key(), vec![chunk(17, 1)], Duration::from_millis(10)).await;
+        assert!(matches!(full, Err(Error::Full { .. })));
+        let writer = streams.clone();
+        let put = tokio::spawn(async move { writer.put(&key(), vec![chunk(17, 1)], SOON).await });
+        streams.get(&key(), 0, 1, NOW).await.unwrap();
+        put.await.unwrap().unwrap();
+    }
+}

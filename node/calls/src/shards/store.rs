@@ -1,0 +1,373 @@
+//! All shards of a node on one log.
+//!
+//! Owned by one thread, which writes batches ([`Shards::append`]) and tells who is to be sent what through [`Replicas`].
+//! Reading a record needs no owner: [`Slot::position`] says where it stands, and [`Shards::log`] is a handle that anyone may use.
+//!
+//! Caveats: a node whose log lost its middle to damage does not start; the operator must let it join as a new one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use shoal_state::model::Shard;
+use shoal_state::{NodeId, ShardId};
+use shoal_storage::log::{self, Log, Position};
+
+use super::index::{Index, Release, Slot, Space};
+use super::record::{HEADER_BYTES, Header, Kind, NotARecord};
+use super::replica::{Counted, Mark, Refused, Replica, Role};
+
+/// How the shards of a node are kept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// This node.
+    pub node: NodeId,
+    /// The machine was started anew since the shards were last open: unsynced records may be missing.
+    pub machine_restarted: bool,
+    /// Size of a segment of the log.
+    pub segment_bytes: u64,
+}
+
+/// A record to be written.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// The shard it belongs to.
+    pub shard: ShardId,
+    /// What it is for.
+    pub kind: Kind,
+    /// What it belongs to within the shard.
+    pub owner: u128,
+    /// Its body in parts, which are written one after the other.
+    pub body: [Bytes; 2],
+}
+
+/// Records of one shard on their way from its home to another node.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The shard.
+    pub shard: ShardId,
+    /// The home's epoch. Records may be of older ones.
+    pub epoch: u64,
+    /// The record before the first one.
+    pub after: Mark,
+    /// The records, headers included.
+    pub records: Vec<Bytes>,
+}
+
+/// The way to the other nodes.
+pub trait Replicas: Send + 'static {
+    /// Sends records to a node, in order of the calls. Must not block: a peer that is slow or gone is the implementation's to deal
+    /// with; it tells the calls when the node has to be fed from an earlier record.
+    fn send(&mut self, to: NodeId, append: Append);
+}
+
+/// What went wrong in [`Shards`].
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The log failed. What was not acknowledged may or may not be there; nothing works until the node process starts anew.
+    #[error("the log of the shards failed")]
+    Log(#[from] log::Error),
+    /// A record cannot be understood.
+    #[error("the record at {position} of the log of the shards cannot be read")]
+    Record {
+        /// Where it stands.
+        position: Position,
+        /// Why not.
+        #[source]
+        source: NotARecord,
+    },
+    /// The body of a record cannot be understood.
+    #[error("record {index} of {shard} cannot be understood")]
+    Body {
+        /// Its shard.
+        shard: ShardId,
+        /// Its index.
+        index: u64,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The rules of the shard say no.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+struct One {
+    replica: Replica,
+    index: Index,
+    /// Where the log shows how far the shard has come.
+    tail_at: Position,
+    /// Written here and not yet synced: up to this index.
+    unsynced: Option<u64>,
+}
+
+/// The shards of this node.
+pub struct Shards {
+    log: Log,
+    me: NodeId,
+    shards: BTreeMap<ShardId, One>,
+    space: Space,
+    releasing: Option<Release>,
+    peers: Option<Box<dyn Replicas>>,
+}
+
+impl std::fmt::Debug for Shards {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shards").field("me", &self.me).field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    tail: Mark,
+    began: Vec<Mark>,
+    index: Index,
+    tail_at: Position,
+}
+
+impl Found {
+    fn take(&mut self, slot: Slot, space: &mut Space) {
+        let mark = slot.header.mark;
+        if slot.header.kind == Kind::Cut {
+            self.began.retain(|began| began.index <= mark.index);
+            let epoch = self.began.last().map_or(0, |began| began.epoch);
+            self.tail = Mark { epoch, index: mark.index };
+            self.tail_at = slot.position;
+        } else {
+            if slot.header.kind == Kind::Began && !self.began.contains(&mark) {
+                self.began.push(mark);
+                self.began.sort();
+            }
+            // What was carried forward stands behind records with greater marks.
+            if mark.index >= self.tail.index {
+                self.tail = mark;
+                self.tail_at = slot.position;
+            }
+        }
+        self.index.take(slot, space);
+    }
+}
+
+impl Shards {
+    /// Opens the log in `dir` and finds what lives in it. `seen` is called for each record in the order of the log, live or not:
+    /// with it a caller can keep what it needs of the bodies without reading them again.
+    pub fn open(
+        dir: &Path,
+        options: &Options,
+        peers: Option<Box<dyn Replicas>>,
+        mut seen: impl FnMut(&Header, &[u8]),
+    ) -> Result<Self, StoreError> {
+        let log = Log::open(dir, log::Options { segment_bytes: options.segment_bytes })?;
+        let mut space = Space::new(options.segment_bytes);
+        let mut found: BTreeMap<ShardId, Found> = BTreeMap::new();
+        for record in log.scan(Position::START) {
+            let (position, bytes) = record?;
+            let header = Header::decode(&bytes).map_err(|source| StoreError::Record { position, source })?;
+            let slot = Slot { header, position, bytes: length(bytes.len()) };
+            found.entry(header.shard).or_default().take(slot, &mut space);
+            seen(&header, &bytes[HEADER_BYTES..]);
+        }
+        let shards = ShardId::all().map(|id| {
+            let Found { tail, began, index, tail_at } = found.remove(&id).unwrap_or_default();
+            let replica = Replica::new(id, options.node, tail, began, options.machine_restarted);
+            (id, One { replica, index, tail_at, unsynced: (tail.index > 0).then_some(tail.index) })
+        });
+        Ok(Self { log, me: options.node, shards: shards.collect(), space, releasing: None, peers })
+    }
+
+    /// Returns the log, for reading and syncing.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    fn one(&self, shard: ShardId) -> &One {
+        self.shards.get(&shard).expect("every shard is there from open on")
+    }
+
+    fn one_mut(&mut self, shard: ShardId) -> &mut One {
+        self.shards.get_mut(&shard).expect("every shard is there from open on")
+    }
+
+    /// Returns the rules' view of a shard.
+    pub fn replica(&self, shard: ShardId) -> &Replica {
+        &self.one(shard).replica
+    }
+
+    /// Returns the live records of a shard.
+    pub fn index(&self, shard: ShardId) -> &Index {
+        &self.one(shard).index
+    }
+
+    /// Applies the members that Raft decided for a shard, and returns what this node is to it now.
+    ///
+    /// At the home of a new epoch this writes the record that begins it.
+    pub fn adopt(&mut self, shard: ShardId, config: Shard) -> Result<Role, StoreError> {
+        if self.one_mut(shard).replica.adopt(config) {
+            self.append(&[Draft { shard, kind: Kind::Began, owner: 0, body: [Bytes::new(), Bytes::new()] }])?;
+        }
+        Ok(self.one(shard).replica.role())
+    }
+
+    /// Writes records of shards that are at home here, in order, and sends them on. They are readable at once.
+    pub fn append(&mut self, drafts: &[Draft]) -> Result<Vec<Mark>, StoreError> {
+        let mut marks = Vec::with_capacity(drafts.len());
+        let mut records = Vec::with_capacity(drafts.len());
+        let mut before = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let replica = &mut self.one_mut(draft.shard).replica;
+            before.push(replica.tail());
+            let mark = replica.propose()?;
+            marks.push(mark);
+            records.push(encode(draft, mark));
+        }
+        self.write(&records)?;
+        for ((draft, after), record) in drafts.iter().zip(before).zip(records) {
+            self.send(draft.shard, after, record);
+        }
+        Ok(marks)
+    }
+
+    /// Writes records, takes them into the index and notes how far this node has come.
+    fn write(&mut self, records: &[Bytes]) -> Result<(), StoreError> {
+        let slices: Vec<&[u8]> = records.iter().map(|record| &record[..]).collect();
+        let positions = self.log.append(&slices)?;
+        for (record, position) in records.iter().zip(positions) {
+            let header = Header::decode(record).map_err(|source| StoreError::Record { position, source })?;
+            let slot = Slot { header, position, bytes: length(record.len()) };
+            let me = self.me;
+            let one = self.shards.get_mut(&header.shard).expect("every shard is there from open on");
+            one.index.take(slot, &mut self.space);
+            one.tail_at = position;
+            let (epoch, index) = (one.replica.config().epoch, header.mark.index);
+            one.unsynced = Some(one.unsynced.map_or(index, |unsynced| unsynced.max(index)));
+            one.replica.acked(me, epoch, Counted { written: index, synced: 0 })?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, shard: ShardId, after: Mark, record: Bytes) {
+        let Some(peers) = &mut self.peers else { return };
+        let replica = &self.shards[&shard].replica;
+        for node in replica.sent_to() {
+            peers.send(node, Append { shard, epoch: replica.config().epoch, after, records: vec![record.clone()] });
+        }
+    }
+
+    /// Takes records from the shard's home. Returns the mark up to which this node has them: the acknowledgement.
+    pub fn receive(&mut self, append: &Append) -> Result<Mark, StoreError> {
+        let headers: Result<Vec<_>, _> = append.records.iter().map(|record| Header::decode(record)).collect();
+        let headers = headers.map_err(|source| StoreError::Record { position: self.log.end(), source })?;
+        let marks: Vec<Mark> = headers.iter().map(|header| header.mark).collect();
+        let one = self.one_mut(append.shard);
+        let received = one.replica.receive(append.epoch, append.after, &marks)?;
+        let mut records = Vec::new();
+        if let Some(last) = received.cut {
+            let mark = Mark { epoch: append.epoch, index: last };
+            let cut = Draft { shard: append.shard, kind: Kind::Cut, owner: 0, body: [Bytes::new(), Bytes::new()] };
+            records.push(encode(&cut, mark));
+        }
+        records.extend(append.records[received.take..].iter().cloned());
+        self.write(&records)?;
+        Ok(self.one(append.shard).replica.tail())
+    }
+
+    /// Notes how far another node has come with a shard. Returns what counts now.
+    pub fn acked(&mut self, from: NodeId, shard: ShardId, epoch: u64, far: Counted) -> Result<Counted, StoreError> {
+        Ok(self.one_mut(shard).replica.acked(from, epoch, far)?)
+    }
+
+    /// Reads the records that a node lacks whose log ends at `tail`, up to `bytes_max` bytes and at least one.
+    ///
+    /// The node cuts its log back by itself, because the first of them follows the last that both have.
+    pub fn feed(&self, shard: ShardId, tail: Mark, bytes_max: u64) -> Result<Append, StoreError> {
+        let One { replica, index, .. } = self.one(shard);
+        let common = replica.common_with(tail);
+        let before = index.iter().take_while(|slot| slot.header.mark.index <= common).last();
+        let epoch = before.map_or(0, |slot| slot.header.mark.epoch);
+        let mut append = Append { shard, epoch: replica.config().epoch, after: Mark { epoch, index: common }, records: Vec::new() };
+        let mut bytes = 0;
+        for slot in index.after(common) {
+            if bytes > 0 && bytes + u64::from(slot.bytes) > bytes_max {
+                break;
+            }
+            bytes += u64::from(slot.bytes);
+            append.records.push(self.log.read(slot.position)?);
+        }
+        Ok(append)
+    }
+
+    /// Says whether something is written here and not synced, nor given to a sync by [`Self::take_unsynced`].
+    pub fn has_unsynced(&self) -> bool {
+        self.shards.values().any(|one| one.unsynced.is_some())
+    }
+
+    /// Returns what is written here and not synced, by shard. After a sync that began later, give it to [`Self::synced`].
+    pub fn take_unsynced(&mut self) -> Vec<(ShardId, u64)> {
+        let unsynced = self.shards.iter_mut().filter_map(|(id, one)| one.unsynced.take().map(|index| (*id, index)));
+        unsynced.collect()
+    }
+
+    /// Notes that this node has synced a shard up to `index`. Returns what counts now.
+    pub fn synced(&mut self, shard: ShardId, index: u64) -> Counted {
+        let me = self.me;
+        let replica = &mut self.one_mut(shard).replica;
+        let epoch = replica.config().epoch;
+        replica.acked(me, epoch, Counted { written: index, synced: index }).unwrap_or_else(|_| replica.counted())
+    }
+
+    /// Gives back log space in two steps: what was carried forward the last time is released, then what still lives in a front part
+    /// of little worth is carried forward. Calls should be a minute or so apart, so that who still reads at an old place is done.
+    ///
+    /// Blocks for a sync when something was carried forward.
+    pub fn collect(&mut self) -> Result<(), StoreError> {
+        if let Some(release) = self.releasing.take() {
+            self.log.sync()?;
+            self.log.release_before(release.before)?;
+            self.space.released(release.before);
+        }
+        if let Some(release) = self.space.releasable() {
+            self.carry_forward(release)?;
+            self.releasing = Some(release);
+        }
+        Ok(())
+    }
+
+    fn carry_forward(&mut self, release: Release) -> Result<(), StoreError> {
+        let ends = self.shards.iter().filter(|(_, one)| one.replica.tail().index > 0 && one.tail_at < release.before);
+        let tails = ends.map(|(id, one)| Header { kind: Kind::Tail, shard: *id, mark: one.replica.tail(), owner: 0 });
+        let all = self.shards.values().flat_map(|one| one.index.iter());
+        let live: Vec<Slot> = all.filter(|slot| release.live > 0 && slot.position < release.before).copied().collect();
+        let mut headers: Vec<Header> = live.iter().map(|slot| slot.header).collect();
+        let mut records = Vec::with_capacity(headers.len());
+        for slot in &live {
+            records.push(self.log.read(slot.position)?);
+        }
+        for tail in tails {
+            headers.push(tail);
+            records.push(Bytes::copy_from_slice(&tail.encode()));
+        }
+        let slices: Vec<&[u8]> = records.iter().map(|record| &record[..]).collect();
+        let positions = self.log.append(&slices)?;
+        for ((header, record), position) in headers.into_iter().zip(&records).zip(positions) {
+            let one = self.shards.get_mut(&header.shard).expect("every shard is there from open on");
+            one.index.take(Slot { header, position, bytes: length(record.len()) }, &mut self.space);
+            if header.mark == one.replica.tail() {
+                one.tail_at = position;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode(draft: &Draft, mark: Mark) -> Bytes {
+    let header = Header { kind: draft.kind, shard: draft.shard, mark, owner: draft.owner };
+    let mut out = Vec::with_capacity(HEADER_BYTES + draft.body[0].len() + draft.body[1].len());
+    out.extend_from_slice(&header.encode());
+    out.extend_from_slice(&draft.body[0]);
+    out.extend_from_slice(&draft.body[1]);
+    out.into()
+}
+
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("the log takes no records of 4 GiB")
+}
