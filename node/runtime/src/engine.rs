@@ -1,0 +1,456 @@
+//! The engine: what all containers of one node share, and the making of one.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    hash::{BuildHasher, Hasher, RandomState},
+    io::{self, Read},
+    net::Ipv4Addr,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::Stdio as ChildStdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::{process::Command, sync::Semaphore, time::timeout};
+
+use crate::{
+    Bind, Container, ContainerId, ContainerSpec, Error, NetworkConfig, NetworkMode, Overlay, Result, Tag, Timings, blocking,
+    cgroup::Cgroups,
+    container::{Parts, Sandbox, Stdio},
+    leftover,
+    network::{Claim, Network, resolver},
+    oci, process,
+};
+
+/// The version string of the one runsc that this engine speaks to. scripts/install-runsc stamps it.
+pub const RUNSC_STAMP: &str = "release-20260905.0-shoal";
+
+/// How long `runsc --version` may take.
+const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+/// How long `runsc create` may take: it needs 50 ms on an idle machine.
+const CREATE_DEADLINE: Duration = Duration::from_secs(60);
+/// How many `runsc create` run at once; others wait. Each keeps a core busy for some 40 ms, so
+/// more at once would only make all of them late.
+const CREATES_AT_ONCE: usize = 16;
+/// How much of a failed runsc's stderr is kept.
+const MESSAGE_BYTES_MAX: u64 = 16 << 10;
+
+/// Where an engine keeps things, and what it runs.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// A folder of this node alone. Its path gives the instance its tag.
+    pub state_dir: PathBuf,
+    /// Where sockets and descriptions of running containers lie; gone after a reboot.
+    /// `None`: /run/shoal/TAG.
+    pub run_dir: Option<PathBuf>,
+    /// Where containers' changes on disk lie. `None`: "overlay" in the state folder.
+    pub overlay_dir: Option<PathBuf>,
+    /// The runsc program.
+    pub runsc: PathBuf,
+    /// gVisor's platform. systrap works everywhere.
+    pub platform: String,
+    /// How containers are connected. `None`: only containers without a network can be made.
+    pub network: Option<NetworkConfig>,
+}
+
+impl EngineConfig {
+    /// The usual configuration of a node.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            run_dir: None,
+            overlay_dir: None,
+            runsc: "/usr/local/bin/runsc".into(),
+            platform: "systrap".into(),
+            network: Some(NetworkConfig::default()),
+        }
+    }
+}
+
+/// Makes containers. Cheap to clone; all clones are one engine.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) tag: Tag,
+    runsc: PathBuf,
+    platform: String,
+    pub(crate) run_dir: PathBuf,
+    overlay_dir: PathBuf,
+    cgroups: Cgroups,
+    pub(crate) network: Option<Network>,
+    next_id: AtomicU64,
+    creating: Semaphore,
+    /// Sessions of sandboxes and gofers whose last processes may still have to be reaped.
+    pub(crate) sessions: Mutex<HashSet<i32>>,
+    /// Held while this engine is open: another process that opens the same folder is refused.
+    _lock: File,
+}
+
+impl Engine {
+    /// Opens the engine: checks runsc, cleans what a former process left behind (sandboxes,
+    /// cgroups, mounts, links, files: whatever carries this folder's tag), and sets up the network.
+    ///
+    /// Makes this process the reaper of orphaned descendants. Needs root.
+    pub async fn open(config: EngineConfig) -> Result<Self> {
+        let state_dir = make_dir(&config.state_dir)?;
+        let tag = Tag::of(&state_dir);
+        let lock = take_lock(&state_dir)?;
+        check_runsc(&config.runsc).await?;
+        let run_dir = make_dir(&config.run_dir.unwrap_or_else(|| format!("/run/shoal/{tag}").into()))?;
+        let overlay_dir = make_dir(&config.overlay_dir.unwrap_or_else(|| state_dir.join("overlay")))?;
+        process::become_subreaper().map_err(|source| Error::File { action: "become the reaper of", path: "/proc/self".into(), source })?;
+
+        let (run, overlay, networked) = (run_dir.clone(), overlay_dir.clone(), config.network.is_some());
+        let cgroups = blocking(move || {
+            leftover::clean(tag, &run, &overlay, networked)?;
+            for folder in [root_of(&run), bundles_of(&run)] {
+                make_dir(&folder)?;
+            }
+            Cgroups::open(tag)
+        })
+        .await?;
+        let network = match &config.network {
+            Some(network) => Some(Network::open(tag, network).await?),
+            None => None,
+        };
+        Ok(Self(Arc::new(Inner {
+            tag,
+            runsc: config.runsc,
+            platform: config.platform,
+            run_dir,
+            overlay_dir,
+            cgroups,
+            network,
+            // Ids start anywhere, so that those of two lives of a node do not meet in its logs.
+            next_id: AtomicU64::new(RandomState::new().build_hasher().finish()),
+            creating: Semaphore::new(CREATES_AT_ONCE),
+            sessions: Mutex::default(),
+            _lock: lock,
+        })))
+    }
+
+    /// Makes a container, up to the point where [`Container::start`] runs its first process.
+    ///
+    /// Nothing is left behind when this fails.
+    pub async fn create(&self, spec: ContainerSpec) -> Result<Container> {
+        let unique = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = ContainerId::new(self.0.tag, unique);
+        let mut parts = Parts::new(self.0.clone(), id);
+        match self.assemble(&mut parts, &spec).await {
+            Ok((stdio, timings)) => Container::new(parts, &spec, stdio, timings),
+            Err(error) => {
+                if let Err(left) = parts.dismantle().await {
+                    tracing::warn!(container = %id, error = %left, "a failed creation left something behind");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Fills in the parts one by one, so that those that exist can be taken down after a failure.
+    async fn assemble(&self, parts: &mut Parts, spec: &ContainerSpec) -> Result<(Stdio, Timings)> {
+        let inner = &self.0;
+        // runsc says nothing of use about a root that is not there.
+        let root = spec.rootfs.clone();
+        if !blocking(move || root.is_dir()).await {
+            let reason = format!("its root {} is not a directory", spec.rootfs.display());
+            return Err(Error::Description { container: parts.id, reason });
+        }
+        let mut timings = Timings::default();
+        let started = Instant::now();
+        if spec.network != NetworkMode::None {
+            let network = inner.network.as_ref().ok_or(Error::NoNetwork { container: parts.id })?;
+            parts.claim = Some(network.claim(spec.network).await?);
+        }
+        timings.network = started.elapsed();
+
+        let prepared = Instant::now();
+        let name = parts.id.to_string();
+        let group = inner.cgroups.create(&name, &spec.limits)?;
+        let entrances = group.entrances();
+        parts.cgroup = Some(Arc::new(group));
+        inner.write_bundle(parts, spec)?;
+        timings.prepare = prepared.elapsed();
+
+        let _turn = inner.creating.acquire().await;
+        let created = Instant::now();
+        let stdio = inner.run_create(parts, spec, entrances?).await?;
+        timings.create = created.elapsed();
+        Ok((stdio, timings))
+    }
+
+    /// The address under which containers reach the node's own API; `None` without a network.
+    pub fn gateway_address(&self) -> Option<Ipv4Addr> {
+        self.0.network.as_ref().map(|network| network.gateway)
+    }
+
+    /// The containers' network, as "10.64.0.0/16"; `None` without a network.
+    pub fn subnet(&self) -> Option<String> {
+        self.0.network.as_ref().map(|network| network.subnet.to_string())
+    }
+
+    /// Replaces the networks that no container may reach. In force for new connections at once.
+    pub async fn set_blocked(&self, networks: Vec<String>) -> Result<()> {
+        match &self.0.network {
+            Some(network) => network.set_blocked(networks).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the names of everything this engine makes carry.
+    pub fn tag(&self) -> Tag {
+        self.0.tag
+    }
+
+    /// Takes down what containers share: firewall table, gateway address, cgroup folders, run
+    /// folder. Containers must have been destroyed; the engine must not be used afterwards.
+    pub async fn close(&self) -> Result<()> {
+        if let Some(network) = &self.0.network {
+            network.close().await?;
+        }
+        let inner = self.0.clone();
+        blocking(move || {
+            process::sweep(&inner.sessions.lock());
+            inner.cgroups.remove()?;
+            leftover::clean_run_dir(&inner.run_dir)
+        })
+        .await
+    }
+}
+
+impl Inner {
+    pub(crate) fn bundle(&self, id: ContainerId) -> PathBuf {
+        bundles_of(&self.run_dir).join(id.to_string())
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        root_of(&self.run_dir)
+    }
+
+    /// Writes config.json and the files that only this container has.
+    fn write_bundle(&self, parts: &Parts, spec: &ContainerSpec) -> Result<()> {
+        let bundle = self.bundle(parts.id);
+        make_dir(&bundle)?;
+        let address = parts.claim.as_ref().map(|claim| claim.address);
+        let hostname = match spec.hostname.as_str() {
+            "" => address.map_or("shoal".into(), |a| format!("shoal-{}", a.to_string().replace('.', "-"))),
+            name => name.to_owned(),
+        };
+        let etc = [
+            ("/etc/hosts", resolver::hosts(&hostname, address)),
+            ("/etc/hostname", format!("{hostname}\n")),
+            ("/etc/resolv.conf", self.network.as_ref().map_or_else(String::new, |n| n.resolver.text.clone())),
+        ];
+        let mut binds = Vec::new();
+        for (target, text) in etc {
+            // What the caller puts there goes first.
+            let taken = spec.files.iter().map(|f| &f.target).chain(spec.binds.iter().map(|b| &b.target));
+            if !taken.into_iter().any(|known| known == target) {
+                binds.push(add_file(&bundle, binds.len(), target, text.as_bytes(), 0o644)?);
+            }
+        }
+        for file in &spec.files {
+            binds.push(add_file(&bundle, binds.len(), &file.target, &file.content, file.mode)?);
+        }
+        binds.extend(spec.binds.iter().cloned());
+        if let Some(bind) = binds.iter().find(|bind| !bind.target.starts_with('/')) {
+            let reason = format!("the target {:?} of a bind is not absolute", bind.target);
+            return Err(Error::Description { container: parts.id, reason });
+        }
+
+        let namespace = parts.claim.as_ref().map(|claim| claim.slot.namespace_path());
+        let description = oci::render(spec, &hostname, &binds, namespace.as_deref());
+        let path = bundle.join("config.json");
+        let text = description.to_string();
+        fs::write(&path, text).map_err(Error::file("write", &path))
+    }
+
+    /// Flags that are the same for every call of runsc about one container.
+    fn flags(&self, spec: &ContainerSpec) -> Vec<String> {
+        let size = spec.limits.disk_bytes.map_or(String::new(), |bytes| format!(",size={bytes}"));
+        let overlay = match spec.overlay {
+            Overlay::Disk => format!("root:dir={}{size}", self.overlay_dir.display()),
+            Overlay::Memory => format!("root:memory{size}"),
+        };
+        let network = if spec.network == NetworkMode::None { "none" } else { "sandbox" };
+        let mut flags = vec![
+            format!("--root={}", self.root().display()),
+            format!("--platform={}", self.platform),
+            format!("--network={network}"),
+            format!("--overlay2={overlay}"),
+            "--ignore-cgroups".into(),
+            "--directfs=true".into(),
+            "--host-uds=open".into(),
+            // Else an open call, such as one that waits for an exec, delays the exit by 15 s.
+            "--control-rpc-stop-timeout=0s".into(),
+            "--allow-suid".into(),
+            "--net-raw".into(),
+        ];
+        flags.extend(spec.runsc_flags.iter().cloned());
+        flags
+    }
+
+    /// Runs `runsc create` and takes hold of the sandbox and gofer that it leaves running.
+    async fn run_create(&self, parts: &mut Parts, spec: &ContainerSpec, entrances: Vec<File>) -> Result<Stdio> {
+        let id = parts.id;
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let pipe = || pipe().map_err(|e| Error::file("create", "a pipe")(e.into()));
+        let (stdout, stdout_in) = pipe()?;
+        let (stderr, stderr_in) = pipe()?;
+        let (stdin_out, stdin) = match spec.stdin {
+            true => pipe().map(|(read, write)| (ChildStdio::from(read), Some(write)))?,
+            false => (ChildStdio::null(), None),
+        };
+
+        let mut command = std::process::Command::new(&self.runsc);
+        command
+            .args(self.flags(spec))
+            .args(["create", "--bundle"])
+            .arg(self.bundle(id))
+            .arg(id.to_string())
+            .env_clear()
+            .env("PATH", crate::spec::DEFAULT_PATH)
+            .current_dir("/")
+            .stdin(stdin_out)
+            .stdout(stdout_in)
+            .stderr(stderr_in);
+        let entrances: Vec<OwnedFd> = entrances.into_iter().map(OwnedFd::from).collect();
+        // SAFETY: between fork and exec the closure makes plain system calls on descriptors and
+        // memory that exist already; it does not allocate or lock.
+        unsafe {
+            command.pre_exec(move || {
+                for entrance in &entrances {
+                    rustix::io::write(entrance, b"0")?;
+                }
+                // Signals of our terminal are not meant for containers.
+                rustix::process::setsid()?;
+                Ok(())
+            });
+        }
+        let mut command = Command::from(command);
+        let spawned = command.kill_on_drop(true).spawn();
+        // The write ends inside `command` must go, or the pipes would never end.
+        drop(command);
+        let missing = |source| Error::RunscMissing { path: self.runsc.clone(), source };
+        let mut child = spawned.map_err(missing)?;
+        let ended = timeout(CREATE_DEADLINE, child.wait()).await;
+        // Also after a failure: what it left running must be found to be ended.
+        let sandbox = self.find_sandbox(id);
+        match ended {
+            Ok(Ok(status)) if status.success() => {}
+            Ok(Ok(status)) => {
+                parts.sandbox = sandbox.ok();
+                return Err(Error::Create { container: id, message: last_words(stderr, status) });
+            }
+            Ok(Err(source)) => return Err(missing(source)),
+            Err(_) => {
+                parts.sandbox = sandbox.ok();
+                return Err(Error::Deadline { container: id, what: "runsc create", waited: CREATE_DEADLINE });
+            }
+        }
+        parts.sandbox = Some(sandbox?);
+        Ok(Stdio { stdin, stdout, stderr })
+    }
+
+    /// Reads from runsc's state file who the sandbox and the gofer are.
+    fn find_sandbox(&self, id: ContainerId) -> Result<Sandbox> {
+        #[derive(Deserialize)]
+        struct State {
+            sandbox: Pid,
+            #[serde(rename = "goferPid", default)]
+            gofer: i32,
+        }
+        #[derive(Deserialize)]
+        struct Pid {
+            pid: i32,
+        }
+        let path = self.root().join(format!("{id}_sandbox:{id}.state"));
+        let text = fs::read(&path).map_err(Error::file("read", &path))?;
+        let state: State = serde_json::from_slice(&text).map_err(|e| Error::file("read", &path)(e.into()))?;
+        self.sessions.lock().extend([state.sandbox.pid, state.gofer]);
+        Sandbox::hold(state.sandbox.pid, state.gofer).map_err(|source| Error::StatusLost { container: id, source })
+    }
+
+    /// Gives a container's network back.
+    pub(crate) async fn release(&self, claim: Claim) -> Result<()> {
+        match &self.network {
+            Some(network) => network.release(claim).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn root_of(run_dir: &Path) -> PathBuf {
+    run_dir.join("runsc")
+}
+
+fn bundles_of(run_dir: &Path) -> PathBuf {
+    run_dir.join("bundles")
+}
+
+/// Makes a folder and returns its path without symbolic links.
+fn make_dir(path: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(path).map_err(Error::file("create", path))?;
+    path.canonicalize().map_err(Error::file("find", path))
+}
+
+fn take_lock(state_dir: &Path) -> Result<File> {
+    let path = state_dir.join("lock");
+    let file = File::create(&path).map_err(Error::file("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::InUse { path: state_dir.into() }),
+        Err(fs::TryLockError::Error(source)) => Err(Error::file("lock", &path)(source)),
+    }
+}
+
+/// Writes a file of the container into its bundle and returns how to mount it.
+fn add_file(bundle: &Path, number: usize, target: &str, content: &[u8], mode: u32) -> Result<Bind> {
+    let source = bundle.join(format!("file-{number}"));
+    fs::write(&source, content).map_err(Error::file("write", &source))?;
+    fs::set_permissions(&source, fs::Permissions::from_mode(mode)).map_err(Error::file("write", &source))?;
+    Ok(Bind { source, target: target.to_owned(), read_only: true })
+}
+
+/// Asks a runsc for its version string.
+pub(crate) async fn runsc_version(runsc: &Path) -> Result<String> {
+    let missing = |source| Error::RunscMissing { path: runsc.into(), source };
+    let run = Command::new(runsc).arg("--version").env_clear().kill_on_drop(true).output();
+    let output = match timeout(VERSION_DEADLINE, run).await {
+        Ok(output) => output.map_err(missing)?,
+        Err(_) => return Err(missing(io::ErrorKind::TimedOut.into())),
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.lines().find_map(|line| line.strip_prefix("runsc version "));
+    Ok(version.unwrap_or_default().trim().to_owned())
+}
+
+async fn check_runsc(runsc: &Path) -> Result<()> {
+    let found = runsc_version(runsc).await?;
+    if found == RUNSC_STAMP {
+        return Ok(());
+    }
+    Err(Error::RunscVersion { path: runsc.into(), found, wanted: RUNSC_STAMP })
+}
+
+/// What a failed runsc wrote. The program of the container has not run, so all of it is runsc's.
+fn last_words(stderr: OwnedFd, status: std::process::ExitStatus) -> String {
+    // A sandbox half made may still hold the other end: take what is there.
+    let _ = rustix::io::ioctl_fionbio(&stderr, true);
+    let mut text = Vec::new();
+    let _ = File::from(stderr).take(MESSAGE_BYTES_MAX).read_to_end(&mut text);
+    let text = String::from_utf8_lossy(&text);
+    match text.trim() {
+        "" => status.to_string(),
+        text => text.to_owned(),
+    }
+}

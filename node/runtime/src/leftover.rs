@@ -1,0 +1,104 @@
+//! Cleaning what a process of this node left when it died: sandboxes that still run, and
+//! everything that carries the node's tag. All of it blocks.
+
+use std::{
+    fs, io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    mount::{UnmountFlags, unmount},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use crate::{Error, Result, Tag, cgroup::Cgroups, network, process};
+
+/// How long killed processes may take to go.
+const DEATH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Cleans everything of this instance. The order matters: processes hold all the rest.
+pub(crate) fn clean(tag: Tag, run_dir: &Path, overlay_dir: &Path, networked: bool) -> Result<()> {
+    kill_all(&run_dir.join("runsc"))?;
+    Cgroups::open(tag)?.remove_all_containers()?;
+    if networked {
+        network::remove_shared(tag, None)?;
+    }
+    clean_run_dir(run_dir)?;
+    // Overlay files have no names unless their creation was interrupted.
+    for entry in fs::read_dir(overlay_dir).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(entry.path());
+    }
+    Ok(())
+}
+
+/// Unmounts and removes what is in the run folder, and the folder.
+pub(crate) fn clean_run_dir(run_dir: &Path) -> Result<()> {
+    unmount_below(run_dir)?;
+    match fs::remove_dir_all(run_dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", run_dir)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Kills every runsc process that works for this root folder, whoever its parent is, and waits.
+fn kill_all(root: &Path) -> Result<()> {
+    let argument = format!("--root={}", root.display());
+    let until = Instant::now() + DEATH_DEADLINE;
+    loop {
+        // A `runsc create` in progress may start others meanwhile, so look again.
+        let found = process::find_by_argument(&argument);
+        if found.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(processes = ?found, "ending containers of a former process");
+        for pid in found {
+            kill_and_wait(pid, until)?;
+        }
+    }
+}
+
+fn kill_and_wait(pid: i32, until: Instant) -> Result<()> {
+    let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
+    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    let left = until.saturating_duration_since(Instant::now());
+    let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    let died = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left));
+    match died {
+        Ok(0) => Err(Error::Leftover { what: format!("sandbox process {pid:?} survives SIGKILL") }),
+        // An interrupted wait looks again in the caller's loop.
+        _ => Ok(()),
+    }
+}
+
+/// Unmounts whatever is mounted below a folder, the deepest first.
+fn unmount_below(folder: &Path) -> Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo").map_err(Error::file("read", "/proc/self/mountinfo"))?;
+    let mut points = mount_points(&table);
+    points.retain(|point| point.starts_with(folder));
+    points.sort_by_key(|point| std::cmp::Reverse(point.as_os_str().as_bytes().len()));
+    for point in points {
+        unmount(&point, UnmountFlags::DETACH).map_err(|e| Error::file("unmount", &point)(e.into()))?;
+    }
+    Ok(())
+}
+
+/// The mount points in the text of /proc/self/mountinfo.
+fn mount_points(table: &str) -> Vec<PathBuf> {
+    let fields = table.lines().filter_map(|line| line.split(' ').nth(4));
+    fields.map(|text| text.replace("\\040", " ").into()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_with_blanks_are_read() {
+        let table = "36 35 98:0 / /run/shoal/a\\040b rw - tmpfs tmpfs rw\n";
+        assert_eq!(mount_points(table), [PathBuf::from("/run/shoal/a b")]);
+    }
+}

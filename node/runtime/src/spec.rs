@@ -1,0 +1,216 @@
+//! What a container is to be: the description that the worker hands to the engine.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, time::Duration};
+
+/// A container to create. [`ContainerSpec::new`] fills in what most do not care about.
+#[derive(Clone, Debug)]
+pub struct ContainerSpec {
+    /// The root directory. It is never written to: changes go to an overlay of the container's
+    /// own. It may be empty until [`Container::start`](crate::Container::start), if it then has
+    /// its content at the same place; mount points that the tree lacks are made in the overlay.
+    pub rootfs: PathBuf,
+    /// The program and its arguments. A name without a slash is looked up in the PATH of `env`.
+    pub argv: Vec<String>,
+    /// The environment, as (name, value). Names may repeat; the last one counts.
+    pub env: Vec<(String, String)>,
+    /// The working directory. It is made in the overlay if the tree lacks it.
+    pub cwd: String,
+    /// Who runs the program.
+    pub user: User,
+    /// The name of the machine, as programs see it. Clients die of an empty one, so an empty one
+    /// is replaced by the container's address, or "shoal".
+    pub hostname: String,
+    /// Host directories and files to be seen inside.
+    pub binds: Vec<Bind>,
+    /// Small files to be seen inside, read-only.
+    pub files: Vec<AddedFile>,
+    /// Devices, such as GPUs.
+    pub devices: Vec<Device>,
+    /// What it may use.
+    pub limits: Limits,
+    /// Where changes of the root go.
+    pub overlay: Overlay,
+    /// Whom it may talk to.
+    pub network: NetworkMode,
+    /// Capabilities besides Docker's default ones, such as "CAP_NET_ADMIN".
+    pub capabilities: Vec<String>,
+    /// Whether stdin is a pipe, which [`Stdio::stdin`](crate::Stdio) then holds, or /dev/null.
+    pub stdin: bool,
+    /// More flags for runsc, such as "--nvproxy". The engine's own come first.
+    pub runsc_flags: Vec<String>,
+    /// Annotations of the OCI description, for gVisor's own features.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl ContainerSpec {
+    /// A container that runs `argv` in `rootfs` as root, without network, limits or stdin.
+    pub fn new(rootfs: impl Into<PathBuf>, argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            rootfs: rootfs.into(),
+            argv: argv.into_iter().map(Into::into).collect(),
+            env: vec![("PATH".into(), DEFAULT_PATH.into())],
+            cwd: "/".into(),
+            user: User::default(),
+            hostname: String::new(),
+            binds: Vec::new(),
+            files: Vec::new(),
+            devices: Vec::new(),
+            limits: Limits::default(),
+            overlay: Overlay::Disk,
+            network: NetworkMode::None,
+            capabilities: Vec::new(),
+            stdin: false,
+            runsc_flags: Vec::new(),
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// The PATH of a container that brings none.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A user and its groups, by number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// User id; 0 is root.
+    pub uid: u32,
+    /// Main group id.
+    pub gid: u32,
+    /// Further groups.
+    pub groups: Vec<u32>,
+}
+
+/// A host directory or file that the container sees at a path of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bind {
+    /// On the host. Sockets in it can be connected to.
+    pub source: PathBuf,
+    /// In the container, absolute.
+    pub target: String,
+    /// Whether the container may not write to it.
+    pub read_only: bool,
+}
+
+/// A file whose content is given, mounted read-only over whatever the tree has there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddedFile {
+    /// In the container, absolute.
+    pub target: String,
+    /// The bytes.
+    pub content: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A device node of the host that the container may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its path, the same on the host and inside.
+    pub path: String,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+/// What a container may use. `None` means as much as there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Hard limit of CPU time, in thousandths of a core.
+    pub cpu_millis: Option<u64>,
+    /// Its share when cores are scarce, in thousandths of a core.
+    pub cpu_request_millis: Option<u64>,
+    /// Hard limit of memory. A container that reaches it is killed, and its exit says `oom`.
+    pub memory_bytes: Option<u64>,
+    /// How much the overlay may hold; more answers ENOSPC.
+    pub disk_bytes: Option<u64>,
+    /// Size of /dev/shm. `None`: half of the memory limit, at least Docker's 64 MiB.
+    pub shm_bytes: Option<u64>,
+}
+
+/// Where a container's changes to its root are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overlay {
+    /// In a file of the engine's overlay folder that has no name and goes away with the sandbox.
+    #[default]
+    Disk,
+    /// In memory; it counts towards the memory limit.
+    Memory,
+}
+
+/// Whom a container may talk to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NetworkMode {
+    /// The internet by NAT, and the node's own API. Not other containers, not the host.
+    Nat,
+    /// The node's own API alone.
+    NodeOnly,
+    /// Nobody: it has a loopback interface of its own.
+    #[default]
+    None,
+}
+
+/// How a container ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// How its first process ended.
+    pub status: ExitStatus,
+    /// Whether the kernel killed it because of its memory limit.
+    pub oom: bool,
+}
+
+impl Exit {
+    /// The status as shells number it: the exit code, or 128 plus the signal.
+    pub fn code(&self) -> i32 {
+        match self.status {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal(signal) => 128 + signal,
+        }
+    }
+
+    /// True when the program ended by itself and with success.
+    pub fn success(&self) -> bool {
+        self.status == ExitStatus::Code(0)
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// It exited with this code. A first process that a signal ended *inside* the container shows
+    /// as 128 plus the signal, for the sandbox tells no difference.
+    Code(i32),
+    /// A signal ended it; of a container: the sandbox was killed from outside.
+    Signal(i32),
+}
+
+/// What a container has used and uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory now, with its page cache.
+    pub memory_bytes: u64,
+    /// CPU time of its whole life.
+    pub cpu: Duration,
+}
+
+/// How long each phase of a container's beginning took, for `explain`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Until it had a network: near zero when a prepared slot was there.
+    pub network: Duration,
+    /// Cgroups, description and files.
+    pub prepare: Duration,
+    /// `runsc create`.
+    pub create: Duration,
+    /// From [`Container::start`](crate::Container::start) until its first process ran.
+    pub start: Option<Duration>,
+}
+
+/// Addresses as the container sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Its own.
+    pub own: Ipv4Addr,
+    /// Where it reaches the node.
+    pub gateway: Ipv4Addr,
+}

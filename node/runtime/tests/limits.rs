@@ -1,0 +1,117 @@
+//! What containers may use, with real cgroups.
+
+mod support;
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use shoal_runtime::{ExitStatus, Limits};
+use support::{Bench, read_line, within};
+
+/// The files of a container's cgroups with this name, in whatever hierarchy.
+fn cgroup_file(container: &str, names: &[&str]) -> Option<String> {
+    let output = std::process::Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", container]).output().unwrap();
+    let folders = String::from_utf8(output.stdout).unwrap();
+    let paths = folders.lines().flat_map(|folder| names.iter().map(move |name| format!("{folder}/{name}")));
+    paths.filter_map(|path| fs::read_to_string(path).ok()).next()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_over_its_memory_is_killed_and_the_exit_says_why() {
+    needs_runsc!();
+    let bench = Bench::without_network().await;
+    let mut spec = bench.probe(&["fill", &(400 << 20).to_string()]);
+    spec.limits = Limits { memory_bytes: Some(200 << 20), ..Limits::default() };
+    let container = bench.start(spec).await;
+    let _pipes = container.take_stdio();
+    let exit = within("the kill", container.exit()).await.unwrap();
+    assert!(exit.oom && !exit.success(), "{exit:?}");
+    container.destroy().await.unwrap();
+
+    // Killed by us, with the same limit and enough room: not for its memory.
+    let mut spec = bench.probe(&["fill", &(20 << 20).to_string()]);
+    spec.limits = Limits { memory_bytes: Some(200 << 20), ..Limits::default() };
+    let container = bench.start(spec).await;
+    let (line, _rest) = read_line(container.take_stdio().unwrap().stdout).await;
+    assert!(line.starts_with("full"));
+    assert!(container.usage().memory_bytes >= 20 << 20, "{:?}", container.usage());
+    let exit = container.stop(libc::SIGKILL, Duration::from_secs(5)).await.unwrap();
+    assert!(!exit.oom, "{exit:?}");
+    container.destroy().await.unwrap();
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cpu_quota_is_kept() {
+    needs_runsc!();
+    let bench = Bench::without_network().await;
+    let mut spec = bench.probe(&["burn", "1500"]);
+    spec.limits = Limits { cpu_millis: Some(300), cpu_request_millis: Some(250), ..Limits::default() };
+    let container = bench.engine.create(spec).await.unwrap();
+    let name = container.id().to_string();
+    let quota = cgroup_file(&name, &["cpu.cfs_quota_us", "cpu.max"]).unwrap();
+    assert!(quota.starts_with("30000"), "{quota}");
+    let share = cgroup_file(&name, &["cpu.shares", "cpu.weight"]).unwrap();
+    assert!(["256", "25"].contains(&share.trim()), "{share}");
+
+    let before = container.usage().cpu;
+    let began = Instant::now();
+    container.start().await.unwrap();
+    container.exit().await.unwrap();
+    // Two threads want two cores; it gets 0.3. Its start is in the count as well.
+    let (used, took) = (container.usage().cpu - before, began.elapsed());
+    assert!(used < took.mul_f64(0.3) + Duration::from_millis(300), "{used:?} of CPU in {took:?}");
+    assert!(used > Duration::from_millis(100), "{used:?} of CPU in {took:?}");
+    container.destroy().await.unwrap();
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_is_a_process_of_its_own() {
+    needs_runsc!();
+    let bench = Bench::without_network().await;
+    let mut spec = bench.probe(&["sleep"]);
+    spec.env.push(("COLOUR".into(), "blue".into()));
+    let container = bench.start(spec).await;
+    let _pipes = container.take_stdio();
+    let exec = |words: &[&str]| {
+        let words: Vec<String> = ["/probe"].iter().chain(words).map(|w| (*w).to_owned()).collect();
+        shoal_runtime::ExecSpec::new(words)
+    };
+
+    let mut run = exec(&["lines", "1000"]);
+    let mut process = container.exec(run).await.unwrap();
+    let stdio = process.take_stdio().unwrap();
+    let (out, err) = (support::read_all(stdio.stdout), support::read_all(stdio.stderr));
+    assert_eq!(within("its end", process.wait()).await, ExitStatus::Code(0));
+    assert_eq!(out.await.unwrap().lines().count(), 1000);
+    assert_eq!(err.await.unwrap().lines().count(), 100);
+
+    assert_eq!(within("code", container.exec(exec(&["exit", "42"])).await.unwrap().wait()).await, ExitStatus::Code(42));
+
+    run = exec(&["env", "COLOUR"]);
+    run.env.push(("COLOUR".into(), "red".into()));
+    let mut process = container.exec(run).await.unwrap();
+    let out = support::read_all(process.take_stdio().unwrap().stdout).await.unwrap();
+    assert_eq!(out, "red\n");
+
+    // A signal to it leaves the container alone.
+    let mut process = container.exec(exec(&["sleep"])).await.unwrap();
+    let (_, _rest) = read_line(process.take_stdio().unwrap().stdout).await;
+    process.kill(libc::SIGTERM).await.unwrap();
+    assert_eq!(within("its end", process.wait()).await, ExitStatus::Signal(libc::SIGTERM));
+    process.kill(libc::SIGTERM).await.unwrap();
+    assert_eq!(container.exit_now(), None);
+
+    // The end of the container is the end of its execs.
+    let mut process = container.exec(exec(&["sleep"])).await.unwrap();
+    let (_, _rest) = read_line(process.take_stdio().unwrap().stdout).await;
+    let began = Instant::now();
+    container.stop(libc::SIGTERM, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(within("its end", process.wait()).await, ExitStatus::Signal(libc::SIGKILL));
+    assert!(began.elapsed() < Duration::from_secs(10), "an open call held up the exit: {:?}", began.elapsed());
+    container.destroy().await.unwrap();
+    bench.close().await;
+}
