@@ -68,7 +68,7 @@ fn every_part_of_a_filter_counts() {
         Filter { search: Some("größ".into()), ..all.clone() },
     ];
     for filter in filters {
-        assert_eq!(store.fetch(&filter, None, None, 10).unwrap().entries, [tagged.clone()], "{filter:?}");
+        assert_eq!(store.fetch(&filter, None, None, 10).unwrap().entries, std::slice::from_ref(&tagged), "{filter:?}");
         let none = Filter { app: Some(AppId::from_random(2)), ..filter };
         assert_eq!(store.fetch(&none, None, None, 10).unwrap().entries, []);
     }

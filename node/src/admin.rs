@@ -1,0 +1,290 @@
+//! The node's own door for its operators: JSON over a unix socket that only root can open.
+//!
+//! The command line uses it; nothing else does. What it answers is the command line's `--json`, field for field.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use axum::extract::{Path as UrlPath, Query, State as Shared};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use shoal_state::model::{App, Task, Token};
+use shoal_state::{AppId, Command, State, TaskId, Timestamp, TokenId};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api};
+
+/// A refusal, as the command line prints it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    /// What was attempted, on which thing, what stood in the way, and what to do.
+    pub(crate) error: String,
+}
+
+struct Failure(StatusCode, String);
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.0, Json(Refusal { error: self.1 })).into_response()
+    }
+}
+
+impl From<api::Error> for Failure {
+    fn from(error: api::Error) -> Self {
+        let code = match &error {
+            api::Error::NotFound(_) => StatusCode::NOT_FOUND,
+            api::Error::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            api::Error::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self(code, tonic::Status::from(error).message().to_owned())
+    }
+}
+
+impl From<shoal_state::NotAnId> for Failure {
+    fn from(error: shoal_state::NotAnId) -> Self {
+        Self(StatusCode::BAD_REQUEST, error.to_string())
+    }
+}
+
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// What `shoal token create` asks.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct TokenWanted {
+    /// What its maker calls it.
+    pub(crate) label: String,
+    /// After how many seconds it stops being valid; none = never.
+    pub(crate) expires_in_seconds: Option<u64>,
+}
+
+/// What `shoal token create` is answered: the only time the secret is seen.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TokenMade {
+    /// The token's id.
+    pub(crate) token_id: String,
+    /// The token's secret.
+    pub(crate) token_secret: String,
+}
+
+/// A line of `shoal token list`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TokenLine {
+    /// The token's id.
+    pub(crate) token_id: String,
+    /// What its maker called it.
+    pub(crate) label: String,
+    /// When it was created, in milliseconds since 1970.
+    pub(crate) created_ms: u64,
+    /// `valid`, `revoked` or `expired`.
+    pub(crate) state: String,
+}
+
+/// A line of `shoal app list`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AppLine {
+    /// The app's id.
+    pub(crate) app_id: String,
+    /// The name it is deployed under.
+    pub(crate) name: String,
+    /// What the client calls it.
+    pub(crate) description: String,
+    /// Its environment.
+    pub(crate) environment: String,
+    /// Where it is in its life.
+    pub(crate) state: String,
+    /// How many tasks it has.
+    pub(crate) tasks: usize,
+    /// When it was created, in milliseconds since 1970.
+    pub(crate) created_ms: u64,
+    /// Why it was stopped.
+    pub(crate) stopped: Option<String>,
+}
+
+/// A line of `shoal task list`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TaskLine {
+    /// The task's id.
+    pub(crate) task_id: String,
+    /// The app's id.
+    pub(crate) app_id: String,
+    /// The function's tag.
+    pub(crate) function: String,
+    /// The node's name.
+    pub(crate) node: String,
+    /// When it was decided, in milliseconds since 1970.
+    pub(crate) created_ms: u64,
+    /// Reserved CPU, in thousandths of a core.
+    pub(crate) cpu_milli: u32,
+    /// Reserved memory, in bytes.
+    pub(crate) memory_bytes: u64,
+    /// Why it is to stop, once it is.
+    pub(crate) stopping: Option<String>,
+}
+
+/// What `shoal status` is answered.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StatusReport {
+    /// This build's version.
+    pub(crate) version: String,
+    /// The node's name.
+    pub(crate) node: String,
+    /// The node's id.
+    pub(crate) node_id: String,
+    /// Where clients are answered.
+    pub(crate) api: String,
+    /// The node's folder.
+    pub(crate) data: String,
+    /// The leader of the cluster, by number; none while there is none.
+    pub(crate) leader: Option<String>,
+    /// The term of the consensus.
+    pub(crate) term: u64,
+    /// The last entry that this node applied.
+    pub(crate) applied: u64,
+    /// Nodes of the cluster.
+    pub(crate) nodes: usize,
+    /// Shards that have a home.
+    pub(crate) shards: usize,
+    /// Apps that live.
+    pub(crate) apps: usize,
+    /// Tasks that live.
+    pub(crate) tasks: usize,
+    /// Images.
+    pub(crate) images: usize,
+    /// The process that answers.
+    pub(crate) pid: u32,
+}
+
+/// Answers on `path` until `stop`.
+pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> anyhow::Result<()> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("cannot close {} to others", path.display()))?;
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/tokens", get(tokens).post(token_create))
+        .route("/tokens/{id}", delete(token_revoke))
+        .route("/apps", get(apps))
+        .route("/apps/{id}/stop", post(app_stop))
+        .route("/tasks", get(tasks))
+        .route("/tasks/{id}/stop", post(task_stop))
+        .with_state(api);
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.context("cannot answer operators")
+}
+
+async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
+    let state = api.local();
+    let raft = api.cluster.raft().status();
+    Ok(Json(StatusReport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: api.config.node_name(),
+        node_id: api.cluster.node.to_string(),
+        api: api.config.api.to_string(),
+        data: api.config.data.display().to_string(),
+        leader: raft.leader.map(|leader| leader.to_string()),
+        term: raft.term,
+        applied: raft.applied,
+        nodes: state.nodes.len(),
+        shards: state.shards.len(),
+        apps: state.apps.values().filter(|app| app.stopped.is_none()).count(),
+        tasks: state.tasks.len(),
+        images: state.images.len(),
+        pid: std::process::id(),
+    }))
+}
+
+fn token_state(token: &Token, now: Timestamp) -> &'static str {
+    match token {
+        Token { revoked: Some(_), .. } => "revoked",
+        Token { expires: Some(expires), .. } if *expires <= now => "expired",
+        _ => "valid",
+    }
+}
+
+async fn tokens(Shared(api): Shared<Api>) -> Answer<Vec<TokenLine>> {
+    let state = api.read_latest().await?;
+    let line = |(id, token): (&TokenId, &Token)| TokenLine {
+        token_id: id.to_string(),
+        label: token.label.clone(),
+        created_ms: token.created.0,
+        state: token_state(token, api.now()).to_owned(),
+    };
+    Ok(Json(state.tokens.iter().map(line).collect()))
+}
+
+async fn token_create(Shared(api): Shared<Api>, Json(wanted): Json<TokenWanted>) -> Answer<TokenMade> {
+    let expires = wanted.expires_in_seconds.map(|seconds| Timestamp(api.now().0 + seconds * 1000));
+    let (id, secret) = api::token::make(&api, &wanted.label, expires).await?;
+    tracing::info!(target: "shoal::audit", token = %id, label = wanted.label, "a token was created");
+    Ok(Json(TokenMade { token_id: id.to_string(), token_secret: secret }))
+}
+
+async fn token_revoke(Shared(api): Shared<Api>, UrlPath(id): UrlPath<String>) -> Answer<()> {
+    let id: TokenId = id.parse()?;
+    api.propose(Command::RevokeToken { id, at: api.now() }).await?;
+    tracing::info!(target: "shoal::audit", token = %id, "a token was revoked");
+    Ok(Json(()))
+}
+
+fn environment_name(state: &State, app: &App) -> String {
+    state.environments.get(&app.environment).map(|environment| environment.name.clone()).unwrap_or_default()
+}
+
+async fn apps(Shared(api): Shared<Api>) -> Answer<Vec<AppLine>> {
+    let state = api.read_latest().await?;
+    let line = |(id, app): (&AppId, &App)| AppLine {
+        app_id: id.to_string(),
+        name: app.name.clone(),
+        description: app.description.clone(),
+        environment: environment_name(&state, app),
+        state: app.state.to_string(),
+        tasks: state.tasks.values().filter(|task| task.app == *id).count(),
+        created_ms: app.created.0,
+        stopped: app.stopped.as_ref().map(|(_, why)| why.clone()),
+    };
+    let mut lines: Vec<AppLine> = state.apps.iter().map(line).collect();
+    lines.sort_by_key(|line| std::cmp::Reverse(line.created_ms));
+    Ok(Json(lines))
+}
+
+/// Finds an app by id, or by the name it is deployed under in the environment that the query names.
+async fn app_stop(
+    Shared(api): Shared<Api>,
+    UrlPath(which): UrlPath<String>,
+    Query(query): Query<std::collections::BTreeMap<String, String>>,
+) -> Answer<()> {
+    let state = api.read_latest().await?;
+    let environment = query.get("environment").map_or("", String::as_str);
+    let by_name = || state.environment_named(environment).and_then(|environment| state.app_deployed(environment.id, &which));
+    let id = which.parse::<AppId>().ok().filter(|id| state.apps.contains_key(id)).or_else(by_name);
+    let absent = || api::Error::NotFound(format!("cannot stop app {which:?}: no app has that id or name; `shoal app list` shows them"));
+    api::app::stop(&api, id.ok_or_else(absent)?, "stopped by an operator").await?;
+    Ok(Json(()))
+}
+
+async fn tasks(Shared(api): Shared<Api>) -> Answer<Vec<TaskLine>> {
+    let state = api.read_latest().await?;
+    let line = |(id, task): (&TaskId, &Task)| TaskLine {
+        task_id: id.to_string(),
+        app_id: task.app.to_string(),
+        function: state.functions.get(&task.function).map(|function| function.tag.clone()).unwrap_or_default(),
+        node: state.nodes.get(&task.node).map(|node| node.name.clone()).unwrap_or_default(),
+        created_ms: task.created.0,
+        cpu_milli: task.resources.cpu_milli,
+        memory_bytes: task.resources.memory_bytes,
+        stopping: task.stopping.clone(),
+    };
+    Ok(Json(state.tasks.iter().map(line).collect()))
+}
+
+async fn task_stop(Shared(api): Shared<Api>, UrlPath(id): UrlPath<String>) -> Answer<()> {
+    let id: TaskId = id.parse()?;
+    api.propose(Command::StopTask { id, why: "stopped by an operator".to_owned() }).await?;
+    Ok(Json(()))
+}

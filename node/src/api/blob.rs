@@ -1,0 +1,217 @@
+//! Blobs: bytes too large for a message, by plain HTTP from the client's side.
+//!
+//! `BlobCreate` gives an id and a URL to PUT to, `BlobGet` a URL to GET from. A URL carries its own permission: an expiry
+//! and a keyed hash over method, id and expiry, because the client's HTTP library shows no token. What was PUT is durable
+//! before it is answered.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State as Shared};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use md5::{Digest as _, Md5};
+use parking_lot::RwLock;
+use serde::Deserialize;
+use shoal_proto::modal_client as pb;
+use shoal_state::BlobId;
+use shoal_storage::chunk::{self, CHUNK_BYTES};
+use shoal_storage::kv::Kv;
+use shoal_storage::store::Store;
+
+use super::error::Error;
+use super::{Api, Caller, blocking, now};
+
+/// How long a URL may be used, in milliseconds: a day, as long as the longest call that could need it.
+const URL_MS: u64 = 24 * 3600 * 1000;
+/// The largest blob that one PUT may carry, in bytes: what clients send in one piece.
+const BLOB_BYTES_MAX: u64 = 1 << 30;
+
+/// The blobs of this node. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Blobs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    lists: shoal_storage::kv::Tree,
+    key: [u8; 32],
+    /// Where containers reach this node's HTTP side.
+    container_address: RwLock<Option<SocketAddr>>,
+    /// Where clients reach it, when the configuration says so.
+    advertise: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Permission {
+    expires: u64,
+    signature: String,
+}
+
+impl Blobs {
+    /// Keeps lists of chunks in `kv` and the chunks in `store`; URLs are signed with `key`.
+    pub(crate) fn open(store: Store, kv: &Kv, key: [u8; 32], advertise: &str) -> Result<Self, shoal_storage::kv::Error> {
+        let inner = Inner { store, lists: kv.tree("blobs")?, key, container_address: RwLock::new(None), advertise: advertise.to_owned() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Tells under which address containers reach this node.
+    pub(crate) fn set_container_address(&self, address: SocketAddr) {
+        *self.inner.container_address.write() = Some(address);
+    }
+
+    /// Returns the host and port of URLs for containers.
+    pub(crate) fn container_authority(&self) -> String {
+        self.inner.container_address.read().map(|address| address.to_string()).unwrap_or_default()
+    }
+
+    fn sign(&self, method: &str, id: BlobId, expires: u64) -> String {
+        let text = format!("{method} {id} {expires}");
+        blake3::keyed_hash(&self.inner.key, text.as_bytes()).to_hex()[..32].to_owned()
+    }
+
+    fn url(&self, caller: &Caller, method: &str, id: BlobId) -> String {
+        let expires = now().0 + URL_MS;
+        let signature = self.sign(method, id, expires);
+        let authority = if self.inner.advertise.is_empty() || matches!(caller.identity, super::Identity::Task(_)) {
+            &caller.authority
+        } else {
+            &self.inner.advertise
+        };
+        format!("http://{authority}/blob/{id}?expires={expires}&signature={signature}")
+    }
+
+    fn permit(&self, method: &str, id: BlobId, permission: &Permission) -> bool {
+        use subtle::ConstantTimeEq as _;
+        let expected = self.sign(method, id, permission.expires);
+        permission.expires > now().0 && bool::from(expected.as_bytes().ct_eq(permission.signature.as_bytes()))
+    }
+
+    /// Keeps a finished list of chunks under an id, durably.
+    fn commit(&self, id: BlobId, list: &chunk::List) -> io::Result<()> {
+        self.inner.store.sync().map_err(io::Error::other)?;
+        self.inner.lists.insert(id.to_string().as_bytes(), &list.encode()).map_err(io::Error::other)?;
+        self.inner.lists.kv().sync().map_err(io::Error::other)
+    }
+
+    /// Returns the chunks of a blob.
+    pub(crate) fn list(&self, id: BlobId) -> io::Result<Option<chunk::List>> {
+        let found = self.inner.lists.get(id.to_string().as_bytes()).map_err(io::Error::other)?;
+        found.map(|bytes| chunk::List::decode(&bytes).map_err(io::Error::other)).transpose()
+    }
+}
+
+/// The HTTP side.
+pub(super) fn routes(api: Api) -> Router {
+    Router::new().route("/blob/{id}", get(download).put(upload)).with_state(api.blobs)
+}
+
+fn refuse(code: StatusCode, why: String) -> Response {
+    (code, why).into_response()
+}
+
+fn failed(attempted: &str, id: BlobId, error: &dyn std::fmt::Display) -> Response {
+    tracing::error!(%id, %error, "cannot {attempted} a blob");
+    refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot {attempted} blob {id}: {error}\n"))
+}
+
+async fn upload(Shared(blobs): Shared<Blobs>, Path(id): Path<String>, Query(permission): Query<Permission>, body: Body) -> Response {
+    let Ok(id) = id.parse::<BlobId>() else { return refuse(StatusCode::NOT_FOUND, format!("{id:?} is not a blob\n")) };
+    if !blobs.permit("PUT", id, &permission) {
+        return refuse(StatusCode::FORBIDDEN, format!("this URL does not permit to write blob {id}, or has expired\n"));
+    }
+    match receive(&blobs, body).await {
+        Ok((list, md5)) => {
+            let committed = blobs.clone();
+            match blocking(move || committed.commit(id, &list)).await {
+                Ok(()) => {
+                    let mut headers = HeaderMap::new();
+                    if let Ok(etag) = HeaderValue::from_str(&format!("\"{md5}\"")) {
+                        headers.insert(header::ETAG, etag);
+                    }
+                    (StatusCode::OK, headers).into_response()
+                }
+                Err(error) => failed("keep", id, &error),
+            }
+        }
+        Err(error) => failed("receive", id, &error),
+    }
+}
+
+/// Cuts a body into chunks as it arrives.
+async fn receive(blobs: &Blobs, body: Body) -> io::Result<(chunk::List, String)> {
+    let (mut md5, mut list, mut piece) = (Md5::new(), chunk::List { size: 0, chunks: vec![] }, Vec::with_capacity(CHUNK_BYTES));
+    let mut stream = body.into_data_stream();
+    loop {
+        let part = stream.next().await.transpose().map_err(io::Error::other)?;
+        let end = part.is_none();
+        let mut part: Bytes = part.unwrap_or_default();
+        md5.update(&part);
+        list.size += part.len() as u64;
+        if list.size > BLOB_BYTES_MAX {
+            return Err(io::Error::other(format!("a blob may have {BLOB_BYTES_MAX} bytes in one piece")));
+        }
+        while !part.is_empty() || (end && !piece.is_empty()) {
+            let room = CHUNK_BYTES - piece.len();
+            let taken = part.split_to(room.min(part.len()));
+            piece.extend_from_slice(&taken);
+            if piece.len() == CHUNK_BYTES || end {
+                let (store, full) = (blobs.inner.store.clone(), std::mem::replace(&mut piece, Vec::with_capacity(CHUNK_BYTES)));
+                list.chunks.push(blocking(move || store.put(&full)).await.map_err(io::Error::other)?);
+            }
+        }
+        if end {
+            let hex: String = md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            return Ok((list, hex));
+        }
+    }
+}
+
+async fn download(Shared(blobs): Shared<Blobs>, Path(id): Path<String>, Query(permission): Query<Permission>) -> Response {
+    let Ok(id) = id.parse::<BlobId>() else { return refuse(StatusCode::NOT_FOUND, format!("{id:?} is not a blob\n")) };
+    if !blobs.permit("GET", id, &permission) {
+        return refuse(StatusCode::FORBIDDEN, format!("this URL does not permit to read blob {id}, or has expired\n"));
+    }
+    let found = blobs.clone();
+    match blocking(move || found.list(id)).await {
+        Ok(Some(list)) => send(&blobs, list),
+        Ok(None) => refuse(StatusCode::NOT_FOUND, format!("blob {id} does not exist: it was not uploaded, or is no longer kept\n")),
+        Err(error) => failed("find", id, &error),
+    }
+}
+
+fn send(blobs: &Blobs, list: chunk::List) -> Response {
+    let store = blobs.inner.store.clone();
+    let parts = futures::stream::iter(list.chunks).then(move |digest| {
+        let store = store.clone();
+        async move { blocking(move || store.get(&digest)).await.map_err(io::Error::other) }
+    });
+    let length = [(header::CONTENT_LENGTH, list.size.to_string())];
+    (length, Body::from_stream(parts)).into_response()
+}
+
+pub(super) async fn create(api: &Api, caller: &Caller, _request: pb::BlobCreateRequest) -> Result<pb::BlobCreateResponse, Error> {
+    let id = BlobId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
+    let url = api.blobs.url(caller, "PUT", id);
+    Ok(pb::BlobCreateResponse {
+        blob_id: id.to_string(),
+        upload_type_oneof: Some(pb::blob_create_response::UploadTypeOneof::UploadUrl(url.clone())),
+        blob_ids: vec![id.to_string()],
+        upload_types_oneof: Some(pb::blob_create_response::UploadTypesOneof::UploadUrls(pb::UploadUrlList { items: vec![url] })),
+    })
+}
+
+pub(super) async fn get_url(api: &Api, caller: &Caller, request: pb::BlobGetRequest) -> Result<pb::BlobGetResponse, Error> {
+    let id: BlobId = request.blob_id.parse()?;
+    let blobs = api.blobs.clone();
+    let found = blocking(move || blobs.list(id)).await.map_err(Error::failed(format!("cannot look for blob {id}")))?;
+    found.ok_or_else(|| Error::NotFound(format!("Blob '{id}' not found: it was not uploaded, or is no longer kept")))?;
+    Ok(pb::BlobGetResponse { download_url: api.blobs.url(caller, "GET", id) })
+}

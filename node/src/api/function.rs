@@ -1,0 +1,333 @@
+//! Functions and classes: what a decorator says, kept as the client sent it, with the few settings that Shoal acts on.
+
+use prost::Message as _;
+use shoal_proto::modal_client as pb;
+use shoal_state::model::{App, Class, Definition, Function, Resources, Retries, Scaling};
+use shoal_state::{AppId, ClassId, Command, FunctionId, ShardId, State};
+
+use super::error::Error;
+use super::{Api, Caller, app, environment};
+
+/// How long an idle container waits when nobody says, in milliseconds: the original's default.
+const SCALEDOWN_MS: u64 = 60_000;
+/// How long an input may run when nobody says, in milliseconds.
+const TIMEOUT_MS: u64 = 300_000;
+/// What a container reserves when nobody says: an eighth of a core.
+const CPU_MILLI: u32 = 125;
+/// What a container reserves when nobody says: 128 MiB.
+const MEMORY_BYTES: u64 = 128 << 20;
+const MIB: u64 = 1 << 20;
+
+/// Derives a function's id: the same tag of the same app is the same function.
+fn id_of(app: AppId, tag: &str) -> FunctionId {
+    let app = app.to_string();
+    FunctionId::derive_in(ShardId::of(&[app.as_bytes(), tag.as_bytes()].concat()), &[app.as_bytes(), tag.as_bytes()])
+}
+
+/// Finds a function by id.
+pub(crate) async fn find(api: &Api, id: &str) -> Result<(FunctionId, Function), Error> {
+    let parsed: FunctionId = id.parse()?;
+    let state = api.read_latest_unless(|state| state.functions.contains_key(&parsed)).await?;
+    let function = state.functions.get(&parsed).ok_or_else(|| Error::NotFound(format!("Function '{id}' not found")))?;
+    Ok((parsed, function.clone()))
+}
+
+/// Reads the SDK's message back as it was received.
+pub(crate) async fn definition(api: &Api, function: &Function) -> Result<prost::bytes::Bytes, Error> {
+    api.definition(&function.definition).await
+}
+
+fn metadata_of(id: FunctionId, function: &Function, view: &pb::Function) -> pb::FunctionHandleMetadata {
+    let methods = view.method_definitions.iter().map(|(name, method)| (name.clone(), method_metadata(id, function, view, name, method)));
+    pb::FunctionHandleMetadata {
+        function_name: if view.implementation_name.is_empty() { view.function_name.clone() } else { view.implementation_name.clone() },
+        function_type: view.function_type,
+        web_url: view.web_url.clone(),
+        is_method: view.is_method,
+        definition_id: id.to_string(),
+        class_parameter_info: view.class_parameter_info.clone(),
+        method_handle_metadata: methods.collect(),
+        function_schema: view.function_schema.clone(),
+        supported_input_formats: view.supported_input_formats.clone(),
+        supported_output_formats: view.supported_output_formats.clone(),
+        app_id: function.app.to_string(),
+        base_function_id: function.parent.map(|parent| parent.to_string()).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+fn method_metadata(
+    id: FunctionId,
+    function: &Function,
+    view: &pb::Function,
+    name: &str,
+    method: &pb::MethodDefinition,
+) -> pb::FunctionHandleMetadata {
+    pb::FunctionHandleMetadata {
+        function_name: method.function_name.clone(),
+        function_type: method.function_type,
+        web_url: method.web_url.clone(),
+        is_method: true,
+        use_method_name: name.to_owned(),
+        definition_id: id.to_string(),
+        class_parameter_info: view.class_parameter_info.clone(),
+        function_schema: method.function_schema.clone(),
+        supported_input_formats: method.supported_input_formats.clone(),
+        supported_output_formats: method.supported_output_formats.clone(),
+        app_id: function.app.to_string(),
+        ..Default::default()
+    }
+}
+
+/// Returns what a client must know to call a function.
+pub(crate) async fn handle_metadata(api: &Api, id: FunctionId, function: &Function) -> Result<pb::FunctionHandleMetadata, Error> {
+    let view = pb::Function::decode(definition(api, function).await?).map_err(Error::failed(format!("cannot decode function {id}")))?;
+    Ok(metadata_of(id, function, &view))
+}
+
+/// Returns what a client must know to use a class: its methods are those of the function tagged `NAME.*`.
+pub(crate) async fn class_metadata(api: &Api, state: &State, app: &App, tag: &str) -> Result<pb::ClassHandleMetadata, Error> {
+    let service = format!("{tag}.*");
+    let Some(id) = app.layout.functions.get(&service) else { return Ok(pb::ClassHandleMetadata::default()) };
+    let function = state.functions.get(id).ok_or_else(|| Error::NotFound(format!("Function '{service}' not found")))?;
+    let metadata = handle_metadata(api, *id, function).await?;
+    let methods = metadata.method_handle_metadata.iter().map(|(name, method)| pb::ClassMethod {
+        function_name: name.clone(),
+        function_id: id.to_string(),
+        function_handle_metadata: Some(method.clone()),
+    });
+    Ok(pb::ClassHandleMetadata { methods: methods.collect(), class_function_id: id.to_string(), class_function_metadata: Some(metadata) })
+}
+
+fn existing(id: &str, app: AppId, tag: &str) -> Result<FunctionId, Error> {
+    if id.is_empty() { Ok(id_of(app, tag)) } else { Ok(id.parse()?) }
+}
+
+pub(super) async fn precreate(
+    api: &Api,
+    _caller: &Caller,
+    request: pb::FunctionPrecreateRequest,
+) -> Result<pb::FunctionPrecreateResponse, Error> {
+    let (app, _) = app::find(api, &request.app_id).await?;
+    let id = existing(&request.existing_function_id, app, &request.function_name)?;
+    let view = pb::Function {
+        function_name: request.function_name,
+        function_type: request.function_type,
+        method_definitions: request.method_definitions,
+        function_schema: request.function_schema,
+        supported_input_formats: request.supported_input_formats,
+        supported_output_formats: request.supported_output_formats,
+        ..Default::default()
+    };
+    let function = blank(api, app, &view.function_name);
+    Ok(pb::FunctionPrecreateResponse { function_id: id.to_string(), handle_metadata: Some(metadata_of(id, &function, &view)) })
+}
+
+/// A function of which only its place is known.
+fn blank(api: &Api, app: AppId, tag: &str) -> Function {
+    Function {
+        app,
+        tag: tag.to_owned(),
+        definition: Definition::default(),
+        image: None,
+        mounts: vec![],
+        secrets: vec![],
+        resources: Resources::default(),
+        scaling: Scaling::default(),
+        retries: Retries::default(),
+        timeout_ms: TIMEOUT_MS,
+        startup_timeout_ms: TIMEOUT_MS,
+        inputs_concurrent: 1,
+        batch_max: 0,
+        batch_wait_ms: 0,
+        single_use: false,
+        block_network: false,
+        builder: false,
+        parent: None,
+        parameters: vec![],
+        created: api.now(),
+    }
+}
+
+fn resources(view: &pb::Function) -> Resources {
+    let asked = view.resources.clone().unwrap_or_default();
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    Resources {
+        cpu_milli: or(asked.milli_cpu, CPU_MILLI),
+        cpu_milli_max: asked.milli_cpu_max,
+        memory_bytes: if asked.memory_mb == 0 { MEMORY_BYTES } else { u64::from(asked.memory_mb) * MIB },
+        memory_bytes_max: u64::from(asked.memory_mb_max) * MIB,
+        disk_bytes: u64::from(asked.ephemeral_disk_mb) * MIB,
+        gpus: asked.gpu_config.map_or(0, |gpu| gpu.count),
+    }
+}
+
+fn scaling(view: &pb::Function) -> Scaling {
+    let settings = view.autoscaler_settings.clone().unwrap_or_default();
+    let idle = settings.scaledown_window.unwrap_or(view.task_idle_timeout_secs);
+    Scaling {
+        containers_min: settings.min_containers.unwrap_or(view.warm_pool_size),
+        containers_max: settings.max_containers.unwrap_or(view.concurrency_limit),
+        containers_buffer: settings.buffer_containers.unwrap_or(view.experimental_buffer_containers),
+        scaledown_ms: if idle == 0 { SCALEDOWN_MS } else { u64::from(idle) * 1000 },
+    }
+}
+
+/// Turns the policy of the wire into ours: the coefficient comes as a fraction, and decisions use no fractions.
+fn retries(policy: &pb::FunctionRetryPolicy) -> Retries {
+    Retries {
+        count: policy.retries,
+        delay_initial_ms: policy.initial_delay_ms,
+        delay_max_ms: policy.max_delay_ms,
+        backoff_milli: thousandths(policy.backoff_coefficient),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of u32 before")]
+fn thousandths(factor: f32) -> u32 {
+    (f64::from(factor) * 1000.0).clamp(0.0, f64::from(u32::MAX)).round() as u32
+}
+
+/// Finds the definition in a request: the function itself, or the first of the ranked choices.
+fn chosen(request: &pb::FunctionCreateRequest) -> Result<(prost::bytes::Bytes, Option<pb::FunctionData>), Error> {
+    let decode = |bytes: &prost::bytes::Bytes| {
+        pb::FunctionData::decode(bytes.clone()).map_err(|error| Error::Invalid(format!("function_data cannot be decoded: {error}")))
+    };
+    let data = request.function_data.as_ref().map(decode).transpose()?;
+    let ranked = data.as_ref().and_then(|data| data.ranked_functions.iter().min_by_key(|choice| choice.rank)?.function.clone());
+    let function = request.function.clone().filter(|function| !function.is_empty()).or(ranked);
+    Ok((function.ok_or_else(|| Error::Invalid("FunctionCreate names no function".to_owned()))?, data))
+}
+
+fn parse_all<T: std::str::FromStr<Err = shoal_state::NotAnId>>(ids: &[String]) -> Result<Vec<T>, Error> {
+    ids.iter().map(|id| Ok(id.parse()?)).collect()
+}
+
+pub(super) async fn create(api: &Api, _caller: &Caller, request: pb::FunctionCreateRequest) -> Result<pb::FunctionCreateResponse, Error> {
+    let (app, _) = app::find(api, &request.app_id).await?;
+    let (bytes, data) = chosen(&request)?;
+    let view = pb::Function::decode(bytes.clone()).map_err(|error| Error::Invalid(format!("the function cannot be decoded: {error}")))?;
+    let tag = if view.function_name.is_empty() {
+        data.as_ref().map(|data| data.function_name.clone()).unwrap_or_default()
+    } else {
+        view.function_name.clone()
+    };
+    let id = existing(&request.existing_function_id, app, &tag)?;
+    let function = Function {
+        definition: api.keep_definition(&bytes).await?,
+        image: if view.image_id.is_empty() { None } else { Some(view.image_id.parse()?) },
+        mounts: parse_all(&view.mount_ids)?,
+        secrets: parse_all(&view.secret_ids)?,
+        resources: resources(&view),
+        scaling: scaling(&view),
+        retries: view.retry_policy.as_ref().map(retries).unwrap_or_default(),
+        timeout_ms: if view.timeout_secs == 0 { TIMEOUT_MS } else { u64::from(view.timeout_secs) * 1000 },
+        startup_timeout_ms: if view.startup_timeout_secs == 0 { TIMEOUT_MS } else { u64::from(view.startup_timeout_secs) * 1000 },
+        inputs_concurrent: view.max_concurrent_inputs.max(1),
+        batch_max: view.batch_max_size,
+        batch_wait_ms: view.batch_linger_ms,
+        single_use: view.single_use_containers || view.max_inputs == 1,
+        block_network: view.block_network,
+        builder: view.is_builder_function,
+        ..blank(api, app, &tag)
+    };
+    let metadata = metadata_of(id, &function, &view);
+    api.propose(Command::PutFunction { id, function: Box::new(function) }).await?;
+    Ok(pb::FunctionCreateResponse {
+        function_id: id.to_string(),
+        function_data: Some(request.function_data.unwrap_or_else(|| function_data(&bytes, &view))),
+        function: Some(bytes),
+        handle_metadata: Some(metadata),
+        ..Default::default()
+    })
+}
+
+/// Wraps a function as clients expect it back: with at least one ranked choice that holds the whole of it.
+fn function_data(bytes: &prost::bytes::Bytes, view: &pb::Function) -> prost::bytes::Bytes {
+    let data = pb::FunctionData {
+        module_name: view.module_name.clone(),
+        function_name: view.function_name.clone(),
+        function_type: view.function_type,
+        warm_pool_size: view.warm_pool_size,
+        concurrency_limit: view.concurrency_limit,
+        task_idle_timeout_secs: view.task_idle_timeout_secs,
+        timeout_secs: view.timeout_secs,
+        web_url: view.web_url.clone(),
+        webhook_config: view.webhook_config.clone(),
+        method_definitions: view.method_definitions.clone(),
+        method_definitions_set: view.method_definitions_set,
+        is_class: view.is_class,
+        class_parameter_info: view.class_parameter_info.clone(),
+        is_method: view.is_method,
+        ranked_functions: vec![pb::function_data::RankedFunction { rank: 0, function: Some(bytes.clone()) }],
+        schedule: view.schedule.clone(),
+        autoscaler_settings: view.autoscaler_settings.clone(),
+        function_schema: view.function_schema.clone(),
+        supported_input_formats: view.supported_input_formats.clone(),
+        supported_output_formats: view.supported_output_formats.clone(),
+        ..Default::default()
+    };
+    data.encode_to_vec().into()
+}
+
+pub(super) async fn get(api: &Api, _caller: &Caller, request: pb::FunctionGetRequest) -> Result<pb::FunctionGetResponse, Error> {
+    let state = api.read_latest().await?;
+    let environment = environment::find(&state, &request.environment_name)?;
+    let absent = || Error::NotFound(format!("App '{}' not found in environment '{}'", request.app_name, environment.name));
+    let app = state.app_deployed(environment.id, &request.app_name).and_then(|id| state.apps.get(&id)).ok_or_else(absent)?;
+    let absent = || Error::NotFound(format!("App '{}' has no function '{}'", request.app_name, request.object_tag));
+    let id = app.layout.functions.get(&request.object_tag).ok_or_else(absent)?;
+    let function = state.functions.get(id).ok_or_else(absent)?;
+    let bytes = definition(api, function).await?;
+    let view = pb::Function::decode(bytes.clone()).map_err(Error::failed(format!("cannot decode function {id}")))?;
+    Ok(pb::FunctionGetResponse {
+        function_id: id.to_string(),
+        handle_metadata: Some(metadata_of(*id, function, &view)),
+        function: Some(function_data(&bytes, &view)),
+        ..Default::default()
+    })
+}
+
+pub(super) async fn get_by_id(
+    api: &Api,
+    _caller: &Caller,
+    request: pb::FunctionGetByIdRequest,
+) -> Result<pb::FunctionGetByIdResponse, Error> {
+    let (id, function) = find(api, &request.function_id).await?;
+    let bytes = definition(api, &function).await?;
+    let view = pb::Function::decode(bytes.clone()).map_err(Error::failed(format!("cannot decode function {id}")))?;
+    Ok(pb::FunctionGetByIdResponse {
+        function: Some(function_data(&bytes, &view)),
+        handle_metadata: Some(metadata_of(id, &function, &view)),
+    })
+}
+
+pub(super) async fn class_create(api: &Api, caller: &Caller, request: pb::ClassCreateRequest) -> Result<pb::ClassCreateResponse, Error> {
+    let (app, _) = app::find(api, &request.app_id).await?;
+    let bytes = request.encode_to_vec();
+    let id = if request.existing_class_id.is_empty() {
+        ClassId::derive(&[caller.identity.scope().as_slice(), caller.key().as_bytes()])
+    } else {
+        request.existing_class_id.parse()?
+    };
+    let class = Class { id, app, definition: api.keep_definition(&bytes).await? };
+    api.propose(Command::PutClass { class }).await?;
+    Ok(pb::ClassCreateResponse {
+        class_id: id.to_string(),
+        handle_metadata: Some(pb::ClassHandleMetadata { methods: request.methods, ..Default::default() }),
+    })
+}
+
+pub(super) async fn class_get(api: &Api, _caller: &Caller, request: pb::ClassGetRequest) -> Result<pb::ClassGetResponse, Error> {
+    let state = api.read_latest().await?;
+    let environment = environment::find(&state, &request.environment_name)?;
+    let absent = || Error::NotFound(format!("App '{}' not found in environment '{}'", request.app_name, environment.name));
+    let app = state.app_deployed(environment.id, &request.app_name).and_then(|id| state.apps.get(&id)).ok_or_else(absent)?;
+    let absent = || Error::NotFound(format!("App '{}' has no class '{}'", request.app_name, request.object_tag));
+    let id = app.layout.classes.get(&request.object_tag).ok_or_else(absent)?;
+    Ok(pb::ClassGetResponse {
+        class_id: id.to_string(),
+        handle_metadata: Some(class_metadata(api, &state, app, &request.object_tag).await?),
+        ..Default::default()
+    })
+}

@@ -1,0 +1,155 @@
+//! The API that clients and containers speak: one file a noun, thin methods in [`service`], policy in [`identity`],
+//! gRPC codes in [`error`].
+//!
+//! Any node answers any call. What is found by id in the local state needs no confirmation; what is looked up by name,
+//! listed, or *absent* is confirmed by a read index first.
+
+pub(crate) mod app;
+mod blob;
+mod environment;
+pub(crate) mod error;
+pub(crate) mod function;
+pub(crate) mod identity;
+mod lifecycle;
+mod mount;
+pub(crate) mod secret;
+mod service;
+mod task;
+pub(crate) mod token;
+pub(crate) mod transport;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prost::bytes::Bytes;
+use shoal_state::model::Definition;
+use shoal_state::{AppId, Command, Event, FunctionId, State, Timestamp};
+
+use crate::cluster::Cluster;
+use crate::config::Config;
+
+pub(crate) use blob::Blobs;
+pub(crate) use error::Error;
+pub(crate) use identity::Identity;
+pub(crate) use lifecycle::Lifecycle;
+pub(crate) use mount::Files;
+pub(crate) use secret::SealingKey;
+
+/// Who calls, with what came along in the metadata.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Who calls.
+    pub(crate) identity: Identity,
+    /// The idempotency key: one per logical call, the same on each try; empty on streams.
+    pub(crate) idempotency_key: String,
+    /// The client's version, as `1.6.4`.
+    pub(crate) client_version: String,
+    /// The kind of client: 1 Python, 3 container, 8 JS, 9 Go.
+    pub(crate) client_type: String,
+    /// The host and port that the client used to reach us; what URLs for it are built from.
+    pub(crate) authority: String,
+}
+
+impl Caller {
+    /// Returns what derived ids use for this request. A client that sends no key gets a fresh one.
+    pub(crate) fn key(&self) -> String {
+        if self.idempotency_key.is_empty() { format!("{:032x}", rand::random::<u128>()) } else { self.idempotency_key.clone() }
+    }
+}
+
+/// Everything that API methods use. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) config: Arc<Config>,
+    pub(crate) cluster: Cluster,
+    pub(crate) store: shoal_storage::store::Store,
+    pub(crate) blobs: Blobs,
+    pub(crate) files: Files,
+    pub(crate) sealing: SealingKey,
+    pub(crate) lifecycle: Lifecycle,
+}
+
+impl Api {
+    /// Returns the time of this node's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        now()
+    }
+
+    /// Returns the state as this node has it.
+    pub(crate) fn local(&self) -> State {
+        self.cluster.local()
+    }
+
+    /// Returns a state that has everything which was acknowledged before this call.
+    pub(crate) async fn read_latest(&self) -> Result<State, Error> {
+        self.cluster.read_latest().await
+    }
+
+    /// Returns the local state when it satisfies `found`, else the latest.
+    pub(crate) async fn read_latest_unless(&self, found: impl Fn(&State) -> bool) -> Result<State, Error> {
+        let local = self.local();
+        if found(&local) { Ok(local) } else { self.read_latest().await }
+    }
+
+    /// Puts one decision into the log and waits for its answer.
+    pub(crate) async fn propose(&self, command: Command) -> Result<(), Error> {
+        self.cluster.propose(command).await.map(|_: Vec<Event>| ())
+    }
+
+    /// Keeps a definition: small ones go into the log, larger ones into the store, durable before this returns.
+    pub(crate) async fn keep_definition(&self, bytes: &[u8]) -> Result<Definition, Error> {
+        if bytes.len() <= Definition::INLINE_BYTES_MAX {
+            return Ok(Definition::Inline(bytes.to_vec()));
+        }
+        let (store, bytes) = (self.store.clone(), bytes.to_vec());
+        let digest = blocking(move || {
+            let digest = store.put(&bytes)?;
+            store.sync()?;
+            Ok::<_, shoal_storage::store::Error>(digest)
+        })
+        .await
+        .map_err(Error::failed("cannot store a definition"))?;
+        Ok(Definition::Stored(digest))
+    }
+
+    /// Reads a definition back.
+    pub(crate) async fn definition(&self, definition: &Definition) -> Result<Bytes, Error> {
+        match definition {
+            Definition::Inline(bytes) => Ok(bytes.clone().into()),
+            Definition::Stored(digest) => {
+                let (store, digest) = (self.store.clone(), *digest);
+                blocking(move || store.get(&digest)).await.map_err(Error::failed(format!("cannot read definition {digest}")))
+            }
+        }
+    }
+
+    /// Returns the page that tells of an app.
+    pub(crate) fn page(&self, caller: &Caller, app: AppId) -> String {
+        format!("http://{}/apps/{app}", caller.authority)
+    }
+
+    /// Cancels what waits and runs in the functions of a stopped app.
+    pub(crate) async fn calls_stop(&self, functions: &[FunctionId]) {
+        let _ = functions;
+    }
+}
+
+/// Returns the time of this machine's clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Turns a time into the wire's seconds.
+#[expect(clippy::cast_precision_loss, reason = "the wire says seconds as a double; milliseconds are exact until the year 287396")]
+pub(crate) fn seconds(time: Timestamp) -> f64 {
+    time.0 as f64 / 1000.0
+}
+
+/// Runs what may touch the disk away from the threads that serve connections.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,239 @@
+//! Status, tokens, apps and tasks: what operators list and end.
+
+use clap::{Args, Subcommand};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::Common;
+use super::admin::ask;
+use crate::admin::{AppLine, StatusReport, TaskLine, TokenLine, TokenMade, TokenWanted};
+
+/// `shoal token …`
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token for clients; its secret is shown this once.
+    #[command(after_help = "Examples:\n  shoal token create --label laptop\n  shoal token create --expires-in 30d --json")]
+    Create {
+        /// What you call it.
+        #[arg(long, default_value = "")]
+        label: String,
+        /// When it ends: a number with s, m, h or d.
+        #[arg(long, value_parser = seconds)]
+        expires_in: Option<u64>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List tokens, ended ones included.
+    List(Common),
+    /// End a token for good.
+    #[command(after_help = "Example:\n  shoal token revoke ak-…")]
+    Revoke {
+        /// The token's id.
+        token_id: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// `shoal app …`
+#[derive(Debug, Subcommand)]
+pub(super) enum AppCommand {
+    /// List apps, the newest first.
+    List {
+        /// Stopped ones too.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Stop an app.
+    #[command(after_help = "Examples:\n  shoal app stop ap-…\n  shoal app stop my-app --env main")]
+    Stop {
+        /// Its id or the name it is deployed under.
+        app: String,
+        /// The environment of the name.
+        #[arg(long, default_value = "")]
+        env: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// `shoal task …`
+#[derive(Debug, Subcommand)]
+pub(super) enum TaskCommand {
+    /// List tasks.
+    List(Common),
+    /// Ask a task to stop.
+    Stop(TaskStop),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TaskStop {
+    /// The task's id.
+    task_id: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a time: write a number with s, m, h or d, as 90m");
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(wrong)
+}
+
+fn ago(ms: u64) -> String {
+    let seconds = crate::api::now().0.saturating_sub(ms) / 1000;
+    match seconds {
+        0..=119 => format!("{seconds} s ago"),
+        120..=7199 => format!("{} min ago", seconds / 60),
+        7200..=172_799 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn print_table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    println!("{table}");
+}
+
+/// Prints how the node is.
+pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
+    let report: StatusReport = ask(common, "GET", "/status", &())?;
+    if common.json {
+        print_json(&report)?;
+        return Ok(0);
+    }
+    println!("shoal {}, node {} ({})", report.version, report.node, report.node_id);
+    println!("  clients    http://{}", report.api);
+    println!("  data       {}", report.data);
+    match &report.leader {
+        Some(leader) => println!("  consensus  leader {leader}, term {}, entry {}", report.term, report.applied),
+        None => println!("  consensus  no leader yet, term {}, entry {}", report.term, report.applied),
+    }
+    println!("  cluster    {} node(s), {} shards with a home", report.nodes, report.shards);
+    println!("  holds      {} app(s), {} task(s), {} image(s)", report.apps, report.tasks, report.images);
+    Ok(0)
+}
+
+impl TokenCommand {
+    /// Runs the command.
+    pub(super) fn run(self) -> anyhow::Result<i32> {
+        match self {
+            Self::Create { label, expires_in, common } => {
+                let made: TokenMade = ask(&common, "POST", "/tokens", &TokenWanted { label, expires_in_seconds: expires_in })?;
+                if common.json {
+                    print_json(&made)?;
+                } else {
+                    println!("token id      {}\ntoken secret  {}", made.token_id, made.token_secret);
+                    println!(
+                        "\nThe secret is not shown again. To use it:\n  modal token set --token-id {} --token-secret {}",
+                        made.token_id, made.token_secret
+                    );
+                }
+            }
+            Self::List(common) => {
+                let tokens: Vec<TokenLine> = ask(&common, "GET", "/tokens", &())?;
+                if common.json {
+                    print_json(&tokens)?;
+                } else {
+                    print_table(
+                        ["TOKEN", "LABEL", "STATE", "CREATED"],
+                        tokens.into_iter().map(|line| [line.token_id, line.label, line.state, ago(line.created_ms)]),
+                    );
+                }
+            }
+            Self::Revoke { token_id, common } => {
+                let () = ask(&common, "DELETE", &format!("/tokens/{token_id}"), &())?;
+                if !common.json {
+                    println!("token {token_id} is revoked");
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+impl AppCommand {
+    /// Runs the command.
+    pub(super) fn run(self) -> anyhow::Result<i32> {
+        match self {
+            Self::List { all, common } => {
+                let mut apps: Vec<AppLine> = ask(&common, "GET", "/apps", &())?;
+                apps.retain(|app| all || app.stopped.is_none());
+                if common.json {
+                    print_json(&apps)?;
+                } else {
+                    let row = |app: AppLine| {
+                        let name = if app.name.is_empty() { app.description } else { app.name };
+                        [app.app_id, name, app.environment, app.state, app.tasks.to_string(), ago(app.created_ms)]
+                    };
+                    print_table(["APP", "NAME", "ENVIRONMENT", "STATE", "TASKS", "CREATED"], apps.into_iter().map(row));
+                }
+            }
+            Self::Stop { app, env, common } => {
+                let () = ask(&common, "POST", &format!("/apps/{app}/stop?environment={env}"), &())?;
+                if !common.json {
+                    println!("app {app} is stopped");
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+impl TaskCommand {
+    /// Runs the command.
+    pub(super) fn run(self) -> anyhow::Result<i32> {
+        match self {
+            Self::List(common) => {
+                let tasks: Vec<TaskLine> = ask(&common, "GET", "/tasks", &())?;
+                if common.json {
+                    print_json(&tasks)?;
+                } else {
+                    let row = |task: TaskLine| {
+                        let state = task.stopping.map_or_else(|| "assigned".to_owned(), |why| format!("stopping: {why}"));
+                        [task.task_id, task.function, task.node, state, ago(task.created_ms)]
+                    };
+                    print_table(["TASK", "FUNCTION", "NODE", "STATE", "CREATED"], tasks.into_iter().map(row));
+                }
+            }
+            Self::Stop(TaskStop { task_id, common }) => {
+                let () = ask(&common, "POST", &format!("/tasks/{task_id}/stop"), &())?;
+                if !common.json {
+                    println!("task {task_id} was asked to stop");
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_needs_a_unit_and_must_fit() {
+        assert_eq!(seconds("90m"), Ok(5400));
+        for wrong in ["", "5", "5w", "m", "-1s", "999999999999999999999d"] {
+            assert!(seconds(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
+}

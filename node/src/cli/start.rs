@@ -1,0 +1,56 @@
+//! `shoal start`: the keeper, and under it the node.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::{keeper, server};
+
+/// The flags of a node; each overrides the configuration.
+#[derive(Debug, Args, Serialize)]
+pub(super) struct Start {
+    /// The configuration file [default: /etc/shoal/shoal.toml, if it exists]
+    #[arg(long)]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// The folder for everything the node keeps [default: /var/lib/shoal]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<PathBuf>,
+    /// Where clients are answered [default: 0.0.0.0:7470]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api: Option<SocketAddr>,
+    /// Where web endpoints are answered [default: 0.0.0.0:7480]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    web: Option<SocketAddr>,
+    /// What people call this node [default: the machine's host name]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+}
+
+impl Start {
+    /// Holds the sockets and keeps a node running; under systemd, which does both, becomes the node.
+    pub(super) fn keep(&self) -> anyhow::Result<i32> {
+        if keeper::passed() {
+            return self.serve();
+        }
+        let config = Config::load(self.config.as_deref(), self)?;
+        // The child reads the same command line, with another command.
+        let arguments = std::iter::once(OsString::from("serve")).chain(std::env::args_os().skip(2)).collect::<Vec<_>>();
+        keeper::keep(config.api, config.web, &arguments)
+    }
+
+    /// Runs the node on sockets that were handed over.
+    pub(super) fn serve(&self) -> anyhow::Result<i32> {
+        let config = Config::load(self.config.as_deref(), self)?;
+        let listeners = keeper::take_passed()?;
+        server::run(config, listeners)
+    }
+}

@@ -1,0 +1,47 @@
+//! The node's view of consensus: propose a decision, read the state, hear of changes.
+
+use shoal_raft::Raft;
+use shoal_state::{Command, Event, NodeId, State};
+
+use crate::api::Error;
+
+/// A handle to the replicated state. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    raft: Raft,
+    /// This node.
+    pub(crate) node: NodeId,
+}
+
+impl Cluster {
+    /// Wraps a running Raft.
+    pub(crate) fn new(raft: Raft, node: NodeId) -> Self {
+        Self { raft, node }
+    }
+
+    /// Returns the state as this node has it; may be behind the leader.
+    pub(crate) fn local(&self) -> State {
+        self.raft.local()
+    }
+
+    /// Returns a state that has everything which was acknowledged before this call.
+    pub(crate) async fn read_latest(&self) -> Result<State, Error> {
+        self.raft.read_latest().await.map_err(|error| Error::Unavailable(format!("cannot read the latest state: {error}")))
+    }
+
+    /// Puts one decision into the log; returns what changed.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Vec<Event>, Error> {
+        let mut answers = self.propose_all(vec![command]).await?;
+        Ok(answers.pop().ok_or_else(|| Error::Unavailable("the log gave no answer to a command".to_owned()))??)
+    }
+
+    /// Puts several decisions into one entry; each has its own answer.
+    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<Vec<Result<Vec<Event>, shoal_state::Refused>>, Error> {
+        self.raft.propose(commands).await.map_err(|error| Error::Unavailable(format!("cannot put a decision into the log: {error}")))
+    }
+
+    /// Returns Raft itself, for status.
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+}

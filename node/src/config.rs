@@ -1,0 +1,116 @@
+//! The node's configuration: `shoal.toml`, overridden by `SHOAL_…` variables, overridden by flags.
+//!
+//! Every key has a default; a cluster of one node needs no file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+/// Where the node looks for its configuration when no flag names a file.
+pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
+
+/// What a node is told from outside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Everything the node keeps.
+    pub(crate) data: PathBuf,
+    /// Where clients are answered: gRPC, blobs, metrics.
+    pub(crate) api: SocketAddr,
+    /// Where web endpoints are answered.
+    pub(crate) web: SocketAddr,
+    /// The host name that clients are told for blobs; empty = the one they used themselves.
+    pub(crate) advertise: String,
+    /// What people call this node; empty = the machine's host name.
+    pub(crate) name: String,
+    /// The program that runs containers.
+    pub(crate) runsc: PathBuf,
+    /// The CPU that containers may use, in thousandths of a core; 0 = all of the machine's.
+    pub(crate) cpu_milli: u32,
+    /// The memory that containers may use, in bytes; 0 = nine tenths of the machine's.
+    pub(crate) memory_bytes: u64,
+    /// What may be logged: `info`, `debug`, or a filter of `tracing`.
+    pub(crate) log: String,
+    /// Builds of images.
+    pub(crate) images: Images,
+}
+
+/// How images are built.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Images {
+    /// The builder version that new clients are told.
+    pub(crate) builder_version: String,
+    /// Certificates that builds and containers trust besides the image's own; empty = only the image's own.
+    pub(crate) ca_bundle: PathBuf,
+    /// Directories with a root filesystem, by tag: `{ "python:3.12-slim" = "/srv/python" }`.
+    pub(crate) bases: std::collections::BTreeMap<String, PathBuf>,
+    /// Containers pull from registries.
+    pub(crate) registries: bool,
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        Self {
+            builder_version: "2025.06".to_owned(),
+            ca_bundle: PathBuf::new(),
+            bases: std::collections::BTreeMap::new(),
+            registries: true,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("/var/lib/shoal"),
+            api: SocketAddr::from(([0, 0, 0, 0], 7470)),
+            web: SocketAddr::from(([0, 0, 0, 0], 7480)),
+            advertise: String::new(),
+            name: String::new(),
+            runsc: PathBuf::from("/usr/local/bin/runsc"),
+            cpu_milli: 0,
+            memory_bytes: 0,
+            log: "info,openraft=warn".to_owned(),
+            images: Images::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the configuration. A file that a flag names must exist; the default one may be missing.
+    pub(crate) fn load(file: Option<&Path>, flags: &impl Serialize) -> anyhow::Result<Self> {
+        let toml = match file {
+            Some(path) => Toml::file_exact(path),
+            None => Toml::file(CONFIG_PATH),
+        };
+        Figment::from(Serialized::defaults(Self::default()))
+            .merge(toml)
+            .merge(Env::prefixed("SHOAL_").ignore(&["bin", "token", "test_data", "client_python"]).split("__"))
+            .merge(Serialized::defaults(flags))
+            .extract()
+            .with_context(|| format!("cannot read the configuration from {}", file.unwrap_or(Path::new(CONFIG_PATH)).display()))
+    }
+
+    /// The socket on which the node's own command line is answered; only root may use it.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        admin_socket(&self.data)
+    }
+
+    /// The node's name for people.
+    pub(crate) fn node_name(&self) -> String {
+        if !self.name.is_empty() {
+            return self.name.clone();
+        }
+        nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "node".to_owned())
+    }
+}
+
+/// The admin socket of the node that keeps its data in `data`.
+pub(crate) fn admin_socket(data: &Path) -> PathBuf {
+    data.join("run/admin.sock")
+}

@@ -1,0 +1,163 @@
+//! The keeper: a tiny parent that holds the listening sockets and starts the node again when it dies.
+//!
+//! Unmodified clients and containers give up 0.7 s after a refused connection, but wait patiently while a socket is open
+//! and nobody accepts. So what listens must outlive the node. Under systemd, socket units hold the ports and hand them
+//! over; elsewhere this process does. It never changes and never reads a byte: everything that can fail is in its child.
+//!
+//! Sockets are passed the way systemd does it: descriptors from 3 on, `LISTEN_FDS` and `LISTEN_FDNAMES`.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+/// How long the keeper waits before it starts a node that died.
+const RESTART_AFTER: Duration = Duration::from_millis(100);
+/// The longest wait between two starts of a node that dies at once.
+const RESTART_AFTER_MAX: Duration = Duration::from_secs(5);
+/// A node that lived this long is started again without a longer wait.
+const LIVED: Duration = Duration::from_secs(10);
+/// How long a node may take to stop in order.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+/// A node that ends with this status asked not to be started again.
+pub(crate) const EXIT_FINAL: i32 = 78;
+/// The first passed descriptor.
+const LISTEN_FDS_START: RawFd = 3;
+
+static STOP: AtomicI32 = AtomicI32::new(0);
+static CHILD: AtomicI32 = AtomicI32::new(0);
+
+/// The two sockets of a node.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    /// Where clients are answered.
+    pub(crate) api: TcpListener,
+    /// Where web endpoints are answered.
+    pub(crate) web: TcpListener,
+}
+
+/// Says whether somebody handed us sockets.
+pub(crate) fn passed() -> bool {
+    std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string() || pid == "0") && std::env::var("LISTEN_FDS").is_ok()
+}
+
+/// Takes the sockets that systemd or the keeper handed over.
+pub(crate) fn take_passed() -> anyhow::Result<Listeners> {
+    let count: RawFd = std::env::var("LISTEN_FDS").context("LISTEN_FDS is not set")?.parse().context("LISTEN_FDS is not a number")?;
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let (mut api, mut web) = (None, None);
+    for (fd, name) in (LISTEN_FDS_START..LISTEN_FDS_START + count).zip(names.split(':')) {
+        // SAFETY: the protocol of socket activation gives us these descriptors, and nobody else in this process took them.
+        let listener = unsafe { TcpListener::from_raw_fd(fd) };
+        match name {
+            "web" => web = Some(listener),
+            _ => api = Some(listener),
+        }
+    }
+    let missing = |which| format!("no socket named {which:?} among the {count} that were handed over ({names})");
+    Ok(Listeners { api: api.with_context(|| missing("api"))?, web: web.with_context(|| missing("web"))? })
+}
+
+fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("cannot listen on {address} for {what}: is another node running here?"))
+}
+
+/// Binds the sockets and keeps a node running on them until told to stop. `program` and `arguments` start the node.
+pub(crate) fn keep(api: SocketAddr, web: SocketAddr, arguments: &[std::ffi::OsString]) -> anyhow::Result<i32> {
+    let listeners = Listeners { api: bind("the API", api)?, web: bind("web endpoints", web)? };
+    take_signals()?;
+    let mut wait = RESTART_AFTER;
+    loop {
+        let started = Instant::now();
+        let child = start(&listeners, arguments)?;
+        let status = wait_for(child)?;
+        if STOP.load(Ordering::SeqCst) != 0 {
+            return Ok(0);
+        }
+        if status.code() == Some(EXIT_FINAL) {
+            return Ok(EXIT_FINAL);
+        }
+        wait = if started.elapsed() > LIVED { RESTART_AFTER } else { (wait * 2).min(RESTART_AFTER_MAX) };
+        eprintln!(
+            "shoal: the node ended ({status}) after {:.1} s; starting it again in {} ms",
+            started.elapsed().as_secs_f32(),
+            wait.as_millis()
+        );
+        std::thread::sleep(wait);
+    }
+}
+
+fn start(listeners: &Listeners, arguments: &[std::ffi::OsString]) -> anyhow::Result<Child> {
+    let program = std::env::current_exe().context("cannot find the program of this process")?;
+    let fds = [listeners.api.as_raw_fd(), listeners.web.as_raw_fd()];
+    let mut command = Command::new(&program);
+    command.args(arguments).env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "api:web").env("LISTEN_PID", "0");
+    // SAFETY: between fork and exec only dup, fcntl and prctl are called, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || hand_over(fds));
+    }
+    let child = command.spawn().with_context(|| format!("cannot start the node ({})", program.display()))?;
+    CHILD.store(i32::try_from(child.id()).unwrap_or(0), Ordering::SeqCst);
+    Ok(child)
+}
+
+/// Puts the sockets at descriptors 3 and 4 of the child, and makes it die with its keeper.
+fn hand_over(fds: [RawFd; 2]) -> std::io::Result<()> {
+    let check = |rc: i32| if rc < 0 { Err(std::io::Error::last_os_error()) } else { Ok(rc) };
+    // SAFETY: plain system calls on descriptors that this process owns.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM))?;
+        let high = [check(libc::fcntl(fds[0], libc::F_DUPFD, 10))?, check(libc::fcntl(fds[1], libc::F_DUPFD, 10))?];
+        for (fd, target) in high.into_iter().zip(LISTEN_FDS_START..) {
+            check(libc::dup2(fd, target))?;
+            libc::close(fd);
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the node; once a stop was asked for, at most [`STOP_WITHIN`].
+fn wait_for(mut child: Child) -> anyhow::Result<ExitStatus> {
+    let mut stop_asked = None;
+    loop {
+        if let Some(status) = child.try_wait().context("cannot wait for the node")? {
+            CHILD.store(0, Ordering::SeqCst);
+            return Ok(status);
+        }
+        if STOP.load(Ordering::SeqCst) != 0 {
+            let asked = *stop_asked.get_or_insert_with(Instant::now);
+            if asked.elapsed() > STOP_WITHIN {
+                child.kill().context("cannot kill the node")?;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+extern "C" fn on_signal(signal: i32) {
+    STOP.store(signal, Ordering::SeqCst);
+    let child = CHILD.load(Ordering::SeqCst);
+    if child > 0 {
+        // SAFETY: kill is async-signal-safe.
+        unsafe { libc::kill(child, libc::SIGTERM) };
+    }
+}
+
+fn take_signals() -> anyhow::Result<()> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        // SAFETY: the handler touches atomics and calls kill, both async-signal-safe.
+        unsafe { sigaction(signal, &action) }.with_context(|| format!("cannot take {signal}"))?;
+    }
+    Ok(())
+}
+
+/// Marks passed descriptors close-on-exec, so that containers never inherit them.
+pub(crate) fn close_on_exec(fd: &OwnedFd) {
+    let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
+}

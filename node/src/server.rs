@@ -1,0 +1,215 @@
+//! The map of the system: what a node is made of, started in order of dependency and stopped in reverse.
+//!
+//! ```text
+//! keys → storage (kv, chunks) → raft → registry basics → api, admin
+//! ```
+
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use shoal_raft::Raft;
+use shoal_state::model::{Environment, Node, Resources};
+use shoal_state::{BootId, Command, ENVIRONMENT_DEFAULT, EnvironmentId, NodeId};
+use shoal_storage::kv::Kv;
+use shoal_storage::store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::admin;
+use crate::api::{self, Api, Blobs, Files, Lifecycle, SealingKey, transport};
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::keeper::Listeners;
+
+/// How often the lives of apps without clients are looked at.
+const LIFECYCLE_EVERY: Duration = Duration::from_secs(1);
+/// How much of a machine's memory containers may use, in tenths.
+const MEMORY_TENTHS: u64 = 9;
+
+/// Runs a node until it is told to stop.
+pub(crate) fn run(config: Config, listeners: Listeners) -> anyhow::Result<i32> {
+    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("cannot read the log filter {:?}", config.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .init();
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start a runtime")?;
+    let _alone = lock(&config.data)?;
+    runtime.block_on(serve(Arc::new(config), listeners))
+}
+
+/// Makes the data folder and makes sure that no other node uses it.
+fn lock(data: &Path) -> anyhow::Result<std::fs::File> {
+    let run = data.join("run");
+    std::fs::create_dir_all(&run).with_context(|| format!("cannot make the data folder {}", run.display()))?;
+    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("cannot close {} to others", data.display()))?;
+    let path = run.join("lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("another node already runs on {}: stop it, or start this one with another --data", data.display());
+    }
+    Ok(file)
+}
+
+/// What never changes for a node or its cluster.
+struct Keys {
+    node: NodeId,
+    sealing: [u8; 32],
+    urls: [u8; 32],
+}
+
+impl Keys {
+    /// Reads the keys, or makes them on the first start.
+    fn open(data: &Path) -> anyhow::Result<Self> {
+        let dir = data.join("keys");
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let node: [u8; 16] = key(&dir.join("node-id"))?;
+        Ok(Self {
+            node: NodeId::from_random(u128::from_le_bytes(node)),
+            sealing: key(&dir.join("secrets"))?,
+            urls: key(&dir.join("urls"))?,
+        })
+    }
+}
+
+/// Reads a random value of a node, making it durably on the first start.
+fn key<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
+    use std::io::Write as _;
+    if let Ok(bytes) = std::fs::read(path) {
+        return bytes.try_into().map_err(|bytes: Vec<u8>| anyhow::anyhow!("{} has {} bytes instead of {N}", path.display(), bytes.len()));
+    }
+    let made: [u8; N] = std::array::from_fn(|_| rand::random());
+    let fresh = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)
+        .with_context(|| format!("cannot make {}", fresh.display()))?;
+    file.write_all(&made).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", fresh.display()))?;
+    std::fs::rename(&fresh, path).with_context(|| format!("cannot make {}", path.display()))?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(parent).and_then(|dir| dir.sync_all()).with_context(|| format!("cannot sync {}", parent.display()))?;
+    Ok(made)
+}
+
+async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32> {
+    let started = Instant::now();
+    let stop = CancellationToken::new();
+    let keys = Keys::open(&config.data)?;
+    let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
+    let store =
+        Store::open(&config.data.join("chunks"), shoal_storage::store::Options::default()).context("cannot open the chunk store")?;
+    let cluster = consensus(&config, keys.node).await?;
+    register(&config, &cluster).await?;
+
+    let api = Api {
+        blobs: Blobs::open(store.clone(), &kv, keys.urls, &config.advertise).context("cannot open the blobs")?,
+        files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
+        sealing: SealingKey::new(keys.sealing),
+        lifecycle: Lifecycle::new(),
+        config: Arc::clone(&config),
+        cluster: cluster.clone(),
+        store,
+    };
+    let listener = listener(listeners.api)?;
+    let serving = tokio::spawn(transport::serve(api.clone(), listener, stop.clone()));
+    let apps = tokio::spawn(end_abandoned_apps(api.clone(), stop.clone()));
+    let operators = tokio::spawn({
+        let (api, path, stop) = (api.clone(), config.admin_socket(), stop.clone());
+        async move { admin::serve(api, &path, stop).await }
+    });
+    tracing::info!(node = %keys.node, api = %config.api, data = %config.data.display(), ms = started.elapsed().as_millis(), "the node is up");
+
+    wait_for_signal().await?;
+    tracing::info!("the node stops");
+    stop.cancel();
+    let _ = tokio::join!(serving, apps, operators);
+    cluster.raft().shutdown().await;
+    Ok(0)
+}
+
+fn listener(listener: std::net::TcpListener) -> anyhow::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true).context("cannot use the API's socket")?;
+    tokio::net::TcpListener::from_std(listener).context("cannot use the API's socket")
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot take SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Opens Raft; an empty node becomes a cluster of one.
+async fn consensus(config: &Config, node: NodeId) -> anyhow::Result<Cluster> {
+    let raft = Raft::open(shoal_raft::Options::alone(config.data.join("raft"), node)).await.context("cannot open the consensus log")?;
+    raft.bootstrap_alone().await.context("cannot form a cluster of one")?;
+    Ok(Cluster::new(raft, node))
+}
+
+/// Tells the cluster of this start, and makes what every cluster has.
+async fn register(config: &Config, cluster: &Cluster) -> anyhow::Result<()> {
+    let node = Node {
+        name: config.node_name(),
+        boot: BootId::from_random(rand::random()),
+        capacity: capacity(config)?,
+        labels: shoal_state::imbl::OrdMap::new(),
+        address: config.api.to_string(),
+        draining: false,
+        started: api::now(),
+    };
+    let environment = Environment {
+        id: EnvironmentId::derive(&[ENVIRONMENT_DEFAULT.as_bytes()]),
+        name: ENVIRONMENT_DEFAULT.to_owned(),
+        webhook_suffix: String::new(),
+        created: api::now(),
+    };
+    let commands = vec![
+        Command::PutNode { id: cluster.node, node },
+        Command::CreateEnvironment { environment },
+        Command::InitShards { home: cluster.node },
+    ];
+    for answer in cluster.propose_all(commands).await? {
+        answer.context("cannot register this node")?;
+    }
+    Ok(())
+}
+
+/// Returns what containers may use on this machine.
+fn capacity(config: &Config) -> anyhow::Result<Resources> {
+    let cores = std::thread::available_parallelism().context("cannot count the machine's cores")?.get();
+    let memory = rustix::system::sysinfo();
+    let machine_bytes = memory.totalram * u64::from(memory.mem_unit);
+    Ok(Resources {
+        cpu_milli: if config.cpu_milli == 0 { u32::try_from(cores * 1000).unwrap_or(u32::MAX) } else { config.cpu_milli },
+        memory_bytes: if config.memory_bytes == 0 { machine_bytes / 10 * MEMORY_TENTHS } else { config.memory_bytes },
+        ..Resources::default()
+    })
+}
+
+/// Stops ephemeral apps whose clients are gone.
+async fn end_abandoned_apps(api: Api, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LIFECYCLE_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        for app in api.lifecycle.abandoned(&api.local(), Instant::now()) {
+            if let Err(error) = api::app::stop(&api, app, "its client was silent for 45 s").await {
+                tracing::warn!(%app, %error, "cannot stop an abandoned app");
+            }
+        }
+    }
+}
