@@ -4,7 +4,8 @@
 //!
 //! - Its `flush` writes without fdatasync. [`Kv::sync`] does both, from one thread that serves all callers at once.
 //! - The files it makes at open are never synced. [`Kv::open`] syncs them and their folder.
-//! - Large values go to files of their own that are never synced. Values of [`VALUE_BYTES_MAX`] or more are refused.
+//! - Large pages go to files of their own that are never synced. Values of [`VALUE_BYTES_MAX`] or more are refused, so
+//!   that no page gets that large.
 //! - Opening a damaged database may panic. That becomes [`Error::Unusable`], and [`Kv::open_or_set_aside`] moves
 //!   the remains away, for owners that can rebuild theirs from elsewhere.
 //!
@@ -18,17 +19,27 @@ use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::file::{self, Failed, failed};
 use crate::group::{Group, Synced, Unserved};
 
-/// Values must be shorter than this; larger ones would go to files that sled never syncs.
-pub const VALUE_BYTES_MAX: usize = 64 << 10;
+/// Values must be shorter than this.
+///
+/// What sled must never see is a *page* over a quarter of [`SEGMENT_BYTES`]: it would go to a file that is never synced. A page
+/// is a leaf of up to 17 entries, some more while threads write to it at once.
+pub const VALUE_BYTES_MAX: usize = 6 << 10;
 
-/// Keys must be shorter than this: they share a page with their values.
-pub const KEY_BYTES_MAX: usize = 4 << 10;
+/// Keys must be shorter than this: a page of the upper levels holds up to 257 of them.
+pub const KEY_BYTES_MAX: usize = 512;
+
+/// Size of the parts of sled's file.
+const SEGMENT_BYTES: usize = 1 << 20;
+
+/// How long opening waits for a former owner, in this process, to let go.
+const HELD_WAIT: Duration = Duration::from_secs(2);
 
 /// How much memory sled may use for pages it has read.
 const CACHE_BYTES: u64 = 32 << 20;
@@ -77,7 +88,7 @@ pub enum Error {
         /// The folder of the database.
         dir: PathBuf,
         /// How long the caller waited.
-        waited: std::time::Duration,
+        waited: Duration,
     },
     /// The thread that syncs is gone.
     #[error("the thread that syncs the database in {} has ended", dir.display())]
@@ -169,7 +180,24 @@ fn explain(why: Unserved<Error>, dir: &Path) -> Error {
 }
 
 fn open_sled(dir: &Path) -> Result<sled::Db> {
-    let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+    let deadline = Instant::now() + HELD_WAIT;
+    loop {
+        match try_open_sled(dir) {
+            // After the last handle is dropped, threads of sled hold the lock a little longer.
+            Err(Error::Sled { source, .. }) if is_held(&source) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_held(error: &sled::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
+}
+
+fn try_open_sled(dir: &Path) -> Result<sled::Db> {
+    let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).segment_size(SEGMENT_BYTES).flush_every_ms(None);
     let unusable = |what| Error::Unusable { dir: dir.to_owned(), what };
     match catch_unwind(AssertUnwindSafe(|| config.open())) {
         Ok(Ok(db)) => Ok(db),
@@ -407,6 +435,30 @@ mod tests {
         assert!(matches!(tree.apply(batch), Err(Error::TooBig { .. })));
         assert_eq!(tree.get(b"small").unwrap(), None, "half a batch was applied");
         tree.insert(b"k", &big[1..]).unwrap();
+        assert!(matches!(tree.insert(&[1; KEY_BYTES_MAX], b"v"), Err(Error::TooBig { .. })));
+    }
+
+    /// The trap: a value may be small enough and the page it shares with others too large.
+    #[test]
+    fn no_page_goes_to_a_file_that_is_not_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv = Kv::open(dir.path()).unwrap();
+        let tree = kv.tree("t").unwrap();
+        let (value, padding) = (vec![7; VALUE_BYTES_MAX - 1], vec![8; KEY_BYTES_MAX - 9]);
+        std::thread::scope(|scope| {
+            for thread in 0..4u32 {
+                let (tree, value, padding) = (&tree, &value, &padding);
+                scope.spawn(move || {
+                    for number in 0..300u32 {
+                        let key = [&(number * 7919 % 1024).to_be_bytes()[..], &thread.to_be_bytes(), padding].concat();
+                        tree.insert(&key, value).unwrap();
+                    }
+                });
+            }
+        });
+        kv.sync().unwrap();
+        let blobs: Vec<_> = fs::read_dir(dir.path().join("blobs")).unwrap().collect();
+        assert!(blobs.is_empty(), "{blobs:?}");
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl Log {
         let held = file::hold(dir)?;
         let found = recover::recover(dir)?;
         let mut segments = found.segments;
-        let active = Arc::new(Segment::create(dir, found.next_base, options.segment_bytes)?);
+        let active = Arc::new(Segment::create(dir, found.next_base, options.segment_bytes, found.next_base)?);
         recover::remove_empty(dir, &mut segments)?;
         segments.insert(found.next_base, active.clone());
         let core = Arc::new(Core {
@@ -265,8 +265,10 @@ impl Log {
         }
         let (segment, offset) = core.find(from)?;
         segment.read(offset)?;
-        self.roll(&mut writer, core.options.segment_bytes)?;
-        self.poison_on_error(core.cut(&writer, &segment, offset))
+        // The new segment's header is the moment of truncation; what follows only gives the space back.
+        let until = self.roll(&mut writer, core.options.segment_bytes, Some(from))?;
+        let mut segments = core.segments.write();
+        self.poison_on_error(recover::void(&core.dir, &mut segments, from.0, until))
     }
 
     /// Gives back the space of records before `position`, as far as whole segments allow.
@@ -311,7 +313,8 @@ impl Log {
         }
         self.flush(writer)?;
         let least = SEGMENT_HEADER_BYTES + bytes;
-        self.roll(writer, self.core().options.segment_bytes.max(least))
+        self.roll(writer, self.core().options.segment_bytes.max(least), None)?;
+        Ok(())
     }
 
     /// Writes the writer's buffer to the active segment.
@@ -329,19 +332,21 @@ impl Log {
         Ok(written?)
     }
 
-    /// Ends the active segment, synced, and begins another.
-    fn roll(&self, writer: &mut Writer, capacity: u64) -> Result<()> {
+    /// Ends the active segment, synced, and begins another. Returns its base.
+    fn roll(&self, writer: &mut Writer, capacity: u64, void_from: Option<Position>) -> Result<u64> {
         let core = self.core();
         if let Some(active) = writer.active.take() {
             writer.next_base = active.end_position();
             self.poison_on_error(active.cut(active.end()))?;
             core.synced.fetch_max(active.end_position(), Ordering::AcqRel);
         }
+        let base = writer.next_base;
+        let void_from = void_from.map_or(base, Position::get);
         // A full disk is no reason to stop for ever: the next append tries again.
-        let segment = Arc::new(Segment::create(&core.dir, writer.next_base, capacity)?);
-        core.segments.write().insert(writer.next_base, segment.clone());
+        let segment = Arc::new(Segment::create(&core.dir, base, capacity, void_from)?);
+        core.segments.write().insert(base, segment.clone());
         writer.active = Some(segment);
-        Ok(())
+        Ok(base)
     }
 }
 
@@ -419,19 +424,5 @@ impl Core {
         let mut both = segments.values();
         let (first, next) = (both.next()?, both.next()?);
         (next.header.base <= position.0 || first.end_position() <= position.0).then(|| first.clone())
-    }
-
-    /// Removes what follows `offset` in `first`, up to the active segment.
-    ///
-    /// From the last to the first, so that a crash on the way leaves a shorter log and never one with a hole.
-    fn cut(&self, writer: &Writer, first: &Segment, offset: u64) -> std::result::Result<(), Failed> {
-        let active = writer.active.as_ref().map(|active| active.header.base).expect("roll made one");
-        let between: Vec<_> = self.segments.read().range(first.header.base + 1..active).map(|(_, segment)| segment.clone()).collect();
-        for segment in between.iter().rev() {
-            self.segments.write().remove(&segment.header.base);
-            file::remove(&segment.path)?;
-            file::sync_dir(&self.dir)?;
-        }
-        first.cut(offset)
     }
 }

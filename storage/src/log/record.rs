@@ -90,6 +90,8 @@ pub(super) struct SegmentHeader {
     pub(super) capacity: u64,
     /// A random number that goes into the checksums of this file's records.
     pub(super) salt: u64,
+    /// Records from this position up to `base` are truncated, also where they still stand in older files.
+    pub(super) void_from: u64,
 }
 
 impl SegmentHeader {
@@ -99,20 +101,18 @@ impl SegmentHeader {
         bytes[8..16].copy_from_slice(&self.base.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.capacity.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.salt.to_le_bytes());
-        let crc = crc32fast::hash(&bytes[..32]);
-        bytes[32..36].copy_from_slice(&crc.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.void_from.to_le_bytes());
+        let crc = crc32fast::hash(&bytes[..40]);
+        bytes[40..44].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
     /// Returns the header, or nothing where these bytes are none.
     pub(super) fn parse(bytes: &[u8; SEGMENT_HEADER_BYTES as usize]) -> Option<Self> {
         let field = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-        let crc = u32::from_le_bytes(bytes[32..36].try_into().expect("4 bytes"));
-        (bytes[0..8] == MAGIC && crc == crc32fast::hash(&bytes[..32])).then(|| Self {
-            base: field(8),
-            capacity: field(16),
-            salt: field(24),
-        })
+        let crc = u32::from_le_bytes(bytes[40..44].try_into().expect("4 bytes"));
+        let whole = bytes[0..8] == MAGIC && crc == crc32fast::hash(&bytes[..40]);
+        whole.then(|| Self { base: field(8), capacity: field(16), salt: field(24), void_from: field(32) })
     }
 }
 
@@ -151,8 +151,8 @@ mod tests {
         }
 
         #[test]
-        fn a_segment_header_is_read_as_written(base: u64, capacity: u64, salt: u64, at in 0..36usize * 8) {
-            let header = SegmentHeader { base, capacity, salt };
+        fn a_segment_header_is_read_as_written(base: u64, capacity: u64, salt: u64, void_from: u64, at in 0..44usize * 8) {
+            let header = SegmentHeader { base, capacity, salt, void_from };
             let mut bytes = header.encode();
             prop_assert_eq!(SegmentHeader::parse(&bytes), Some(header));
             bytes[at / 8] ^= 1 << (at % 8);

@@ -3,6 +3,8 @@
 //! Only the last segment can have a torn tail: the one before was synced to its end before the next was made. A
 //! record that does not check out in the last segment is the torn tail, unless a later record says that the log was
 //! already synced beyond it: then synced bytes were damaged, which a log must not hide.
+//!
+//! A truncation that a crash cut short is finished here.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use super::record::{ALIGN, HEADER_BYTES, Header, SEGMENT_HEADER_BYTES};
 use super::segment::{Segment, base_in_name};
 use super::{Error, Position, RECORD_BYTES_MAX, Result};
-use crate::file::{self, failed};
+use crate::file::{self, Failed, failed};
 
 /// The segments of a log by base position, oldest first.
 pub(super) type Segments = BTreeMap<u64, Arc<Segment>>;
@@ -48,7 +50,29 @@ pub(super) fn recover(dir: &Path) -> Result<Found> {
             }
         }
     }
+    let voided: Vec<_> = found.segments.values().map(|segment| (segment.header.void_from, segment.header.base)).collect();
+    for (from, until) in voided {
+        void(dir, &mut found.segments, from, until)?;
+    }
     Ok(found)
+}
+
+/// Removes the records from one position up to another where a segment begins whose header says so.
+///
+/// A power cut on the way may leave any mixture of them: the header stays, and this is done again on open.
+pub(super) fn void(dir: &Path, segments: &mut Segments, from: u64, until: u64) -> std::result::Result<(), Failed> {
+    let whole: Vec<u64> = segments.range(from..until.max(from)).map(|(base, _)| *base).collect();
+    for base in whole {
+        if let Some(segment) = segments.remove(&base) {
+            file::remove(&segment.path)?;
+            file::sync_dir(dir)?;
+        }
+    }
+    let part = segments.range(..from.min(until)).next_back().map(|(_, segment)| segment);
+    match part {
+        Some(segment) if from < until && segment.end_position() > from => segment.cut(from - segment.header.base),
+        _ => Ok(()),
+    }
 }
 
 fn list(dir: &Path) -> Result<Vec<u64>> {

@@ -30,7 +30,9 @@ pub(super) struct Segment {
 
 impl Segment {
     /// Makes a segment file, so that it and its name last, with its space set aside.
-    pub(super) fn create(dir: &Path, base: u64, capacity: u64) -> std::result::Result<Self, Failed> {
+    ///
+    /// With it, durably and at once, the records from `void_from` up to `base` are truncated.
+    pub(super) fn create(dir: &Path, base: u64, capacity: u64, void_from: u64) -> std::result::Result<Self, Failed> {
         let path = dir.join(file_name(base));
         // One with this name was never finished: opening the log found no header in it.
         file::remove(&path)?;
@@ -41,7 +43,7 @@ impl Segment {
         }
         // Random keys of the standard library: a number that no payload can know.
         let salt = RandomState::new().hash_one(base);
-        let header = SegmentHeader { base, capacity, salt };
+        let header = SegmentHeader { base, capacity, salt, void_from };
         file.write_all_at(&header.encode(), 0).map_err(failed("write", &path))?;
         file.sync_all().map_err(failed("sync", &path))?;
         file::sync_dir(dir)?;
