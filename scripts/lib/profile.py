@@ -50,7 +50,7 @@ def add(file: Path, url: str, token: dict) -> None:
     text = without(file.read_text()) if file.exists() else ""
     if text and not text.endswith("\n"):
         text += "\n"
-    values = {"server_url": url, "token_id": token["id"], "token_secret": token["secret"]}
+    values = {"server_url": url, "token_id": token["token_id"], "token_secret": token["token_secret"]}
     if was_active:
         values["active"] = True
     write(file, text + toml.dumps({NAME: values}))

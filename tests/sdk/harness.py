@@ -248,7 +248,7 @@ class Node:
     def create_token(self, *arguments: str) -> Token:
         """Makes a token by `shoal token create --json`."""
         made = self.json("token", "create", *arguments)
-        return Token(id=made["id"], secret=made["secret"])
+        return Token(id=made["token_id"], secret=made["token_secret"])
 
     def tasks(self, app_id: str | None = None) -> list[dict[str, Any]]:
         """Returns the tasks that `shoal task list` shows, of one app or of all."""

@@ -74,7 +74,7 @@ def test_token_is_shown_once(node):
 
 
 def revoked(node, token_id):
-    return [row for row in node.json("token", "list") if row["id"] == token_id]
+    return [row for row in node.json("token", "list") if row["token_id"] == token_id]
 
 
 def test_unknown_ids_are_refused_with_a_sentence(node, token):
@@ -90,12 +90,12 @@ def test_app_task_and_logs_of_a_running_app(node, token):
     with functions.app.run():
         functions.sleep.remote(0)
         app_id = functions.app.app_id
-        apps = [row for row in node.json("app", "list") if row["id"] == app_id]
+        apps = [row for row in node.json("app", "list") if row["app_id"] == app_id]
         assert len(apps) == 1
         tasks = node.tasks(app_id)
-        assert tasks and all(re.fullmatch(r"ta-[0-9A-Za-z]{22,26}", row["id"]) for row in tasks)
+        assert tasks and all(re.fullmatch(r"ta-[0-9A-Za-z]{22,26}", row["task_id"]) for row in tasks)
         table = node.shoal("task", "list").stdout
-        assert tasks[0]["id"] in table
+        assert tasks[0]["task_id"] in table
         wait_for("the function's line in `shoal logs`", lambda: "sleeping 0" in node.shoal("logs", app_id).stdout, 10)
         node.shoal("app", "stop", app_id)
         wait_for("its tasks to end", lambda: not node.tasks(app_id), 10)
