@@ -323,7 +323,7 @@ impl Driver {
     fn configure(&mut self, now: Millis, shard: ShardId, config: Shard) -> Result<(), StoreError> {
         let home = config.home;
         let role = self.shards.adopt(shard, config)?;
-        let next = self.shards.replica(shard).tail().index + 1;
+        let next = self.shards.replica(shard).next_index();
         match (role, self.rules.state(shard).is_some()) {
             (Role::Home, true) => self.rules.skip_to(shard, next),
             (Role::Home, false) => {

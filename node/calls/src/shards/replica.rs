@@ -30,6 +30,11 @@ pub struct Counted {
     pub synced: u64,
 }
 
+/// How many indexes are left out after a restart of the machine without partners: more than can have been written and not synced.
+///
+/// Readers may hold cursors at records that are lost; what is written from now on must come after them.
+const RESTART_GAP: u64 = 1 << 32;
+
 /// What a node is to a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -39,7 +44,8 @@ pub enum Role {
     Follower,
     /// Has nothing to do with it.
     Outside,
-    /// The machine restarted while the node had partners: it may miss records that counted, and waits to be asked to join.
+    /// The machine restarted while the node had partners: it may miss records that they have. As a member it waits to be
+    /// asked to join; as the only one, while others are joining, for a new epoch (Promote itself).
     Suspect,
 }
 
@@ -106,6 +112,8 @@ pub struct Replica {
     me: NodeId,
     config: Shard,
     suspect: bool,
+    /// How many indexes the next record leaves out, unless it begins an epoch.
+    skip: u64,
     asked: Option<ShardChange>,
     tail: Mark,
     /// Where each epoch began, oldest first: what a rejoining node is compared with.
@@ -121,7 +129,7 @@ impl Replica {
     pub fn new(id: ShardId, me: NodeId, tail: Mark, began: Vec<Mark>, suspect: bool) -> Self {
         let config = Shard { epoch: 0, home: me, in_sync: Vec::new(), joining: Vec::new() };
         let (asked, members, counted) = (None, BTreeMap::new(), Counted::default());
-        Self { id, me, config, suspect, asked, tail, began, members, counted }
+        Self { id, me, config, suspect, skip: 0, asked, tail, began, members, counted }
     }
 
     /// Returns what this node is to the shard.
@@ -130,7 +138,7 @@ impl Replica {
             return Role::Outside;
         }
         let member = self.config.in_sync.contains(&self.me);
-        if self.suspect && member && self.config.in_sync.len() > 1 {
+        if self.suspect && member && self.has_partners() {
             return Role::Suspect;
         }
         match (self.config.home == self.me, member || self.config.joining.contains(&self.me)) {
@@ -138,6 +146,10 @@ impl Replica {
             (false, true) => Role::Follower,
             (false, false) => Role::Outside,
         }
+    }
+
+    fn has_partners(&self) -> bool {
+        self.config.in_sync.len() > 1 || !self.config.joining.is_empty()
     }
 
     /// Returns the members as this node knows them.
@@ -166,7 +178,10 @@ impl Replica {
         let was = std::mem::replace(&mut self.config, config);
         self.asked = None;
         // Whoever joins anew is compared with the home's log first; and when nobody else has records, none has more.
-        self.suspect &= self.config.in_sync.contains(&self.me) && self.config.in_sync.len() > 1;
+        if self.suspect && !(self.config.in_sync.contains(&self.me) && self.has_partners()) {
+            self.suspect = false;
+            self.skip = if self.config.in_sync.contains(&self.me) { RESTART_GAP } else { 0 };
+        }
         if self.role() != Role::Home {
             self.members.clear();
             return false;
@@ -199,8 +214,18 @@ impl Replica {
                 return Err(Refused::NotHome { shard: self.id, home: self.config.home, epoch: self.config.epoch });
             }
         }
-        self.take(Mark { epoch: self.config.epoch, index: self.tail.index + 1 });
+        let mut index = self.tail.index + 1;
+        // Between two epochs there is no gap: where the older one ends is told by where the next one begins.
+        if self.tail.epoch == self.config.epoch {
+            index += std::mem::take(&mut self.skip);
+        }
+        self.take(Mark { epoch: self.config.epoch, index });
         Ok(self.tail)
+    }
+
+    /// Returns the index of the next record, once the epoch has begun.
+    pub fn next_index(&self) -> u64 {
+        self.tail.index + 1 + self.skip
     }
 
     fn take(&mut self, mark: Mark) {
