@@ -1,0 +1,98 @@
+//! From a container's pipes into the log store.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use shoal_state::TaskId;
+use shoal_state::model::Task;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+use tokio::time::timeout;
+
+use super::Inputs;
+use crate::log::{Entry, LineCutter, LogStore, Stream};
+
+/// How long an unfinished line, such as a prompt, is held back.
+const PARTIAL_LINE_WAIT: Duration = Duration::from_millis(20);
+/// How much is read at a time, in bytes: what a pipe holds.
+const READ_BYTES: usize = 64 << 10;
+
+/// Tags what one task prints.
+#[derive(Clone)]
+pub(crate) struct Printer {
+    pub(crate) id: TaskId,
+    pub(crate) task: Task,
+    pub(crate) logs: LogStore,
+    pub(crate) inputs: Inputs,
+}
+
+impl Printer {
+    /// Appends lines. What the store refuses is lost, and said so in the node's own log: a container must not hang
+    /// because a disk is full.
+    fn print(&self, stream: Stream, lines: &mut Vec<String>) {
+        if lines.is_empty() {
+            return;
+        }
+        let input = self.inputs.lock().get(&self.id).copied();
+        let timestamp_ns = now_ns();
+        let entry = |data: String| Entry {
+            timestamp_ns,
+            stream,
+            app: self.task.app,
+            task: self.id,
+            function: self.task.function,
+            input: input.map(|(input, _)| input),
+            call: input.map(|(_, call)| call),
+            data,
+        };
+        let entries: Vec<Entry> = lines.drain(..).map(entry).collect();
+        if let Err(error) = self.logs.append_all(&entries) {
+            tracing::error!(task = %self.id, lines = entries.len(), %error, "output of a container is lost");
+        }
+    }
+
+    /// Tells the user something about the container.
+    pub(crate) fn say(&self, sentence: &str) {
+        self.print(Stream::System, &mut vec![format!("[{sentence}]\n")]);
+    }
+
+    /// Reads a pipe to its end.
+    pub(crate) async fn pump(self, pipe: OwnedFd, stream: Stream) {
+        let mut pipe = match Receiver::from_owned_fd(pipe) {
+            Ok(pipe) => pipe,
+            Err(error) => {
+                tracing::error!(task = %self.id, %error, "cannot read what a container prints");
+                return;
+            }
+        };
+        let (mut cutter, mut lines) = (LineCutter::default(), Vec::new());
+        let mut buffer = vec![0; READ_BYTES];
+        let mut held = false;
+        loop {
+            let read = match held {
+                true => timeout(PARTIAL_LINE_WAIT, pipe.read(&mut buffer)).await.ok(),
+                false => Some(pipe.read(&mut buffer).await),
+            };
+            match read {
+                Some(Ok(0)) | Some(Err(_)) => break,
+                Some(Ok(length)) => {
+                    cutter.push(&buffer[..length], &mut lines);
+                    held = cutter.has_pending();
+                }
+                // What is left is at most a part of a character: wait for the rest of it.
+                None => {
+                    cutter.flush(&mut lines);
+                    held = false;
+                }
+            }
+            self.print(stream, &mut lines);
+        }
+        cutter.finish(&mut lines);
+        self.print(stream, &mut lines);
+    }
+}
+
+fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
