@@ -15,6 +15,7 @@
 //! | `log`, `meta` | openraft's log on segment files; the vote beside it |
 //! | `machine`, `snapshot`, `tally`, `view` | the state in memory, its files, its hash, and how others see it |
 //! | `network` | what members say to each other, over a [`Transport`] |
+//! | [`memory`] | a network for tests |
 //!
 //! An entry is acknowledged when it is synced on a majority. A node that meets an entry, a snapshot or a vote that it does
 //! not understand stops its Raft with a sentence ([`Raft::stopped`]); the others go on.
@@ -31,6 +32,7 @@ mod handle;
 mod log;
 mod machine;
 mod membership;
+pub mod memory;
 mod meta;
 mod network;
 mod options;

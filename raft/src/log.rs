@@ -26,9 +26,6 @@ use crate::types::{Entry, LogId, StorageError, TypeConfig, Vote};
 /// The first byte of a record.
 const FORMAT: u8 = 1;
 
-/// Size of a segment file: what a purge gives back at once.
-const SEGMENT_BYTES: u64 = 16 << 20;
-
 /// The most bytes of entries that are read for one message to a follower; at least one entry is.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
@@ -47,6 +44,10 @@ pub(crate) enum Error {
     NotAnEntry { position: Position, why: postcard::Error },
     #[error("Raft's log has a hole: entry {found} follows entry {before}; remove this node's folder and let it join anew")]
     Hole { before: u64, found: u64 },
+    #[error(
+        "the vote beside Raft's log is of term {vote}, and the log reaches term {log}: the disk forgot what it had confirmed; a node that forgot its vote must not come back under its id: remove its folder and let it join anew"
+    )]
+    VoteForgotten { vote: u64, log: u64 },
 }
 
 /// A handle on the log; clones share it.
@@ -72,12 +73,17 @@ struct Index {
 
 impl LogStore {
     /// Opens the log in `dir`, or makes one, and walks it once.
-    pub(crate) fn open(dir: &Path, meta: Meta, stop: Stop) -> Result<Self, Error> {
-        let log = Log::open(dir, log::Options { segment_bytes: SEGMENT_BYTES })?;
+    pub(crate) fn open(dir: &Path, segment_bytes: u64, meta: Meta, stop: Stop) -> Result<Self, Error> {
+        let log = Log::open(dir, log::Options { segment_bytes })?;
         let mut index = Index { purged: meta.purged()?, slots: VecDeque::new() };
         for record in log.scan(Position::START) {
             let (position, bytes) = record?;
             index.find(decode(position, &bytes)?.log_id, position)?;
+        }
+        let term = |id: LogId| id.leader_id.term;
+        let (voted, reached) = (meta.vote()?.map_or(0, |vote| vote.leader_id.term), index.last().map_or(0, term));
+        if voted < reached {
+            return Err(Error::VoteForgotten { vote: voted, log: reached });
         }
         Ok(Self { inner: Arc::new(Inner { log, meta, index: RwLock::new(index), stop }) })
     }

@@ -56,6 +56,8 @@ pub struct Tuning {
     ///
     /// At twice [`Self::snapshot_every`], the log goes on from the snapshot before the newest too.
     pub entries_kept: u64,
+    /// Size of a segment file of the log: what a purge gives back at once.
+    pub segment_bytes: u64,
 }
 
 impl Default for Tuning {
@@ -66,6 +68,7 @@ impl Default for Tuning {
             election_max: Duration::from_millis(1600),
             snapshot_every: 2000,
             entries_kept: 4000,
+            segment_bytes: 16 << 20,
         }
     }
 }

@@ -109,13 +109,16 @@ async fn open(options: Options) -> Result<(Meta, Running)> {
     let stop = Stop::default();
     let config = tuning.config().map_err(|error| unusable(error.to_string()))?;
     let meta = Meta::open(&dir.join("meta"), node).map_err(|error| unusable(with_causes(&error)))?;
-    let log = LogStore::open(&dir.join("log"), meta.clone(), stop.clone()).map_err(|error| unusable(with_causes(&error)))?;
+    let log = LogStore::open(&dir.join("log"), tuning.segment_bytes, meta.clone(), stop.clone())
+        .map_err(|error| unusable(with_causes(&error)))?;
     let (folder, newest) = Folder::open(&dir.join("snapshots"), log.first_index()).map_err(|error| unusable(with_causes(&error)))?;
     let machine = Machine::new(folder, newest, stop.clone());
     let view = machine.view();
     let links = Links { transport: transport.clone() };
     let core = Core::new(raft_id(node), Arc::new(config), links, log, machine).await;
     let core = core.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
+    // The first answer shows that it has started: from here on, its metrics tell what was found on disk.
+    core.with_raft_state(|_| ()).await.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
     Ok((meta, spawn(core, view, stop, transport)))
 }
 

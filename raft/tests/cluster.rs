@@ -4,55 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shoal_raft::{Error, Options, Peer, Raft, Transport, Tuning, Unsent, first_difference};
+use shoal_raft::memory::Net;
+use shoal_raft::{Error, Options, Peer, Raft, Tuning, first_difference};
 use shoal_state::{Command, NodeId};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-/// Where requests find their node, and which pairs can't talk.
-#[derive(Debug, Default)]
-struct Net {
-    nodes: Mutex<BTreeMap<NodeId, Raft>>,
-    cut_off: Mutex<BTreeSet<NodeId>>,
-}
-
-#[derive(Debug)]
-struct Wire {
-    from: NodeId,
-    net: Arc<Net>,
-}
-
-impl Transport for Wire {
-    fn call<'a>(
-        &'a self,
-        peer: &'a Peer,
-        request: bytes::Bytes,
-        _patience: Duration,
-    ) -> futures::future::BoxFuture<'a, Result<bytes::Bytes, Unsent>> {
-        Box::pin(async move {
-            if self.net.is_cut(self.from, peer.node) {
-                return Err(Unsent::Unreachable { why: "the wire is cut".into() });
-            }
-            let raft = self.net.nodes.lock().unwrap().get(&peer.node).cloned();
-            let raft = raft.ok_or_else(|| Unsent::Unreachable { why: "nobody listens".into() })?;
-            let answer = raft.answer(request).await.map_err(|why| Unsent::Lost { why: why.to_string() })?;
-            if self.net.is_cut(self.from, peer.node) {
-                return Err(Unsent::Lost { why: "the wire was cut".into() });
-            }
-            Ok(answer)
-        })
-    }
-}
-
-impl Net {
-    fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
-        let cut = self.cut_off.lock().unwrap();
-        cut.contains(&one) || cut.contains(&other)
-    }
-}
-
 struct Cluster {
-    net: Arc<Net>,
+    net: Net,
     dirs: BTreeMap<NodeId, TempDir>,
     tuning: Tuning,
 }
@@ -81,7 +40,7 @@ fn tuning() -> Tuning {
 impl Cluster {
     /// Starts `voters` nodes that all vote.
     async fn new(voters: u128, tuning: Tuning) -> Self {
-        let mut cluster = Self { net: Arc::default(), dirs: BTreeMap::new(), tuning };
+        let mut cluster = Self { net: Net::default(), dirs: BTreeMap::new(), tuning };
         let founder = cluster.start(id(1)).await;
         founder.bootstrap_alone().await.unwrap();
         for number in 2..=voters {
@@ -98,25 +57,24 @@ impl Cluster {
             dir: dir.path().to_owned(),
             node,
             address: peer(node).address,
-            transport: Arc::new(Wire { from: node, net: self.net.clone() }),
+            transport: self.net.transport(node),
             tuning: self.tuning,
         };
         let raft = Raft::open(options).await.unwrap();
-        self.net.nodes.lock().unwrap().insert(node, raft.clone());
+        self.net.attach(&raft);
         raft
     }
 
     async fn stop(&self, node: NodeId) {
-        let raft = self.net.nodes.lock().unwrap().remove(&node).unwrap();
-        raft.shutdown().await;
+        self.net.detach(node).unwrap().shutdown().await;
     }
 
     fn node(&self, node: NodeId) -> Raft {
-        self.net.nodes.lock().unwrap()[&node].clone()
+        self.net.node(node).unwrap()
     }
 
     fn others(&self, node: NodeId) -> Vec<Raft> {
-        self.net.nodes.lock().unwrap().values().filter(|raft| raft.node() != node).cloned().collect()
+        self.net.nodes().into_iter().filter(|raft| raft.node() != node).collect()
     }
 
     /// Waits until these nodes agree on a leader among themselves.
@@ -133,9 +91,8 @@ impl Cluster {
     }
 
     async fn end(self) {
-        let nodes: Vec<_> = self.net.nodes.lock().unwrap().keys().copied().collect();
-        for node in nodes {
-            self.stop(node).await;
+        for raft in self.net.nodes() {
+            self.stop(raft.node()).await;
         }
     }
 }
@@ -254,7 +211,7 @@ async fn a_leader_that_is_cut_off_confirms_no_read_and_gives_up_what_it_could_no
     let cluster = Cluster::new(3, tuning()).await;
     let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
     let old = cluster.leader_among(&all).await;
-    cluster.net.cut_off.lock().unwrap().insert(old.node());
+    cluster.net.cut_off(old.node());
     let new = cluster.leader_among(&cluster.others(old.node())).await;
     new.propose_by(&[set("side", "majority")], soon()).await.unwrap();
     // The old leader still takes itself for one.
@@ -268,7 +225,7 @@ async fn a_leader_that_is_cut_off_confirms_no_read_and_gives_up_what_it_could_no
         async move { old.propose_by(&[set("patient", "either")], soon()).await }
     });
     until("the proposal to be in its log", || old.status().last_log > old.status().applied + 1).await;
-    cluster.net.cut_off.lock().unwrap().clear();
+    cluster.net.heal();
     // What is cut from its log was surely not applied, so the call goes on with the new leader.
     patient.await.unwrap().unwrap();
     let state = old.read_latest_by(soon()).await.unwrap();
@@ -284,7 +241,7 @@ async fn a_leader_that_cannot_be_reached_is_named() {
     let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
     let leader = cluster.leader_among(&all).await;
     let follower = cluster.others(leader.node())[0].clone();
-    cluster.net.cut_off.lock().unwrap().insert(follower.node());
+    cluster.net.cut_off(follower.node());
     let refused = follower.propose_by(&[set("a", 1)], Instant::now() + Duration::from_millis(200)).await.unwrap_err();
     match &refused {
         Error::LeaderUnreachable { leader: named, .. } => assert_eq!(*named, leader.node()),

@@ -4,9 +4,11 @@ use shoal_state::NodeId;
 
 use super::*;
 
+/// The vote is of a later term than every entry, as Raft sees to.
 fn open(dir: &Path) -> LogStore {
     let meta = Meta::open(&dir.join("meta"), NodeId::from_random(1)).unwrap();
-    LogStore::open(&dir.join("log"), meta, Stop::default()).unwrap()
+    meta.save_vote(&Vote::new(9, 1)).unwrap();
+    LogStore::open(&dir.join("log"), 1 << 20, meta, Stop::default()).unwrap()
 }
 
 fn id(term: u64, index: u64) -> LogId {
@@ -58,8 +60,19 @@ async fn a_hole_in_the_log_is_found_at_the_start() {
     store.inner.log.append(&[&encode(&blanks(1, 7..8)[0])]).unwrap();
     drop(store);
     let meta = Meta::open(&dir.path().join("meta"), NodeId::from_random(1)).unwrap();
-    let refused = LogStore::open(&dir.path().join("log"), meta, Stop::default()).unwrap_err();
+    let refused = LogStore::open(&dir.path().join("log"), 1 << 20, meta, Stop::default()).unwrap_err();
     assert!(matches!(refused, Error::Hole { before: 2, found: 7 }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_node_whose_vote_is_older_than_its_log_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    store.blocking_append(blanks(10, 0..3)).await.unwrap();
+    drop(store);
+    let meta = Meta::open(&dir.path().join("meta"), NodeId::from_random(1)).unwrap();
+    let refused = LogStore::open(&dir.path().join("log"), 1 << 20, meta, Stop::default()).unwrap_err();
+    assert!(matches!(refused, Error::VoteForgotten { vote: 9, log: 10 }), "{refused}");
 }
 
 #[tokio::test]

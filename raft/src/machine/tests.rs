@@ -25,7 +25,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Stores {
 fn open(dir: &Path) -> (LogStore, Machine) {
     let stop = Stop::default();
     let meta = Meta::open(&dir.join("meta"), NodeId::from_random(1)).unwrap();
-    let log = LogStore::open(&dir.join("log"), meta, stop.clone()).unwrap();
+    let log = LogStore::open(&dir.join("log"), 1 << 20, meta, stop.clone()).unwrap();
     let (folder, newest) = Folder::open(&dir.join("snapshots"), log.first_index()).unwrap();
     (log, Machine::new(folder, newest, stop))
 }

@@ -1,0 +1,91 @@
+//! A network in memory that can be cut, for tests of several nodes in one process.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use shoal_state::NodeId;
+
+use crate::handle::Raft;
+use crate::network::{Transport, Unsent};
+use crate::types::Peer;
+
+/// Joins the nodes of one process. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Net {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    nodes: BTreeMap<NodeId, Raft>,
+    cut_off: BTreeSet<NodeId>,
+}
+
+impl Net {
+    /// Returns the transport of one node.
+    pub fn transport(&self, node: NodeId) -> Arc<dyn Transport> {
+        Arc::new(Wire { from: node, net: self.clone() })
+    }
+
+    /// Lets others reach a node from now on. The network holds it until [`Net::detach`].
+    pub fn attach(&self, raft: &Raft) {
+        self.inner.lock().nodes.insert(raft.node(), raft.clone());
+    }
+
+    /// Takes a node off the network.
+    pub fn detach(&self, node: NodeId) -> Option<Raft> {
+        self.inner.lock().nodes.remove(&node)
+    }
+
+    /// Returns an attached node.
+    pub fn node(&self, node: NodeId) -> Option<Raft> {
+        self.inner.lock().nodes.get(&node).cloned()
+    }
+
+    /// Returns all attached nodes, in the order of their ids.
+    pub fn nodes(&self) -> Vec<Raft> {
+        self.inner.lock().nodes.values().cloned().collect()
+    }
+
+    /// Cuts a node off from all others, in both directions; answers on their way are lost.
+    pub fn cut_off(&self, node: NodeId) {
+        self.inner.lock().cut_off.insert(node);
+    }
+
+    /// Joins all nodes again.
+    pub fn heal(&self) {
+        self.inner.lock().cut_off.clear();
+    }
+
+    fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
+        let inner = self.inner.lock();
+        inner.cut_off.contains(&one) || inner.cut_off.contains(&other)
+    }
+}
+
+/// One node's end of the network.
+#[derive(Debug)]
+struct Wire {
+    from: NodeId,
+    net: Net,
+}
+
+impl Transport for Wire {
+    fn call<'a>(&'a self, peer: &'a Peer, request: Bytes, _patience: Duration) -> BoxFuture<'a, Result<Bytes, Unsent>> {
+        Box::pin(async move {
+            if self.net.is_cut(self.from, peer.node) {
+                return Err(Unsent::Unreachable { why: "the wire is cut".into() });
+            }
+            let raft = self.net.node(peer.node).ok_or_else(|| Unsent::Unreachable { why: "nobody listens".into() })?;
+            let answer = raft.answer(request).await.map_err(|why| Unsent::Lost { why: why.to_string() })?;
+            if self.net.is_cut(self.from, peer.node) {
+                return Err(Unsent::Lost { why: "the wire was cut".into() });
+            }
+            Ok(answer)
+        })
+    }
+}
