@@ -110,6 +110,11 @@ impl Entry {
         }
     }
 
+    /// Returns a digest of everything the entry says: equal entries have equal digests.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&postcard::to_stdvec(self).expect("an entry can be encoded"))
+    }
+
     /// Takes over everything but the kind.
     pub(super) fn set_attributes(&mut self, from: &Entry) {
         let Entry { kind: _, mode, uid, gid, mtime_ns, xattrs } = from;

@@ -1,0 +1,222 @@
+//! The FUSE protocol: decode, ask one function, encode.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+};
+use shoal_storage::chunk::CHUNK_BYTES;
+use shoal_storage::manifest::Kind;
+
+use crate::errno;
+use crate::layout::Inode;
+use crate::reads::Reads;
+use crate::view::{ROOT_INO, Refused, View};
+
+/// How long the kernel keeps what it is told: trees never change.
+const TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Numbers are never given twice, so there is only one generation.
+const GENERATION: Generation = Generation(0);
+
+/// How many requests that nobody waits for (read-ahead) the kernel may send at once.
+const BACKGROUND_MAX: u16 = 64;
+
+/// What `statfs` counts in.
+const BLOCK_BYTES: u32 = 4096;
+
+/// The longest name, as on other file systems.
+const NAME_BYTES_MAX: u32 = 255;
+
+#[derive(Clone)]
+pub(crate) struct Adapter {
+    pub(crate) view: Arc<View>,
+    pub(crate) reads: Arc<Reads>,
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_NO_OPEN_SUPPORT
+            | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
+        config.add_capabilities(wanted & config.capabilities()).expect("what is there can be asked for");
+        config.set_max_background(BACKGROUND_MAX).expect("the number is not zero");
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.view.lookup(parent.0, name.as_bytes()) {
+            Ok(inode) => reply.entry(&TTL, &attr(&inode), GENERATION),
+            // The kernel remembers that there is no such name; but trees can still be bound.
+            Err(Refused::NotFound) if parent.0 != ROOT_INO => reply.entry(&TTL, &nothing(), GENERATION),
+            Err(refused) => reply.error(errno::refused(refused)),
+        }
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        match self.view.inode(ino.0) {
+            Ok(inode) => reply.attr(&TTL, &attr(&inode)),
+            Err(refused) => reply.error(errno::refused(refused)),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.view.read_link(ino.0) {
+            Ok(inode) => reply.data(link_text(&inode)),
+            Err(refused) => reply.error(errno::refused(refused)),
+        }
+    }
+
+    /// Opening means nothing here, so the kernel is told not to ask: it opens files by itself and keeps their pages.
+    fn open(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(errno::unsupported());
+    }
+
+    /// The kernel may keep the listing of every directory but the top one, where trees come and go.
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match ino.0 {
+            ROOT_INO => reply.opened(FileHandle(0), FopenFlags::empty()),
+            _ => reply.opened(FileHandle(0), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let inode = match self.view.file(ino.0) {
+            Ok(inode) => inode,
+            Err(refused) => return reply.error(errno::refused(refused)),
+        };
+        let chunk = offset / CHUNK_BYTES as u64;
+        self.view.touch(&inode, chunk);
+        let answer = |result: Result<&[u8], _>| match result {
+            Ok(bytes) => reply.data(bytes),
+            Err(error) => reply.error(errno::read(&error)),
+        };
+        self.reads.read(inode.clone(), offset, size, Box::new(answer));
+        self.reads.read_ahead(&inode, chunk);
+    }
+
+    fn readdir(&self, _request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let listed = self.view.list(ino.0, offset, &mut |offset, name, inode| {
+            reply.add(INodeNo(inode.ino), offset, file_type(inode), OsStr::from_bytes(name))
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(refused) => reply.error(errno::refused(refused)),
+        }
+    }
+
+    fn readdirplus(&self, _request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let listed = self.view.list(ino.0, offset, &mut |offset, name, inode| {
+            reply.add(INodeNo(inode.ino), offset, OsStr::from_bytes(name), &TTL, &attr(inode), GENERATION)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(refused) => reply.error(errno::refused(refused)),
+        }
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        let totals = self.view.totals();
+        let blocks = totals.content_bytes.div_ceil(BLOCK_BYTES.into());
+        reply.statfs(blocks, 0, 0, totals.entries, 0, BLOCK_BYTES, NAME_BYTES_MAX, BLOCK_BYTES);
+    }
+
+    /// Answers "no such attribute" rather than "unsupported": the kernel would not ask again for trees bound later.
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(self.view.xattr(ino.0, name.as_bytes()), size, reply);
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(self.view.xattr_names(ino.0), size, reply);
+    }
+
+    fn lseek(&self, _request: &Request, _ino: INodeNo, _handle: FileHandle, _offset: i64, _whence: i32, reply: ReplyLseek) {
+        reply.error(errno::unsupported());
+    }
+}
+
+fn reply_xattr(value: Result<Vec<u8>, Refused>, size: u32, reply: ReplyXattr) {
+    match value {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(errno::refused(Refused::AttributeTooLong)),
+        Ok(value) => reply.data(&value),
+        Err(refused) => reply.error(errno::refused(refused)),
+    }
+}
+
+fn link_text(inode: &Inode) -> &[u8] {
+    match &inode.entry.kind {
+        Kind::Symlink { target } => target,
+        _ => &[],
+    }
+}
+
+fn file_type(inode: &Inode) -> FileType {
+    match inode.entry.kind {
+        Kind::Dir => FileType::Directory,
+        Kind::File { .. } => FileType::RegularFile,
+        Kind::Symlink { .. } => FileType::Symlink,
+        Kind::Char { .. } => FileType::CharDevice,
+        Kind::Block { .. } => FileType::BlockDevice,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::Hardlink { .. } => unreachable!("inodes are made of the first name of an entry"),
+    }
+}
+
+fn attr(inode: &Inode) -> FileAttr {
+    let entry = &inode.entry;
+    let (size, rdev) = match &entry.kind {
+        Kind::File { size, .. } => (*size, 0),
+        Kind::Symlink { target } => (target.len() as u64, 0),
+        Kind::Dir => (u64::from(BLOCK_BYTES), 0),
+        // The kernel's own 32-bit form, which is the lower half of what makedev returns.
+        Kind::Char { rdev } | Kind::Block { rdev } => (0, *rdev as u32),
+        _ => (0, 0),
+    };
+    let time = system_time(entry.mtime_ns);
+    FileAttr {
+        ino: INodeNo(inode.ino),
+        size,
+        blocks: size.div_ceil(512),
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: file_type(inode),
+        perm: entry.mode as u16,
+        nlink: inode.nlink,
+        uid: entry.uid,
+        gid: entry.gid,
+        rdev,
+        blksize: BLOCK_BYTES,
+        flags: 0,
+    }
+}
+
+/// The attributes of a name that does not exist: number 0 says so.
+fn nothing() -> FileAttr {
+    FileAttr { ino: INodeNo(0), ..attr(&Inode::absent()) }
+}
+
+fn system_time(ns: i64) -> SystemTime {
+    let distance = Duration::from_nanos(ns.unsigned_abs());
+    if ns < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
+}

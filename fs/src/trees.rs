@@ -1,0 +1,181 @@
+//! The mount of a node, and the trees in it.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
+use shoal_storage::manifest::{Tree, is_name};
+
+use crate::adapter::Adapter;
+use crate::error::{Error, Result};
+use crate::mount::{self, Connection, Mounted};
+use crate::reads::Reads;
+use crate::source::Source;
+use crate::view::{ROOT_INO, Touch, View};
+
+/// How many threads take requests from the kernel. None of them ever waits.
+const KERNEL_THREADS: usize = 4;
+
+/// How long the end of a mount may take before it is forced, and then again before its threads are left behind.
+const END_TIME: Duration = Duration::from_secs(2);
+
+/// How a mount behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How long a read may take. After it, the reader gets EIO.
+    pub read_time: Duration,
+    /// How many bytes of chunks are kept for the next read of the same chunk.
+    pub cache_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { read_time: Duration::from_secs(30), cache_bytes: 256 << 20 }
+    }
+}
+
+/// The mount of a node. Dropping it ends it.
+pub struct Trees {
+    mounted: Mounted,
+    connection: Connection,
+    view: Arc<View>,
+    reads: Arc<Reads>,
+    notifier: Notifier,
+    /// Told when the last thread that serves the kernel has ended.
+    ended: Receiver<()>,
+}
+
+impl Trees {
+    /// Mounts at `mountpoint`, which is made if it is missing. What a former process left mounted there is taken off.
+    ///
+    /// Needs the rights of root and `/dev/fuse`.
+    pub fn mount(mountpoint: &Path, source: Arc<dyn Source>) -> Result<Self> {
+        Self::mount_with(mountpoint, source, Options::default())
+    }
+
+    /// Mounts as [`Self::mount`] does, with other options.
+    pub fn mount_with(mountpoint: &Path, source: Arc<dyn Source>, options: Options) -> Result<Self> {
+        let reads = Arc::new(Reads::start(source, options.read_time, options.cache_bytes)?);
+        let view = Arc::new(View::new());
+        let adapter = Adapter { view: view.clone(), reads: reads.clone() };
+        let started = start(mountpoint, adapter);
+        let (mounted, connection, notifier, ended) = started.inspect_err(|_| reads.end())?;
+        connection.raise_read_ahead();
+        Ok(Self { mounted, connection, view, reads, notifier, ended })
+    }
+
+    /// Returns where the trees are.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mounted.mountpoint
+    }
+
+    /// Shows a tree as the directory `name` of the mount, and returns its path.
+    ///
+    /// Blocks while the tree is laid out, some 2 µs for each entry. Bind a tree that several containers use once.
+    pub fn bind(&self, name: &str, tree: &Tree) -> Result<PathBuf> {
+        let name = name.to_owned();
+        if !is_name(name.as_bytes()) {
+            return Err(Error::BadName { name });
+        }
+        if !tree.root().is_dir() {
+            return Err(Error::NotADirectory { name });
+        }
+        if !self.view.bind(name.as_bytes(), tree) {
+            return Err(Error::NameTaken { name });
+        }
+        Ok(self.mounted.mountpoint.join(name))
+    }
+
+    /// Takes a tree away, and says if there was one of this name.
+    ///
+    /// Its path is gone when this returns; files of it that are open read errors, unless another tree has them too.
+    pub fn unbind(&self, name: &str) -> bool {
+        let found = self.view.unbind(name.as_bytes());
+        if found && let Err(error) = self.notifier.inval_entry(INodeNo(ROOT_INO), OsStr::from_bytes(name.as_bytes())) {
+            tracing::warn!(name, %error, "the kernel keeps the names of an unbound tree for a while");
+        }
+        found
+    }
+
+    /// Returns the names of all trees, in the order they were bound.
+    pub fn names(&self) -> Vec<String> {
+        self.view.names().iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    /// Returns what was read of a tree, in the order of first reads: what to bring before its next start elsewhere. None
+    /// if there is no tree of this name.
+    ///
+    /// Reads of a file that several trees share count for all of them.
+    pub fn touches(&self, name: &str) -> Option<Vec<Touch>> {
+        self.view.touches(name.as_bytes())
+    }
+
+    /// Returns how many chunks this machine did not have and were asked of the source.
+    pub fn chunks_asked(&self) -> u64 {
+        self.reads.asked()
+    }
+
+    /// Fails everything that is on its way and all that would come, now: the last resort when processes hang in reads.
+    /// The mount is of no use afterwards.
+    pub fn abort(&self) -> Result<()> {
+        self.reads.end();
+        self.connection.abort()
+    }
+}
+
+/// Mounts and starts the threads that serve the kernel.
+fn start(mountpoint: &Path, adapter: Adapter) -> Result<(Mounted, Connection, Notifier, Receiver<()>)> {
+    let (mounted, device) = mount::mount(mountpoint)?;
+    let served = serve(&mounted, device, adapter).and_then(|(notifier, ended)| Ok((mounted.connection()?, notifier, ended)));
+    match served {
+        Ok((connection, notifier, ended)) => Ok((mounted, connection, notifier, ended)),
+        Err(error) => {
+            let _the_first_error_counts = mounted.end();
+            Err(error)
+        }
+    }
+}
+
+fn serve(mounted: &Mounted, device: OwnedFd, adapter: Adapter) -> Result<(Notifier, Receiver<()>)> {
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    config.n_threads = Some(KERNEL_THREADS);
+    config.clone_fd = true;
+    let session = Session::from_fd(adapter, device, SessionACL::All, config);
+    let session = session.map_err(|source| Error::Mount { action: "serve", path: mounted.mountpoint.clone(), source })?;
+    let notifier = session.notifier();
+    let (tell, ended) = mpsc::sync_channel(1);
+    let name = "fs-session".to_owned();
+    let spawned = thread::Builder::new().name(name.clone()).spawn(move || {
+        if let Err(error) = session.run() {
+            tracing::warn!(%error, "a mount ended with an error");
+        }
+        let _nobody_waits = tell.send(());
+    });
+    spawned.map_err(|source| Error::Thread { name, source })?;
+    Ok((notifier, ended))
+}
+
+impl Drop for Trees {
+    fn drop(&mut self) {
+        self.reads.end();
+        if let Err(error) = self.mounted.end() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a mount could not be ended");
+        }
+        if self.ended.recv_timeout(END_TIME).is_ok() {
+            return;
+        }
+        if let Err(error) = self.connection.abort() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be aborted");
+        }
+        if self.ended.recv_timeout(END_TIME).is_err() {
+            tracing::error!(mountpoint = %self.mounted.mountpoint.display(), "the threads of a mount do not end; they are left behind");
+        }
+    }
+}

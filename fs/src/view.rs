@@ -1,0 +1,283 @@
+//! All bound trees in memory: every question but that for bytes is answered from here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use shoal_storage::manifest::{Entry, Kind, Path, Tree};
+
+use crate::layout::{FileKey, Inode, Layout, Node};
+
+/// The number of the directory that holds all trees, fixed by FUSE.
+pub(crate) const ROOT_INO: u64 = 1;
+
+/// Why a question has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The tree was unbound.
+    Gone,
+    NotFound,
+    NotADirectory,
+    NotALink,
+    NotAFile,
+    NoAttribute,
+    AttributeTooLong,
+}
+
+type Result<T> = std::result::Result<T, Refused>;
+
+/// One first read of a part of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touch {
+    /// The file.
+    pub path: Path,
+    /// Which of its chunks.
+    pub chunk: u64,
+}
+
+/// All trees of a mount.
+#[derive(Debug)]
+pub(crate) struct View {
+    bound: RwLock<Bound>,
+    /// The regular files of all trees. Taken before `bound`, and only to bind and unbind.
+    files: Mutex<HashMap<FileKey, Shared>>,
+    next_ino: AtomicU64,
+    next_use: AtomicU64,
+    root: Arc<Inode>,
+}
+
+#[derive(Debug, Default)]
+struct Bound {
+    /// By the number of the tree's root.
+    trees: BTreeMap<u64, Arc<BoundTree>>,
+    by_name: HashMap<Box<[u8]>, u64>,
+    /// Regular files by number; an inode can outlive the tree that it came with.
+    files: HashMap<u64, Arc<Inode>>,
+}
+
+#[derive(Debug)]
+struct BoundTree {
+    name: Box<[u8]>,
+    layout: Layout,
+    keys: Vec<FileKey>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    inode: Arc<Inode>,
+    trees: u32,
+}
+
+/// How much all trees hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) entries: u64,
+    pub(crate) content_bytes: u64,
+}
+
+/// What a directory holds at a place: the offset after it, its name and its inode.
+pub(crate) type Visit<'a> = dyn FnMut(u64, &[u8], &Inode) -> bool + 'a;
+
+impl View {
+    pub(crate) fn new() -> Self {
+        let root = Inode::new(ROOT_INO, Entry::dir(), 1);
+        let (next_ino, next_use) = (AtomicU64::new(ROOT_INO + 1), AtomicU64::new(0));
+        Self { bound: RwLock::default(), files: Mutex::default(), next_ino, next_use, root }
+    }
+
+    /// Shows a tree under a name, and says false if the name is taken.
+    pub(crate) fn bind(&self, name: &[u8], tree: &Tree) -> bool {
+        let mut files = self.files.lock();
+        if self.bound.read().by_name.contains_key(name) {
+            return false;
+        }
+        let mut keys = Vec::new();
+        let mut fresh = Vec::new();
+        let first_ino = self.next_ino.fetch_add(tree.len() as u64, Ordering::Relaxed);
+        let layout = Layout::new(tree, first_ino, &mut |key, make| {
+            keys.push(key);
+            let shared = files.entry(key).or_insert_with(|| {
+                let inode = make();
+                fresh.push(inode.clone());
+                Shared { inode, trees: 0 }
+            });
+            shared.trees += 1;
+            shared.inode.clone()
+        });
+        let tree = Arc::new(BoundTree { name: name.into(), layout, keys });
+        let mut bound = self.bound.write();
+        bound.files.extend(fresh.into_iter().map(|inode| (inode.ino, inode)));
+        bound.by_name.insert(name.into(), first_ino);
+        bound.trees.insert(first_ino, tree);
+        true
+    }
+
+    /// Takes a tree away, and says if there was one of this name.
+    pub(crate) fn unbind(&self, name: &[u8]) -> bool {
+        let mut files = self.files.lock();
+        let mut bound = self.bound.write();
+        let Some(first_ino) = bound.by_name.remove(name) else { return false };
+        let tree = bound.trees.remove(&first_ino).expect("a name stands for a tree");
+        for key in &tree.keys {
+            let shared = files.get_mut(key).expect("a bound file is known");
+            shared.trees -= 1;
+            if shared.trees == 0 {
+                bound.files.remove(&shared.inode.ino);
+                files.remove(key);
+            }
+        }
+        true
+    }
+
+    /// Returns the names of all bound trees, in the order they were bound.
+    pub(crate) fn names(&self) -> Vec<Box<[u8]>> {
+        self.bound.read().trees.values().map(|tree| tree.name.clone()).collect()
+    }
+
+    /// Returns what has this number.
+    pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
+        if ino == ROOT_INO {
+            return Ok(self.root.clone());
+        }
+        if let Some(inode) = self.bound.read().files.get(&ino) {
+            return Ok(inode.clone());
+        }
+        let (tree, number) = self.place(ino)?;
+        tree.layout.node(number).map(|node| node.inode.clone()).ok_or(Refused::Gone)
+    }
+
+    /// Finds the tree and node of what is no regular file.
+    fn place(&self, ino: u64) -> Result<(Arc<BoundTree>, u32)> {
+        let bound = self.bound.read();
+        let (first_ino, tree) = bound.trees.range(..=ino).next_back().ok_or(Refused::Gone)?;
+        let number = u32::try_from(ino - first_ino).map_err(|_| Refused::Gone)?;
+        Ok((tree.clone(), number))
+    }
+
+    fn dir(&self, ino: u64) -> Result<(Arc<BoundTree>, u32)> {
+        let (tree, number) = self.place(ino)?;
+        let node = tree.layout.node(number).ok_or(Refused::Gone)?;
+        match node.inode.ino == ino && node.inode.entry.is_dir() {
+            true => Ok((tree, number)),
+            false => Err(Refused::NotADirectory),
+        }
+    }
+
+    /// Looks a name up in a directory.
+    pub(crate) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Arc<Inode>> {
+        if parent == ROOT_INO {
+            let first_ino = *self.bound.read().by_name.get(name).ok_or(Refused::NotFound)?;
+            return self.inode(first_ino);
+        }
+        let (tree, number) = self.dir(parent)?;
+        let node = tree.layout.node(number).ok_or(Refused::Gone)?;
+        tree.layout.child(node, name).map(|child| child.inode.clone()).ok_or(Refused::NotFound)
+    }
+
+    /// Shows what is in a directory after `offset` (0 for the beginning), until `visit` says that it has enough.
+    pub(crate) fn list(&self, ino: u64, offset: u64, visit: &mut Visit<'_>) -> Result<()> {
+        if ino == ROOT_INO {
+            self.list_root(offset, visit);
+            return Ok(());
+        }
+        let (tree, number) = self.dir(ino)?;
+        let node = tree.layout.node(number).ok_or(Refused::Gone)?;
+        if offset < 1 && visit(1, b".", &node.inode) || offset < 2 && visit(2, b"..", self.parent(&tree, node)) {
+            return Ok(());
+        }
+        let from = offset.saturating_sub(2);
+        for (child, offset) in tree.layout.children(node, from as usize).zip(from + 3..) {
+            if visit(offset, &child.name, &child.inode) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn parent<'a>(&'a self, tree: &'a BoundTree, node: &Node) -> &'a Inode {
+        match node.name.is_empty() {
+            true => &self.root,
+            false => &tree.layout.node(node.parent).expect("a parent is in its tree").inode,
+        }
+    }
+
+    /// The offset after a tree is the number of its root, which stays true when others come and go.
+    fn list_root(&self, offset: u64, visit: &mut Visit<'_>) {
+        if offset < 1 && visit(1, b".", &self.root) || offset < 2 && visit(2, b"..", &self.root) {
+            return;
+        }
+        let after: Vec<_> = self.bound.read().trees.range(offset.max(2)..).map(|(_, tree)| tree.clone()).collect();
+        for tree in after {
+            let root = tree.layout.node(0).expect("a tree has a root");
+            // Offset 2 is the beginning, so each tree's offset is one more than its number.
+            if visit(tree.layout.first_ino + 1, &tree.name, &root.inode) {
+                break;
+            }
+        }
+    }
+
+    /// Returns the text of a symbolic link.
+    pub(crate) fn read_link(&self, ino: u64) -> Result<Arc<Inode>> {
+        let inode = self.inode(ino)?;
+        match inode.entry.kind {
+            Kind::Symlink { .. } => Ok(inode),
+            _ => Err(Refused::NotALink),
+        }
+    }
+
+    /// Returns a regular file.
+    pub(crate) fn file(&self, ino: u64) -> Result<Arc<Inode>> {
+        let inode = self.inode(ino)?;
+        match inode.entry.kind {
+            Kind::File { .. } => Ok(inode),
+            _ => Err(Refused::NotAFile),
+        }
+    }
+
+    /// Returns an extended attribute.
+    pub(crate) fn xattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>> {
+        self.inode(ino)?.entry.xattrs.get(name).cloned().ok_or(Refused::NoAttribute)
+    }
+
+    /// Returns the names of all extended attributes, each ended by a NUL.
+    pub(crate) fn xattr_names(&self, ino: u64) -> Result<Vec<u8>> {
+        let inode = self.inode(ino)?;
+        Ok(inode.entry.xattrs.keys().flat_map(|name| name.iter().copied().chain([0])).collect())
+    }
+
+    /// Returns how much all trees hold; what several share counts several times.
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for tree in self.bound.read().trees.values() {
+            totals.entries += tree.layout.len() as u64;
+            totals.content_bytes += tree.layout.content_bytes;
+        }
+        totals
+    }
+
+    /// Notes that a chunk of a file is read.
+    pub(crate) fn touch(&self, inode: &Inode, chunk: u64) {
+        inode.uses.lock().entry(chunk).or_insert_with(|| self.next_use.fetch_add(1, Ordering::Relaxed));
+    }
+
+    /// Returns what was read of a tree, in the order of first reads; None if there is no tree of this name.
+    pub(crate) fn touches(&self, name: &[u8]) -> Option<Vec<Touch>> {
+        let tree = {
+            let bound = self.bound.read();
+            bound.trees[bound.by_name.get(name)?].clone()
+        };
+        let mut found = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for node in tree.layout.nodes() {
+            let uses = node.inode.uses.lock();
+            if uses.is_empty() || !seen.insert(node.inode.ino) {
+                continue;
+            }
+            let path = tree.layout.path(node);
+            found.extend(uses.iter().map(|(chunk, order)| (*order, Touch { path: path.clone(), chunk: *chunk })));
+        }
+        found.sort_by_key(|(order, _)| *order);
+        Some(found.into_iter().map(|(_, touch)| touch).collect())
+    }
+}
