@@ -6,6 +6,8 @@
 //! - The files it makes at open are never synced. [`Kv::open`] syncs them and their folder.
 //! - Large pages go to files of their own that are never synced. Values of [`VALUE_BYTES_MAX`] or more are refused, so
 //!   that no page gets that large.
+//! - A crash while it opens can leave a half-written snapshot of its page table, which it then refuses to open with.
+//!   [`Kv::open`] removes that first.
 //! - Opening a damaged database may panic. That becomes [`Error::Unusable`], and [`Kv::open_or_set_aside`] moves
 //!   the remains away, for owners that can rebuild theirs from elsewhere.
 //!
@@ -117,7 +119,9 @@ struct Inner {
 impl Kv {
     /// Opens the database in `dir`, or makes one.
     pub fn open(dir: &Path) -> Result<Self> {
-        if !dir.join(READY).exists() {
+        if dir.join(READY).exists() {
+            remove_half_snapshots(dir)?;
+        } else {
             clear_unfinished(dir)?;
         }
         file::create_dir(dir)?;
@@ -227,6 +231,19 @@ fn sync_new_files(dir: &Path) -> Result<File> {
     file::sync_dir(dir)?;
     file::sync_dir(file::parent_of(dir))?;
     Ok(data)
+}
+
+/// Removes snapshots of sled's page table that a crash cut short.
+///
+/// sled would take one for the newest, find it damaged, and refuse to open. Its log has all that was to be in it.
+fn remove_half_snapshots(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
+        let path = entry.map_err(failed("list", dir))?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            file::remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what a first open left that a power cut ended: nobody was ever told that something is in it.
@@ -482,6 +499,18 @@ mod tests {
         fs::create_dir(dir.path().join("kv")).unwrap();
         fs::write(dir.path().join("kv/conf"), [0; 62]).unwrap();
         Kv::open(&dir.path().join("kv")).unwrap();
+    }
+
+    #[test]
+    fn a_snapshot_that_was_cut_short_does_not_stop_an_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv = Kv::open(dir.path()).unwrap();
+        kv.tree("t").unwrap().insert(b"k", b"v").unwrap();
+        kv.sync().unwrap();
+        drop(kv);
+        fs::write(dir.path().join("snap.7FFFFFFFFFFFFFFF.generating"), b"").unwrap();
+        let tree = Kv::open(dir.path()).unwrap().tree("t").unwrap();
+        assert_eq!(tree.get(b"k").unwrap().unwrap(), "v");
     }
 
     #[test]
