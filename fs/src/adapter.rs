@@ -10,7 +10,7 @@ use fuser::{
     FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
-use shoal_storage::chunk::CHUNK_BYTES;
+use shoal_storage::chunk::pieces;
 use shoal_storage::manifest::Kind;
 
 use crate::errno;
@@ -102,14 +102,15 @@ impl Filesystem for Adapter {
             Ok(inode) => inode,
             Err(refused) => return reply.error(errno::refused(refused)),
         };
-        let chunk = offset / CHUNK_BYTES as u64;
-        self.view.touch(&inode, chunk);
+        let range = offset..offset.saturating_add(size.into());
+        let chunks = pieces(inode.entry.content_bytes(), range).map(|piece| piece.number);
+        let last = chunks.inspect(|chunk| self.view.touch(&inode, *chunk)).last();
         let answer = |result: Result<&[u8], _>| match result {
             Ok(bytes) => reply.data(bytes),
             Err(error) => reply.error(errno::read(&error)),
         };
         self.reads.read(inode.clone(), offset, size, Box::new(answer));
-        self.reads.read_ahead(&inode, chunk);
+        last.into_iter().for_each(|last| self.reads.read_ahead(&inode, last));
     }
 
     fn readdir(&self, _request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {

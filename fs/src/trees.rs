@@ -1,6 +1,7 @@
 //! The mount of a node, and the trees in it.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
+use parking_lot::Mutex;
 use shoal_storage::manifest::{Tree, is_name};
 
 use crate::adapter::Adapter;
@@ -47,8 +49,8 @@ pub struct Trees {
     view: Arc<View>,
     reads: Arc<Reads>,
     notifier: Notifier,
-    /// Told when the last thread that serves the kernel has ended.
-    ended: Receiver<()>,
+    /// Told when the last thread that serves the kernel has ended. In a mutex only to be shared.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl Trees {
@@ -67,7 +69,7 @@ impl Trees {
         let started = start(mountpoint, adapter);
         let (mounted, connection, notifier, ended) = started.inspect_err(|_| reads.end())?;
         connection.raise_read_ahead();
-        Ok(Self { mounted, connection, view, reads, notifier, ended })
+        Ok(Self { mounted, connection, view, reads, notifier, ended: Mutex::new(ended) })
     }
 
     /// Returns where the trees are.
@@ -162,19 +164,25 @@ fn serve(mounted: &Mounted, device: OwnedFd, adapter: Adapter) -> Result<(Notifi
     Ok((notifier, ended))
 }
 
+impl fmt::Debug for Trees {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trees").field("mountpoint", &self.mounted.mountpoint).field("names", &self.names()).finish()
+    }
+}
+
 impl Drop for Trees {
     fn drop(&mut self) {
         self.reads.end();
         if let Err(error) = self.mounted.end() {
             tracing::warn!(error = &error as &dyn std::error::Error, "a mount could not be ended");
         }
-        if self.ended.recv_timeout(END_TIME).is_ok() {
+        if self.ended.get_mut().recv_timeout(END_TIME).is_ok() {
             return;
         }
         if let Err(error) = self.connection.abort() {
             tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be aborted");
         }
-        if self.ended.recv_timeout(END_TIME).is_err() {
+        if self.ended.get_mut().recv_timeout(END_TIME).is_err() {
             tracing::error!(mountpoint = %self.mounted.mountpoint.display(), "the threads of a mount do not end; they are left behind");
         }
     }

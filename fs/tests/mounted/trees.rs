@@ -6,7 +6,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
+use shoal_fs::StoreSource;
 use shoal_storage::manifest::Xattrs;
+use shoal_storage::store::{self, Store};
 
 use super::*;
 
@@ -174,6 +176,40 @@ fn what_a_former_process_left_is_taken_off() {
     assert_eq!(fs::read(dir.join("f")).unwrap(), b"y");
     drop(mount.trees.take());
     assert!(fs::read_dir(mount.dir.path().join("trees")).unwrap().next().is_none(), "an empty folder is left");
+}
+
+#[test]
+fn the_store_of_a_node_is_a_source() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store"), store::Options::default()).unwrap();
+    let far = Far::default();
+    let (from, objects) = (dir.path().join("from"), Memory::default());
+    fs::create_dir(&from).unwrap();
+    everything(&far).to_dir(&from, &far.objects).unwrap();
+    let digest = Tree::from_dir(&from, &store).unwrap().write(&store).unwrap();
+
+    let trees = Trees::mount(&dir.path().join("mount"), Arc::new(StoreSource::new(store.clone()))).unwrap();
+    let shown = trees.bind("t", &Tree::read(&store, &digest).unwrap()).unwrap();
+    assert_eq!(Tree::from_dir(&shown, &objects).unwrap().write(&objects).unwrap(), digest);
+    assert_eq!(trees.chunks_asked(), 0, "all was at hand");
+}
+
+#[test]
+fn the_kernel_reads_ahead_a_whole_chunk() {
+    if !can_mount() {
+        return;
+    }
+    let mount = Mount::new();
+    let device = stat(mount.trees().mountpoint()).dev();
+    let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", libc::major(device), libc::minor(device));
+    let Ok(found) = fs::read_to_string(&path) else {
+        eprintln!("skipped: there is no {path}");
+        return;
+    };
+    assert_eq!(found.trim(), "1024");
 }
 
 #[test]
