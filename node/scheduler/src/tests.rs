@@ -345,3 +345,55 @@ fn explain_says_what_it_waits_for() {
             .ends_with("no node is large enough: waiting for 9000m CPU: node n1 has 500m free")
     );
 }
+
+/// Plans on random clusters until nothing changes: no command is refused, and with the same work the plans come to rest,
+/// also when room is scarce and idle containers are stopped for others.
+#[test]
+fn plans_are_never_refused_and_come_to_rest() {
+    for seed in 1..=300u64 {
+        let mut bits = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut below = move |bound: u64| {
+            bits ^= bits << 13;
+            bits ^= bits >> 7;
+            bits ^= bits << 17;
+            bits % bound
+        };
+        let nodes: Vec<u32> = (0..=below(4)).map(|_| 500 * (1 + below(8) as u32)).collect();
+        let mut cluster = Cluster::new(&nodes);
+        let functions = 1 + u128::from(below(5));
+        for function in 1..=functions {
+            let scaling = scaling(below(3) as u32, below(6) as u32, below(2) as u32);
+            cluster.function_with(function, resources(250 * (1 + below(6) as u32)), scaling, 1 + below(3) as u32);
+        }
+        let mut next = 0;
+        for change in 0..4 {
+            for function in 1..=functions {
+                cluster.work(function, below(6), below(3));
+            }
+            let mut rest = false;
+            for _ in 0..60 {
+                let live: Vec<TaskId> = cluster.state.tasks.keys().copied().collect();
+                cluster.load.idle_since.extend(live.into_iter().map(|task| (task, Timestamp(NOW.0 - 1))));
+                let planned = plan(&cluster.state, &cluster.load, NOW, &mut || {
+                    next += 1;
+                    next
+                });
+                for command in &planned.commands {
+                    cluster.apply(command.clone());
+                }
+                rest = planned.commands.is_empty();
+                let stopping: Vec<TaskId> =
+                    cluster.state.tasks.iter().filter(|(_, task)| task.stopping.is_some()).map(|(id, _)| *id).collect();
+                for id in stopping.iter().filter(|_| below(2) == 0 || rest) {
+                    let end = shoal_state::model::TaskEnd { at: NOW, how: String::new() };
+                    cluster.apply(Command::EndTask { id: *id, generation: 1, end });
+                }
+                if rest && stopping.is_empty() {
+                    break;
+                }
+                rest = false;
+            }
+            assert!(rest, "seed {seed}, change {change}: still planning");
+        }
+    }
+}
