@@ -427,7 +427,12 @@ impl Parts {
 /// holds this one is of no other.
 fn remove_files(engine: &Inner, id: ContainerId) -> Result<()> {
     let (root, name) = (engine.root(), id.to_string());
-    for entry in fs::read_dir(&root).map_err(Error::file("list", &root))?.flatten() {
+    let files = match fs::read_dir(&root) {
+        // The engine was closed.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        files => files.map_err(Error::file("list", &root))?,
+    };
+    for entry in files.flatten() {
         if entry.file_name().to_string_lossy().contains(&name) {
             fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
         }

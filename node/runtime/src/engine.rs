@@ -211,9 +211,12 @@ impl Engine {
         self.0.tag
     }
 
-    /// Takes down what containers share: firewall table, gateway address, cgroup folders, run
-    /// folder. Containers must have been destroyed; the engine must not be used afterwards.
+    /// Takes everything down: containers that still run are killed, then goes what they share
+    /// (firewall table, gateway address, cgroup folders, run folder). Nothing with this engine's
+    /// tag is left on the machine, and the engine must not be used afterwards.
     pub async fn close(&self) -> Result<()> {
+        let inner = self.0.clone();
+        blocking(move || leftover::end_containers(&inner.run_dir, &inner.cgroups)).await?;
         if let Some(network) = &self.0.network {
             network.close().await?;
         }
@@ -232,6 +235,7 @@ impl Inner {
         bundles_of(&self.run_dir).join(id.to_string())
     }
 
+    /// The folder in which runsc keeps its state.
     pub(crate) fn root(&self) -> PathBuf {
         root_of(&self.run_dir)
     }
@@ -389,7 +393,7 @@ impl Inner {
     }
 }
 
-fn root_of(run_dir: &Path) -> PathBuf {
+pub(crate) fn root_of(run_dir: &Path) -> PathBuf {
     run_dir.join("runsc")
 }
 

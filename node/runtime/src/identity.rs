@@ -32,6 +32,11 @@ impl Tag {
         format!("{}{slot:06x}", self.link_prefix())
     }
 
+    /// The label of the gateway's address on the loopback interface.
+    pub(crate) fn gateway_label(self) -> String {
+        format!("lo:sh{self}")
+    }
+
     /// The folder of this instance inside each cgroup hierarchy.
     pub(crate) fn cgroup(self) -> String {
         format!("shoal-{self}")
@@ -85,7 +90,7 @@ mod tests {
         let tag = Tag::of(Path::new("/var/lib/shoal"));
         assert_eq!(tag, Tag::of(Path::new("/var/lib/shoal")));
         assert_ne!(tag, Tag::of(Path::new("/var/lib/shoal2")));
-        assert!(tag.link(u32::MAX & 0xff_ffff).len() <= 15);
+        assert!(tag.link(0xff_ffff).len() <= 15);
         let short = ContainerId::new(tag, 1).to_string();
         let long = ContainerId::new(tag, u64::MAX).to_string();
         assert_eq!(short.len(), long.len());

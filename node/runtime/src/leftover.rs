@@ -14,17 +14,16 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use crate::{Error, Result, Tag, cgroup::Cgroups, network, process};
+use crate::{Error, Result, Tag, cgroup::Cgroups, engine::root_of, network, process};
 
 /// How long killed processes may take to go.
 const DEATH_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Cleans everything of this instance. The order matters: processes hold all the rest.
 pub(crate) fn clean(tag: Tag, run_dir: &Path, overlay_dir: &Path, networked: bool) -> Result<()> {
-    kill_all(&run_dir.join("runsc"))?;
-    Cgroups::open(tag)?.remove_all_containers()?;
+    end_containers(run_dir, &Cgroups::open(tag)?)?;
     if networked {
-        network::remove_shared(tag, None)?;
+        network::remove_shared(tag)?;
     }
     clean_run_dir(run_dir)?;
     // Overlay files have no names unless their creation was interrupted.
@@ -32,6 +31,18 @@ pub(crate) fn clean(tag: Tag, run_dir: &Path, overlay_dir: &Path, networked: boo
         let _ = fs::remove_file(entry.path());
     }
     Ok(())
+}
+
+/// Kills all containers of a run folder and removes their cgroups.
+pub(crate) fn end_containers(run_dir: &Path, cgroups: &Cgroups) -> Result<()> {
+    kill_all(&root_of(run_dir))?;
+    cgroups.remove_all_containers()
+}
+
+/// Kills what works for a runsc root folder, and removes the folder.
+pub(crate) fn clean_sandboxes(root: &Path) -> Result<()> {
+    kill_all(root)?;
+    clean_run_dir(root)
 }
 
 /// Unmounts and removes what is in the run folder, and the folder.

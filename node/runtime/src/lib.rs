@@ -20,7 +20,7 @@
 //! - `cgroup`: limits and usage, for both versions of the kernel's interface.
 //! - `process`: waiting for processes that are not our children from the start.
 //! - `leftover`: cleaning by name.
-//! - `doctor`: what is wrong with this machine, and how to repair it.
+//! - [`doctor_checks`]: what is wrong with this machine, and how to repair it.
 //!
 //! Caveats. One version of runsc is spoken to, [`RUNSC_STAMP`]. Containers die with the process
 //! that opened the engine: its pipes break, and the next [`Engine::open`] kills what still runs.
@@ -29,6 +29,7 @@
 mod cgroup;
 mod container;
 mod control;
+mod doctor;
 mod engine;
 mod error;
 mod exec;
@@ -40,6 +41,7 @@ mod process;
 mod spec;
 
 pub use container::{Container, Stdio};
+pub use doctor::{Finding, Verdict, doctor_checks};
 pub use engine::{Engine, EngineConfig, RUNSC_STAMP};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecSpec};

@@ -52,6 +52,8 @@ use crate::{Error, NetworkMode, Result, blocking, identity::Tag, spec};
 
 /// The MTU where the machine has no default route.
 const MTU_DEFAULT: u32 = 1500;
+/// How often a subnet is chosen anew because another engine has just taken it.
+const SUBNET_TRIES: usize = 16;
 /// How long the refilling task rests after it could not prepare a slot.
 const REFILL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -123,20 +125,20 @@ impl Network {
             // Without any, names do not resolve in containers; `doctor` says why.
             None => Resolver::of_machine().unwrap_or_else(|| Resolver::of_servers(&[])),
         };
-        let subnet = match config.subnet {
-            Some(base) => Subnet::new(base),
-            None => Subnet::choose_here(tag.bytes()[0], &resolver.servers)?,
-        };
-        let gateway = config.gateway.unwrap_or_else(|| subnet.gateway());
-        let rules = Rules {
-            tag,
-            subnet,
-            gateway,
-            node_ports: config.node_ports.clone(),
-            local_resolvers: local_addresses(&resolver.servers)?,
-            blocked: config.blocked.clone(),
-        };
-        blocking(move || share(&rules)).await?;
+        let local_resolvers = local_addresses(&resolver.servers)?;
+        let config_for_rules = config.clone();
+        let servers = resolver.servers.clone();
+        let rules = blocking(move || {
+            let config = config_for_rules;
+            let (subnet, gateway) = settle(tag, &config, &servers)?;
+            let (node_ports, blocked) = (config.node_ports, config.blocked);
+            let rules = Rules { tag, subnet, gateway, node_ports, local_resolvers, blocked };
+            let forward = "/proc/sys/net/ipv4/ip_forward";
+            fs::write(forward, "1").map_err(Error::file("write", forward))?;
+            rules.apply().map(|()| rules)
+        })
+        .await?;
+        let Rules { subnet, gateway, .. } = rules;
 
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
         let maker = Arc::new(Maker { tag, mtu: mtu_of(&routes), next: AtomicU32::new(0) });
@@ -167,7 +169,7 @@ impl Network {
         };
         let address = self.addresses.lock().take(mode)?;
         let claim = Claim { slot, address, gateway: self.gateway };
-        let set = Netlink::open().and_then(|n| n.add_address(claim.slot.link_index, self.gateway, address));
+        let set = Netlink::open().and_then(|n| n.add_peer(claim.slot.link_index, self.gateway, address));
         if let Err(source) = set {
             let action = format!("give {} the address of a container", claim.slot.link);
             let _ = self.release(claim).await;
@@ -203,8 +205,8 @@ impl Network {
         if let Some(task) = refill {
             let _ = task.await;
         }
-        let (tag, gateway) = (self.tag, self.gateway);
-        blocking(move || remove_shared(tag, Some(gateway))).await
+        let tag = self.tag;
+        blocking(move || remove_shared(tag)).await
     }
 }
 
@@ -245,7 +247,7 @@ impl Claim {
                 "GSOMaxSize": 65536,
                 "GVisorGSOEnabled": true,
                 "GVisorGRO": false,
-                "TXChecksumOffload": true,
+                "TXChecksumOffload": false,
                 "RXChecksumOffload": true,
                 "LinkAddress": base64(&self.slot.hardware),
                 "QDisc": 1,
@@ -293,23 +295,32 @@ async fn refill(maker: Arc<Maker>, ready: mpsc::Sender<Slot>) {
     }
 }
 
-/// Sets up what all containers share.
-fn share(rules: &Rules) -> Result<()> {
-    let forward = "/proc/sys/net/ipv4/ip_forward";
-    fs::write(forward, "1").map_err(Error::file("write", forward))?;
-    rules.apply()?;
+/// Decides the subnet and puts the gateway's address in place. Another engine on this machine may
+/// take the same subnet at the same time: one of the two is then told so, and takes the next.
+fn settle(tag: Tag, config: &NetworkConfig, resolvers: &[Ipv4Addr]) -> Result<(Subnet, Ipv4Addr)> {
     let netlink = Netlink::open().map_err(Error::network("open a netlink socket"))?;
-    match netlink.add_address(loopback()?, rules.gateway, rules.gateway) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::network(format!("give the loopback the address {}", rules.gateway))(e))
+    for _ in 0..SUBNET_TRIES {
+        let subnet = match config.subnet {
+            Some(base) => Subnet::new(base),
+            None => Subnet::choose_here(tag.bytes()[0], resolvers)?,
+        };
+        let gateway = config.gateway.unwrap_or_else(|| subnet.gateway());
+        match netlink.add_labelled(loopback()?, gateway, &tag.gateway_label()) {
+            Ok(()) => return Ok((subnet, gateway)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && config.gateway.is_none() => {
+                tracing::debug!(%gateway, "this gateway address is taken");
+            }
+            Err(e) => {
+                return Err(Error::network(format!("give the loopback the address {gateway}"))(e));
+            }
         }
-        _ => Ok(()),
     }
+    Err(Error::NoFreeAddress { subnet: "the range for containers' networks".into() })
 }
 
-/// Removes what [`share`] set up, and every link with this instance's name. Forwarding stays on:
-/// others may have come to need it.
-pub(crate) fn remove_shared(tag: Tag, gateway: Option<Ipv4Addr>) -> Result<()> {
+/// Removes what all containers share, and every link with this instance's name. Forwarding stays
+/// on: others may have come to need it.
+pub(crate) fn remove_shared(tag: Tag) -> Result<()> {
     let netlink = Netlink::open().map_err(Error::network("open a netlink socket"))?;
     for (index, name) in links(tag)? {
         match netlink.delete_link(index) {
@@ -319,13 +330,9 @@ pub(crate) fn remove_shared(tag: Tag, gateway: Option<Ipv4Addr>) -> Result<()> {
             _ => {}
         }
     }
-    if let Some(gateway) = gateway {
-        match netlink.delete_address(loopback()?, gateway) {
-            Err(e) if e.raw_os_error() != Some(libc::EADDRNOTAVAIL) => {
-                return Err(Error::network(format!("remove the address {gateway}"))(e));
-            }
-            _ => {}
-        }
+    let label = tag.gateway_label();
+    for (_, address) in addresses()?.into_iter().filter(|(name, _)| *name == label) {
+        netlink.delete_address(loopback()?, address).map_err(Error::network(format!("remove the address {address}")))?;
     }
     firewall::remove(tag)
 }
@@ -345,11 +352,21 @@ fn loopback() -> Result<u32> {
     if_nametoindex("lo").map_err(Error::network("find the loopback interface"))
 }
 
+/// The IPv4 addresses of this machine, with their labels, which mostly are interface names.
+pub(crate) fn addresses() -> Result<Vec<(String, Ipv4Addr)>> {
+    let all = nix::ifaddrs::getifaddrs().map_err(Error::network("list addresses"))?;
+    let v4 = all.filter_map(|found| {
+        let address = SocketAddrV4::from(*found.address?.as_sockaddr_in()?);
+        Some((found.interface_name, *address.ip()))
+    });
+    Ok(v4.collect())
+}
+
 /// Those of the given addresses that are this machine's own.
 fn local_addresses(of: &[Ipv4Addr]) -> Result<Vec<Ipv4Addr>> {
-    let all = nix::ifaddrs::getifaddrs().map_err(Error::network("list addresses"))?;
-    let own: Vec<_> = all.filter_map(|a| Some(*SocketAddrV4::from(*a.address?.as_sockaddr_in()?).ip())).collect();
-    Ok(of.iter().copied().filter(|address| own.contains(address)).collect())
+    let own = addresses()?;
+    let is_own = |address: &Ipv4Addr| own.iter().any(|(_, own)| own == address);
+    Ok(of.iter().copied().filter(is_own).collect())
 }
 
 /// The MTU of the interface that leads to the world.

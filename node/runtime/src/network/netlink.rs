@@ -36,6 +36,7 @@ const INFO_DATA: u16 = 2;
 const VETH_PEER: u16 = 1;
 const ADDRESS_PEER: u16 = 1;
 const ADDRESS_LOCAL: u16 = 2;
+const ADDRESS_LABEL: u16 = 3;
 
 const ERROR_TYPE: u16 = 2;
 const HEADER_BYTES: usize = 16;
@@ -96,10 +97,18 @@ impl Netlink {
         self.transact(message)
     }
 
-    /// Gives an interface the address `own`, with `peer` (the same, or the one other address at
-    /// the far end, to which a route then leads).
-    pub(crate) fn add_address(&self, index: u32, own: Ipv4Addr, peer: Ipv4Addr) -> io::Result<()> {
+    /// Gives an interface the address `own`, with `peer`, the one other address at the far end, to
+    /// which a route then leads.
+    pub(crate) fn add_peer(&self, index: u32, own: Ipv4Addr, peer: Ipv4Addr) -> io::Result<()> {
         self.transact(Message::address(NEW_ADDRESS, CREATE | EXCLUSIVE, index, own, peer))
+    }
+
+    /// Gives an interface one address, under a label by which it can be found again. The label has
+    /// to start with the interface's name and a colon.
+    pub(crate) fn add_labelled(&self, index: u32, own: Ipv4Addr, label: &str) -> io::Result<()> {
+        let mut message = Message::address(NEW_ADDRESS, CREATE | EXCLUSIVE, index, own, own);
+        message.text(ADDRESS_LABEL, label);
+        self.transact(message)
     }
 
     pub(crate) fn delete_address(&self, index: u32, own: Ipv4Addr) -> io::Result<()> {

@@ -4,11 +4,7 @@
 //! The lower half holds containers that may reach the world, the upper half those that may not;
 //! the firewall needs nothing else to tell them apart. The first address is the gateway's.
 
-use std::{
-    collections::BTreeSet,
-    fmt, fs,
-    net::{Ipv4Addr, SocketAddrV4},
-};
+use std::{collections::BTreeSet, fmt, fs, net::Ipv4Addr};
 
 use crate::{Error, NetworkMode, Result};
 
@@ -52,11 +48,7 @@ impl Subnet {
     pub(crate) fn choose_here(seed: u8, resolvers: &[Ipv4Addr]) -> Result<Self> {
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
         let mut used = routes_of(&routes);
-        let addresses = nix::ifaddrs::getifaddrs().map_err(Error::network("list addresses"))?;
-        used.extend(addresses.filter_map(|a| {
-            let address = SocketAddrV4::from(*a.address?.as_sockaddr_in()?);
-            Some(Network::host(*address.ip()))
-        }));
+        used.extend(super::addresses()?.into_iter().map(|(_, address)| Network::host(address)));
         used.extend(resolvers.iter().copied().map(Network::host));
         Self::choose(seed, &used).ok_or_else(|| Error::NoFreeAddress {
             subnet: "10.64.0.0/10: every /16 of it is in use on this machine; name another one".into(),

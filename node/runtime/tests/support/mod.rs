@@ -88,7 +88,6 @@ impl Bench {
     pub async fn close(self) {
         let tag = self.engine.tag().to_string();
         self.engine.close().await.unwrap();
-        drop(self.engine);
         assert_eq!(traces_of(&tag, self.folder.path()), Vec::<String>::new());
     }
 }
@@ -96,6 +95,20 @@ impl Bench {
 pub async fn open_engine(folder: &Path, network: Option<NetworkConfig>) -> Engine {
     let config = EngineConfig { network, ..EngineConfig::new(folder.join("state")) };
     Engine::open(config).await.unwrap()
+}
+
+// A test that fails must not leave its sandboxes and links to the machine.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let engine = self.engine.clone();
+            let closing = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Runtime::new().unwrap();
+                runtime.block_on(engine.close())
+            });
+            eprintln!("cleaned up after a failed test: {:?}", closing.join());
+        }
+    }
 }
 
 /// Everything on this machine that carries a tag.
