@@ -371,15 +371,20 @@ fn plans_are_never_refused_and_come_to_rest() {
                 cluster.work(function, below(6), below(3));
             }
             let mut rest = false;
-            for _ in 0..60 {
+            for round in 0..60 {
                 let live: Vec<TaskId> = cluster.state.tasks.keys().copied().collect();
-                cluster.load.idle_since.extend(live.into_iter().map(|task| (task, Timestamp(NOW.0 - 1))));
+                let idle_ms = if below(2) == 0 { 1 } else { 100_000 };
+                cluster.load.idle_since.extend(live.into_iter().map(|task| (task, Timestamp(NOW.0 - idle_ms))));
+                if round < 10 && below(4) == 0 {
+                    (1..=functions).for_each(|function| cluster.work(function, below(6), below(3)));
+                }
                 let planned = plan(&cluster.state, &cluster.load, NOW, &mut || {
                     next += 1;
                     next
                 });
                 for command in &planned.commands {
-                    cluster.apply(command.clone());
+                    let applied = cluster.state.apply(command);
+                    assert!(applied.is_ok(), "seed {seed}, change {change}: {applied:?}");
                 }
                 rest = planned.commands.is_empty();
                 let stopping: Vec<TaskId> =
