@@ -35,9 +35,9 @@ use crate::{
 
 /// How long the sandbox may take to answer a call that does little.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the first process may take to run: the sandbox loads it from the root, which may have
+/// How long a process may take to run: the sandbox loads its program from the root, which may have
 /// to fetch it first.
-const START_DEADLINE: Duration = Duration::from_secs(120);
+pub(crate) const START_DEADLINE: Duration = Duration::from_secs(120);
 /// How long the export of a container's changes may take.
 const EXPORT_DEADLINE: Duration = Duration::from_secs(1800);
 /// How long a sandbox may live on after a SIGKILL, from inside or outside.

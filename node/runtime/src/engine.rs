@@ -112,8 +112,11 @@ impl Engine {
         let (run, overlay, networked) = (run_dir.clone(), overlay_dir.clone(), config.network.is_some());
         let cgroups = blocking(move || {
             leftover::clean(tag, &run, &overlay, networked)?;
-            for folder in [root_of(&run), bundles_of(&run)] {
-                make_dir(&folder)?;
+            for folder in [&run, &root_of(&run), &bundles_of(&run), &overlay] {
+                make_dir(folder)?;
+                // Descriptions hold environments, and those hold secrets.
+                let private = fs::Permissions::from_mode(0o700);
+                fs::set_permissions(folder, private).map_err(Error::file("protect", folder))?;
             }
             Cgroups::open(tag)
         })

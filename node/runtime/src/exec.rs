@@ -9,7 +9,12 @@ use rustix::{
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::{ContainerId, ContainerSpec, Error, ExitStatus, Result, Stdio, User, container::CALL_DEADLINE, control::Control, oci};
+use crate::{
+    ContainerId, ContainerSpec, Error, ExitStatus, Result, Stdio, User,
+    container::{CALL_DEADLINE, START_DEADLINE},
+    control::Control,
+    oci,
+};
 
 /// A process to run in a container. What is `None` is taken from the container.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +110,7 @@ pub(crate) async fn run(control: &Control, container: ContainerId, defaults: &De
     let (stdio, theirs) = streams(spec.stdin)?;
     let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
     let argument = argument(container, defaults, &spec);
-    let pid: i32 = control.call("containerManager.ExecuteAsync", &argument, &fds, CALL_DEADLINE).await?;
+    let pid: i32 = control.call("containerManager.ExecuteAsync", &argument, &fds, START_DEADLINE).await?;
     drop(theirs);
 
     // The sandbox tells the end of each process once, so one task asks for it from the start.

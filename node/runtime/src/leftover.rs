@@ -9,7 +9,6 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     mount::{UnmountFlags, unmount},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
@@ -76,12 +75,9 @@ fn kill_and_wait(pid: i32, until: Instant) -> Result<()> {
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
     let _ = pidfd_send_signal(&pidfd, Signal::KILL);
     let left = until.saturating_duration_since(Instant::now());
-    let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-    let died = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left));
-    match died {
-        Ok(0) => Err(Error::Leftover { what: format!("sandbox process {pid:?} survives SIGKILL") }),
-        // An interrupted wait looks again in the caller's loop.
-        _ => Ok(()),
+    match process::wait_blocking(&pidfd, left) {
+        Ok(true) => Ok(()),
+        _ => Err(Error::Leftover { what: format!("process {pid:?} survives SIGKILL") }),
     }
 }
 

@@ -10,8 +10,10 @@ use std::{
     collections::HashSet,
     fs, io,
     os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal, waitid};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -68,6 +70,21 @@ pub(crate) fn sweep(sessions: &HashSet<i32>) -> usize {
         waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOHANG).ok().flatten()
     };
     children().into_iter().filter(ours).filter_map(reap).count()
+}
+
+/// Waits until a process has ended, but not for ever: false when it still runs after `within`.
+/// Blocks. The process stays to be reaped by its parent.
+pub(crate) fn wait_blocking(pidfd: impl AsFd, within: Duration) -> io::Result<bool> {
+    let until = Instant::now() + within;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Lists the children of this process. Each thread has its own list.

@@ -13,11 +13,17 @@
 use std::{
     io::{self, Write},
     net::Ipv4Addr,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
+    time::Duration,
 };
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
 use super::subnet::Subnet;
-use crate::{Error, Result, identity::Tag};
+use crate::{Error, Result, identity::Tag, process::wait_blocking};
+
+/// How long nft may take. It needs some milliseconds.
+const NFT_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What the rules say. Rendered by [`Rules::render`], which is pure.
 #[derive(Clone, Debug)]
@@ -125,26 +131,37 @@ fn when(text: &str, render: impl FnOnce(&str) -> String) -> String {
 
 fn nft(tag: Tag, action: &'static str, script: &str) -> Result<()> {
     let failed = |message: String| Error::Firewall { action, table: tag.firewall_table(), message };
-    let run = || -> io::Result<std::process::Output> {
-        let mut child = Command::new("nft")
-            .args(["-f", "-"])
-            .env_clear()
-            .env("PATH", crate::spec::DEFAULT_PATH)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(script.as_bytes())?;
-        }
-        child.wait_with_output()
-    };
-    match run() {
+    match run(script) {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(failed("the program nft is missing: install nftables".into())),
         Err(e) => Err(failed(e.to_string())),
     }
+}
+
+/// Runs nft on a script. One that hangs is killed.
+fn run(script: &str) -> io::Result<Output> {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .env_clear()
+        .env("PATH", crate::spec::DEFAULT_PATH)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // The script is smaller than a pipe, so this waits for nobody.
+        stdin.write_all(script.as_bytes())?;
+    }
+    let pid = Pid::from_child(&child);
+    let ended = wait_blocking(pidfd_open(pid, PidfdFlags::empty())?, NFT_DEADLINE)?;
+    if !ended {
+        child.kill()?;
+        child.wait()?;
+        let what = format!("nft did not end within {NFT_DEADLINE:?}");
+        return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+    }
+    child.wait_with_output()
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 
 use std::{
     fs::{self, File},
+    hash::{Hash, Hasher},
     io::Read,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -132,16 +133,27 @@ pub fn traces_of(tag: &str, folder: &Path) -> Vec<String> {
     found
 }
 
-/// A root directory with the probe and nothing else; built once for a run of the tests.
+/// A root directory with the probe and nothing else; built anew when the probe has changed.
 pub fn root_directory() -> PathBuf {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("root-{}", std::process::id()));
-        for name in ["etc", "tmp", "proc", "sys", "dev"] {
-            fs::create_dir_all(folder.join(name)).unwrap();
+        let mut hasher = std::hash::DefaultHasher::new();
+        include_str!("probe.rs").hash(&mut hasher);
+        let within = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let folder = within.join(format!("probe-root-{:x}", hasher.finish()));
+        if !folder.exists() {
+            let making = tempfile::tempdir_in(within).unwrap();
+            for name in ["etc", "tmp", "proc", "sys", "dev"] {
+                fs::create_dir(making.path().join(name)).unwrap();
+            }
+            fs::write(making.path().join("etc/fixed"), "as it was").unwrap();
+            build_probe(&making.path().join("probe"));
+            fs::set_permissions(making.path(), PermissionsExt::from_mode(0o755)).unwrap();
+            // Another test process may have been first.
+            if fs::rename(making.path(), &folder).is_ok() {
+                let _ = making.keep();
+            }
         }
-        fs::write(folder.join("etc/fixed"), "as it was").unwrap();
-        build_probe(&folder.join("probe"));
         folder
     })
     .clone()
