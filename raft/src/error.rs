@@ -33,11 +33,11 @@ pub enum Error {
         why: String,
     },
     /// No leader is known. Nothing was proposed; a retry may help.
-    #[error("waited {waited:?} for a leader, and none is known; a majority of {voters} voters must be up and reach each other")]
+    #[error("waited {waited:?} for a leader, and none is known; {}", needed(*voters))]
     NoLeader {
         /// How long the caller waited.
         waited: Duration,
-        /// How many voters the cluster has.
+        /// How many voters the cluster has; 0 on a node that is part of none.
         voters: usize,
     },
     /// The leader cannot be reached from here. Nothing was proposed; a retry may help.
@@ -126,10 +126,14 @@ impl Stop {
     pub(crate) fn get(&self) -> Option<&str> {
         self.0.get().map(String::as_str)
     }
+}
 
-    /// Says that Raft has stopped, and why.
-    pub(crate) fn stopped(&self) -> Error {
-        Error::Stopped { why: self.why(|| "it was shut down".into()) }
+/// Says what a leader takes.
+fn needed(voters: usize) -> String {
+    match voters {
+        0 => "this node is not part of a cluster yet".into(),
+        1 => "the only voter must be up".into(),
+        _ => format!("{} of {voters} voters must be up and reach each other", voters / 2 + 1),
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::error::Fatal;
 use shoal_state::{Command, NodeId, State};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -13,7 +14,7 @@ use crate::network::{self, Declined, Index, Proposed, Request, Transport, Unsent
 use crate::options::Options;
 use crate::propose::{Failure, Outcome, Piece, Proposal};
 use crate::read::Read;
-use crate::route::{Route, route};
+use crate::route::{Route, route, route_by};
 use crate::runtime::{Running, Thread};
 use crate::types::{Answer, Peer};
 use crate::view::{Applied, Notice};
@@ -23,6 +24,9 @@ pub const PROPOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long [`Raft::read_latest`] waits for its confirmation.
 pub const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long [`Raft::shutdown`] waits.
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a way to the leader that failed is left alone, unless another leader shows up before.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -106,7 +110,7 @@ impl Raft {
                 }
                 Err(Failure::NotLeader) => attempt.pause(&way).await?,
                 Err(Failure::Interrupted { answered }) => return Err(Error::Interrupted { answered, commands: commands.len() }),
-                Err(Failure::Stopped) => return Err(self.inner.running.stop.stopped()),
+                Err(Failure::Stopped) => return Err(self.stop_error()),
             }
         }
     }
@@ -123,7 +127,7 @@ impl Raft {
             let way = route(&self.inner.running.core);
             match self.confirm(false, deadline).await.ok_or_else(|| attempt.unconfirmed())? {
                 Ok(index) => break index,
-                Err(Declined::Stopped { .. }) if way == Route::Here => return Err(self.inner.running.stop.stopped()),
+                Err(Declined::Stopped { .. }) if way == Route::Here => return Err(self.stop_error()),
                 Err(_) => attempt.pause(&way).await?,
             }
         };
@@ -152,15 +156,34 @@ impl Raft {
         let mut metrics = self.inner.running.core.metrics();
         // An error says that it is gone, which is what was waited for.
         let _ = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
-        self.inner.running.stop.stopped()
+        self.stop_error()
     }
 
-    /// Stops Raft on this node and waits until its files are closed.
+    /// Stops Raft on this node and waits until its files are closed, up to [`SHUTDOWN_DEADLINE`].
     pub async fn shutdown(&self) {
-        if let Err(error) = self.inner.running.core.shutdown().await {
-            tracing::error!(%error, "Raft did not end well");
+        let ending = async {
+            if let Err(error) = self.inner.running.core.shutdown().await {
+                tracing::error!(%error, "Raft did not end well");
+            }
+            self.inner.thread.end().await;
+        };
+        if timeout(SHUTDOWN_DEADLINE, ending).await.is_err() {
+            tracing::error!("waited {SHUTDOWN_DEADLINE:?} for Raft to close its files; what was acknowledged is on disk");
         }
-        self.inner.thread.end().await;
+    }
+
+    /// Says that Raft has stopped, and why.
+    pub(crate) fn stop_error(&self) -> Error {
+        Error::Stopped { why: self.why_stopped() }
+    }
+
+    pub(crate) fn why_stopped(&self) -> String {
+        let running = &self.inner.running;
+        running.stop.why(|| match &running.core.metrics().borrow().running_state {
+            Err(Fatal::Stopped) => "it was shut down".into(),
+            Err(fatal) => format!("{fatal}; this node's log says more"),
+            Ok(()) => "one of its tasks has ended; this node's log says more".into(),
+        })
     }
 
     /// Hands commands to this node's queue.
@@ -214,14 +237,14 @@ impl Raft {
             Ok(Ok(answers)) => Ok(answers),
             Ok(Err(Failure::NotLeader)) | Err(Error::Busy { .. }) => Err(Declined::NotLeader),
             Ok(Err(Failure::Interrupted { answered })) => Err(Declined::Interrupted { answered }),
-            Ok(Err(Failure::Stopped)) => Err(Declined::Stopped { why: self.inner.running.stop.stopped().to_string() }),
+            Ok(Err(Failure::Stopped)) => Err(Declined::Stopped { why: self.stop_error().to_string() }),
             Err(_) => Err(Declined::Unanswered),
         }
     }
 
     /// Waits for a round that began after this call; `None` at the deadline.
     async fn confirm(&self, from_peer: bool, deadline: Instant) -> Option<Index> {
-        let stopped = || Err(Declined::Stopped { why: self.inner.running.stop.stopped().to_string() });
+        let stopped = || Err(Declined::Stopped { why: self.stop_error().to_string() });
         let (reply, answer) = oneshot::channel();
         match timeout_at(deadline, self.inner.running.reads.send(Read { from_peer, reply })).await {
             Err(_) => None,
@@ -253,16 +276,15 @@ impl<'a> Attempt<'a> {
 
     /// Waits for another way to the leader, or a little; at the deadline, says what was waited for.
     async fn pause(&self, tried: &Route) -> Result<()> {
-        let core = &self.raft.inner.running.core;
-        let mut metrics = core.metrics();
+        let mut metrics = self.raft.inner.running.core.metrics();
         if metrics.borrow().running_state.is_err() {
-            return Err(self.raft.inner.running.stop.stopped());
+            return Err(self.raft.stop_error());
         }
         if Instant::now() >= self.deadline {
             return Err(self.given_up());
         }
         let until = self.deadline.min(Instant::now() + RETRY_AFTER);
-        let _ = timeout_at(until, metrics.wait_for(|metrics| metrics.running_state.is_err() || route(core) != *tried)).await;
+        let _ = timeout_at(until, metrics.wait_for(|metrics| metrics.running_state.is_err() || route_by(metrics) != *tried)).await;
         Ok(())
     }
 

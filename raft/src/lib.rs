@@ -48,7 +48,7 @@ mod view;
 
 pub use batch::{COMMAND_BYTES_MAX, ENTRY_BYTES_MAX};
 pub use error::{Error, Result};
-pub use handle::{PROPOSE_DEADLINE, READ_DEADLINE, Raft};
+pub use handle::{PROPOSE_DEADLINE, READ_DEADLINE, Raft, SHUTDOWN_DEADLINE};
 pub use network::{NoTransport, Transport, Unsent};
 pub use options::{Options, Tuning};
 pub use status::Status;

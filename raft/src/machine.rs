@@ -1,4 +1,4 @@
-//! openraft's state machine around [`State`](shoal_state::State).
+//! openraft's state machine around [`State`].
 //!
 //! `apply` works in memory and is as durable as the log; snapshots are files. The machine owns the state; others see
 //! it through [`View`], after every batch of entries.

@@ -26,13 +26,13 @@ impl Raft {
         match self.inner.running.core.initialize(founder).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(RaftError::APIError(error)) => return Err(Error::Membership { why: error.to_string() }),
-            Err(RaftError::Fatal(_)) => return Err(self.inner.running.stop.stopped()),
+            Err(RaftError::Fatal(_)) => return Err(self.stop_error()),
         }
         let mut metrics = self.inner.running.core.metrics();
         let led = timeout(FOUNDING_DEADLINE, metrics.wait_for(|metrics| metrics.current_leader.is_some())).await;
         match led {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(self.inner.running.stop.stopped()),
+            Ok(Err(_)) => Err(self.stop_error()),
             Err(_) => Err(Error::NoLeader { waited: FOUNDING_DEADLINE, voters: self.voters() }),
         }
     }

@@ -1,5 +1,7 @@
 //! Where a proposal or a read has to go.
 
+use openraft::RaftMetrics;
+
 use crate::types::{Core, Peer};
 
 /// The way to the leader, as far as this node knows.
@@ -13,9 +15,13 @@ pub(crate) enum Route {
     Nowhere,
 }
 
+/// Returns the way that this node knows now.
 pub(crate) fn route(core: &Core) -> Route {
-    let metrics = core.metrics();
-    let metrics = metrics.borrow();
+    route_by(&core.metrics().borrow())
+}
+
+/// Returns the way that these metrics know. For use where they are borrowed: a second borrow may wait for ever.
+pub(crate) fn route_by(metrics: &RaftMetrics<u64, Peer>) -> Route {
     match metrics.current_leader {
         Some(leader) if leader == metrics.id => Route::Here,
         Some(leader) => metrics.membership_config.membership().get_node(&leader).cloned().map_or(Route::Nowhere, Route::There),

@@ -53,10 +53,10 @@ impl Raft {
         let running = &self.inner.running;
         let leader = self.leader().map(|leader| leader.node);
         let metrics = running.core.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow().clone();
         let members = metrics.membership_config.membership();
         let of = |ids: &mut dyn Iterator<Item = u64>| ids.filter_map(|id| members.get_node(&id).cloned()).collect();
-        let stopped = metrics.running_state.as_ref().err().map(|fatal| running.stop.why(|| fatal.to_string()));
+        let stopped = metrics.running_state.is_err().then(|| self.why_stopped());
         Status {
             node: self.node(),
             leader,
