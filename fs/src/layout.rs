@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 use shoal_state::Digest;
@@ -37,6 +38,8 @@ pub(crate) struct Node {
     /// Where the children of a directory are in [`Layout::children`].
     children: Range<u32>,
     pub(crate) inode: Arc<Inode>,
+    /// Set on a directory when the source was told of the files in it.
+    pub(crate) expected: AtomicBool,
 }
 
 /// Returns the inode of a regular file: one that exists, or the one that it lets be made.
@@ -66,7 +69,13 @@ impl Layout {
             if inode.entry.is_dir() {
                 above.push((path, number));
             }
-            nodes.push(Node { name: path.name().unwrap_or_default().into(), parent, children: 0..0, inode });
+            nodes.push(Node {
+                name: path.name().unwrap_or_default().into(),
+                parent,
+                children: 0..0,
+                inode,
+                expected: AtomicBool::new(false),
+            });
         }
         let children = place_children(&mut nodes);
         Self { first_ino, nodes, children, content_bytes: tree.content_bytes() }

@@ -53,6 +53,9 @@ pub(crate) enum ReadError {
 /// Is given the bytes of a read, or why there are none.
 pub(crate) type Answer = Box<dyn FnOnce(Result<&[u8], ReadError>) + Send>;
 
+/// Is told of a file that is not on this machine, before it is fetched.
+pub(crate) type Missed = Box<dyn Fn(&Inode) + Send + Sync>;
+
 /// One read on its way.
 struct Read {
     inode: Arc<Inode>,
@@ -77,6 +80,7 @@ pub(crate) struct Reads {
 
 struct Shared {
     source: Arc<dyn Source>,
+    missed: Missed,
     /// How long a read may take.
     time: Duration,
     cache: Mutex<Cache>,
@@ -92,9 +96,10 @@ struct Shared {
 }
 
 impl Reads {
-    pub(crate) fn start(source: Arc<dyn Source>, time: Duration, cache_bytes: usize) -> Result<Self> {
+    pub(crate) fn start(source: Arc<dyn Source>, missed: Missed, time: Duration, cache_bytes: usize) -> Result<Self> {
         let shared = Arc::new(Shared {
             source,
+            missed,
             time,
             cache: Mutex::new(Cache::new(cache_bytes)),
             flights: Mutex::default(),
@@ -171,7 +176,7 @@ impl Read {
     fn finish(self, result: Result<(), ReadError>) {
         let bytes = match (&result, &self.done[..]) {
             (Err(error), _) => {
-                tracing::warn!(ino = self.inode.ino, %error, "a read failed");
+                tracing::warn!(ino = self.inode.ino, error = error as &dyn std::error::Error, "a read failed");
                 return (self.answer)(Err(error.clone()));
             }
             (Ok(()), [one]) => return (self.answer)(Ok(one)),
@@ -315,13 +320,19 @@ impl Shared {
         while let Some(digest) = self.local.pop() {
             match self.source.local(&digest) {
                 Ok(Some(bytes)) => self.land(digest, Ok(bytes)),
-                Ok(None) => self.fetch_soon(digest),
+                Ok(None) => self.miss(digest),
                 Err(error) => {
                     tracing::warn!(%digest, error = &error as &dyn std::error::Error, "a chunk is looked for elsewhere");
                     self.fetch_soon(digest);
                 }
             }
         }
+    }
+
+    fn miss(&self, digest: Digest) {
+        let inode = self.flights.lock().get(&digest).and_then(|flight| Some(flight.reads.first()?.inode.clone()));
+        inode.iter().for_each(|inode| (self.missed)(inode));
+        self.fetch_soon(digest);
     }
 
     fn fetch_soon(&self, digest: Digest) {

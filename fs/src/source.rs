@@ -24,6 +24,14 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// Reads do not wait longer than that anyway; a call that goes on holds a thread of the mount.
     fn chunk(&self, digest: &Digest, deadline: Instant) -> Result<Bytes, SourceError>;
+
+    /// Is told of chunks that will probably be read next: the small files beside one that is not on this machine.
+    ///
+    /// Whoever pays for each round trip can bring those that are missing in one. Comes right before the call of
+    /// [`Self::chunk`], at most once for each directory of a bound tree; returns without waiting. The default does nothing.
+    fn expect(&self, digests: &[Digest]) {
+        let _ = digests;
+    }
 }
 
 /// Why a chunk could not be had.

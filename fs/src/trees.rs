@@ -17,7 +17,7 @@ use shoal_storage::manifest::{Tree, is_name};
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::mount::{self, Connection, Mounted};
-use crate::reads::Reads;
+use crate::reads::{Missed, Reads};
 use crate::source::Source;
 use crate::view::{ROOT_INO, Touch, View};
 
@@ -63,8 +63,9 @@ impl Trees {
 
     /// Mounts as [`Self::mount`] does, with other options.
     pub fn mount_with(mountpoint: &Path, source: Arc<dyn Source>, options: Options) -> Result<Self> {
-        let reads = Arc::new(Reads::start(source, options.read_time, options.cache_bytes)?);
         let view = Arc::new(View::new());
+        let missed = tell_of_neighbours(view.clone(), source.clone());
+        let reads = Arc::new(Reads::start(source, missed, options.read_time, options.cache_bytes)?);
         let adapter = Adapter { view: view.clone(), reads: reads.clone() };
         let started = start(mountpoint, adapter);
         let (mounted, connection, notifier, ended) = started.inspect_err(|_| reads.end())?;
@@ -79,7 +80,8 @@ impl Trees {
 
     /// Shows a tree as the directory `name` of the mount, and returns its path.
     ///
-    /// Blocks while the tree is laid out, some 2 µs for each entry. Bind a tree that several containers use once.
+    /// Blocks while the tree is laid out, which takes time with the number of entries: bind a tree that several containers
+    /// use once.
     pub fn bind(&self, name: &str, tree: &Tree) -> Result<PathBuf> {
         let name = name.to_owned();
         if !is_name(name.as_bytes()) {
@@ -129,6 +131,16 @@ impl Trees {
         self.reads.end();
         self.connection.abort()
     }
+}
+
+/// Lets the source know, when a file must come from elsewhere, what will probably be read with it.
+fn tell_of_neighbours(view: Arc<View>, source: Arc<dyn Source>) -> Missed {
+    Box::new(move |inode| {
+        let neighbours = view.small_neighbours(inode);
+        if !neighbours.is_empty() {
+            source.expect(&neighbours);
+        }
+    })
 }
 
 /// Mounts and starts the threads that serve the kernel.

@@ -5,12 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use shoal_storage::manifest::{Entry, Kind, Path, Tree};
+use shoal_state::Digest;
+use shoal_storage::manifest::{Entry, Kind, Path, Place, Tree};
 
 use crate::layout::{FileKey, Inode, Layout, Node};
 
 /// The number of the directory that holds all trees, fixed by FUSE.
 pub(crate) const ROOT_INO: u64 = 1;
+
+/// Up to which length a file is brought because one beside it is read.
+const SMALL_BYTES_MAX: u64 = 64 << 10;
+
+/// How many files are brought because one beside them is read; the others wait until they are read.
+const NEIGHBOURS_MAX: usize = 512;
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,6 +261,25 @@ impl View {
             totals.content_bytes += tree.layout.content_bytes;
         }
         totals
+    }
+
+    /// Returns the chunks of the small files beside a file, in the tree that its inode came with. The second call for the
+    /// same directory returns none.
+    pub(crate) fn small_neighbours(&self, inode: &Inode) -> Vec<Digest> {
+        let Ok((tree, number)) = self.place(inode.ino) else { return Vec::new() };
+        let Some(dir) = tree.layout.node(number).and_then(|node| tree.layout.node(node.parent)) else { return Vec::new() };
+        if dir.expected.swap(true, Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let small = |node: &Node| match &node.inode.entry.kind {
+            Kind::File { size, content } if *size <= SMALL_BYTES_MAX => content.find(0),
+            _ => None,
+        };
+        let chunk = |place| match place {
+            Place::Chunk(digest) => Some(digest),
+            Place::InList { .. } => None,
+        };
+        tree.layout.children(dir, 0).filter_map(small).filter_map(chunk).take(NEIGHBOURS_MAX).collect()
     }
 
     /// Notes that a chunk of a file is read.

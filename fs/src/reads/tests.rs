@@ -51,7 +51,7 @@ impl Told {
 
 fn start(time: Duration, cache_bytes: usize) -> (Arc<Told>, Reads) {
     let told = Arc::new(Told::default());
-    let reads = Reads::start(told.clone(), time, cache_bytes).unwrap();
+    let reads = Reads::start(told.clone(), Box::new(|_| ()), time, cache_bytes).unwrap();
     (told, reads)
 }
 

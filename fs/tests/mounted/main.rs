@@ -40,6 +40,8 @@ struct Far {
     /// Chunks that do not come.
     held: Mutex<HashSet<Digest>>,
     let_go: Condvar,
+    /// What the mount said it would probably read.
+    expected: Mutex<Vec<Vec<Digest>>>,
 }
 
 impl Far {
@@ -76,6 +78,10 @@ impl Source for Far {
         }
         drop(held);
         self.objects.get(digest).map_err(|error| SourceError::Failed { digest: *digest, source: error.into() })
+    }
+
+    fn expect(&self, digests: &[Digest]) {
+        self.expected.lock().push(digests.to_vec());
     }
 }
 

@@ -171,3 +171,19 @@ fn a_chunk_that_nobody_has_is_an_error_at_once() {
     mount.far.objects.remove(&Digest::of(b"gone"));
     assert_eq!(fs::read(dir.join("f")).unwrap_err().raw_os_error(), Some(libc::EIO));
 }
+
+#[test]
+fn the_source_hears_once_of_the_small_files_beside_one_that_is_missing() {
+    if !can_mount() {
+        return;
+    }
+    let mount = Mount::new();
+    let mut tree = mount.far.tree(&[("lib/a", "1"), ("lib/b", "2"), ("lib/sub/c", "3"), ("other", "4")]);
+    tree.insert(&p("lib/large"), mount.far.file(&noise(CHUNK_BYTES))).unwrap();
+    let dir = mount.bind("t", &tree);
+    for path in ["lib/b", "lib/a", "lib/large", "other"] {
+        fs::read(dir.join(path)).unwrap();
+    }
+    let digests = |texts: &[&str]| texts.iter().map(|text| Digest::of(text.as_bytes())).collect::<Vec<_>>();
+    assert_eq!(*mount.far.expected.lock(), [digests(&["1", "2"]), digests(&["4"])]);
+}
