@@ -135,6 +135,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Says whether the disk is full. Releasing records, or deleting something else, then helps.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::File(failed) if failed.is_full())
+    }
+}
+
 /// A result of a [`Log`].
 pub type Result<T> = std::result::Result<T, Error>;
 

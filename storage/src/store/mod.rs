@@ -423,11 +423,11 @@ impl Core {
         let (unsynced, written, touched) = {
             let mut writer = self.writer.lock();
             let fresh = self.fresh.read();
+            if writer.unsynced.is_empty() && fresh.touched.is_empty() {
+                return Ok(());
+            }
             (std::mem::take(&mut writer.unsynced), fresh.written.clone(), fresh.touched.clone())
         };
-        if written.is_empty() && touched.is_empty() {
-            return Ok(());
-        }
         self.sync_packs(&unsynced)?;
         self.index(&written, &touched, &unsynced)?;
         self.kv.sync()?;

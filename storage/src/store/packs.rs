@@ -131,6 +131,13 @@ pub(super) struct Unsynced {
     pub(super) bytes: u64,
 }
 
+impl Unsynced {
+    /// Says whether nothing was written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.packs.is_empty() && !self.new_names
+    }
+}
+
 impl Writer {
     /// Goes on after `end` of a pack, whose file is made when it is not given.
     pub(super) fn new(pack: u32, file: Option<Arc<File>>, end: u64) -> Self {
