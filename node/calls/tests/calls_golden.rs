@@ -146,9 +146,7 @@ impl Node {
             }),
             "undelivered" => Request::Undelivered { task: self.task(plain[0]), key: plain[1].to_owned() },
             "finish" => Request::Finish { task: Some(self.task(plain[0])), outcomes: vec![self.outcome(line)] },
-            "lost" if line.has("crashed") => {
-                Request::TaskLost { task: self.task(plain[0]), lost: Lost::Crashed { result } }
-            }
+            "lost" if line.has("crashed") => Request::TaskLost { task: self.task(plain[0]), lost: Lost::Crashed { result } },
             "lost" => Request::TaskLost { task: self.task(plain[0]), lost: Lost::Platform { result } },
             "stop" => Request::StopTask { task: self.task(plain[0]) },
             "fail_pool" => Request::FailPool { pool: self.function(plain[0]), status: Status::InitFailed, result },
@@ -157,7 +155,7 @@ impl Node {
             "cancel_pool" => Request::CancelPools { pools: vec![self.function(plain[0])] },
             "heartbeat" => Request::HeldCancels { task: self.task(plain[0]), wait_ms: line.number("wait", 0) },
             "adopt" => {
-                let inputs = plain[2..].iter().map(|input| self.input(input)).collect();
+                let inputs = plain[2..].iter().map(|input| (self.input(input), line.number("try", 0) as u32)).collect();
                 Request::Adopt { task: self.task(plain[0]), pool: self.function(plain[1]), inputs }
             }
             "reports_complete" => Request::ReportsComplete,
@@ -225,9 +223,10 @@ impl Node {
                 told.collect::<Vec<_>>().join(", ")
             }
             Answer::Outputs(found) => {
-                let items = found.items.iter().map(|at| {
-                    format!("{} try {} {:?} {:?}, ", at.input, at.retry_count, at.status, payload(at.entry.index))
-                });
+                let items = found
+                    .items
+                    .iter()
+                    .map(|at| format!("{} try {} {:?} {:?}, ", at.input, at.retry_count, at.status, payload(at.entry.index)));
                 format!("{}last {}, {} unfinished", items.collect::<String>(), found.last, found.unfinished)
             }
             Answer::Infos(infos) => {

@@ -273,8 +273,9 @@ impl Calls {
         }
     }
 
-    /// Says what a live task runs, after a restart or a move of the shard.
-    pub async fn adopt(&self, task: TaskId, pool: FunctionId, inputs: Vec<InputId>) -> Result<(), Error> {
+    /// Says what a live task runs, after a restart or a move of the shard: each input with the number of its try. What the task
+    /// has ended and was not acknowledged yet belongs to it.
+    pub async fn adopt(&self, task: TaskId, pool: FunctionId, inputs: Vec<(InputId, u32)>) -> Result<(), Error> {
         self.done("adopt a task", Request::Adopt { task, pool, inputs }).await
     }
 

@@ -114,7 +114,7 @@ pub enum Request {
     Adopt {
         task: TaskId,
         pool: FunctionId,
-        inputs: Vec<InputId>,
+        inputs: Vec<(InputId, u32)>,
     },
     ReportsComplete,
     Info {

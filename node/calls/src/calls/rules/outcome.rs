@@ -38,7 +38,10 @@ impl Rules {
         if let Some((entry, _)) = known.output {
             return needs(entry.index);
         }
-        if known.retry_count != retry_count || self.runs_elsewhere(input, from, status) {
+        if retry_count < known.retry_count {
+            return needs(known.last);
+        }
+        if retry_count > known.retry_count || self.runs_elsewhere(input, from, status) {
             return None;
         }
         let retry = retry_of(now, known, call, status);

@@ -266,9 +266,9 @@ impl Rules {
             for (order, input) in &taken {
                 self.start(now, *input, *order, request.task);
             }
-            let ids: Vec<InputId> = taken.into_iter().map(|(_, input)| input).collect();
-            let leased = ids.iter().filter_map(|input| self.leased_at(*input)).collect();
-            self.task_mut(now, request.task).remember(request.key, ids);
+            let leased: Vec<LeasedAt> = taken.iter().filter_map(|(_, input)| self.leased_at(*input)).collect();
+            let tries = leased.iter().map(|at| (at.input, at.retry_count)).collect();
+            self.task_mut(now, request.task).remember(request.key, tries);
             self.answer(ticket, Answer::Leased(leased));
         }
     }

@@ -8,6 +8,7 @@ use shoal_state::{FunctionId, InputId, ShardId, TaskId};
 use super::queue::Place;
 use super::{Answer, Due, LOST_MAX, LeasedAt, Rules, Ticket, TimerKey};
 use crate::calls::model::{Lost, Millis, Outcome, Refused, Status, TaskLoad};
+use crate::calls::record::Record;
 
 /// How many requests for inputs a task's answers are kept of. A container asks one at a time and repeats at once.
 const LEASES_KEPT: usize = 4;
@@ -23,7 +24,8 @@ const ENDED_KEPT: usize = 10_000;
 pub(super) struct Task {
     pub(super) pool: Option<FunctionId>,
     running: BTreeSet<InputId>,
-    leases: VecDeque<(String, Vec<InputId>)>,
+    /// The latest keys, each with what it was given: inputs with the number of their try.
+    leases: VecDeque<(String, Vec<(InputId, u32)>)>,
     /// Cancelled inputs, with when it was told last.
     cancels: BTreeMap<InputId, Option<Millis>>,
     heartbeat: Option<(Ticket, TimerKey)>,
@@ -65,7 +67,7 @@ impl Task {
         }
     }
 
-    pub(super) fn remember(&mut self, key: String, inputs: Vec<InputId>) {
+    pub(super) fn remember(&mut self, key: String, inputs: Vec<(InputId, u32)>) {
         self.leases.push_back((key, inputs));
         if self.leases.len() > LEASES_KEPT {
             self.leases.pop_front();
@@ -118,8 +120,9 @@ impl Rules {
     pub(super) fn leased_before(&self, task: TaskId, key: &str) -> Vec<LeasedAt> {
         let Some(known) = self.tasks.get(&task) else { return Vec::new() };
         let inputs = known.leases.iter().rev().find(|(of, _)| of == key).map(|(_, inputs)| &inputs[..]);
-        let has = |input: &&InputId| known.running.contains(*input);
-        inputs.unwrap_or_default().iter().filter(has).filter_map(|input| self.leased_at(*input)).collect()
+        let has = |(input, _): &&(InputId, u32)| known.running.contains(input);
+        let same_try = |(input, retry_count): &(InputId, u32)| self.leased_at(*input).filter(|at| at.retry_count == *retry_count);
+        inputs.unwrap_or_default().iter().filter(has).filter_map(same_try).collect()
     }
 
     pub(super) fn undelivered(&mut self, now: Millis, ticket: Ticket, task: TaskId, key: &str) -> Result<(), Refused> {
@@ -227,21 +230,36 @@ impl Rules {
         self.answer(ticket, Answer::HeldCancels(untold));
     }
 
-    pub(super) fn adopt(&mut self, now: Millis, ticket: Ticket, task: TaskId, pool: FunctionId, inputs: &[InputId]) -> Result<(), Refused> {
+    pub(super) fn adopt(
+        &mut self,
+        now: Millis,
+        ticket: Ticket,
+        task: TaskId,
+        pool: FunctionId,
+        inputs: &[(InputId, u32)],
+    ) -> Result<(), Refused> {
         if !self.ended.contains(task) {
             self.task_mut(now, task).pool = Some(pool);
-            for input in inputs {
-                self.adopt_input(now, task, *input);
+            for (input, retry_count) in inputs {
+                self.adopt_input(now, task, *input, *retry_count);
             }
         }
         self.answer(ticket, Answer::Done);
         Ok(())
     }
 
-    fn adopt_input(&mut self, now: Millis, task: TaskId, input: InputId) {
-        let Some((_, known, call)) = self.known(input) else { return };
-        let (pool, cancelled) = (call.open.pool, known.cancelled);
+    fn adopt_input(&mut self, now: Millis, task: TaskId, input: InputId, retry_count: u32) {
+        let Some((shard, known, call)) = self.known(input) else { return };
+        let (pool, id, cancelled, current) = (call.open.pool, known.call, known.cancelled, known.retry_count);
         let Some(Place::Held { order } | Place::Waiting { order }) = self.places.get(&input).copied() else { return };
+        // A try is leased before the record that began it counts. That record may have been lost with the earlier home.
+        if retry_count > current {
+            let (due_ms, at_ms) = (now, now);
+            let record = Record::Retried { call: id, input, retry_count, due_ms, at_ms, key: 0, payload: false };
+            self.append(shard, record, Bytes::new());
+        } else if retry_count < current {
+            return;
+        }
         self.unplace(now, input, pool);
         self.start(now, input, order, task);
         if cancelled {
