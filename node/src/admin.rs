@@ -2,6 +2,10 @@
 //!
 //! The command line uses it; nothing else does. What it answers is the command line's `--json`, field for field.
 
+mod explain;
+mod lists;
+mod logs;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -10,7 +14,7 @@ use axum::extract::{Path as UrlPath, Query, State as Shared};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use shoal_state::model::{App, Task, Token};
 use shoal_state::{AppId, Command, State, TaskId, Timestamp, TokenId};
@@ -18,6 +22,10 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
+
+pub(crate) use explain::{Explanation, ExplainWanted};
+pub(crate) use lists::{ImageLine, NodeLine};
+pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
 
 /// A refusal, as the command line prints it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -138,6 +146,8 @@ pub(crate) struct StatusReport {
     pub(crate) node_id: String,
     /// Where clients are answered.
     pub(crate) api: String,
+    /// Where web endpoints are answered.
+    pub(crate) web: String,
     /// The node's folder.
     pub(crate) data: String,
     /// The leader of the cluster, by number; none while there is none.
@@ -174,8 +184,20 @@ pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> any
         .route("/apps/{id}/stop", post(app_stop))
         .route("/tasks", get(tasks))
         .route("/tasks/{id}/stop", post(task_stop))
+        .route("/nodes", get(lists::nodes))
+        .route("/images", get(lists::images))
+        .route("/logs", post(logs::logs))
+        .route("/explain", post(explain::explain))
+        .fallback(unknown)
+        // What follows ends with the node: it would hold up the end of the server.
+        .layer(Extension(stop.clone()))
         .with_state(api);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.context("cannot answer operators")
+}
+
+/// Answers a command line that is newer than this node.
+async fn unknown(uri: axum::http::Uri) -> Failure {
+    Failure(StatusCode::NOT_FOUND, format!("the node (version {}) knows nothing of {uri}", env!("CARGO_PKG_VERSION")))
 }
 
 async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
@@ -186,6 +208,7 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         node: api.config.node_name(),
         node_id: api.cluster.node.to_string(),
         api: api.config.api.to_string(),
+        web: api.config.web.to_string(),
         data: api.config.data.display().to_string(),
         leader: raft.leader.map(|leader| leader.to_string()),
         term: raft.term,
@@ -253,7 +276,12 @@ async fn apps(Shared(api): Shared<Api>) -> Answer<Vec<AppLine>> {
     Ok(Json(lines))
 }
 
-/// Finds an app by id, or by the name it is deployed under in the environment that the query names.
+/// Finds an app by id, or by the name it is deployed under; an empty environment is the default one.
+fn find_app(state: &State, which: &str, environment: &str) -> Option<AppId> {
+    let by_name = || state.environment_named(environment).and_then(|environment| state.app_deployed(environment.id, which));
+    which.parse::<AppId>().ok().filter(|id| state.apps.contains_key(id)).or_else(by_name)
+}
+
 async fn app_stop(
     Shared(api): Shared<Api>,
     UrlPath(which): UrlPath<String>,
@@ -261,10 +289,9 @@ async fn app_stop(
 ) -> Answer<()> {
     let state = api.read_latest().await?;
     let environment = query.get("environment").map_or("", String::as_str);
-    let by_name = || state.environment_named(environment).and_then(|environment| state.app_deployed(environment.id, &which));
-    let id = which.parse::<AppId>().ok().filter(|id| state.apps.contains_key(id)).or_else(by_name);
     let absent = || api::Error::NotFound(format!("cannot stop app {which:?}: no app has that id or name; `shoal app list` shows them"));
-    api::app::stop(&api, id.ok_or_else(absent)?, "stopped by an operator").await?;
+    let id = find_app(&state, &which, environment).ok_or_else(absent)?;
+    api::app::stop(&api, id, "stopped by an operator").await?;
     Ok(Json(()))
 }
 

@@ -1,10 +1,12 @@
 //! Asks the node on this machine, over its admin socket.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Full};
-use hyper::Request;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,21 +16,79 @@ use super::Common;
 use crate::admin::Refusal;
 use crate::config::admin_socket;
 
-/// How long a node may take to answer.
+/// How long a node may take to answer, and be silent in the middle of an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// The longest line of an answer in lines, in bytes.
+const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// Asks and waits for the answer.
 pub(super) fn ask<T: DeserializeOwned>(common: &Common, method: &str, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let asked = async {
-        tokio::time::timeout(ANSWER_WITHIN, exchange(common, method, path, body))
-            .await
-            .with_context(|| format!("the node did not answer {method} {path} within {} s", ANSWER_WITHIN.as_secs()))?
+        let answer =
+            async { Ok(send(common, method, path, body).await?.into_body().collect().await.context("the node's answer broke off")?) };
+        Ok(in_time(&format!("answer {method} {path}"), answer).await?.to_bytes())
     };
+    let bytes = run(asked)?;
+    serde_json::from_slice(&bytes).with_context(|| format!("cannot read the node's answer to {method} {path}"))
+}
+
+/// Asks for an answer in lines and hands each to `each`, without its newline and as it comes, until that breaks. Empty
+/// lines only say that the node is alive.
+pub(super) fn stream(
+    common: &Common,
+    path: &str,
+    body: &impl Serialize,
+    mut each: impl FnMut(&[u8]) -> anyhow::Result<ControlFlow<()>>,
+) -> anyhow::Result<()> {
+    run(async {
+        let mut body = in_time(&format!("answer POST {path}"), send(common, "POST", path, body)).await?.into_body();
+        let mut lines = Lines::default();
+        loop {
+            let frame = in_time("go on with its answer", async { Ok(body.frame().await) }).await?;
+            let Some(frame) = frame else { return Ok(()) };
+            let frame = frame.context("the node's answer broke off: it stopped or was started anew")?;
+            if lines.push(frame.data_ref().map_or(&[][..], |data| data), &mut each)?.is_break() {
+                return Ok(());
+            }
+        }
+    })
+}
+
+/// Cuts an answer into lines.
+#[derive(Default)]
+struct Lines {
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    fn push(&mut self, bytes: &[u8], each: &mut impl FnMut(&[u8]) -> anyhow::Result<ControlFlow<()>>) -> anyhow::Result<ControlFlow<()>> {
+        self.pending.extend_from_slice(bytes);
+        let whole = self.pending.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        for line in self.pending[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            if each(line)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        self.pending.drain(..whole);
+        if self.pending.len() > LINE_BYTES_MAX {
+            bail!("the node's answer has a line of more than {LINE_BYTES_MAX} bytes");
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+fn run<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     runtime.block_on(asked)
 }
 
-async fn exchange<T: DeserializeOwned>(common: &Common, method: &str, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+async fn in_time<T>(what: &str, asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let late = || format!("the node did not {what} within {} s", ANSWER_WITHIN.as_secs());
+    tokio::time::timeout(ANSWER_WITHIN, asked).await.with_context(late)?
+}
+
+/// Sends a request; returns the answer, which is not a refusal.
+async fn send(common: &Common, method: &str, path: &str, body: &impl Serialize) -> anyhow::Result<Response<Incoming>> {
     let socket = admin_socket(&common.data);
     let stream = UnixStream::connect(&socket).await.with_context(|| {
         format!("cannot reach a node at {}: is it running (`shoal start`), are you root, is --data right?", socket.display())
@@ -44,12 +104,49 @@ async fn exchange<T: DeserializeOwned>(common: &Common, method: &str, path: &str
         .body(Full::new(bytes::Bytes::from(bytes)))
         .context("cannot make the request")?;
     let response = sender.send_request(request).await.with_context(|| format!("the node did not answer {method} {path}"))?;
-    let status = response.status();
-    let bytes = response.into_body().collect().await.context("the node's answer broke off")?.to_bytes();
-    if !status.is_success() {
-        let refusal: Refusal =
-            serde_json::from_slice(&bytes).unwrap_or_else(|_| Refusal { error: String::from_utf8_lossy(&bytes).into_owned() });
-        bail!("{}", refusal.error);
+    if response.status().is_success() {
+        return Ok(response);
     }
-    serde_json::from_slice(&bytes).with_context(|| format!("cannot read the node's answer to {method} {path}"))
+    let bytes = response.into_body().collect().await.context("the node's answer broke off")?.to_bytes();
+    let refusal: Refusal =
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| Refusal { error: String::from_utf8_lossy(&bytes).into_owned() });
+    bail!("{}", refusal.error);
+}
+
+/// Writes a text so that it can be a part of a path or the value of a query.
+pub(super) fn escaped(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(byte);
+    text.as_bytes().iter().map(|byte| if plain(byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_whole_however_they_come_and_empty_ones_are_dropped() {
+        let mut seen = Vec::new();
+        let mut each = |line: &[u8]| {
+            seen.push(String::from_utf8_lossy(line).into_owned());
+            Ok(ControlFlow::Continue(()))
+        };
+        let mut lines = Lines::default();
+        for piece in ["on", "e\n\n\ntw", "o", "\nthree"] {
+            assert!(lines.push(piece.as_bytes(), &mut each).unwrap().is_continue());
+        }
+        assert_eq!(seen, ["one", "two"]);
+        assert_eq!(lines.pending, b"three");
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused() {
+        let mut lines = Lines::default();
+        assert!(lines.push(&vec![b'x'; LINE_BYTES_MAX + 1], &mut |_| Ok(ControlFlow::Continue(()))).is_err());
+    }
+
+    #[test]
+    fn names_cannot_leave_their_place_in_a_path() {
+        assert_eq!(escaped("my-app_1.x"), "my-app_1.x");
+        assert_eq!(escaped("a/b?c d%é"), "a%2Fb%3Fc%20d%25%C3%A9");
+    }
 }

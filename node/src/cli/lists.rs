@@ -1,12 +1,12 @@
-//! Status, tokens, apps and tasks: what operators list and end.
+//! Status, tokens, apps, tasks, nodes and images: what operators list and end.
 
 use clap::{Args, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::Common;
-use super::admin::ask;
-use crate::admin::{AppLine, StatusReport, TaskLine, TokenLine, TokenMade, TokenWanted};
+use super::admin::{ask, escaped};
+use crate::admin::{AppLine, ImageLine, NodeLine, StatusReport, TaskLine, TokenLine, TokenMade, TokenWanted};
 
 /// `shoal token …`
 #[derive(Debug, Subcommand)]
@@ -24,9 +24,10 @@ pub(super) enum TokenCommand {
         common: Common,
     },
     /// List tokens, ended ones included.
+    #[command(visible_alias = "ls", after_help = "Examples:\n  shoal token list\n  shoal token list --json")]
     List(Common),
     /// End a token for good.
-    #[command(after_help = "Example:\n  shoal token revoke ak-…")]
+    #[command(after_help = "Examples:\n  shoal token revoke ak-…")]
     Revoke {
         /// The token's id.
         token_id: String,
@@ -39,6 +40,7 @@ pub(super) enum TokenCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum AppCommand {
     /// List apps, the newest first.
+    #[command(visible_alias = "ls", after_help = "Examples:\n  shoal app list\n  shoal app list --all --json")]
     List {
         /// Stopped ones too.
         #[arg(long)]
@@ -63,9 +65,27 @@ pub(super) enum AppCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum TaskCommand {
     /// List tasks.
+    #[command(visible_alias = "ls", after_help = "Examples:\n  shoal task list\n  shoal task list --json")]
     List(Common),
     /// Ask a task to stop.
+    #[command(after_help = "Examples:\n  shoal task stop ta-…")]
     Stop(TaskStop),
+}
+
+/// `shoal node …`
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// List nodes with what they have and what is free.
+    #[command(visible_alias = "ls", after_help = "Examples:\n  shoal node list\n  shoal node list --json")]
+    List(Common),
+}
+
+/// `shoal image …`
+#[derive(Debug, Subcommand)]
+pub(super) enum ImageCommand {
+    /// List images, the newest first; failed builds too.
+    #[command(visible_alias = "ls", after_help = "Examples:\n  shoal image list\n  shoal image list --json")]
+    List(Common),
 }
 
 #[derive(Debug, Args)]
@@ -76,7 +96,8 @@ pub(super) struct TaskStop {
     common: Common,
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
+/// Reads a time with its unit, as `90m`, in seconds.
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a time: write a number with s, m, h or d, as 90m");
     let (number, unit) = text.split_at(text.len().saturating_sub(1));
     let factor = match unit {
@@ -99,12 +120,14 @@ fn ago(ms: u64) -> String {
     }
 }
 
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+/// Prints a value as JSON, for programs.
+pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
-fn print_table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+/// Prints rows below a heading, for people.
+pub(super) fn print_table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
     for row in rows {
@@ -122,6 +145,7 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
     }
     println!("shoal {}, node {} ({})", report.version, report.node, report.node_id);
     println!("  clients    http://{}", report.api);
+    println!("  web        http://{}", report.web);
     println!("  data       {}", report.data);
     match &report.leader {
         Some(leader) => println!("  consensus  leader {leader}, term {}, entry {}", report.term, report.applied),
@@ -160,7 +184,7 @@ impl TokenCommand {
                 }
             }
             Self::Revoke { token_id, common } => {
-                let () = ask(&common, "DELETE", &format!("/tokens/{token_id}"), &())?;
+                let () = ask(&common, "DELETE", &format!("/tokens/{}", escaped(&token_id)), &())?;
                 if !common.json {
                     println!("token {token_id} is revoked");
                 }
@@ -188,7 +212,7 @@ impl AppCommand {
                 }
             }
             Self::Stop { app, env, common } => {
-                let () = ask(&common, "POST", &format!("/apps/{app}/stop?environment={env}"), &())?;
+                let () = ask(&common, "POST", &format!("/apps/{}/stop?environment={}", escaped(&app), escaped(&env)), &())?;
                 if !common.json {
                     println!("app {app} is stopped");
                 }
@@ -215,12 +239,46 @@ impl TaskCommand {
                 }
             }
             Self::Stop(TaskStop { task_id, common }) => {
-                let () = ask(&common, "POST", &format!("/tasks/{task_id}/stop"), &())?;
+                let () = ask(&common, "POST", &format!("/tasks/{}/stop", escaped(&task_id)), &())?;
                 if !common.json {
                     println!("task {task_id} was asked to stop");
                 }
             }
         }
+        Ok(0)
+    }
+}
+
+impl NodeCommand {
+    /// Runs the command.
+    pub(super) fn run(self) -> anyhow::Result<i32> {
+        let Self::List(common) = self;
+        let nodes: Vec<NodeLine> = ask(&common, "GET", "/nodes", &())?;
+        if common.json {
+            print_json(&nodes)?;
+            return Ok(0);
+        }
+        let row = |node: NodeLine| {
+            let cpu = format!("{}m of {}m", node.cpu_milli_free, node.cpu_milli);
+            let memory = format!("{} of {} MiB", node.memory_bytes_free >> 20, node.memory_bytes >> 20);
+            [node.node_id, node.name, node.address, node.state, node.tasks.to_string(), cpu, memory, ago(node.started_ms)]
+        };
+        print_table(["NODE", "NAME", "ADDRESS", "STATE", "TASKS", "CPU FREE", "MEMORY FREE", "STARTED"], nodes.into_iter().map(row));
+        Ok(0)
+    }
+}
+
+impl ImageCommand {
+    /// Runs the command.
+    pub(super) fn run(self) -> anyhow::Result<i32> {
+        let Self::List(common) = self;
+        let images: Vec<ImageLine> = ask(&common, "GET", "/images", &())?;
+        if common.json {
+            print_json(&images)?;
+            return Ok(0);
+        }
+        let row = |image: ImageLine| [image.image_id, image.state, image.functions.to_string(), ago(image.built_ms)];
+        print_table(["IMAGE", "STATE", "FUNCTIONS", "BUILT"], images.into_iter().map(row));
         Ok(0)
     }
 }

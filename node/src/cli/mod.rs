@@ -1,10 +1,13 @@
 //! The command line. Each command asks the node on this machine over its admin socket and prints a table, or, with
-//! `--json`, exactly what the node answered.
+//! `--json`, exactly what the node answered. Only `doctor` needs no node.
 //!
 //! Exit codes: 0 done; 1 refused or failed, with a sentence on stderr; 2 the command line itself was wrong.
 
 mod admin;
+mod doctor;
+mod explain;
 mod lists;
+mod logs;
 mod start;
 
 use std::path::PathBuf;
@@ -21,6 +24,7 @@ use clap::{Args, Parser, Subcommand};
 Examples:
   shoal start                          start a node; a cluster of one needs no configuration
   shoal token create                   make a token for clients
+  shoal doctor                         look for what is wrong with this machine
   MODAL_SERVER_URL=http://localhost:7470 modal run hello.py"
 )]
 pub(crate) struct Cli {
@@ -40,14 +44,31 @@ enum Command {
     #[command(after_help = "Examples:\n  shoal status\n  shoal status --json")]
     Status(Common),
     /// Make, list and revoke tokens.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  shoal token create --label laptop\n  shoal token list\n  shoal token revoke ak-…")]
     Token(lists::TokenCommand),
     /// List and stop apps.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  shoal app list\n  shoal app stop ap-…\n  shoal app stop my-app --env main")]
     App(lists::AppCommand),
     /// List and stop tasks: the containers that the cluster runs.
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  shoal task list\n  shoal task stop ta-…")]
     Task(lists::TaskCommand),
+    /// List nodes.
+    #[command(subcommand, after_help = "Examples:\n  shoal node list\n  shoal node list --json")]
+    Node(lists::NodeCommand),
+    /// List images.
+    #[command(subcommand, after_help = "Examples:\n  shoal image list\n  shoal image list --json")]
+    Image(lists::ImageCommand),
+    /// Show what containers printed.
+    #[command(
+        after_help = "Examples:\n  shoal logs ap-…\n  shoal logs my-app --env main --since 10m\n  shoal logs ta-… --tail 100 --follow --timestamps\n  shoal logs fc-… --json"
+    )]
+    Logs(logs::Logs),
+    /// Say what something does, what it waits for, and why.
+    #[command(after_help = "Examples:\n  shoal explain fc-…\n  shoal explain fu-… --json\n  shoal explain my-app --env main")]
+    Explain(explain::Explain),
+    /// Look for what on this machine keeps a node from its work. Needs no running node; ends with 1 when something is bad.
+    #[command(after_help = "Examples:\n  shoal doctor\n  shoal doctor --data /srv/shoal --json")]
+    Doctor(doctor::Doctor),
 }
 
 /// What every command that asks a node takes.
@@ -70,5 +91,36 @@ pub(crate) fn run() -> anyhow::Result<i32> {
         Command::Token(command) => command.run(),
         Command::App(command) => command.run(),
         Command::Task(command) => command.run(),
+        Command::Node(command) => command.run(),
+        Command::Image(command) => command.run(),
+        Command::Logs(logs) => logs.run(),
+        Command::Explain(explain) => explain.run(),
+        Command::Doctor(doctor) => doctor.run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Says which commands below this one, hidden ones aside, have no example of themselves in their help.
+    fn without_examples(command: &clap::Command, path: &str) -> Vec<String> {
+        let help = command.clone().render_long_help().to_string();
+        let (_, examples) = help.split_once("Examples:").unwrap_or_default();
+        let own = (!examples.contains(path)).then(|| path.to_owned());
+        let below = command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help");
+        own.into_iter().chain(below.flat_map(|below| without_examples(below, &format!("{path} {}", below.get_name())))).collect()
+    }
+
+    #[test]
+    fn the_help_of_every_command_shows_how_to_use_it() {
+        assert_eq!(without_examples(&Cli::command(), "shoal"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_command_line_is_put_together_well() {
+        Cli::command().debug_assert();
     }
 }

@@ -1,0 +1,287 @@
+//! Why things are as they are, for `shoal explain`: what each thing does or waits for, with its parts.
+//!
+//! An [`Explanation`] is made from the state, the load and what this node knows of its tasks, by functions without I/O;
+//! the route only fetches these. What the scheduler thinks is its own sentence.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use shoal_calls::calls::{self, CallInfo, CallKind, InputInfo, InputStatus, Status};
+use shoal_scheduler::Load;
+use shoal_state::{AppId, CallId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
+
+use super::{Answer, Failure, environment_name, find_app};
+use crate::api::Api;
+use crate::images::ImageRecord;
+use crate::scheduling;
+use crate::tasks::Known;
+
+/// How many inputs of a call, or functions of an app, are told of one by one; the rest is counted.
+const PARTS_MAX: usize = 50;
+
+/// What `shoal explain` asks.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ExplainWanted {
+    /// An id, or the name an app is deployed under.
+    pub(crate) of: String,
+    /// The environment of the name; empty = the default one.
+    pub(crate) environment: String,
+}
+
+/// What one thing does, what it waits for and why, with the things it consists of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Explanation {
+    /// `app`, `function`, `task`, `call`, `input`, `image` or `node`.
+    pub(crate) kind: String,
+    /// Its id.
+    pub(crate) id: String,
+    /// What people call it; empty when it has no name.
+    pub(crate) name: String,
+    /// Sentences.
+    pub(crate) says: Vec<String>,
+    /// What it consists of, or depends on.
+    pub(crate) parts: Vec<Explanation>,
+}
+
+impl Explanation {
+    fn new(kind: &str, id: impl ToString, name: impl Into<String>) -> Self {
+        Self { kind: kind.to_owned(), id: id.to_string(), name: name.into(), says: vec![], parts: vec![] }
+    }
+
+    fn say(&mut self, sentence: impl Into<String>) {
+        self.says.push(sentence.into());
+    }
+}
+
+/// Explains what the request names.
+pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<ExplainWanted>) -> Answer<Explanation> {
+    let state = api.read_latest().await?;
+    let now = api.now();
+    let calls_load = api.calls.load().borrow().clone();
+    let load = scheduling::load(&state, &calls_load, &api.crashes, now);
+    let known = |task: TaskId| api.tasks.get(task);
+    let about = About { state: &state, load: &load, known: &known, here: api.cluster.node, now };
+    let of = wanted.of.as_str();
+    let found = if let Ok(id) = of.parse::<FunctionId>() {
+        about.function(id)
+    } else if let Ok(id) = of.parse::<TaskId>() {
+        about.task(id)
+    } else if let Ok(id) = of.parse::<NodeId>() {
+        about.node(id)
+    } else if let Ok(id) = of.parse::<CallId>() {
+        let info = api.calls.info(id).await.map_err(|error| of_call(id, &error))?;
+        let inputs = api.calls.inputs(id).await.map_err(|error| of_call(id, &error))?;
+        Some(about.call(&info, inputs))
+    } else if let Ok(id) = of.parse::<ImageId>() {
+        image(&api, &state, id, now).await?
+    } else {
+        find_app(&state, of, &wanted.environment).and_then(|id| about.app(id))
+    };
+    found.map(Json).ok_or_else(|| absent(of))
+}
+
+fn absent(of: &str) -> Failure {
+    let hint = match of.get(..3) {
+        Some(TaskId::PREFIX) => "it has ended or never was; `shoal logs` has what it printed",
+        Some(FunctionId::PREFIX | ImageId::PREFIX | NodeId::PREFIX) => "there is none with this id",
+        _ => {
+            "expected the id of a function (fu-…), task (ta-…), app (ap-…), call (fc-…), image (im-…) or node (no-…), or the name of a deployed app"
+        }
+    };
+    Failure(StatusCode::NOT_FOUND, format!("cannot explain {of:?}: {hint}"))
+}
+
+fn of_call(id: CallId, error: &calls::Error) -> Failure {
+    let code = match error {
+        calls::Error::Refused(calls::Refused::NotHome { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+        calls::Error::Refused(_) => StatusCode::NOT_FOUND,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    Failure(code, format!("cannot explain call {id}: {error}"))
+}
+
+async fn image(api: &Api, state: &State, id: ImageId, now: Timestamp) -> Result<Option<Explanation>, Failure> {
+    let Some(image) = state.images.get(&id) else { return Ok(None) };
+    let record: ImageRecord = serde_json::from_slice(&api.definition(&image.record).await?).unwrap_or_default();
+    let mut told = Explanation::new("image", id, "");
+    let ago = lasted(since(now, image.built.0));
+    match image.manifest {
+        Some(manifest) => told.say(format!("built {ago} ago; its tree is {manifest}")),
+        None => told.say(format!("its build failed {ago} ago: {}", record.failure.as_deref().unwrap_or("nobody wrote down why"))),
+    }
+    if let Some(python) = &record.python_version {
+        told.say(format!("has {python} with {} packages", record.python_packages.len()));
+    }
+    Ok(Some(told))
+}
+
+/// Everything that explanations are made from.
+struct About<'a> {
+    state: &'a State,
+    load: &'a Load,
+    known: &'a (dyn Fn(TaskId) -> Option<Known> + Sync),
+    here: NodeId,
+    now: Timestamp,
+}
+
+impl About<'_> {
+    fn app(&self, id: AppId) -> Option<Explanation> {
+        let app = self.state.apps.get(&id)?;
+        let name = if app.name.is_empty() { &app.description } else { &app.name };
+        let mut told = Explanation::new("app", id, name.as_str());
+        let created = lasted(since(self.now, app.created.0));
+        told.say(format!("{} in environment {}, created {created} ago", app.state, environment_name(self.state, app)));
+        if let Some((at, why)) = &app.stopped {
+            told.say(format!("stopped {} ago: {why}", lasted(since(self.now, at.0))));
+        }
+        let functions: Vec<FunctionId> = self.state.functions.iter().filter(|(_, f)| f.app == id).map(|(id, _)| *id).collect();
+        told.parts.extend(functions.iter().take(PARTS_MAX).filter_map(|id| self.function(*id)));
+        if functions.len() > PARTS_MAX {
+            told.say(format!("{} of its {} functions are told of here", PARTS_MAX, functions.len()));
+        }
+        Some(told)
+    }
+
+    fn function(&self, id: FunctionId) -> Option<Explanation> {
+        let function = self.state.functions.get(&id)?;
+        let mut told = Explanation::new("function", id, function.tag.as_str());
+        told.say(shoal_scheduler::explain(self.state, self.load, id, self.now));
+        let tasks = self.state.tasks_of.get(&id).into_iter().flatten();
+        told.parts.extend(tasks.take(PARTS_MAX).filter_map(|task| self.task(*task)));
+        Some(told)
+    }
+
+    fn task(&self, id: TaskId) -> Option<Explanation> {
+        let task = self.state.tasks.get(&id)?;
+        let mut told = Explanation::new("task", id, "");
+        let node = self.state.nodes.get(&task.node).map_or("a node that is gone", |node| node.name.as_str());
+        told.say(format!("runs {} on node {node}, decided {} ago", self.named(task.function), lasted(since(self.now, task.created.0))));
+        let gpus = if task.gpus.is_empty() { String::new() } else { format!(" and GPUs {:?}", task.gpus) };
+        told.say(format!("holds {}m CPU and {} memory{gpus}", task.resources.cpu_milli, mebibytes(task.resources.memory_bytes)));
+        if let Some(why) = &task.stopping {
+            told.say(format!("is to stop: {why}"));
+        }
+        match (self.known)(id) {
+            Some(known) => told.says.extend(progress(&known)),
+            None if task.node == self.here => told.say("is starting: its program has not asked for anything yet"),
+            None => told.say(format!("how far it has come is known to node {node} only")),
+        }
+        Some(told)
+    }
+
+    fn node(&self, id: NodeId) -> Option<Explanation> {
+        let node = self.state.nodes.get(&id)?;
+        let mut told = Explanation::new("node", id, node.name.as_str());
+        let (cpu_milli, memory_bytes) = self.state.free(id);
+        told.say(format!("at {}, started {} ago", node.address, lasted(since(self.now, node.started.0))));
+        let capacity = &node.capacity;
+        told.say(format!(
+            "{cpu_milli}m of {}m CPU and {} of {} memory are free",
+            capacity.cpu_milli,
+            mebibytes(memory_bytes),
+            mebibytes(capacity.memory_bytes)
+        ));
+        if node.draining {
+            told.say("drains: it takes no new tasks");
+        }
+        let tasks = self.state.tasks.iter().filter(|(_, task)| task.node == id);
+        told.parts.extend(tasks.take(PARTS_MAX).filter_map(|(task, _)| self.task(*task)));
+        Some(told)
+    }
+
+    fn call(&self, info: &CallInfo, mut inputs: Vec<InputInfo>) -> Explanation {
+        let mut told = Explanation::new("call", info.open.call, self.named(info.open.function));
+        let kind = if info.open.kind == CallKind::Map { "a map" } else { "one call" };
+        let opened = lasted(since(self.now, info.open.created_ms));
+        told.say(format!(
+            "{kind} of {}, opened {opened} ago: {} input{}, {} without an output, {} succeeded",
+            self.named(info.open.function),
+            info.inputs,
+            if info.inputs == 1 { "" } else { "s" },
+            info.unfinished,
+            info.succeeded
+        ));
+        if info.cancelled {
+            told.say("it was cancelled");
+        } else if info.inputs == 0 && !info.inputs_finished {
+            told.say("it waits for its client, which has not put an input yet");
+        } else if info.open.kind == CallKind::Map && !info.inputs_finished {
+            told.say("its client may put more inputs");
+        }
+        inputs.sort_by_key(|input| (matches!(input.status, InputStatus::Done(_)), input.idx));
+        if inputs.len() > PARTS_MAX {
+            told.say(format!("{} of its {} inputs are told of here, those without an output first", PARTS_MAX, inputs.len()));
+        }
+        told.parts.extend(inputs.iter().take(PARTS_MAX).map(|input| self.input(input)));
+        if info.unfinished > 0 {
+            told.parts.extend(self.function(info.open.pool));
+        }
+        told
+    }
+
+    fn input(&self, info: &InputInfo) -> Explanation {
+        let mut told = Explanation::new("input", info.input, format!("number {}", info.idx));
+        told.say(match info.status {
+            InputStatus::Waiting => "waits for a container".to_owned(),
+            InputStatus::Delayed { due_ms } => format!("waits {} for its next try", lasted(due_ms.saturating_sub(self.now.0))),
+            InputStatus::Running { task, since_ms } => format!("runs in task {task} for {}", lasted(since(self.now, since_ms))),
+            InputStatus::Done(status) => outcome(status).to_owned(),
+        });
+        if info.retry_count > 0 {
+            told.say(format!("was tried again {} time{}", info.retry_count, if info.retry_count == 1 { "" } else { "s" }));
+        }
+        told
+    }
+
+    fn named(&self, id: FunctionId) -> String {
+        let function = self.state.functions.get(&id);
+        function.map_or_else(|| format!("function {id}"), |function| format!("{} ({id})", function.tag))
+    }
+}
+
+/// Says how far a task of this node has come.
+fn progress(known: &Known) -> Vec<String> {
+    let mut says = vec![match known.hello {
+        Some(hello) => {
+            let ms = u64::try_from(hello.elapsed().as_millis()).unwrap_or(u64::MAX);
+            format!("its program asked for work first {} ago", lasted(ms))
+        }
+        None => "is starting: its program has not asked for anything yet".to_owned(),
+    }];
+    says.extend(known.works_on.map(|(input, call)| format!("was given input {input} of call {call} last")));
+    says.extend(known.notes.iter().cloned());
+    says
+}
+
+fn outcome(status: Status) -> &'static str {
+    match status {
+        Status::Success => "returned",
+        Status::Failed => "failed: the function raised an exception or its container died",
+        Status::TimedOut => "failed: it took longer than the function's timeout",
+        Status::Terminated => "was cancelled",
+        Status::InitFailed => "failed: its container could not start",
+        Status::Platform => "failed: its containers were lost",
+    }
+}
+
+fn since(now: Timestamp, then_ms: u64) -> u64 {
+    now.0.saturating_sub(then_ms)
+}
+
+/// Writes a time span, given in milliseconds, for people.
+fn lasted(ms: u64) -> String {
+    match ms / 1000 {
+        0..=119 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        seconds @ 120..=7199 => format!("{} min", seconds / 60),
+        seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! A cluster of one, and what is said of it.
+
+use std::time::Instant;
+
+use shoal_calls::calls::{Invocation, OpenCall, Policy};
+use shoal_scheduler::PoolLoad;
+use shoal_state::imbl::{OrdMap, Vector};
+use shoal_state::model::{App, AppLayout, AppState, Definition, Environment, Function, Image, Node, Resources, Retries, Scaling, Task};
+use shoal_state::{BootId, Command, Digest, EnvironmentId, InputId};
+
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_000_000);
+const MIB: u64 = 1 << 20;
+
+fn app() -> AppId {
+    AppId::from_random(1)
+}
+
+fn function() -> FunctionId {
+    FunctionId::from_random(2)
+}
+
+fn task() -> TaskId {
+    TaskId::from_random(3)
+}
+
+fn node() -> NodeId {
+    NodeId::from_random(4)
+}
+
+fn apply(state: &mut State, command: Command) {
+    state.apply(&command).unwrap();
+}
+
+/// An app with one function that asks for this much memory, on one node that has 1 GiB.
+fn cluster(memory_bytes: u64) -> State {
+    let (mut state, environment, image) = (State::default(), EnvironmentId::from_random(5), ImageId::from_random(6));
+    let named = Environment { id: environment, name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
+    apply(&mut state, Command::CreateEnvironment { environment: named });
+    let record = App {
+        environment,
+        name: String::new(),
+        description: "my app".into(),
+        state: AppState::Ephemeral,
+        created: Timestamp(NOW.0 - 3_200),
+        stopped: None,
+        layout: AppLayout::default(),
+        deployments: Vector::new(),
+    };
+    apply(&mut state, Command::CreateApp { id: app(), app: record });
+    let built = Image { key: Digest::of(b"key"), manifest: Some(Digest::of(b"tree")), record: Definition::default(), built: NOW };
+    apply(&mut state, Command::PutImage { id: image, image: built });
+    let capacity = Resources { cpu_milli: 2000, memory_bytes: 1024 * MIB, ..Resources::default() };
+    let this = Node {
+        name: "n1".into(),
+        boot: BootId::from_random(1),
+        capacity,
+        labels: OrdMap::new(),
+        address: "n1:7470".into(),
+        draining: false,
+        started: NOW,
+    };
+    apply(&mut state, Command::PutNode { id: node(), node: this });
+    let wanted = Function {
+        app: app(),
+        tag: "huge".into(),
+        definition: Definition::default(),
+        image: Some(image),
+        mounts: vec![],
+        secrets: vec![],
+        resources: Resources { cpu_milli: 100, memory_bytes, ..Resources::default() },
+        scaling: Scaling::default(),
+        retries: Retries::default(),
+        timeout_ms: 300_000,
+        startup_timeout_ms: 300_000,
+        inputs_concurrent: 1,
+        batch_max: 0,
+        batch_wait_ms: 0,
+        single_use: false,
+        block_network: false,
+        builder: false,
+        parent: None,
+        parameters: vec![],
+        created: NOW,
+    };
+    apply(&mut state, Command::PutFunction { id: function(), function: Box::new(wanted) });
+    state
+}
+
+fn assign(state: &mut State) {
+    let assigned = Task {
+        function: function(),
+        app: app(),
+        node: node(),
+        boot: BootId::from_random(1),
+        generation: 1,
+        resources: Resources { cpu_milli: 100, memory_bytes: 128 * MIB, ..Resources::default() },
+        gpus: vec![],
+        created: Timestamp(NOW.0 - 1_500),
+        stopping: None,
+    };
+    apply(state, Command::Assign { id: task(), task: assigned });
+}
+
+fn load(waiting: u64) -> Load {
+    let mut load = Load::default();
+    load.pools.insert(function(), PoolLoad { waiting, running: 0, oldest_waiting_ms: 2_000 });
+    load
+}
+
+fn told<T>(state: &State, waiting: u64, known: &(dyn Fn(TaskId) -> Option<Known> + Sync), tell: impl FnOnce(&About<'_>) -> T) -> T {
+    tell(&About { state, load: &load(waiting), known, here: node(), now: NOW })
+}
+
+fn info(inputs: u32, unfinished: u32) -> CallInfo {
+    let open = OpenCall {
+        call: CallId::from_random(7),
+        function: function(),
+        pool: function(),
+        kind: CallKind::Unary,
+        invocation: Invocation::Async,
+        parent: None,
+        created_ms: NOW.0 - 2_000,
+        policy: Policy::default(),
+    };
+    CallInfo { open, inputs, unfinished, succeeded: inputs - unfinished, inputs_finished: true, cancelled: false, changed_ms: NOW.0 }
+}
+
+fn input(idx: u32, status: InputStatus) -> InputInfo {
+    InputInfo { input: InputId::from_random(idx.into()), idx, retry_count: 0, status }
+}
+
+#[test]
+fn a_call_that_fits_nowhere_says_what_is_wanted_and_what_there_is() {
+    let state = cluster(9_000_000 * MIB);
+    let call = told(&state, 1, &|_| None, |about| about.call(&info(1, 1), vec![input(0, InputStatus::Waiting)]));
+    assert_eq!(call.says[0], format!("one call of huge ({}), opened 2.0 s ago: 1 input, 1 without an output, 0 succeeded", function()));
+    let [waiting, pool] = call.parts.as_slice() else { panic!("{call:?}") };
+    assert_eq!(waiting.says, ["waits for a container"]);
+    assert!(pool.says[0].contains("9000000 MiB memory") && pool.says[0].contains("n1"), "{:?}", pool.says);
+}
+
+#[test]
+fn a_call_that_is_over_waits_for_nothing() {
+    let state = cluster(MIB);
+    let call = told(&state, 0, &|_| None, |about| about.call(&info(1, 0), vec![input(0, InputStatus::Done(Status::Success))]));
+    assert_eq!(call.parts.len(), 1, "no word of the function: {call:?}");
+    assert_eq!(call.parts[0].says, ["returned"]);
+}
+
+#[test]
+fn of_many_inputs_the_unfinished_are_told_of_first() {
+    let count = u32::try_from(PARTS_MAX).unwrap() + 10;
+    let done = |idx| input(idx, InputStatus::Done(Status::Success));
+    let mut inputs: Vec<InputInfo> = (0..count - 1).map(done).collect();
+    inputs.push(input(count - 1, InputStatus::Delayed { due_ms: NOW.0 + 500 }));
+    let state = cluster(MIB);
+    let call = told(&state, 0, &|_| None, |about| about.call(&info(count, 1), inputs));
+    assert_eq!(call.parts[0].says, ["waits 0.5 s for its next try"]);
+    assert_eq!(call.parts.len(), PARTS_MAX + 1, "the inputs and the function");
+    assert!(call.says.iter().any(|says| says.contains(&format!("{PARTS_MAX} of its {count} inputs"))), "{:?}", call.says);
+}
+
+#[test]
+fn a_task_says_how_far_it_has_come() {
+    let mut state = cluster(MIB);
+    assign(&mut state);
+    let starting = told(&state, 0, &|_| None, |about| about.task(task())).unwrap();
+    assert_eq!(starting.says[1], "holds 100m CPU and 128 MiB memory");
+    assert!(starting.says[0].contains("on node n1, decided 1.5 s ago") && starting.says[2].contains("is starting"), "{starting:?}");
+    let works_on = Some((InputId::from_random(8), CallId::from_random(7)));
+    let known = Known { hello: Some(Instant::now()), works_on, notes: vec!["a note".to_owned()] };
+    let working = told(&state, 0, &|_| Some(known.clone()), |about| about.task(task())).unwrap();
+    assert!(working.says[2].contains("asked for work") && working.says[3].contains("was given input"), "{working:?}");
+    assert_eq!(working.says[4], "a note");
+}
+
+#[test]
+fn an_app_shows_its_functions_and_they_their_tasks() {
+    let mut state = cluster(MIB);
+    assign(&mut state);
+    let told_app = told(&state, 0, &|_| None, |about| about.app(app())).unwrap();
+    assert_eq!((told_app.name.as_str(), told_app.says[0].as_str()), ("my app", "ephemeral in environment main, created 3.2 s ago"));
+    assert_eq!(told_app.parts[0].id, function().to_string());
+    assert_eq!(told_app.parts[0].parts[0].id, task().to_string());
+    assert_eq!(told(&state, 0, &|_| None, |about| about.app(AppId::from_random(99))), None);
+}
+
+#[test]
+fn a_node_says_what_is_free() {
+    let mut state = cluster(MIB);
+    assign(&mut state);
+    let told_node = told(&state, 0, &|_| None, |about| about.node(node())).unwrap();
+    assert_eq!(told_node.says[1], "1900m of 2000m CPU and 896 MiB of 1024 MiB memory are free");
+    assert_eq!(told_node.parts.len(), 1);
+}
+
+#[test]
+fn what_is_not_there_is_named_with_a_hint() {
+    for (of, hint) in [("ta-1", "shoal logs"), ("fu-1", "none with this id"), ("my-app", "fc-…")] {
+        let Failure(code, text) = absent(of);
+        assert!(code == StatusCode::NOT_FOUND && text.contains(of) && text.contains(hint), "{text}");
+    }
+}
+
+#[test]
+fn time_is_written_for_people() {
+    for (ms, text) in [(1_250, "1.2 s"), (120_000, "2 min"), (7_200_000, "2 h"), (172_800_000, "2 days")] {
+        assert_eq!(lasted(ms), text);
+    }
+}

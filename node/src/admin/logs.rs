@@ -1,0 +1,273 @@
+//! What containers printed, for `shoal logs`: one JSON object a line, as they come.
+//!
+//! Without a number of lines the store is read from its oldest line on, a piece at a time, so that no answer has to fit
+//! into memory. While a follower waits, empty lines tell it that the node is alive.
+//!
+//! Caveats: only this node's containers are heard; that lines were dropped is said only with a number of lines.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State as Shared;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use futures::stream;
+use serde::{Deserialize, Serialize};
+use shoal_state::{CallId, FunctionId, State, TaskId};
+use shoal_worker::log::{Batch, Cursor, Entry, Error, Filter, LogStore, Stream};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, Refusal, find_app};
+use crate::api::{self, Api, blocking};
+
+/// How often a follower without lines looks whether what it follows has ended, and hears of the node.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The most lines that may be asked for by number: they are collected before the first is sent.
+pub(crate) const TAIL_MAX: usize = 100_000;
+const NANOS_PER_MS: u64 = 1_000_000;
+
+/// What `shoal logs` asks.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct LogsWanted {
+    /// The id of an app, task, function or call, or the name an app is deployed under.
+    pub(crate) of: String,
+    /// The environment of the name; empty = the default one.
+    pub(crate) environment: String,
+    /// Only lines from then on, in milliseconds since 1970.
+    pub(crate) since_ms: Option<u64>,
+    /// Only the newest so many; at most [`TAIL_MAX`].
+    pub(crate) tail: Option<usize>,
+    /// Go on with what is printed from now on, until what is followed has ended.
+    pub(crate) follow: bool,
+}
+
+/// A line of what a container printed, or a piece of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogLine {
+    /// When, in nanoseconds since 1970.
+    pub(crate) timestamp_ns: u64,
+    /// `stdout`, `stderr`, or `system` for what Shoal itself says.
+    pub(crate) stream: String,
+    /// The app of the task.
+    pub(crate) app_id: String,
+    /// The task that printed it.
+    pub(crate) task_id: String,
+    /// The function of the task.
+    pub(crate) function_id: String,
+    /// The input that the task had then, when there was exactly one.
+    pub(crate) input_id: Option<String>,
+    /// The call of that input.
+    pub(crate) call_id: Option<String>,
+    /// The text; with its newline when the line ends here.
+    pub(crate) data: String,
+}
+
+/// One object of the answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum LogAnswer {
+    /// A line.
+    Line(LogLine),
+    /// Why there is no more.
+    BrokeOff(Refusal),
+}
+
+impl From<&Entry> for LogLine {
+    fn from(entry: &Entry) -> Self {
+        let stream = match entry.stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+            Stream::System => "system",
+        };
+        Self {
+            timestamp_ns: entry.timestamp_ns,
+            stream: stream.to_owned(),
+            app_id: entry.app.to_string(),
+            task_id: entry.task.to_string(),
+            function_id: entry.function.to_string(),
+            input_id: entry.input.map(|id| id.to_string()),
+            call_id: entry.call.map(|id| id.to_string()),
+            data: entry.data.clone(),
+        }
+    }
+}
+
+/// Answers with lines until there are no more, or, for a follower, until what it follows has ended.
+pub(super) async fn logs(
+    Shared(api): Shared<Api>,
+    Extension(stop): Extension<CancellationToken>,
+    Json(wanted): Json<LogsWanted>,
+) -> Result<Response, Failure> {
+    let state = api.read_latest().await?;
+    let absent = || {
+        let of = &wanted.of;
+        Failure(
+            StatusCode::NOT_FOUND,
+            format!(
+                "cannot show the logs of {of:?}: no app, task, function or call has that id or name, and nothing it printed is kept; `shoal app list` and `shoal task list` show what there is"
+            ),
+        )
+    };
+    let filter = filter(&state, &wanted.of, &wanted.environment).ok_or_else(absent)?;
+    if !lives(&state, &filter) && fetch(&api.logs, &filter, None, 1).await?.entries.is_empty() {
+        return Err(absent());
+    }
+    let reader = Reader::new(api, stop, filter, &wanted).await?;
+    let lines = stream::unfold(reader, |mut reader| async move { Some((Ok::<_, std::convert::Infallible>(reader.next().await?), reader)) });
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response())
+}
+
+/// Says which lines are meant by an id, or by the name of a deployed app.
+fn filter(state: &State, of: &str, environment: &str) -> Option<Filter> {
+    if let Ok(task) = of.parse::<TaskId>() {
+        return Some(Filter::task(task));
+    }
+    if let Ok(function) = of.parse::<FunctionId>() {
+        return Some(Filter { function: Some(function), ..Filter::default() });
+    }
+    if let Ok(call) = of.parse::<CallId>() {
+        return Some(Filter { call: Some(call), ..Filter::default() });
+    }
+    find_app(state, of, environment).or_else(|| of.parse().ok()).map(Filter::app)
+}
+
+/// Says whether what is meant may still print. Of a call that is not known: who follows it decides when to leave.
+fn lives(state: &State, filter: &Filter) -> bool {
+    if let Some(task) = filter.task {
+        return state.tasks.contains_key(&task);
+    }
+    let app = filter.app.or_else(|| state.functions.get(&filter.function?).map(|function| function.app));
+    let stands = app.and_then(|app| state.apps.get(&app)).is_some_and(|app| app.stopped.is_none());
+    stands || state.tasks.values().any(|task| Some(task.app) == app)
+}
+
+async fn fetch(logs: &LogStore, filter: &Filter, since_ns: Option<u64>, limit: usize) -> Result<Batch, Failure> {
+    let (logs, filter) = (logs.clone(), filter.clone());
+    let found = blocking(move || logs.fetch(&filter, since_ns, None, limit)).await;
+    Ok(found.map_err(api::Error::failed("cannot read the logs"))?)
+}
+
+/// Reads on, piece by piece.
+struct Reader {
+    api: Api,
+    stop: CancellationToken,
+    filter: Filter,
+    since_ns: u64,
+    /// What was collected ahead.
+    first: Vec<Entry>,
+    cursor: Cursor,
+    /// Where to stop reading; none for a follower.
+    end: Option<Cursor>,
+    ended: bool,
+}
+
+impl Reader {
+    async fn new(api: Api, stop: CancellationToken, filter: Filter, wanted: &LogsWanted) -> Result<Self, Failure> {
+        let since_ns = wanted.since_ms.map(|since| since.saturating_mul(NANOS_PER_MS));
+        let (first, cursor) = match wanted.tail {
+            Some(tail) => {
+                let found = fetch(&api.logs, &filter, since_ns, tail.min(TAIL_MAX)).await?;
+                (found.entries, found.cursor)
+            }
+            None => (Vec::new(), Cursor::START),
+        };
+        let end = (!wanted.follow).then(|| if wanted.tail.is_some() { cursor } else { api.logs.end() });
+        Ok(Self { api, stop, filter, since_ns: since_ns.unwrap_or(0), first, cursor, end, ended: false })
+    }
+
+    /// Returns the next lines, or an empty line after a while without any; none when there will be no more.
+    async fn next(&mut self) -> Option<Bytes> {
+        if !self.first.is_empty() {
+            return Some(encode(std::mem::take(&mut self.first).iter()));
+        }
+        if self.ended || self.end.is_some_and(|end| self.cursor >= end) {
+            return None;
+        }
+        // Asked before the read: what was printed before the end is then in the read.
+        let over = self.filter.call.is_none() && !lives(&self.api.local(), &self.filter);
+        let wait = if self.end.is_some() || over { Duration::ZERO } else { LOOK_EVERY };
+        let found = tokio::select! {
+            found = self.api.logs.follow(&self.filter, self.cursor, wait) => found,
+            () = self.stop.cancelled() => return self.break_off("the node stops".to_owned()),
+        };
+        match found {
+            Ok(found) => {
+                self.cursor = found.cursor;
+                self.ended = found.entries.is_empty() && (over || self.end.is_some());
+                Some(encode(found.entries.iter().filter(|entry| entry.timestamp_ns >= self.since_ns)))
+            }
+            Err(error) => self.break_off(sentence(&error)),
+        }
+    }
+
+    fn break_off(&mut self, error: String) -> Option<Bytes> {
+        self.ended = true;
+        Some(line_of(&LogAnswer::BrokeOff(Refusal { error })).into())
+    }
+}
+
+fn sentence(error: &Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("cannot read the logs: {error}{cause}")
+}
+
+fn line_of(answer: &LogAnswer) -> Vec<u8> {
+    let mut line = serde_json::to_vec(answer).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// Writes entries as lines; an empty line when there are none.
+fn encode<'a>(entries: impl Iterator<Item = &'a Entry>) -> Bytes {
+    let lines: Vec<u8> = entries.flat_map(|entry| line_of(&LogAnswer::Line(entry.into()))).collect();
+    if lines.is_empty() { Bytes::from_static(b"\n") } else { lines.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::AppId;
+
+    use super::*;
+
+    fn entry(data: &str) -> Entry {
+        Entry {
+            timestamp_ns: 7,
+            stream: Stream::Stderr,
+            app: AppId::from_random(1),
+            task: TaskId::from_random(2),
+            function: FunctionId::from_random(3),
+            input: None,
+            call: Some(CallId::from_random(4)),
+            data: data.to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_entry_is_one_line_whatever_it_holds_and_reads_back() {
+        let entry = entry("two\nlines \u{1b}[0m\n");
+        let lines = encode([&entry, &entry].into_iter());
+        let lines: Vec<&[u8]> = lines.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n').collect();
+        assert_eq!(lines.len(), 2);
+        let LogAnswer::Line(line) = serde_json::from_slice(lines[0]).unwrap() else { panic!("not a line") };
+        assert_eq!(line, LogLine::from(&entry));
+        assert_eq!((line.stream.as_str(), line.input_id), ("stderr", None));
+    }
+
+    #[test]
+    fn an_end_is_told_from_a_line() {
+        let line = line_of(&LogAnswer::BrokeOff(Refusal { error: "why".to_owned() }));
+        assert!(matches!(serde_json::from_slice(&line).unwrap(), LogAnswer::BrokeOff(Refusal { error }) if error == "why"));
+    }
+
+    #[test]
+    fn an_id_says_what_it_selects_and_a_wrong_name_nothing() {
+        let state = State::default();
+        let task = TaskId::from_random(9);
+        assert_eq!(filter(&state, &task.to_string(), ""), Some(Filter::task(task)));
+        let app = AppId::from_random(9);
+        assert_eq!(filter(&state, &app.to_string(), ""), Some(Filter::app(app)), "what a removed app printed is found by its id");
+        assert_eq!(filter(&state, "no-such-app", ""), None);
+        assert!(!lives(&state, &Filter::app(app)));
+    }
+}
