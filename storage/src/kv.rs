@@ -30,7 +30,7 @@ use crate::group::{Group, Synced, Unserved};
 
 /// Values must be shorter than this.
 ///
-/// What sled must never see is a *page* over a quarter of [`SEGMENT_BYTES`]: it would go to a file that is never synced. A page
+/// What sled must never see is a *page* over a quarter of `SEGMENT_BYTES`: it would go to a file that is never synced. A page
 /// is a leaf of up to 17 entries, some more while threads write to it at once.
 pub const VALUE_BYTES_MAX: usize = 6 << 10;
 
