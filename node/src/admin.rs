@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 
-pub(crate) use explain::{Explanation, ExplainWanted};
+pub(crate) use explain::{ExplainWanted, Explanation};
 pub(crate) use lists::{ImageLine, NodeLine};
 pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
 

@@ -113,7 +113,12 @@ pub(super) async fn logs(
     if !lives(&state, &filter) && fetch(&api.logs, &filter, None, 1).await?.entries.is_empty() {
         return Err(absent());
     }
-    let reader = Reader::new(api, stop, filter, &wanted).await?;
+    // What a call's function prints is never known to be all: who follows a call decides when to leave.
+    let alive = {
+        let (api, filter) = (api.clone(), filter.clone());
+        move || filter.call.is_some() || lives(&api.local(), &filter)
+    };
+    let reader = Reader::new(api.logs, filter, &wanted, alive, stop).await?;
     let lines = stream::unfold(reader, |mut reader| async move { Some((Ok::<_, std::convert::Infallible>(reader.next().await?), reader)) });
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response())
 }
@@ -132,7 +137,7 @@ fn filter(state: &State, of: &str, environment: &str) -> Option<Filter> {
     find_app(state, of, environment).or_else(|| of.parse().ok()).map(Filter::app)
 }
 
-/// Says whether what is meant may still print. Of a call that is not known: who follows it decides when to leave.
+/// Says whether the app or task that is meant may still print.
 fn lives(state: &State, filter: &Filter) -> bool {
     if let Some(task) = filter.task {
         return state.tasks.contains_key(&task);
@@ -149,9 +154,8 @@ async fn fetch(logs: &LogStore, filter: &Filter, since_ns: Option<u64>, limit: u
 }
 
 /// Reads on, piece by piece.
-struct Reader {
-    api: Api,
-    stop: CancellationToken,
+struct Reader<Alive> {
+    logs: LogStore,
     filter: Filter,
     since_ns: u64,
     /// What was collected ahead.
@@ -159,21 +163,24 @@ struct Reader {
     cursor: Cursor,
     /// Where to stop reading; none for a follower.
     end: Option<Cursor>,
+    /// Says whether what is followed may still print.
+    alive: Alive,
+    stop: CancellationToken,
     ended: bool,
 }
 
-impl Reader {
-    async fn new(api: Api, stop: CancellationToken, filter: Filter, wanted: &LogsWanted) -> Result<Self, Failure> {
+impl<Alive: Fn() -> bool> Reader<Alive> {
+    async fn new(logs: LogStore, filter: Filter, wanted: &LogsWanted, alive: Alive, stop: CancellationToken) -> Result<Self, Failure> {
         let since_ns = wanted.since_ms.map(|since| since.saturating_mul(NANOS_PER_MS));
         let (first, cursor) = match wanted.tail {
             Some(tail) => {
-                let found = fetch(&api.logs, &filter, since_ns, tail.min(TAIL_MAX)).await?;
+                let found = fetch(&logs, &filter, since_ns, tail.min(TAIL_MAX)).await?;
                 (found.entries, found.cursor)
             }
             None => (Vec::new(), Cursor::START),
         };
-        let end = (!wanted.follow).then(|| if wanted.tail.is_some() { cursor } else { api.logs.end() });
-        Ok(Self { api, stop, filter, since_ns: since_ns.unwrap_or(0), first, cursor, end, ended: false })
+        let end = (!wanted.follow).then(|| if wanted.tail.is_some() { cursor } else { logs.end() });
+        Ok(Self { logs, filter, since_ns: since_ns.unwrap_or(0), first, cursor, end, alive, stop, ended: false })
     }
 
     /// Returns the next lines, or an empty line after a while without any; none when there will be no more.
@@ -185,16 +192,16 @@ impl Reader {
             return None;
         }
         // Asked before the read: what was printed before the end is then in the read.
-        let over = self.filter.call.is_none() && !lives(&self.api.local(), &self.filter);
-        let wait = if self.end.is_some() || over { Duration::ZERO } else { LOOK_EVERY };
+        let last = self.end.is_some() || !(self.alive)();
+        let wait = if last { Duration::ZERO } else { LOOK_EVERY };
         let found = tokio::select! {
-            found = self.api.logs.follow(&self.filter, self.cursor, wait) => found,
+            found = self.logs.follow(&self.filter, self.cursor, wait) => found,
             () = self.stop.cancelled() => return self.break_off("the node stops".to_owned()),
         };
         match found {
             Ok(found) => {
                 self.cursor = found.cursor;
-                self.ended = found.entries.is_empty() && (over || self.end.is_some());
+                self.ended = last && found.entries.is_empty();
                 Some(encode(found.entries.iter().filter(|entry| entry.timestamp_ns >= self.since_ns)))
             }
             Err(error) => self.break_off(sentence(&error)),
@@ -225,49 +232,4 @@ fn encode<'a>(entries: impl Iterator<Item = &'a Entry>) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use shoal_state::AppId;
-
-    use super::*;
-
-    fn entry(data: &str) -> Entry {
-        Entry {
-            timestamp_ns: 7,
-            stream: Stream::Stderr,
-            app: AppId::from_random(1),
-            task: TaskId::from_random(2),
-            function: FunctionId::from_random(3),
-            input: None,
-            call: Some(CallId::from_random(4)),
-            data: data.to_owned(),
-        }
-    }
-
-    #[test]
-    fn an_entry_is_one_line_whatever_it_holds_and_reads_back() {
-        let entry = entry("two\nlines \u{1b}[0m\n");
-        let lines = encode([&entry, &entry].into_iter());
-        let lines: Vec<&[u8]> = lines.strip_suffix(b"\n").unwrap().split(|byte| *byte == b'\n').collect();
-        assert_eq!(lines.len(), 2);
-        let LogAnswer::Line(line) = serde_json::from_slice(lines[0]).unwrap() else { panic!("not a line") };
-        assert_eq!(line, LogLine::from(&entry));
-        assert_eq!((line.stream.as_str(), line.input_id), ("stderr", None));
-    }
-
-    #[test]
-    fn an_end_is_told_from_a_line() {
-        let line = line_of(&LogAnswer::BrokeOff(Refusal { error: "why".to_owned() }));
-        assert!(matches!(serde_json::from_slice(&line).unwrap(), LogAnswer::BrokeOff(Refusal { error }) if error == "why"));
-    }
-
-    #[test]
-    fn an_id_says_what_it_selects_and_a_wrong_name_nothing() {
-        let state = State::default();
-        let task = TaskId::from_random(9);
-        assert_eq!(filter(&state, &task.to_string(), ""), Some(Filter::task(task)));
-        let app = AppId::from_random(9);
-        assert_eq!(filter(&state, &app.to_string(), ""), Some(Filter::app(app)), "what a removed app printed is found by its id");
-        assert_eq!(filter(&state, "no-such-app", ""), None);
-        assert!(!lives(&state, &Filter::app(app)));
-    }
-}
+mod tests;
