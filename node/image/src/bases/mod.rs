@@ -47,6 +47,8 @@ pub use catalog::{BaseRule, BaseSource, BasesConfig, RegistryConfig};
 pub use reference::{DebianTag, ImageReference, PythonTag, UvVersion, WellKnown};
 pub use registry::Credentials;
 
+pub(crate) use layers::hex;
+
 use interpreters::Interpreter;
 use registry::Registries;
 

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sha2::{Digest as _, Sha256};
 use shoal_storage::store::Options;
 
-use super::layers::hex;
 use super::*;
 use crate::cache::MemoryCache;
 use crate::log::MemoryLog;

@@ -30,6 +30,7 @@ mod tests;
 pub use error::{Error, Problem};
 pub use instruction::{Command, From, Healthcheck, Instruction, InstructionName, Run, Transfer};
 pub use lines::Heredoc;
+pub(crate) use scope::absolute;
 pub use scope::{Globals, Scope};
 pub use step::{Inline, Mount, MountKind, Network, RunStep, Sharing, Step, TransferStep};
 pub use words::Template;
