@@ -58,14 +58,12 @@ impl Cgroups {
     pub(crate) fn open(tag: Tag) -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(Error::file("read", "/proc/self/mountinfo"))?;
         let (version, roots) = hierarchies(&mounts, |root| fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default());
-        let folders: Vec<_> = roots.into_iter().map(|(name, root)| (name, root.join(tag.cgroup()))).collect();
+        let mut folders: Vec<_> = roots.into_iter().map(|(name, root)| (name, root.join(tag.cgroup()))).collect();
         for (_, folder) in &folders {
             fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         }
-        if let (Version::V2, Some((_, folder))) = (version, folders.first()) {
-            for group in [folder.parent().unwrap_or(folder), folder] {
-                delegate(group, &folders);
-            }
+        if version == Version::V2 {
+            folders.retain(|(controller, folder)| delegate(controller, folder));
         }
         Ok(Self { version, folders })
     }
@@ -237,12 +235,17 @@ fn hierarchies(mountinfo: &str, controllers_of: impl Fn(&Path) -> String) -> (Ve
     (Version::V1, v1)
 }
 
-/// Lets the children of a v2 group have the controllers. A refusal shows later, as a limit that
-/// cannot be written.
-fn delegate(group: &Path, folders: &[(&'static str, PathBuf)]) {
-    for (controller, _) in folders {
-        let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+/// Lets the children of a v2 folder have a controller; false where the machine refuses. It does so
+/// where the root of what we see has processes itself, as in a container with a group of its own.
+fn delegate(controller: &str, folder: &Path) -> bool {
+    let root = folder.parent().unwrap_or(folder);
+    for group in [root, folder] {
+        if let Err(error) = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}")) {
+            tracing::warn!(%controller, group = %group.display(), %error, "limits are not kept");
+            return false;
+        }
     }
+    true
 }
 
 /// The number after a word in a file of "word number" lines; 0 when it is not there.

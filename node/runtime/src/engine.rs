@@ -32,6 +32,8 @@ use crate::{
 /// The version string of the one runsc that this engine speaks to. scripts/install-runsc stamps it.
 pub const RUNSC_STAMP: &str = "release-20260905.0-shoal";
 
+/// Where engines keep their run folders unless they are told otherwise.
+pub(crate) const SHARED_RUN_DIR: &str = "/run/shoal";
 /// How long `runsc --version` may take.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 /// How long `runsc create` may take: it needs 50 ms on an idle machine.
@@ -105,7 +107,7 @@ impl Engine {
         let tag = Tag::of(&state_dir);
         let lock = take_lock(&state_dir)?;
         check_runsc(&config.runsc).await?;
-        let run_dir = make_dir(&config.run_dir.unwrap_or_else(|| format!("/run/shoal/{tag}").into()))?;
+        let run_dir = make_dir(&config.run_dir.unwrap_or_else(|| Path::new(SHARED_RUN_DIR).join(tag.to_string())))?;
         let overlay_dir = make_dir(&config.overlay_dir.unwrap_or_else(|| state_dir.join("overlay")))?;
         process::become_subreaper().map_err(|source| Error::File { action: "become the reaper of", path: "/proc/self".into(), source })?;
 
@@ -227,7 +229,9 @@ impl Engine {
         blocking(move || {
             process::sweep(&inner.sessions.lock());
             inner.cgroups.remove()?;
-            leftover::clean_run_dir(&inner.run_dir)
+            leftover::clean_run_dir(&inner.run_dir)?;
+            leftover::remove_shared_run_dir();
+            Ok(())
         })
         .await
     }
@@ -406,7 +410,12 @@ fn bundles_of(run_dir: &Path) -> PathBuf {
 
 /// Makes a folder and returns its path without symbolic links.
 fn make_dir(path: &Path) -> Result<PathBuf> {
-    fs::create_dir_all(path).map_err(Error::file("create", path))?;
+    let made = match fs::create_dir_all(path) {
+        // Another engine that closes has just removed the folder that both shared.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => fs::create_dir_all(path),
+        made => made,
+    };
+    made.map_err(Error::file("create", path))?;
     path.canonicalize().map_err(Error::file("find", path))
 }
 

@@ -13,7 +13,12 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use crate::{Error, Result, Tag, cgroup::Cgroups, engine::root_of, network, process};
+use crate::{
+    Error, Result, Tag,
+    cgroup::Cgroups,
+    engine::{SHARED_RUN_DIR, root_of},
+    network, process,
+};
 
 /// How long killed processes may take to go.
 const DEATH_DEADLINE: Duration = Duration::from_secs(10);
@@ -51,6 +56,12 @@ pub(crate) fn clean_run_dir(run_dir: &Path) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", run_dir)(e)),
         _ => Ok(()),
     }
+}
+
+/// Removes the folder that all engines of this machine share by default, after the last of them.
+pub(crate) fn remove_shared_run_dir() {
+    // Another engine's folder in it makes this fail, as it should.
+    let _ = fs::remove_dir(SHARED_RUN_DIR);
 }
 
 /// Kills every runsc process that works for this root folder, whoever its parent is, and waits.

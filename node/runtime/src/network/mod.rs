@@ -13,7 +13,8 @@
 //! Making a namespace and a veth pair takes some milliseconds, so slots are prepared ahead by a
 //! background task; a claim then only sets an address.
 //!
-//! Caveats: containers have no IPv6. The gateway address sits on the loopback interface as well,
+//! Caveats: containers have no IPv6. Opening a network switches the machine's IP forwarding on, and
+//! nothing here keeps it from forwarding for others; a firewall of its own has to. The gateway address sits on the loopback interface as well,
 //! so that the node can listen on it before the first slot exists.
 
 pub(crate) mod firewall;
