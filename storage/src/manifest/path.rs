@@ -134,11 +134,18 @@ fn push(path: &mut Vec<u8>, name: &[u8]) {
 
 impl Ord for Path {
     fn cmp(&self, other: &Self) -> Ordering {
+        let (mut mine, mut others) = (&*self.0, &*other.0);
+        // Paths that meet in a tree begin alike.
+        while let (Some((a, after_a)), Some((b, after_b))) = (mine.split_first_chunk::<16>(), others.split_first_chunk::<16>())
+            && a == b
+        {
+            (mine, others) = (after_a, after_b);
+        }
         // A slash ends a name, so it counts as less than any byte that a longer name goes on with.
         let rank = |byte: u8| if byte == b'/' { 0 } else { byte };
-        match self.0.iter().zip(&*other.0).find(|(a, b)| a != b) {
+        match mine.iter().zip(others).find(|(a, b)| a != b) {
             Some((a, b)) => rank(*a).cmp(&rank(*b)),
-            None => self.0.len().cmp(&other.0.len()),
+            None => mine.len().cmp(&others.len()),
         }
     }
 }
