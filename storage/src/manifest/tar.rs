@@ -6,6 +6,7 @@
 //! Caveats: access control lists in text form (`SCHILY.acl`) are left out, as are attributes in libarchive's form. An archive
 //! that ends without its end marker is taken as whole: whoever made it must vouch for its length.
 
+use std::collections::HashSet;
 use std::io::{self, Read};
 
 use tar::EntryType;
@@ -24,19 +25,27 @@ const WHITEOUT_OWN: &[u8] = b".wh..wh.";
 /// The reader is read to its end. Directories above a member need not be in the archive.
 pub fn from_tar(reader: impl Read, objects: &impl Objects) -> Result<Vec<Change>> {
     let mut archive = Archive::new(reader);
-    let mut changes = Vec::new();
+    let mut layer = Layer::default();
     let mut after = String::from("(the beginning)");
     let read = |source, after: &String| Error::Tar { after: after.clone(), source };
     while let Some(member) = archive.next().map_err(|source| read(source, &after))? {
         after = String::from_utf8_lossy(&member.path).into_owned();
         let refuse = |why: String| Error::TarEntry { entry: after.clone(), why };
-        take(&member, &mut archive, objects, &mut changes).map_err(|problem| match problem {
+        layer.take(&member, &mut archive, objects).map_err(|problem| match problem {
             Problem::Refused(why) => refuse(why),
             Problem::Header(source) => refuse(format!("has a header that cannot be read: {source}")),
             Problem::Failed(error) => error,
         })?;
     }
-    Ok(changes)
+    Ok(layer.changes)
+}
+
+/// A layer as far as it is read.
+#[derive(Default)]
+struct Layer {
+    changes: Vec<Change>,
+    /// Devices that stand for something gone. An overlay makes one and links it to all other places.
+    gone: HashSet<Path>,
 }
 
 enum Problem {
@@ -61,24 +70,36 @@ fn refused(why: &str) -> Problem {
     Problem::Refused(why.into())
 }
 
-fn take(member: &Member, archive: &mut Archive<impl Read>, objects: &impl Objects, changes: &mut Vec<Change>) -> Result<(), Problem> {
-    let path = Path::parse(&member.path).map_err(|bad| Problem::Refused(bad.to_string()))?;
-    if let Some(change) = whiteout(&path)? {
-        changes.extend(change);
-        return Ok(());
+impl Layer {
+    fn take(&mut self, member: &Member, archive: &mut Archive<impl Read>, objects: &impl Objects) -> Result<(), Problem> {
+        let path = Path::parse(&member.path).map_err(|bad| Problem::Refused(bad.to_string()))?;
+        if let Some(change) = whiteout(&path)? {
+            self.changes.extend(change);
+            return Ok(());
+        }
+        let Some(kind) = kind(member, archive, objects)? else { return Ok(()) };
+        let mut xattrs = xattrs(member);
+        let overlay = Overlay::take_from(&mut xattrs)?;
+        if overlay.whiteout || self.is_gone(&kind) {
+            self.gone.insert(path.clone());
+            self.changes.push(Change::Remove(path));
+            return Ok(());
+        }
+        if overlay.opaque && kind == Kind::Dir {
+            self.changes.push(Change::Opaque(path.clone()));
+        }
+        self.gone.remove(&path);
+        self.changes.push(Change::Put(path, entry(member, kind, xattrs)?));
+        Ok(())
     }
-    let Some(kind) = kind(member, archive, objects)? else { return Ok(()) };
-    let mut xattrs = xattrs(member);
-    let overlay = Overlay::take_from(&mut xattrs)?;
-    if overlay.whiteout || kind == (Kind::Char { rdev: 0 }) {
-        changes.push(Change::Remove(path));
-        return Ok(());
+
+    fn is_gone(&self, kind: &Kind) -> bool {
+        match kind {
+            Kind::Char { rdev } => *rdev == 0,
+            Kind::Hardlink { to } => self.gone.contains(to),
+            _ => false,
+        }
     }
-    if overlay.opaque && kind == Kind::Dir {
-        changes.push(Change::Opaque(path.clone()));
-    }
-    changes.push(Change::Put(path, entry(member, kind, xattrs)?));
-    Ok(())
 }
 
 /// Reads a name that stands for something gone. `Some(None)` is a name without a meaning.

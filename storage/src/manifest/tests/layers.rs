@@ -59,7 +59,7 @@ fn whiteouts_of_a_registry_layer_hide_only_what_is_below() {
 #[test]
 fn whiteouts_of_an_overlay_mean_the_same() {
     let objects = Memory::default();
-    let mut below = tree("a/old=1 b/gone=1 b/stays=1", &objects);
+    let mut below = tree("a/old=1 b/gone=1 b/gone-too=1 b/stays=1", &objects);
     let opaque: &[(&str, &[u8])] = &[("SCHILY.xattr.trusted.overlay.opaque", b"y")];
     let changes = layer(
         &objects,
@@ -68,6 +68,8 @@ fn whiteouts_of_an_overlay_mean_the_same() {
             (EntryType::Regular, "a/new", b"2", &[]),
             (EntryType::Directory, "fresh", b"", opaque),
             (EntryType::Char, "b/gone", b"", &[]),
+            // gVisor makes one device and links it to the other places.
+            (EntryType::Link, "./b/gone-too", b"./b/gone", &[]),
         ],
     );
     below.apply_layer(changes).unwrap();
