@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 /// Where the node looks for its configuration when no flag names a file.
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
 
+/// Keys that a `SHOAL_…` variable may set; other variables of that prefix belong to somebody else.
+const KEYS: [&str; 10] = ["data", "api", "web", "advertise", "name", "runsc", "cpu_milli", "memory_bytes", "log", "images"];
+
 /// What a node is told from outside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -45,7 +48,8 @@ pub(crate) struct Config {
 pub(crate) struct Images {
     /// The builder version that new clients are told.
     pub(crate) builder_version: String,
-    /// Certificates that builds and containers trust besides the image's own; empty = only the image's own.
+    /// Certificates that builds and containers trust besides the image's own; empty = only the image's own. What the node
+    /// itself was told to trust by `SSL_CERT_FILE` when nobody says.
     pub(crate) ca_bundle: PathBuf,
     /// Directories with a root filesystem, by tag: `{ "python:3.12-slim" = "/srv/python" }`.
     pub(crate) bases: std::collections::BTreeMap<String, PathBuf>,
@@ -57,7 +61,7 @@ impl Default for Images {
     fn default() -> Self {
         Self {
             builder_version: "2025.06".to_owned(),
-            ca_bundle: PathBuf::new(),
+            ca_bundle: std::env::var_os("SSL_CERT_FILE").map(PathBuf::from).unwrap_or_default(),
             bases: std::collections::BTreeMap::new(),
             registries: true,
         }
@@ -90,7 +94,7 @@ impl Config {
         };
         Figment::from(Serialized::defaults(Self::default()))
             .merge(toml)
-            .merge(Env::prefixed("SHOAL_").ignore(&["bin", "token", "test_data", "client_python"]).split("__"))
+            .merge(Env::prefixed("SHOAL_").filter(|key| KEYS.contains(&key.as_str().split("__").next().unwrap_or_default())).split("__"))
             .merge(Serialized::defaults(flags))
             .extract()
             .with_context(|| format!("cannot read the configuration from {}", file.unwrap_or(Path::new(CONFIG_PATH)).display()))

@@ -2,11 +2,18 @@
 
 mod admin;
 mod api;
+mod arguments;
 mod cli;
+mod client;
 mod cluster;
 mod config;
+mod images;
 mod keeper;
+mod provider;
+mod roots;
+mod scheduling;
 mod server;
+mod tasks;
 
 fn main() {
     match cli::run() {

@@ -1,7 +1,8 @@
 //! The map of the system: what a node is made of, started in order of dependency and stopped in reverse.
 //!
 //! ```text
-//! keys → storage (kv, chunks) → raft → registry basics → api, admin
+//! keys → storage (kv, chunks) → raft → this node's entry in the state → calls, logs, trees (FUSE)
+//!      → container engine → worker → scheduler → api, admin
 //! ```
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -10,21 +11,38 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use shoal_calls::Calls;
+use shoal_calls::calls::streams::Streams;
+use shoal_fs::{StoreSource, Trees};
+use shoal_image::bases::{Bases, BasesConfig};
+use shoal_image::build::{BuildConfig, Builder, BuilderParts, Containers, Egress};
+use shoal_image::cache::Cache;
 use shoal_raft::Raft;
+use shoal_runtime::{Engine, EngineConfig, NetworkConfig};
 use shoal_state::model::{Environment, Node, Resources};
 use shoal_state::{BootId, Command, ENVIRONMENT_DEFAULT, EnvironmentId, NodeId};
 use shoal_storage::kv::Kv;
 use shoal_storage::store::Store;
+use shoal_worker::Driver;
+use shoal_worker::log::LogStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::admin;
-use crate::api::{self, Api, Blobs, Files, Lifecycle, SealingKey, transport};
+use crate::api::{self, Api, Blobs, Files, Kept, Lifecycle, SealingKey, transport};
+use crate::arguments;
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::images::{Images, StateCache};
 use crate::keeper::Listeners;
+use crate::provider::NodeProvider;
+use crate::roots::Roots;
+use crate::scheduling::{self, CrashLoops};
+use crate::tasks::Tasks;
 
+/// How long containers have for their exit hooks when the node stops.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How often the lives of apps without clients are looked at.
 const LIFECYCLE_EVERY: Duration = Duration::from_secs(1);
 /// How much of a machine's memory containers may use, in tenths.
@@ -103,15 +121,34 @@ fn key<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
 
 async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32> {
     let started = Instant::now();
-    let stop = CancellationToken::new();
+    // Containers that end in order still talk to the API: it is closed last.
+    let (stop, stop_serving) = (CancellationToken::new(), CancellationToken::new());
+    let boot = BootId::from_random(rand::random());
     let keys = Keys::open(&config.data)?;
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
     let store =
         Store::open(&config.data.join("chunks"), shoal_storage::store::Options::default()).context("cannot open the chunk store")?;
     let cluster = consensus(&config, keys.node).await?;
-    register(&config, &cluster).await?;
+    register(&config, &cluster, boot).await?;
 
+    let calls = Calls::open(&shoal_calls::calls::driver::Options::new(config.data.join("calls"), keys.node), None)
+        .context("cannot open the records of calls")?;
+    let trees = mount_trees(&config, &store)?;
+    arguments::write_own_folder(&config).context("cannot write what containers see of this node")?;
+    let engine = Engine::open(engine_config(&config)).await.context("cannot open the container engine")?;
+    let kept = Kept::new(store.clone());
+    let images = Images::new(builder(&config, &store, &cluster, &kept, &engine, &trees)?);
     let api = Api {
+        calls: calls.clone(),
+        streams: Streams::open(&config.data.join("streams")).context("cannot open the streams of calls")?,
+        logs: LogStore::open(config.data.join("logs")).context("cannot open the logs of containers")?,
+        tasks: Tasks::default(),
+        crashes: CrashLoops::default(),
+        images: images.clone(),
+        kept,
+        roots: Roots::new(store.clone(), trees),
+        worker: Arc::default(),
+        jwt_key: keys.urls,
         blobs: Blobs::open(store.clone(), &kv, keys.urls, &config.advertise).context("cannot open the blobs")?,
         files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
         sealing: SealingKey::new(keys.sealing),
@@ -121,10 +158,24 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
         store,
     };
     let listener = listener(listeners.api)?;
-    let serving = tokio::spawn(transport::serve(api.clone(), listener, stop.clone()));
+    home_shards(&api).await?;
+    let inside = containers_door(&api, &engine, config.api, &stop_serving)?;
+    let provider = NodeProvider::new(api.clone(), engine.clone());
+    let state = cluster.clone();
+    let worker = Driver::start(
+        shoal_worker::Config::new(keys.node, boot),
+        move || state.local(),
+        cluster.raft().watch(),
+        Arc::new(engine.clone()),
+        provider,
+        api.logs.clone(),
+    );
+    let _ = api.worker.set(worker.handle());
+    let scheduler = tokio::spawn(scheduling::run(api.clone(), stop.clone()));
+    let serving = tokio::spawn(transport::serve(api.clone(), listener, stop_serving.clone()));
     let apps = tokio::spawn(end_abandoned_apps(api.clone(), stop.clone()));
     let operators = tokio::spawn({
-        let (api, path, stop) = (api.clone(), config.admin_socket(), stop.clone());
+        let (api, path, stop) = (api.clone(), config.admin_socket(), stop_serving.clone());
         async move { admin::serve(api, &path, stop).await }
     });
     tracing::info!(node = %keys.node, api = %config.api, data = %config.data.display(), ms = started.elapsed().as_millis(), "the node is up");
@@ -132,7 +183,17 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     wait_for_signal().await?;
     tracing::info!("the node stops");
     stop.cancel();
-    let _ = tokio::join!(serving, apps, operators);
+    let _ = tokio::join!(scheduler, apps);
+    images.close();
+    worker.handle().shutdown(STOP_GRACE).await;
+    if let Err(error) = engine.close().await {
+        tracing::warn!(%error, "the container engine did not close in order");
+    }
+    stop_serving.cancel();
+    let _ = tokio::join!(serving, operators, inside);
+    if let Err(error) = calls.stop().await {
+        tracing::warn!(%error, "the records of calls did not close in order");
+    }
     cluster.raft().shutdown().await;
     Ok(0)
 }
@@ -160,10 +221,10 @@ async fn consensus(config: &Config, node: NodeId) -> anyhow::Result<Cluster> {
 }
 
 /// Tells the cluster of this start, and makes what every cluster has.
-async fn register(config: &Config, cluster: &Cluster) -> anyhow::Result<()> {
+async fn register(config: &Config, cluster: &Cluster, boot: BootId) -> anyhow::Result<()> {
     let node = Node {
         name: config.node_name(),
-        boot: BootId::from_random(rand::random()),
+        boot,
         capacity: capacity(config)?,
         labels: shoal_state::imbl::OrdMap::new(),
         address: config.api.to_string(),
@@ -185,6 +246,66 @@ async fn register(config: &Config, cluster: &Cluster) -> anyhow::Result<()> {
         answer.context("cannot register this node")?;
     }
     Ok(())
+}
+
+/// Opens the builder of images: its bases, its cache in the state, its containers.
+fn builder(config: &Config, store: &Store, cluster: &Cluster, kept: &Kept, engine: &Engine, trees: &Arc<Trees>) -> anyhow::Result<Builder> {
+    let bundle = Some(config.images.ca_bundle.clone()).filter(|bundle| !bundle.as_os_str().is_empty());
+    let certificates = bundle.as_ref().map(std::fs::read).transpose().context("cannot read the certificates of images.ca_bundle")?;
+    let cache: Arc<dyn Cache> = Arc::new(StateCache::new(cluster.clone(), kept.clone()));
+    let bases = BasesConfig { offline: !config.images.registries, ..BasesConfig::default() };
+    let bases = Bases::new(bases, store.clone(), Arc::clone(&cache), config.data.join("images/bases"), certificates);
+    Builder::open(BuilderParts {
+        store: store.clone(),
+        cache,
+        bases: Arc::new(bases.context("cannot open the sources of base images")?),
+        containers: Some(Containers { trees: Arc::clone(trees), engine: engine.clone() }),
+        work_dir: config.data.join("images/work"),
+        cache_dir: config.data.join("images/cache"),
+        config: BuildConfig { egress: Egress { ca_bundle: bundle, ..Egress::default() }, ..BuildConfig::default() },
+    })
+    .context("cannot open the builder of images")
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let mut engine = EngineConfig::new(config.data.join("runtime"));
+    engine.runsc.clone_from(&config.runsc);
+    let network = NetworkConfig { node_ports: vec![config.api.port(), config.web.port()], ..NetworkConfig::default() };
+    engine.network = Some(network);
+    engine
+}
+
+/// Lets containers reach this node's API at their gateway's address, where the API does not listen on every address.
+fn containers_door(
+    api: &Api,
+    engine: &Engine,
+    address: std::net::SocketAddr,
+    stop: &CancellationToken,
+) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    let Some(gateway) = engine.gateway_address() else { return Ok(tokio::spawn(async {})) };
+    let inside = std::net::SocketAddr::from((gateway, address.port()));
+    api.blobs.set_container_address(inside);
+    if address.ip().is_unspecified() {
+        return Ok(tokio::spawn(async {}));
+    }
+    let bound = std::net::TcpListener::bind(inside).with_context(|| format!("cannot listen on {inside} for containers"))?;
+    Ok(tokio::spawn(transport::serve(api.clone(), listener(bound)?, stop.clone())))
+}
+
+/// Mounts the one filesystem that shows all trees.
+fn mount_trees(config: &Config, store: &Store) -> anyhow::Result<Arc<Trees>> {
+    let mountpoint = config.data.join("trees");
+    Trees::mount(&mountpoint, Arc::new(StoreSource::new(store.clone())))
+        .map(Arc::new)
+        .with_context(|| format!("cannot mount the trees of images at {}", mountpoint.display()))
+}
+
+/// Takes home the shards that the state gives to this node. A cluster of one knows at once what its tasks run: nothing,
+/// since they died with the node's former process.
+async fn home_shards(api: &Api) -> anyhow::Result<()> {
+    let shards = api.local().shards.iter().map(|(id, shard)| (*id, shard.clone())).collect();
+    api.calls.configure(shards).await.context("cannot take the shards home")?;
+    api.calls.reports_complete().await.context("cannot release inherited inputs")
 }
 
 /// Returns what containers may use on this machine.

@@ -110,8 +110,8 @@ async fn image(api: &Api, state: &State, id: ImageId, now: Timestamp) -> Result<
         Some(manifest) => told.say(format!("built {ago} ago; its tree is {manifest}")),
         None => told.say(format!("its build failed {ago} ago: {}", record.failure.as_deref().unwrap_or("nobody wrote down why"))),
     }
-    if let Some(python) = &record.python_version {
-        told.say(format!("has {python} with {} packages", record.python_packages.len()));
+    if let Some(python) = &record.metadata.python_version_info {
+        told.say(format!("has {python} with {} packages", record.metadata.python_packages.len()));
     }
     Ok(Some(told))
 }

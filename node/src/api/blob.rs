@@ -20,7 +20,7 @@ use md5::{Digest as _, Md5};
 use parking_lot::RwLock;
 use serde::Deserialize;
 use shoal_proto::modal_client as pb;
-use shoal_state::BlobId;
+use shoal_state::{BlobId, Digest};
 use shoal_storage::chunk::{self, CHUNK_BYTES};
 use shoal_storage::kv::Kv;
 use shoal_storage::store::Store;
@@ -96,16 +96,24 @@ impl Blobs {
 
     /// Keeps a finished list of chunks under an id, durably.
     fn commit(&self, id: BlobId, list: &chunk::List) -> io::Result<()> {
+        let kept = self.inner.store.put(&list.encode()).map_err(io::Error::other)?;
         self.inner.store.sync().map_err(io::Error::other)?;
-        self.inner.lists.insert(id.to_string().as_bytes(), &list.encode()).map_err(io::Error::other)?;
+        self.inner.lists.insert(id.to_string().as_bytes(), kept.as_bytes()).map_err(io::Error::other)?;
         self.inner.lists.kv().sync().map_err(io::Error::other)
     }
 
     /// Returns the chunks of a blob.
     pub(crate) fn list(&self, id: BlobId) -> io::Result<Option<chunk::List>> {
-        let found = self.inner.lists.get(id.to_string().as_bytes()).map_err(io::Error::other)?;
-        found.map(|bytes| chunk::List::decode(&bytes).map_err(io::Error::other)).transpose()
+        read_list(&self.inner.store, &self.inner.lists, id.to_string().as_bytes())
     }
+}
+
+/// Reads the list of chunks that a table names under a key: the table has the list's digest, since lists may be long.
+pub(super) fn read_list(store: &Store, table: &shoal_storage::kv::Tree, key: &[u8]) -> io::Result<Option<chunk::List>> {
+    let Some(found) = table.get(key).map_err(io::Error::other)? else { return Ok(None) };
+    let digest = found.as_ref().try_into().map(Digest::from_bytes).map_err(io::Error::other)?;
+    let list = store.get(&digest).map_err(io::Error::other)?;
+    chunk::List::decode(&list).map(Some).map_err(io::Error::other)
 }
 
 /// The HTTP side.

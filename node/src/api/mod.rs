@@ -6,19 +6,23 @@
 
 pub(crate) mod app;
 mod blob;
+mod call;
+mod container;
 mod environment;
 pub(crate) mod error;
 pub(crate) mod function;
 pub(crate) mod identity;
+mod image;
 mod lifecycle;
-mod mount;
+mod logs;
+pub(crate) mod mount;
 pub(crate) mod secret;
 mod service;
 mod task;
 pub(crate) mod token;
 pub(crate) mod transport;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::bytes::Bytes;
@@ -57,16 +61,66 @@ impl Caller {
     }
 }
 
+/// Definitions that the log carries by digest. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    store: shoal_storage::store::Store,
+}
+
+impl Kept {
+    /// Keeps large definitions in `store`.
+    pub(crate) fn new(store: shoal_storage::store::Store) -> Self {
+        Self { store }
+    }
+
+    /// Keeps a definition: small ones go into the log, larger ones into the store, durable before this returns.
+    pub(crate) async fn keep(&self, bytes: &[u8]) -> Result<Definition, Error> {
+        if bytes.len() <= Definition::INLINE_BYTES_MAX {
+            return Ok(Definition::Inline(bytes.to_vec()));
+        }
+        let (store, bytes) = (self.store.clone(), bytes.to_vec());
+        let digest = blocking(move || {
+            let digest = store.put(&bytes)?;
+            store.sync()?;
+            Ok::<_, shoal_storage::store::Error>(digest)
+        })
+        .await
+        .map_err(Error::failed("cannot store a definition"))?;
+        Ok(Definition::Stored(digest))
+    }
+
+    /// Reads a definition back.
+    pub(crate) async fn read(&self, definition: &Definition) -> Result<Bytes, Error> {
+        match definition {
+            Definition::Inline(bytes) => Ok(bytes.clone().into()),
+            Definition::Stored(digest) => {
+                let (store, digest) = (self.store.clone(), *digest);
+                blocking(move || store.get(&digest)).await.map_err(Error::failed(format!("cannot read definition {digest}")))
+            }
+        }
+    }
+}
+
 /// Everything that API methods use. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
     pub(crate) cluster: Cluster,
     pub(crate) store: shoal_storage::store::Store,
+    pub(crate) kept: Kept,
     pub(crate) blobs: Blobs,
     pub(crate) files: Files,
     pub(crate) sealing: SealingKey,
     pub(crate) lifecycle: Lifecycle,
+    pub(crate) calls: shoal_calls::Calls,
+    pub(crate) streams: shoal_calls::calls::streams::Streams,
+    pub(crate) logs: shoal_worker::log::LogStore,
+    pub(crate) tasks: crate::tasks::Tasks,
+    pub(crate) jwt_key: [u8; 32],
+    pub(crate) crashes: crate::scheduling::CrashLoops,
+    pub(crate) images: crate::images::Images,
+    pub(crate) roots: crate::roots::Roots,
+    pub(crate) worker: Arc<OnceLock<shoal_worker::Handle>>,
 }
 
 impl Api {
@@ -98,29 +152,12 @@ impl Api {
 
     /// Keeps a definition: small ones go into the log, larger ones into the store, durable before this returns.
     pub(crate) async fn keep_definition(&self, bytes: &[u8]) -> Result<Definition, Error> {
-        if bytes.len() <= Definition::INLINE_BYTES_MAX {
-            return Ok(Definition::Inline(bytes.to_vec()));
-        }
-        let (store, bytes) = (self.store.clone(), bytes.to_vec());
-        let digest = blocking(move || {
-            let digest = store.put(&bytes)?;
-            store.sync()?;
-            Ok::<_, shoal_storage::store::Error>(digest)
-        })
-        .await
-        .map_err(Error::failed("cannot store a definition"))?;
-        Ok(Definition::Stored(digest))
+        self.kept.keep(bytes).await
     }
 
     /// Reads a definition back.
     pub(crate) async fn definition(&self, definition: &Definition) -> Result<Bytes, Error> {
-        match definition {
-            Definition::Inline(bytes) => Ok(bytes.clone().into()),
-            Definition::Stored(digest) => {
-                let (store, digest) = (self.store.clone(), *digest);
-                blocking(move || store.get(&digest)).await.map_err(Error::failed(format!("cannot read definition {digest}")))
-            }
-        }
+        self.kept.read(definition).await
     }
 
     /// Returns the page that tells of an app.
@@ -130,7 +167,9 @@ impl Api {
 
     /// Cancels what waits and runs in the functions of a stopped app.
     pub(crate) async fn calls_stop(&self, functions: &[FunctionId]) {
-        let _ = functions;
+        if let Err(error) = self.calls.cancel_pools(functions.to_vec()).await {
+            tracing::warn!(%error, "cannot cancel the calls of a stopped app");
+        }
     }
 }
 

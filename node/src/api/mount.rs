@@ -15,7 +15,7 @@ use shoal_storage::manifest::{Content, Entry, INLINE_CHUNKS_MAX, Kind, LIST_CHUN
 use shoal_storage::store::Store;
 
 use super::error::Error;
-use super::{Api, Caller, blocking};
+use super::{Api, Caller, blob, blocking};
 
 /// The time of files that come without one, in nanoseconds since 1970: constant, so that equal files give equal trees.
 const MTIME_NS: i64 = 1_577_836_800_000_000_000;
@@ -36,8 +36,7 @@ impl Files {
     }
 
     fn find(&self, sha256: &str) -> std::io::Result<Option<chunk::List>> {
-        let found = self.lists.get(sha256.as_bytes()).map_err(std::io::Error::other)?;
-        found.map(|bytes| chunk::List::decode(&bytes).map_err(std::io::Error::other)).transpose()
+        blob::read_list(&self.store, &self.lists, sha256.as_bytes())
     }
 
     /// Returns the chunks of a file whose every chunk is here still.
@@ -48,8 +47,9 @@ impl Files {
     }
 
     fn keep(&self, sha256: &str, list: &chunk::List) -> std::io::Result<()> {
+        let kept = self.store.put(&list.encode()).map_err(std::io::Error::other)?;
         self.store.sync().map_err(std::io::Error::other)?;
-        self.lists.insert(sha256.as_bytes(), &list.encode()).map_err(std::io::Error::other)?;
+        self.lists.insert(sha256.as_bytes(), kept.as_bytes()).map_err(std::io::Error::other)?;
         self.lists.kv().sync().map_err(std::io::Error::other)
     }
 

@@ -7,7 +7,9 @@ use shoal_proto::modal_client::modal_client_server::ModalClient;
 use tonic::{Request, Response, Status};
 
 use super::error::Error;
-use super::{Api, Caller, app, blob, environment, function, mount, secret, task, token};
+use super::{Api, Caller, app, blob, call, container, environment, function, image, logs, mount, secret, task, token};
+
+type Stream<T> = tonic::codegen::BoxStream<T>;
 
 /// Finds who calls: the layer in front put it there.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
@@ -73,6 +75,27 @@ methods! {
     function_get_by_id: pb::FunctionGetByIdRequest => pb::FunctionGetByIdResponse, function::get_by_id;
     class_create: pb::ClassCreateRequest => pb::ClassCreateResponse, function::class_create;
     class_get: pb::ClassGetRequest => pb::ClassGetResponse, function::class_get;
+    app_get_logs: pb::AppGetLogsRequest => Stream<pb::TaskLogsBatch>, logs::follow;
+    app_fetch_logs: pb::AppFetchLogsRequest => pb::AppFetchLogsResponse, logs::fetch;
+    function_map: pb::FunctionMapRequest => pb::FunctionMapResponse, call::map;
+    function_put_inputs: pb::FunctionPutInputsRequest => pb::FunctionPutInputsResponse, call::put_inputs;
+    function_finish_inputs: pb::FunctionFinishInputsRequest => (), call::finish_inputs;
+    function_retry_inputs: pb::FunctionRetryInputsRequest => pb::FunctionRetryInputsResponse, call::retry_inputs;
+    function_get_outputs: pb::FunctionGetOutputsRequest => pb::FunctionGetOutputsResponse, call::get_outputs;
+    function_call_cancel: pb::FunctionCallCancelRequest => (), call::cancel;
+    function_call_from_id: pb::FunctionCallFromIdRequest => pb::FunctionCallFromIdResponse, call::from_id;
+    function_call_get_data_out: pb::FunctionCallGetDataRequest => Stream<pb::DataChunk>, call::data_out;
+    container_hello: () => (), container::hello;
+    container_heartbeat: pb::ContainerHeartbeatRequest => pb::ContainerHeartbeatResponse, container::heartbeat;
+    container_log: pb::ContainerLogRequest => (), container::log;
+    task_result: pb::TaskResultRequest => (), container::task_result;
+    function_get_inputs: pb::FunctionGetInputsRequest => pb::FunctionGetInputsResponse, container::get_inputs;
+    function_put_outputs: pb::FunctionPutOutputsRequest => (), container::put_outputs;
+    function_call_get_data_in: pb::FunctionCallGetDataRequest => Stream<pb::DataChunk>, container::data_in;
+    function_call_put_data_out: pb::FunctionCallPutDataRequest => (), container::put_data_out;
+    image_get_or_create: pb::ImageGetOrCreateRequest => pb::ImageGetOrCreateResponse, image::get_or_create;
+    image_join_streaming: pb::ImageJoinStreamingRequest => Stream<pb::ImageJoinStreamingResponse>, image::join;
+    image_from_id: pb::ImageFromIdRequest => pb::ImageFromIdResponse, image::from_id;
     task_list: pb::TaskListRequest => pb::TaskListResponse, task::list;
     container_stop: pb::ContainerStopRequest => pb::ContainerStopResponse, task::stop;
 }

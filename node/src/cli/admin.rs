@@ -24,8 +24,7 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 /// Asks and waits for the answer.
 pub(super) fn ask<T: DeserializeOwned>(common: &Common, method: &str, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
     let asked = async {
-        let answer =
-            async { Ok(send(common, method, path, body).await?.into_body().collect().await.context("the node's answer broke off")?) };
+        let answer = async { send(common, method, path, body).await?.into_body().collect().await.context("the node's answer broke off") };
         Ok(in_time(&format!("answer {method} {path}"), answer).await?.to_bytes())
     };
     let bytes = run(asked)?;

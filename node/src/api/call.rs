@@ -1,0 +1,334 @@
+//! Calls, from the caller's side: open one, put inputs, read outputs, cancel.
+//!
+//! The rules are in `shoal-calls`; here the wire is read and written. Arguments and results pass through as the bytes
+//! that came.
+
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+use shoal_calls::calls::{self, CallKind, Entry, Invocation, NewInput, OpenCall, Output, Parent, Policy, PutInput, RetryInput, Status};
+use shoal_proto::modal_client as pb;
+use shoal_state::model::Function;
+use shoal_state::{CallId, FunctionId, InputId};
+
+use super::error::Error;
+use super::{Api, Caller, Identity, function};
+use shoal_calls::calls::streams::{Direction, StreamKey};
+use tonic::Status as Refusal;
+
+/// How long a read of outputs may be held, whatever the client asks.
+const OUTPUTS_WAIT_MAX: Duration = Duration::from_secs(55);
+/// Outputs in one answer when the client names no number.
+const OUTPUTS_MAX: usize = 1000;
+/// How many inputs of a map may be under way.
+const INPUTS_OUTSTANDING: u32 = 1000;
+
+/// What the tokens that travel with inputs say. They carry no rights: whoever shows one shows a token beside it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Claims {
+    function_call_id: String,
+    input_id: String,
+    idx: u32,
+}
+
+fn sign(api: &Api, call: CallId, put: Option<PutInput>) -> Result<String, Error> {
+    let claims = Claims {
+        function_call_id: call.to_string(),
+        input_id: put.map(|put| put.input.to_string()).unwrap_or_default(),
+        idx: put.map_or(0, |put| put.idx),
+    };
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&api.jwt_key))
+        .map_err(Error::failed(format!("cannot sign an input of call {call}")))
+}
+
+fn open_jwt(api: &Api, jwt: &str) -> Result<Claims, Error> {
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    let decoded = jsonwebtoken::decode::<Claims>(jwt, &DecodingKey::from_secret(&api.jwt_key), &validation);
+    Ok(decoded.map_err(|error| Error::Invalid(format!("this input token was not given by this cluster: {error}")))?.claims)
+}
+
+/// Turns what the rules say into what the API says.
+pub(super) fn refused(error: calls::Error) -> Error {
+    match error {
+        calls::Error::Refused(refused) => match refused {
+            calls::Refused::TooMany { .. } => Error::Exhausted(refused.to_string()),
+            calls::Refused::TooLong { .. } => Error::Invalid(refused.to_string()),
+            calls::Refused::NoCall { .. } | calls::Refused::NoInput { .. } | calls::Refused::NoShard { .. } => {
+                Error::NotFound(refused.to_string())
+            }
+            calls::Refused::NotHome { .. } => Error::Unavailable(refused.to_string()),
+            other => Error::Precondition(other.to_string()),
+        },
+        failed => Error::Failed { attempted: "cannot keep records of a call".to_owned(), source: failed.into() },
+    }
+}
+
+fn policy(function: &Function) -> Policy {
+    Policy {
+        retries: function.retries.count,
+        initial_delay_ms: u64::from(function.retries.delay_initial_ms),
+        max_delay_ms: u64::from(function.retries.delay_max_ms),
+        backoff_permille: function.retries.backoff_milli,
+        timeout_ms: function.timeout_ms,
+        sync_client_retries: false,
+    }
+}
+
+fn inputs(items: &[pb::FunctionPutInputsItem]) -> Result<Vec<NewInput>, Error> {
+    let one = |item: &pb::FunctionPutInputsItem| {
+        let payload = item.input.clone().unwrap_or_default();
+        if payload.len() > calls::PAYLOAD_BYTES_MAX {
+            return Err(Error::Invalid(format!("input {} has {} bytes; larger than 2 MiB must be a blob", item.idx, payload.len())));
+        }
+        let idx = u32::try_from(item.idx).map_err(|_| Error::Invalid(format!("{} cannot be the place of an input", item.idx)))?;
+        Ok(NewInput { idx, payload })
+    };
+    items.iter().map(one).collect()
+}
+
+fn put_answer(api: &Api, call: CallId, put: Vec<PutInput>) -> Result<Vec<pb::FunctionPutInputsResponseItem>, Error> {
+    let one = |put: PutInput| {
+        Ok(pb::FunctionPutInputsResponseItem {
+            idx: i32::try_from(put.idx).unwrap_or(i32::MAX),
+            input_id: put.input.to_string(),
+            input_jwt: sign(api, call, Some(put))?,
+        })
+    };
+    put.into_iter().map(one).collect()
+}
+
+fn parent(caller: &Caller, input: &str) -> Result<Option<Parent>, Error> {
+    if input.is_empty() {
+        return Ok(None);
+    }
+    let task = if let Identity::Task(task) = caller.identity { Some(task) } else { None };
+    Ok(Some(Parent { input: input.parse()?, task }))
+}
+
+pub(super) async fn map(api: &Api, caller: &Caller, request: pb::FunctionMapRequest) -> Result<pb::FunctionMapResponse, Error> {
+    use pb::FunctionCallInvocationType as Wire;
+    let (id, function) = function::find(api, &request.function_id).await?;
+    super::app::must_live(api, function.app).await?;
+    let shard = id.shard().ok_or_else(|| Error::Invalid(format!("function {id} names no shard")))?;
+    let key = caller.key();
+    let call = CallId::derive_in(shard, &[&caller.identity.scope(), key.as_bytes()]);
+    let open = OpenCall {
+        call,
+        function: id,
+        pool: id,
+        kind: if request.function_call_type() == pb::FunctionCallType::Map { CallKind::Map } else { CallKind::Unary },
+        invocation: match request.function_call_invocation_type() {
+            Wire::Async => Invocation::Async,
+            Wire::AsyncLegacy => Invocation::AsyncLegacy,
+            _ => Invocation::Sync,
+        },
+        parent: parent(caller, &request.parent_input_id)?,
+        created_ms: api.now().0,
+        policy: policy(&function),
+    };
+    let put = api.calls.open_call_with(open, inputs(&request.pipelined_inputs)?, &key).await.map_err(refused)?;
+    Ok(pb::FunctionMapResponse {
+        function_call_id: call.to_string(),
+        pipelined_inputs: put_answer(api, call, put)?,
+        retry_policy: Some(pb::FunctionRetryPolicy::default()),
+        function_call_jwt: sign(api, call, None)?,
+        sync_client_retries_enabled: false,
+        max_inputs_outstanding: INPUTS_OUTSTANDING,
+    })
+}
+
+pub(super) async fn put_inputs(
+    api: &Api,
+    caller: &Caller,
+    request: pb::FunctionPutInputsRequest,
+) -> Result<pb::FunctionPutInputsResponse, Error> {
+    let call: CallId = request.function_call_id.parse()?;
+    let put = api.calls.put_inputs(call, inputs(&request.inputs)?, &caller.key()).await.map_err(refused)?;
+    Ok(pb::FunctionPutInputsResponse { inputs: put_answer(api, call, put)? })
+}
+
+pub(super) async fn finish_inputs(api: &Api, _caller: &Caller, request: pb::FunctionFinishInputsRequest) -> Result<(), Error> {
+    api.calls.finish_inputs(request.function_call_id.parse()?).await.map_err(refused)
+}
+
+pub(super) async fn retry_inputs(
+    api: &Api,
+    caller: &Caller,
+    request: pb::FunctionRetryInputsRequest,
+) -> Result<pb::FunctionRetryInputsResponse, Error> {
+    let call: CallId = open_jwt(api, &request.function_call_jwt)?.function_call_id.parse()?;
+    let (mut retries, mut places) = (Vec::new(), Vec::new());
+    for item in request.inputs {
+        let claims = open_jwt(api, &item.input_jwt)?;
+        let input: InputId = claims.input_id.parse()?;
+        retries.push(RetryInput { input, retry_count: item.retry_count, payload: item.input.unwrap_or_default() });
+        places.push(claims.idx);
+    }
+    let retried = api.calls.retry_inputs(retries, &caller.key()).await.map_err(refused)?;
+    let jwts = retried.into_iter().zip(places).map(|((input, _), idx)| sign(api, call, Some(PutInput { input, idx })));
+    Ok(pb::FunctionRetryInputsResponse { input_jwts: jwts.collect::<Result<_, _>>()? })
+}
+
+/// What a task brings along with an output, kept with the result: the record's bytes are `PutOutputsItem`.
+fn output_item(output: Output) -> pb::FunctionGetOutputsItem {
+    let brought = pb::FunctionPutOutputsItem::decode(output.result).unwrap_or_default();
+    let made = || {
+        let status = match output.status {
+            Status::Terminated => pb::generic_result::GenericStatus::Terminated,
+            Status::TimedOut => pb::generic_result::GenericStatus::Timeout,
+            _ => pb::generic_result::GenericStatus::InternalFailure,
+        };
+        let exception = match output.status {
+            Status::Terminated => "the input was cancelled",
+            Status::TimedOut => "the input took longer than its function's timeout",
+            _ => "the input's containers were lost",
+        };
+        pb::GenericResult { status: status.into(), exception: exception.to_owned(), ..Default::default() }.encode_to_vec().into()
+    };
+    pb::FunctionGetOutputsItem {
+        result: Some(brought.result.filter(|result| !result.is_empty()).unwrap_or_else(made)),
+        idx: i32::try_from(output.idx).unwrap_or(i32::MAX),
+        input_id: output.input.to_string(),
+        data_format: brought.data_format,
+        task_id: output.task.map(|task| task.to_string()).unwrap_or_default(),
+        input_started_at: brought.input_started_at,
+        output_created_at: super::seconds(shoal_state::Timestamp(output.at_ms)),
+        retry_count: output.retry_count,
+        ..Default::default()
+    }
+}
+
+pub(super) async fn get_outputs(
+    api: &Api,
+    _caller: &Caller,
+    request: pb::FunctionGetOutputsRequest,
+) -> Result<pb::FunctionGetOutputsResponse, Error> {
+    let call: CallId = request.function_call_id.parse()?;
+    let after: Entry = request.last_entry_id.parse().map_err(|error: calls::NotAnEntry| Error::Invalid(error.to_string()))?;
+    let max = usize::try_from(request.max_values).ok().filter(|max| *max > 0).unwrap_or(OUTPUTS_MAX);
+    let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(OUTPUTS_WAIT_MAX);
+    let outputs = api.calls.outputs(call, after, max, wait, request.clear_on_success).await.map_err(refused)?;
+    let items: Vec<pb::FunctionGetOutputsItem> = outputs.items.into_iter().map(output_item).collect();
+    Ok(pb::FunctionGetOutputsResponse {
+        idxs: items.iter().map(|item| item.idx).collect(),
+        outputs: items,
+        last_entry_id: outputs.last.to_string(),
+        num_unfinished_inputs: i32::try_from(outputs.unfinished).unwrap_or(i32::MAX),
+    })
+}
+
+pub(super) async fn cancel(api: &Api, _caller: &Caller, request: pb::FunctionCallCancelRequest) -> Result<(), Error> {
+    let call: CallId = request.function_call_id.parse()?;
+    let cancelled = api.calls.cancel_call(call).await.map_err(refused)?;
+    if request.terminate_containers {
+        for (task, _) in cancelled.running {
+            let stop = shoal_state::Command::StopTask { id: task, why: format!("call {call} was cancelled with its containers") };
+            if let Err(error) = api.propose(stop).await {
+                tracing::info!(%task, %error, "a task to be stopped has ended already");
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn from_id(
+    api: &Api,
+    _caller: &Caller,
+    request: pb::FunctionCallFromIdRequest,
+) -> Result<pb::FunctionCallFromIdResponse, Error> {
+    let call: CallId = request.function_call_id.parse()?;
+    let info = api.calls.info(call).await.map_err(refused)?;
+    let function: FunctionId = info.open.function;
+    let app = api.local().functions.get(&function).map(|function| function.app.to_string()).unwrap_or_default();
+    Ok(pb::FunctionCallFromIdResponse {
+        function_call_id: call.to_string(),
+        num_inputs: i32::try_from(info.inputs).unwrap_or(i32::MAX),
+        metadata: Some(pb::FunctionCallHandleMetadata { app_id: app, function_id: function.to_string() }),
+    })
+}
+
+/// How long a reader of a call's data is served before it asks again.
+const DATA_STREAM: Duration = Duration::from_secs(55);
+/// How much data is read from disk at once, in bytes.
+const DATA_BYTES_MAX: u64 = 8 << 20;
+/// Answers of a data stream that may wait for the client.
+const DATA_QUEUE: usize = 8;
+
+/// Names the data that one attempt of a call puts out.
+pub(super) fn data_key(call: CallId, attempt: &str, direction: Direction) -> StreamKey {
+    StreamKey { call, input: None, attempt: attempt.to_owned(), direction }
+}
+
+/// Finds which data a reader or writer means: that of an attempt's token, or of a call's current attempt.
+async fn data_place(
+    api: &Api,
+    info: Option<pb::function_call_get_data_request::CallInfo>,
+    direction: Direction,
+) -> Result<StreamKey, Error> {
+    use pb::function_call_get_data_request::CallInfo;
+    match info {
+        Some(CallInfo::AttemptToken(token)) => {
+            let (call, attempt) = read_attempt(&token)?;
+            Ok(data_key(call, &attempt, direction))
+        }
+        Some(CallInfo::FunctionCallId(id)) => {
+            let call: CallId = id.parse()?;
+            let inputs = api.calls.inputs(call).await.map_err(refused)?;
+            let attempt = inputs.first().map_or(0, |input| input.retry_count);
+            Ok(data_key(call, &attempt.to_string(), direction))
+        }
+        None => Err(Error::Invalid("this request for data names no call".to_owned())),
+    }
+}
+
+/// Takes an attempt's token apart: its call, and the number of the attempt.
+pub(super) fn read_attempt(token: &str) -> Result<(CallId, String), Error> {
+    let mut parts = token.split('/');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(call), Some(_), Some(attempt)) => Ok((call.parse()?, attempt.to_owned())),
+        _ => Err(Error::Invalid(format!("{token:?} is not an attempt's token"))),
+    }
+}
+
+/// Streams a call's data to a reader, from after the index that it has.
+pub(super) async fn read_data(
+    api: &Api,
+    request: pb::FunctionCallGetDataRequest,
+    direction: Direction,
+) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
+    let key = data_place(api, request.call_info, direction).await?;
+    let (streams, mut after) = (api.streams.clone(), request.last_index);
+    let (send, receive) = tokio::sync::mpsc::channel(DATA_QUEUE);
+    tokio::spawn(async move {
+        let until = Instant::now() + DATA_STREAM;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            let chunks = match streams.get(&key, after, DATA_BYTES_MAX, left).await {
+                Ok(chunks) => chunks,
+                Err(error) => {
+                    let _ = send.send(Err(Refusal::from(Error::Unavailable(error.to_string())))).await;
+                    return;
+                }
+            };
+            for chunk in chunks {
+                after = chunk.index;
+                let decoded = pb::DataChunk::decode(chunk.data).map_err(|error| Refusal::internal(format!("cannot read data: {error}")));
+                if send.send(decoded).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive)))
+}
+
+pub(super) async fn data_out(
+    api: &Api,
+    _caller: &Caller,
+    request: pb::FunctionCallGetDataRequest,
+) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
+    read_data(api, request, Direction::Out).await
+}

@@ -1,0 +1,193 @@
+//! What a container asks of its node, over its task's own channel.
+//!
+//! The channel says which task asks; what a request names besides (function, input) is checked against that task. Put
+//! outputs are never answered with an error for an ordinary race: containers would send them for ever.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use shoal_calls::calls::streams::{DataChunk, Direction};
+use shoal_calls::calls::{LeaseRequest, Leased, LeasedInput, Outcome, Status};
+use shoal_proto::modal_client as pb;
+use shoal_state::TaskId;
+use shoal_state::model::Task;
+use shoal_worker::log::{Entry, Stream};
+
+use super::call::refused;
+use super::error::Error;
+use super::{Api, Caller};
+
+/// How long a request for inputs is held before an empty answer.
+const INPUTS_WAIT: Duration = Duration::from_secs(20);
+/// How long a heartbeat is held for a cancellation; clients allow 15 s.
+const HEARTBEAT_HELD: Duration = Duration::from_secs(14);
+
+fn task_of(api: &Api, caller: &Caller) -> Result<(TaskId, Task), Error> {
+    let id = caller.identity.task()?;
+    let state = api.local();
+    let gone = || Error::Denied(format!("task {id} has ended: its channel serves nothing any more"));
+    Ok((id, state.tasks.get(&id).ok_or_else(gone)?.clone()))
+}
+
+pub(super) async fn hello(api: &Api, caller: &Caller, (): ()) -> Result<(), Error> {
+    task_of(api, caller).map(drop)
+}
+
+pub(super) async fn heartbeat(
+    api: &Api,
+    caller: &Caller,
+    _request: pb::ContainerHeartbeatRequest,
+) -> Result<pb::ContainerHeartbeatResponse, Error> {
+    let (task, _) = task_of(api, caller)?;
+    let cancelled = api.calls.held_cancels(task, HEARTBEAT_HELD).await.map_err(refused)?;
+    let event = (!cancelled.is_empty())
+        .then(|| pb::CancelInputEvent { input_ids: cancelled.iter().map(ToString::to_string).collect(), ..Default::default() });
+    Ok(pb::ContainerHeartbeatResponse { cancel_input_event: event })
+}
+
+fn item(leased: LeasedInput) -> pb::FunctionGetInputsItem {
+    use pb::FunctionCallInvocationType as Wire;
+    let invocation = match leased.invocation {
+        shoal_calls::calls::Invocation::Sync => Wire::Sync,
+        shoal_calls::calls::Invocation::Async => Wire::Async,
+        shoal_calls::calls::Invocation::AsyncLegacy => Wire::AsyncLegacy,
+    };
+    pb::FunctionGetInputsItem {
+        input_id: leased.input.to_string(),
+        input: Some(leased.payload),
+        function_call_id: leased.call.to_string(),
+        function_call_invocation_type: invocation.into(),
+        retry_count: leased.retry_count,
+        function_map_idx: i32::try_from(leased.idx).ok(),
+        attempt_token: format!("{}/{}/{}", leased.call, leased.input, leased.retry_count),
+        ..Default::default()
+    }
+}
+
+pub(super) async fn get_inputs(
+    api: &Api,
+    caller: &Caller,
+    request: pb::FunctionGetInputsRequest,
+) -> Result<pb::FunctionGetInputsResponse, Error> {
+    let (id, task) = task_of(api, caller)?;
+    if request.function_id != task.function.to_string() {
+        return Err(Error::Denied(format!("task {id} serves function {}, not {}", task.function, request.function_id)));
+    }
+    if api.tasks.hello(id)
+        && let Some(worker) = api.worker.get()
+    {
+        worker.ready(id).await;
+    }
+    let lease = LeaseRequest {
+        pool: task.function,
+        task: id,
+        max: request.batch_max_size.max(1),
+        wait_ms: u64::try_from(INPUTS_WAIT.as_millis()).unwrap_or(u64::MAX),
+        linger_ms: request.batch_linger_ms,
+        key: caller.key(),
+    };
+    let inputs = match api.calls.lease(lease).await.map_err(refused)? {
+        Leased::Stop => vec![pb::FunctionGetInputsItem { kill_switch: true, ..Default::default() }],
+        Leased::Inputs(inputs) => inputs.into_iter().map(item).collect(),
+    };
+    if let Some(first) = inputs.first().filter(|first| !first.input_id.is_empty()) {
+        let (input, call) = (first.input_id.parse()?, first.function_call_id.parse()?);
+        api.tasks.works_on(id, input, call);
+        api.crashes.works(task.function);
+        if let Some(worker) = api.worker.get() {
+            worker.set_input(id, Some((input, call)));
+        }
+    }
+    Ok(pb::FunctionGetInputsResponse { inputs, ..Default::default() })
+}
+
+/// Reads how an attempt ended from the result that the container made.
+fn status(result: &pb::GenericResult) -> Status {
+    use pb::generic_result::GenericStatus as Wire;
+    match result.status() {
+        Wire::Success => Status::Success,
+        Wire::Terminated => Status::Terminated,
+        Wire::Timeout => Status::TimedOut,
+        Wire::InitFailure => Status::InitFailed,
+        Wire::InternalFailure => Status::Platform,
+        _ => Status::Failed,
+    }
+}
+
+pub(super) async fn put_outputs(api: &Api, caller: &Caller, request: pb::FunctionPutOutputsRequest) -> Result<(), Error> {
+    let task = caller.identity.task()?;
+    let mut outcomes = Vec::new();
+    for output in request.outputs {
+        let result = pb::GenericResult::decode(output.result.clone().unwrap_or_default())
+            .map_err(|error| Error::Invalid(format!("the result of input {} cannot be decoded: {error}", output.input_id)))?;
+        outcomes.push(Outcome {
+            input: output.input_id.parse()?,
+            retry_count: output.retry_count,
+            status: status(&result),
+            result: output.encode_to_vec().into(),
+        });
+    }
+    api.calls.finish(Some(task), outcomes).await.map_err(refused)
+}
+
+pub(super) async fn log(api: &Api, caller: &Caller, request: pb::ContainerLogRequest) -> Result<(), Error> {
+    let (id, task) = task_of(api, caller)?;
+    let line = |line: pb::TaskLogs| Entry {
+        timestamp_ns: super::now().0 * 1_000_000,
+        stream: u8::try_from(line.file_descriptor).ok().and_then(Stream::of_fd).unwrap_or(Stream::System),
+        app: task.app,
+        task: id,
+        function: task.function,
+        input: line.input_id.parse().ok(),
+        call: line.function_call_id.parse().ok(),
+        data: line.data,
+    };
+    let (logs, lines) = (api.logs.clone(), request.logs.into_iter().map(line).collect::<Vec<_>>());
+    super::blocking(move || logs.append_all(&lines)).await.map_err(Error::failed(format!("cannot keep what task {id} logs")))
+}
+
+/// Start-up broke: the process exits with 0 after this, so what waits must fail with this very result.
+pub(super) async fn task_result(api: &Api, caller: &Caller, request: pb::TaskResultRequest) -> Result<(), Error> {
+    let (id, task) = task_of(api, caller)?;
+    let bytes = request.result.unwrap_or_default();
+    let result = pb::GenericResult::decode(bytes.clone()).unwrap_or_default();
+    if result.status() == pb::generic_result::GenericStatus::Success || bytes.is_empty() {
+        return Ok(());
+    }
+    api.tasks.note(id, format!("start-up failed: {}", result.exception));
+    let outcome = pb::FunctionPutOutputsItem { result: Some(bytes), data_format: pb::DataFormat::Pickle.into(), ..Default::default() };
+    api.calls.fail_pool(task.function, Status::InitFailed, outcome.encode_to_vec().into()).await.map_err(refused)
+}
+
+/// How long a container that puts data out faster than it is read is held.
+const DATA_ROOM_WAIT: Duration = Duration::from_secs(50);
+
+pub(super) async fn data_in(
+    api: &Api,
+    caller: &Caller,
+    request: pb::FunctionCallGetDataRequest,
+) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
+    task_of(api, caller)?;
+    super::call::read_data(api, request, Direction::In).await
+}
+
+pub(super) async fn put_data_out(api: &Api, caller: &Caller, request: pb::FunctionCallPutDataRequest) -> Result<(), Error> {
+    use pb::function_call_put_data_request::CallInfo;
+    task_of(api, caller)?;
+    let key = match request.call_info {
+        Some(CallInfo::AttemptToken(token)) => {
+            let (call, attempt) = super::call::read_attempt(&token)?;
+            super::call::data_key(call, &attempt, Direction::Out)
+        }
+        Some(CallInfo::FunctionCallId(id)) => {
+            let call = id.parse()?;
+            let inputs = api.calls.inputs(call).await.map_err(refused)?;
+            let attempt = inputs.first().map_or(0, |input| input.retry_count);
+            super::call::data_key(call, &attempt.to_string(), Direction::Out)
+        }
+        None => return Err(Error::Invalid("these data name no call".to_owned())),
+    };
+    let chunks = request.data_chunks.into_iter().map(|chunk| DataChunk { index: chunk.index, data: chunk.encode_to_vec().into() });
+    let put = api.streams.put(&key, chunks.collect(), DATA_ROOM_WAIT).await;
+    put.map_err(|error| Error::Unavailable(error.to_string()))
+}

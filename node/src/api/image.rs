@@ -1,0 +1,164 @@
+//! Images: what a client describes is built once, by whoever asks first, and joined by all others.
+
+use std::time::{Duration, Instant};
+
+use shoal_image::build::{BuildHandle, LogEntry, LogPiece};
+use shoal_image::log::Stream;
+use shoal_proto::modal_client as pb;
+use shoal_state::ImageId;
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+use super::error::Error;
+use super::{Api, Caller, Identity};
+use crate::images::{self, ImageRecord};
+
+/// How long one stream may last, whatever the client asks.
+const STREAM_MAX: Duration = Duration::from_secs(55);
+/// Answers that may wait for the client.
+const QUEUE: usize = 16;
+/// Pieces of log in one answer.
+const PIECES_AT_ONCE: usize = 200;
+
+fn metadata(record: &ImageRecord) -> pb::ImageMetadata {
+    pb::ImageMetadata {
+        python_version_info: record.metadata.python_version_info.clone(),
+        python_packages: record.metadata.python_packages.clone(),
+        workdir: record.config.workdir.clone(),
+        libc_version_info: record.metadata.libc_version_info.clone(),
+        image_builder_version: Some(record.metadata.image_builder_version.clone()),
+    }
+}
+
+fn result(record: &ImageRecord) -> pb::GenericResult {
+    use pb::generic_result::GenericStatus;
+    match &record.failure {
+        None => pb::GenericResult { status: GenericStatus::Success.into(), ..Default::default() },
+        Some(failure) => pb::GenericResult { status: GenericStatus::Failure.into(), exception: failure.clone(), ..Default::default() },
+    }
+}
+
+/// Returns the record of an image that was built.
+async fn built(api: &Api, id: ImageId) -> Result<Option<ImageRecord>, Error> {
+    match api.local().images.get(&id).filter(|image| image.manifest.is_some()) {
+        Some(image) => Ok(Some(images::read_record(api, image).await?)),
+        None => Ok(None),
+    }
+}
+
+pub(super) async fn get_or_create(
+    api: &Api,
+    caller: &Caller,
+    request: pb::ImageGetOrCreateRequest,
+) -> Result<pb::ImageGetOrCreateResponse, Error> {
+    let Identity::Client(_) = caller.identity else {
+        return Err(Error::Unimplemented("images are built for clients; build it before the container starts".to_owned()));
+    };
+    let wanted = images::request(api, request).await?;
+    let id = ImageId::derive(&[wanted.key().as_bytes()]);
+    if !(wanted.force_build || wanted.ignore_cache)
+        && let Some(record) = built(api, id).await?
+    {
+        return Ok(pb::ImageGetOrCreateResponse {
+            image_id: id.to_string(),
+            result: Some(result(&record)),
+            metadata: Some(metadata(&record)),
+        });
+    }
+    api.images.start(api, id, wanted);
+    Ok(pb::ImageGetOrCreateResponse { image_id: id.to_string(), ..Default::default() })
+}
+
+fn task_log(entry: LogEntry) -> pb::TaskLogs {
+    let since = entry.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let line = pb::TaskLogs {
+        timestamp: since.as_secs_f64(),
+        timestamp_ns: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+        ..Default::default()
+    };
+    match entry.piece {
+        LogPiece::Text { stream, data } => {
+            let file_descriptor = match stream {
+                Stream::Stdout => pb::FileDescriptor::Stdout,
+                Stream::Stderr => pb::FileDescriptor::Stderr,
+                Stream::Info => pb::FileDescriptor::Info,
+            };
+            pb::TaskLogs { data, file_descriptor: file_descriptor.into(), ..line }
+        }
+        LogPiece::Saving { done, total } => {
+            let progress = pb::TaskProgress { len: total, pos: done, ..Default::default() };
+            pb::TaskLogs { task_progress: Some(progress), ..line }
+        }
+    }
+}
+
+pub(super) async fn join(
+    api: &Api,
+    _caller: &Caller,
+    request: pb::ImageJoinStreamingRequest,
+) -> Result<tonic::codegen::BoxStream<pb::ImageJoinStreamingResponse>, Error> {
+    let id: ImageId = request.image_id.parse()?;
+    let build = api.images.find(id);
+    if build.is_none() && !api.read_latest_unless(|state| state.images.contains_key(&id)).await?.images.contains_key(&id) {
+        return Err(Error::NotFound(format!(
+            "Image '{id}' not found: it was never built here, or the node was started again; ask for it again"
+        )));
+    }
+    let from = request.last_entry_id.parse().unwrap_or(0);
+    let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(STREAM_MAX);
+    let (send, receive) = mpsc::channel(QUEUE);
+    tokio::spawn(stream(api.clone(), id, build, from, Instant::now() + wait, send));
+    Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive)))
+}
+
+/// Sends a build's log from piece `from` on, and its outcome at the end.
+async fn stream(
+    api: Api,
+    id: ImageId,
+    build: Option<(BuildHandle, watch::Receiver<bool>)>,
+    mut from: u64,
+    until: Instant,
+    send: mpsc::Sender<Result<pb::ImageJoinStreamingResponse, Status>>,
+) {
+    while let Some((build, recorded)) = &build {
+        let left = until.saturating_duration_since(Instant::now());
+        let _ = tokio::time::timeout(left, build.changed(from)).await;
+        // Asked before the read: all that was said before the outcome is then in the read.
+        let done = build.outcome().is_some();
+        for some in build.entries_after(from).chunks(PIECES_AT_ONCE) {
+            from = some.last().map_or(from, |last| last.id);
+            let task_logs = some.iter().cloned().map(task_log).collect();
+            let answer = pb::ImageJoinStreamingResponse { task_logs, entry_id: from.to_string(), ..Default::default() };
+            if send.send(Ok(answer)).await.is_err() {
+                return;
+            }
+        }
+        if done {
+            let _ = tokio::time::timeout(STREAM_MAX, recorded.clone().wait_for(|recorded| *recorded)).await;
+            break;
+        }
+        if left.is_zero() {
+            return;
+        }
+    }
+    let _ = send.send(outcome(&api, id, from).await.map_err(Status::from)).await;
+}
+
+async fn outcome(api: &Api, id: ImageId, entry: u64) -> Result<pb::ImageJoinStreamingResponse, Error> {
+    let state = api.local();
+    let image = state.images.get(&id).ok_or_else(|| Error::Unavailable(format!("the build of image {id} left no outcome; ask again")))?;
+    let record = images::read_record(api, image).await?;
+    Ok(pb::ImageJoinStreamingResponse {
+        result: Some(result(&record)),
+        metadata: Some(metadata(&record)),
+        entry_id: entry.to_string(),
+        eof: true,
+        ..Default::default()
+    })
+}
+
+pub(super) async fn from_id(api: &Api, _caller: &Caller, request: pb::ImageFromIdRequest) -> Result<pb::ImageFromIdResponse, Error> {
+    let id: ImageId = request.image_id.parse()?;
+    let record = built(api, id).await?.ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
+    Ok(pb::ImageFromIdResponse { image_id: id.to_string(), metadata: Some(metadata(&record)) })
+}

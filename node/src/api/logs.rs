@@ -1,0 +1,150 @@
+//! What containers printed, as clients read it: live, or a window of the past.
+
+use std::time::{Duration, Instant};
+
+use shoal_proto::modal_client as pb;
+use shoal_state::AppId;
+use shoal_worker::log::{Batch, Cursor, Entry, Filter, LogStore, Stream};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::error::Error;
+use super::{Api, Caller, app, blocking};
+
+/// How long one stream may last, whatever the client asks.
+const STREAM_MAX: Duration = Duration::from_secs(55);
+/// How often a stream without lines looks whether its app has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Batches that may wait for the client.
+const QUEUE: usize = 16;
+/// Lines in one answer when the client names no number.
+const LINES_MAX: usize = 5000;
+const NANOS: u64 = 1_000_000_000;
+
+fn id<T: std::str::FromStr<Err = shoal_state::NotAnId>>(text: &str) -> Result<Option<T>, Error> {
+    if text.is_empty() { Ok(None) } else { Ok(Some(text.parse()?)) }
+}
+
+fn stream(fd: i32) -> Option<Stream> {
+    u8::try_from(fd).ok().and_then(Stream::of_fd)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the wire wants seconds as a double beside the exact nanoseconds")]
+fn line(entry: &Entry) -> pb::TaskLogs {
+    pb::TaskLogs {
+        data: entry.data.clone(),
+        timestamp: entry.timestamp_ns as f64 / NANOS as f64,
+        timestamp_ns: entry.timestamp_ns,
+        file_descriptor: entry.stream.fd().into(),
+        function_call_id: entry.call.map(|id| id.to_string()).unwrap_or_default(),
+        input_id: entry.input.map(|id| id.to_string()).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+/// Puts lines of one task after another into one batch each, in order.
+fn batches(found: &Batch) -> Vec<pb::TaskLogsBatch> {
+    let runs = found.entries.chunk_by(|one, next| one.task == next.task && one.input == next.input);
+    runs.map(|run| pb::TaskLogsBatch {
+        task_id: run[0].task.to_string(),
+        function_id: run[0].function.to_string(),
+        input_id: run[0].input.map(|id| id.to_string()).unwrap_or_default(),
+        entry_id: found.cursor.to_string(),
+        items: run.iter().map(line).collect(),
+        ..Default::default()
+    })
+    .collect()
+}
+
+/// Says whether an app will print nothing more: it was stopped, and its last container is gone.
+fn over(api: &Api, app: AppId) -> bool {
+    let state = api.local();
+    let stopped = state.apps.get(&app).is_none_or(|app| app.stopped.is_some());
+    stopped && !state.tasks.values().any(|task| task.app == app)
+}
+
+pub(super) async fn follow(
+    api: &Api,
+    _caller: &Caller,
+    request: pb::AppGetLogsRequest,
+) -> Result<tonic::codegen::BoxStream<pb::TaskLogsBatch>, Error> {
+    let (app, _) = app::find(api, &request.app_id).await?;
+    let filter = Filter {
+        app: Some(app),
+        task: id(&request.task_id)?,
+        function: id(&request.function_id)?,
+        input: id(&request.input_id)?,
+        call: id(&request.function_call_id)?,
+        stream: stream(request.file_descriptor),
+        search: (!request.search_text.is_empty()).then(|| request.search_text.clone()),
+    };
+    let cursor = match request.last_entry_id.as_str() {
+        "" => Cursor::START,
+        text => text.parse().unwrap_or(Cursor::START),
+    };
+    let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(STREAM_MAX);
+    let (send, receive) = mpsc::channel(QUEUE);
+    tokio::spawn(stream_lines(api.clone(), app, filter, cursor, Instant::now() + wait, send));
+    Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive)))
+}
+
+async fn stream_lines(
+    api: Api,
+    app: AppId,
+    filter: Filter,
+    mut cursor: Cursor,
+    until: Instant,
+    send: mpsc::Sender<Result<pb::TaskLogsBatch, Status>>,
+) {
+    loop {
+        // Asked before the read: what was printed before the end is then in the read.
+        let over = over(&api, app);
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = if over { Duration::ZERO } else { LOOK_EVERY.min(left) };
+        let found = match api.logs.follow(&filter, cursor, wait).await {
+            Ok(found) => found,
+            Err(error) => {
+                let failed = Error::failed("cannot read the logs")(error);
+                let _ = send.send(Err(failed.into())).await;
+                return;
+            }
+        };
+        cursor = found.cursor;
+        for batch in batches(&found) {
+            if send.send(Ok(batch)).await.is_err() {
+                return;
+            }
+        }
+        if found.entries.is_empty() && over {
+            let done = pb::TaskLogsBatch { app_done: true, entry_id: cursor.to_string(), ..Default::default() };
+            let _ = send.send(Ok(done)).await;
+            return;
+        }
+        if left.is_zero() {
+            return;
+        }
+    }
+}
+
+fn nanos(time: Option<prost_types::Timestamp>) -> Option<u64> {
+    let time = time?;
+    Some(u64::try_from(time.seconds).ok()? * NANOS + u64::try_from(time.nanos).ok()?)
+}
+
+pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogsRequest) -> Result<pb::AppFetchLogsResponse, Error> {
+    let (app, _) = app::find(api, &request.app_id).await?;
+    let filter = Filter {
+        app: Some(app),
+        task: id(&request.task_id)?,
+        function: id(&request.function_id)?,
+        input: None,
+        call: id(&request.function_call_id)?,
+        stream: stream(request.source),
+        search: (!request.search_text.is_empty()).then(|| request.search_text.clone()),
+    };
+    let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(LINES_MAX).min(LINES_MAX);
+    let (since, until) = (nanos(request.since), nanos(request.until));
+    let logs: LogStore = api.logs.clone();
+    let found = blocking(move || logs.fetch(&filter, since, until, limit)).await.map_err(Error::failed("cannot read the logs"))?;
+    Ok(pb::AppFetchLogsResponse { batches: batches(&found) })
+}

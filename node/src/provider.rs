@@ -1,0 +1,218 @@
+//! What a task's container is to be: the node's answer to the worker's driver.
+//!
+//! `prepare` gathers everything a container needs (its root, its channel, its arguments, its environment), `ended` takes
+//! it away again, tells the calls what became of the task's inputs, and puts the end into the log.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use prost::Message as _;
+use shoal_calls::calls::{Lost, Status};
+use shoal_proto::modal_client as pb;
+use shoal_runtime::{Bind, ContainerSpec, Engine, Limits, NetworkMode};
+use shoal_state::model::{Function, Image, Task, TaskEnd};
+use shoal_state::{Command, ImageId, State, TaskId};
+use shoal_storage::manifest::{Kind, Path, Tree};
+use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
+
+use crate::api::{Api, Error, mount, now, secret, transport};
+use crate::arguments::{self, Variables};
+use crate::client::{Clients, Wanted};
+use crate::images::{self, ImageRecord};
+use crate::roots::Root;
+
+/// The longest hostname, in characters.
+const HOSTNAME_MAX: usize = 63;
+
+/// What a running task holds on this node.
+struct Held {
+    _root: Root,
+    _door: transport::TaskDoor,
+    dir: PathBuf,
+}
+
+/// The node, as the worker's driver sees it.
+pub(crate) struct NodeProvider {
+    api: Api,
+    engine: Engine,
+    clients: Clients,
+    held: Mutex<HashMap<TaskId, Held>>,
+}
+
+impl NodeProvider {
+    /// Makes containers with `engine`.
+    pub(crate) fn new(api: Api, engine: Engine) -> Arc<Self> {
+        Arc::new(Self { api, engine, clients: Clients::default(), held: Mutex::default() })
+    }
+
+    async fn plan(&self, id: TaskId, task: &Task) -> Result<ContainerPlan, Error> {
+        let state = self.api.local();
+        let absent = || Error::NotFound(format!("Function '{}' not found", task.function));
+        let function = state.functions.get(&task.function).ok_or_else(absent)?;
+        let (image_id, image) = image_of(&state, function)?;
+        let record = images::read_record(&self.api, &image).await?;
+        let root = self.root(&state, function, &image, &record).await?;
+        let python = python(&root.tree, record.config.path()).ok_or_else(|| no_python(image_id))?;
+        let secrets = secret::open_all(&self.api, &state, &function.secrets)?;
+        let dir = self.api.config.data.join("run/tasks").join(id.to_string());
+        let arguments = arguments::encode(&self.api, &state, id, task, function).await?;
+        std::fs::create_dir_all(&dir)
+            .and_then(|()| std::fs::write(dir.join(arguments::ARGUMENTS), arguments))
+            .map_err(Error::failed(format!("cannot write the arguments of task {id}")))?;
+        let door = transport::serve_task(self.api.clone(), id, &dir.join(arguments::SOCKET))
+            .map_err(Error::failed(format!("cannot open the channel of task {id}")))?;
+
+        let entrypoint = record.config.entrypoint.clone().unwrap_or_default();
+        let program = [python, "-u", "-m", "modal._container_entrypoint"].map(str::to_owned);
+        let mut spec = ContainerSpec::new(&root.dir, entrypoint.into_iter().chain(program));
+        spec.cwd = record.config.workdir.clone().unwrap_or_else(|| arguments::WORKDIR.to_owned());
+        spec.env = arguments::environment(
+            id,
+            Variables {
+                image: &record.config.env,
+                secrets,
+                image_id: image_id.to_string(),
+                environment: environment_name(&state, task),
+                egress: arguments::egress_variables(&self.api),
+            },
+        );
+        spec.binds.push(arguments::own_folder(&self.api));
+        spec.binds.push(Bind { source: dir.clone(), target: arguments::TASK_DIR.to_owned(), read_only: false });
+        spec.hostname = id.to_string().chars().take(HOSTNAME_MAX).collect();
+        spec.limits = limits(function);
+        spec.network = if function.block_network { NetworkMode::NodeOnly } else { NetworkMode::Nat };
+        self.held.lock().insert(id, Held { _root: root, _door: door, dir });
+        let mut plan = ContainerPlan::new(spec);
+        plan.startup_timeout = Some(Duration::from_millis(function.startup_timeout_ms));
+        Ok(plan)
+    }
+
+    /// Returns the root of a function's containers: its image, its files, the client.
+    async fn root(&self, state: &State, function: &Function, image: &Image, record: &ImageRecord) -> Result<Root, Error> {
+        let manifest = image.manifest.ok_or_else(|| Error::Precondition("its image was not built".to_owned()))?;
+        let version = mount::client_version(state, &function.mounts).unwrap_or_else(|| "1.6.4".to_owned());
+        let bare = self.api.roots.get(vec![manifest]).await?;
+        let image_id = function.image.unwrap_or(ImageId::from_random(0));
+        let python = python(&bare.tree, record.config.path()).ok_or_else(|| no_python(image_id))?;
+        let wanted = Wanted {
+            version,
+            abi: record.metadata.python_abi.clone().unwrap_or_default(),
+            libc: record.metadata.libc_version_info.as_deref().and_then(|libc| libc.split(' ').next()).unwrap_or_default().to_owned(),
+        };
+        let client = self.clients.get(&self.api, &self.engine, &wanted, &bare, python, record.config.path()).await?;
+        let mut mounts: Vec<_> = function.mounts.clone();
+        mounts.sort_unstable();
+        let mounts = mounts.iter().filter_map(|mount| state.mounts.get(mount)).map(|mount| mount.manifest);
+        let parts = std::iter::once(manifest).chain([client]).chain(mounts).collect();
+        self.api.roots.get(parts).await
+    }
+
+    async fn end(&self, id: TaskId, generation: u64, end: &Ended) -> Result<(), Error> {
+        if let Some(held) = self.held.lock().remove(&id) {
+            let _ = std::fs::remove_dir_all(&held.dir);
+        }
+        let (state, known) = (self.api.local(), self.api.tasks.forget(id));
+        let Some(task) = state.tasks.get(&id) else { return Ok(()) };
+        let stopping = task.stopping.is_some();
+        let took_input = known.as_ref().is_some_and(|known| known.works_on.is_some());
+        let lost = if stopping || end.exit.is_none() || end.how == "node restarted" {
+            Lost::Platform { result: result(pb::generic_result::GenericStatus::InternalFailure, &end.how) }
+        } else {
+            let oom = end.exit.is_some_and(|exit| exit.oom);
+            let said = if oom {
+                "the container ran out of memory and was killed; give the function more with memory=".to_owned()
+            } else {
+                format!("the container ended while it worked: {}", end.how)
+            };
+            Lost::Crashed { result: result(pb::generic_result::GenericStatus::Failure, &said) }
+        };
+        self.api.calls.task_lost(id, lost).await.map_err(Error::failed(format!("cannot give up the inputs of task {id}")))?;
+        if !took_input && !stopping {
+            self.start_failed(task, end, known.map(|known| known.notes).unwrap_or_default()).await?;
+        }
+        let ended = TaskEnd { at: now(), how: end.how.clone() };
+        match self.api.propose(Command::EndTask { id, generation, end: ended }).await {
+            Err(Error::Refused(refused)) => {
+                tracing::debug!(task = %id, %refused, "the end of a task was known already");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// A container that ended before it took an input: the next one waits, and when it was the container's own doing,
+    /// what waits fails with it.
+    async fn start_failed(&self, task: &Task, end: &Ended, notes: Vec<String>) -> Result<(), Error> {
+        self.api.crashes.failed(task.function, now());
+        if !notes.is_empty() {
+            // Its own report of why failed what waited already.
+            return Ok(());
+        }
+        let why = end.why.clone().unwrap_or_else(|| end.how.clone());
+        let said = result(pb::generic_result::GenericStatus::InitFailure, &format!("the container could not start: {why}"));
+        let failed = self.api.calls.fail_pool(task.function, Status::InitFailed, said).await;
+        failed.map_err(Error::failed(format!("cannot fail what waits for function {}", task.function)))
+    }
+}
+
+fn result(status: pb::generic_result::GenericStatus, exception: &str) -> bytes::Bytes {
+    let result = pb::GenericResult { status: status.into(), exception: exception.to_owned(), ..Default::default() };
+    pb::FunctionPutOutputsItem { result: Some(result.encode_to_vec().into()), ..Default::default() }.encode_to_vec().into()
+}
+
+fn environment_name(state: &State, task: &Task) -> String {
+    let app = state.apps.get(&task.app);
+    app.and_then(|app| state.environments.get(&app.environment)).map(|environment| environment.name.clone()).unwrap_or_default()
+}
+
+fn image_of(state: &State, function: &Function) -> Result<(ImageId, Image), Error> {
+    let id = function.image.ok_or_else(|| Error::Precondition(format!("function '{}' names no image", function.tag)))?;
+    let image = state.images.get(&id).ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
+    Ok((id, image.clone()))
+}
+
+fn no_python(image: ImageId) -> Error {
+    Error::Precondition(format!(
+        "image {image} has no python on its PATH: give it one with add_python=, as in Image.from_registry(…, add_python=\"3.12\")"
+    ))
+}
+
+/// Finds which name an interpreter has on the image's PATH.
+fn python(tree: &Tree, path: &str) -> Option<&'static str> {
+    let there = |name: &&str| {
+        path.split(':').any(|dir| {
+            let found = Path::parse(format!("{dir}/{name}")).ok().and_then(|path| tree.follow(&path).ok());
+            found
+                .and_then(|path| tree.get(&path).map(|entry| matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. })))
+                .unwrap_or(false)
+        })
+    };
+    ["python", "python3"].into_iter().find(there)
+}
+
+fn limits(function: &Function) -> Limits {
+    let resources = function.resources;
+    let some = |value: u64| (value > 0).then_some(value);
+    Limits {
+        cpu_millis: some(resources.cpu_milli_max.into()),
+        cpu_request_millis: some(resources.cpu_milli.into()),
+        memory_bytes: some(resources.memory_bytes_max),
+        disk_bytes: some(resources.disk_bytes),
+        shm_bytes: None,
+    }
+}
+
+impl Provider for NodeProvider {
+    fn prepare(&self, id: TaskId, task: Task) -> BoxFuture<'_, Result<ContainerPlan, Failure>> {
+        async move { self.plan(id, &task).await.map_err(|error| tonic::Status::from(error).message().to_owned().into()) }.boxed()
+    }
+
+    fn ended(&self, id: TaskId, generation: u64, end: Ended) -> BoxFuture<'_, Result<(), Failure>> {
+        async move { self.end(id, generation, &end).await.map_err(|error| tonic::Status::from(error).message().to_owned().into()) }.boxed()
+    }
+}

@@ -1,0 +1,140 @@
+//! The roots of containers: an image's tree with mounts, the client and its dependencies merged over it.
+//!
+//! A root is a tree of its own, bound into the node's one FUSE mount under a name that follows from its parts. Making one
+//! moves no file contents; files that trees share are one inode, so a new app on a known image starts warm.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use shoal_fs::Trees;
+use shoal_state::Digest;
+use shoal_storage::manifest::{Content, Entry, Kind, Path, Tree};
+use shoal_storage::store::Store;
+
+use crate::api::{Error, blocking};
+use crate::arguments;
+
+/// Roots that nobody uses and that are kept for the next container.
+const IDLE_MAX: usize = 32;
+
+/// The roots of this node. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Roots {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    trees: Arc<Trees>,
+    bound: Mutex<HashMap<Digest, Bound>>,
+}
+
+struct Bound {
+    dir: PathBuf,
+    tree: Arc<Tree>,
+    users: usize,
+    last: u64,
+}
+
+/// A root in use; kept bound until this is dropped.
+pub(crate) struct Root {
+    roots: Roots,
+    key: Digest,
+    /// Its folder on this machine.
+    pub(crate) dir: PathBuf,
+    /// Its tree.
+    pub(crate) tree: Arc<Tree>,
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        self.roots.release(self.key);
+    }
+}
+
+impl Roots {
+    /// Binds roots into `trees`, reading manifests from `store`.
+    pub(crate) fn new(store: Store, trees: Arc<Trees>) -> Self {
+        Self { inner: Arc::new(Inner { store, trees, bound: Mutex::default() }) }
+    }
+
+    /// Returns the root made of these manifests, the first under the later ones.
+    pub(crate) async fn get(&self, parts: Vec<Digest>) -> Result<Root, Error> {
+        let key = key(&parts);
+        if let Some(root) = self.take(key) {
+            return Ok(root);
+        }
+        let (store, roots) = (self.inner.store.clone(), self.clone());
+        blocking(move || {
+            let tree = Arc::new(merge(&store, &parts)?);
+            roots.bind(key, tree)
+        })
+        .await
+    }
+
+    fn take(&self, key: Digest) -> Option<Root> {
+        let mut bound = self.inner.bound.lock();
+        let found = bound.get_mut(&key)?;
+        found.users += 1;
+        Some(Root { roots: self.clone(), key, dir: found.dir.clone(), tree: Arc::clone(&found.tree) })
+    }
+
+    fn bind(&self, key: Digest, tree: Arc<Tree>) -> Result<Root, Error> {
+        let name = key.to_string()[..24].to_owned();
+        let mut bound = self.inner.bound.lock();
+        if !bound.contains_key(&key) {
+            let dir = self.inner.trees.bind(&name, &tree).map_err(Error::failed(format!("cannot show tree {name}")))?;
+            bound.insert(key, Bound { dir, tree, users: 0, last: 0 });
+        }
+        drop(bound);
+        self.take(key).ok_or_else(|| Error::Unavailable(format!("tree {name} is gone already")))
+    }
+
+    fn release(&self, key: Digest) {
+        let mut bound = self.inner.bound.lock();
+        let clock = bound.values().map(|bound| bound.last).max().unwrap_or(0) + 1;
+        if let Some(found) = bound.get_mut(&key) {
+            found.users -= 1;
+            found.last = clock;
+        }
+        let mut idle: Vec<(u64, Digest)> =
+            bound.iter().filter(|(_, bound)| bound.users == 0).map(|(key, bound)| (bound.last, *key)).collect();
+        idle.sort_unstable();
+        for (_, key) in idle.iter().take(idle.len().saturating_sub(IDLE_MAX)) {
+            bound.remove(key);
+            self.inner.trees.unbind(&key.to_string()[..24]);
+        }
+    }
+}
+
+fn key(parts: &[Digest]) -> Digest {
+    let bytes: Vec<u8> = parts.iter().flat_map(|part| *part.as_bytes()).collect();
+    Digest::of(&bytes)
+}
+
+/// Puts trees over each other, and the folders that every container has over them.
+fn merge(store: &Store, parts: &[Digest]) -> Result<Tree, Error> {
+    let mut whole = Tree::new();
+    for part in parts {
+        let failed = || Error::failed(format!("cannot read tree {part}"));
+        let tree = Tree::read(store, part).map_err(failed())?;
+        whole.overlay(&tree).map_err(failed())?;
+    }
+    for dir in [arguments::TASK_DIR, arguments::WORKDIR, arguments::OWN_DIR, "/proc", "/sys", "/dev", "/tmp"] {
+        let path = Path::parse(dir).map_err(Error::failed("cannot name a folder"))?;
+        if whole.resolve(&path).is_none() {
+            whole.insert(&path, Entry::dir()).map_err(Error::failed(format!("cannot make {dir} in a tree")))?;
+        }
+    }
+    // Files that the engine mounts over: a container's own names and resolver.
+    for file in ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"] {
+        let path = Path::parse(file).map_err(Error::failed("cannot name a file"))?;
+        if whole.resolve(&path).is_none() {
+            let empty = Entry::new(Kind::File { size: 0, content: Content::EMPTY }, 0o644);
+            whole.insert(&path, empty).map_err(Error::failed(format!("cannot make {file} in a tree")))?;
+        }
+    }
+    Ok(whole)
+}
