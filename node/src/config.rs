@@ -79,7 +79,7 @@ impl Default for Config {
             runsc: PathBuf::from("/usr/local/bin/runsc"),
             cpu_milli: 0,
             memory_bytes: 0,
-            log: "info,openraft=warn".to_owned(),
+            log: "info,openraft=warn,fuser=error".to_owned(),
             images: Images::default(),
         }
     }

@@ -23,10 +23,14 @@ impl Raft {
     /// Founds a cluster of this node alone, unless its folder holds one already; returns when it has a leader.
     pub async fn bootstrap_alone(&self) -> Result<()> {
         let founder = BTreeMap::from([(raft_id(self.node()), self.inner.me.clone())]);
-        match self.inner.running.core.initialize(founder).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-            Err(RaftError::APIError(error)) => return Err(Error::Membership { why: error.to_string() }),
-            Err(RaftError::Fatal(_)) => return Err(self.stop_error()),
+        // Asked first: openraft logs an error for a cluster that is founded twice.
+        let founded = self.inner.running.core.is_initialized().await.map_err(|_| self.stop_error())?;
+        if !founded {
+            match self.inner.running.core.initialize(founder).await {
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(RaftError::APIError(error)) => return Err(Error::Membership { why: error.to_string() }),
+                Err(RaftError::Fatal(_)) => return Err(self.stop_error()),
+            }
         }
         let mut metrics = self.inner.running.core.metrics();
         let led = timeout(FOUNDING_DEADLINE, metrics.wait_for(|metrics| metrics.current_leader.is_some())).await;
