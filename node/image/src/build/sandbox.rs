@@ -197,22 +197,38 @@ impl Drop for Bound {
     }
 }
 
-/// Returns the tree with a place for each mount, so that none has to be made in the container and could stay behind.
+/// Folders that every container has something mounted on.
+const MOUNTED_FOLDERS: [&str; 6] = ["proc", "sys", "dev", "dev/pts", "dev/shm", "tmp"];
+
+/// Files that every container has something mounted on.
+const MOUNTED_FILES: [&str; 3] = ["etc/resolv.conf", "etc/hosts", "etc/hostname"];
+
+/// Returns the tree with a place for each mount. A place cannot be made later, because the mount of trees is read-only;
+/// and what is made here does not become part of the image.
 fn with_mount_points(base: &Tree, binds: &[Bind]) -> manifest::Result<Tree> {
     let mut shown = base.clone();
-    shown.insert(&crate::bases::path(OWN_FOLDER), Entry::dir())?;
+    for name in MOUNTED_FOLDERS.into_iter().chain([OWN_FOLDER]) {
+        add_place(&mut shown, &crate::bases::path(name), true)?;
+    }
+    for name in MOUNTED_FILES {
+        add_place(&mut shown, &crate::bases::path(name), false)?;
+    }
     for bind in binds {
-        let at = shown.follow(&Path::parse(&bind.target)?)?;
-        if shown.get(&at).is_some() {
-            continue;
-        }
-        let place = match bind.source.is_dir() {
-            true => Entry::dir(),
-            false => Entry::new(Kind::File { size: 0, content: Content::EMPTY }, 0o644),
-        };
-        shown.insert(&at, place)?;
+        add_place(&mut shown, &Path::parse(&bind.target)?, bind.source.is_dir())?;
     }
     Ok(shown)
+}
+
+fn add_place(tree: &mut Tree, path: &Path, is_dir: bool) -> manifest::Result<()> {
+    let at = tree.follow(path)?;
+    if tree.get(&at).is_none() {
+        let place = match is_dir {
+            true => Entry { mode: if at.name() == Some(b"tmp") { 0o1777 } else { 0o755 }, ..Entry::dir() },
+            false => Entry::new(Kind::File { size: 0, content: Content::EMPTY }, 0o644),
+        };
+        tree.insert(&at, place)?;
+    }
+    Ok(())
 }
 
 /// The folder that only the build sees: the first process, certificates, scripts.
