@@ -280,7 +280,7 @@ impl World {
     fn open(&mut self) {
         self.made += 1;
         let known: Vec<CallId> = self.calls.keys().copied().collect();
-        if let Some(again) = self.dice.pick(&known).filter(|_| self.dice.0 % 3 == 0) {
+        if let Some(again) = self.dice.pick(&known).filter(|_| self.dice.0.is_multiple_of(3)) {
             let open = self.calls[&again].open.clone();
             return self.ask(Asked::Open(again), Request::Open(open));
         }
@@ -341,7 +341,7 @@ impl World {
     fn lease_for(&mut self, task: TaskId) {
         self.tasks.entry(task).or_default();
         self.made += 1;
-        let again = self.last_lease.get(&task).cloned().filter(|_| self.dice.0 % 3 == 0);
+        let again = self.last_lease.get(&task).cloned().filter(|_| self.dice.0.is_multiple_of(3));
         let key = again.unwrap_or_else(|| self.made.to_string());
         self.last_lease.insert(task, key.clone());
         let request = LeaseRequest {

@@ -122,10 +122,10 @@ struct Waiting {
 /// Heads of records found at start, until their shards are told apart.
 type Heads = HashMap<(ShardId, u64), Record>;
 
-/// What waits for the disk: up to which index of which shard.
+/// What waits for the disk: up to which record of which shard.
 struct Syncing {
     done: shoal_storage::Synced<log::Error>,
-    shards: Vec<(ShardId, u64)>,
+    shards: Vec<(ShardId, Mark)>,
 }
 
 pub(super) struct Driver {
@@ -227,7 +227,10 @@ impl Driver {
         events.close();
         let last = self.shards.log().sync().map_err(StoreError::from);
         ended.and(last).map_err(|source| Failed::Shards { dir: self.dir.clone(), source })?;
-        if let Some(reply) = self.stopping.take() {
+        let stopping = self.stopping.take();
+        // Whoever asked to stop may open the folder again.
+        drop(self);
+        if let Some(reply) = stopping {
             let _ = reply.send(());
         }
         Ok(())
@@ -339,7 +342,7 @@ impl Driver {
 
     fn rebuild(&mut self, shard: ShardId) -> Result<CallsState, StoreError> {
         let mut state = CallsState::default();
-        for slot in self.shards.index(shard).iter().filter(|slot| slot.header.kind == Kind::Calls) {
+        for slot in self.shards.index_of(shard).iter().filter(|slot| slot.header.kind == Kind::Calls) {
             let index = slot.header.mark.index;
             let record = match self.heads.remove(&(shard, index)) {
                 Some(record) => record,
@@ -428,7 +431,7 @@ impl Driver {
     /// Returns where the payloads of an answer stand.
     fn places(&self, answer: &Answer) -> Vec<Position> {
         let place = |shard: Option<ShardId>, index| {
-            let slot = shard.and_then(|shard| self.shards.index(shard).get(index));
+            let slot = shard.and_then(|shard| self.shards.index_of(shard).get(index));
             slot.map_or(Position::START, |slot| slot.position)
         };
         match answer {
@@ -463,8 +466,8 @@ impl Driver {
     fn synced(&mut self) {
         let Some(syncing) = self.syncing.take() else { return };
         let now = self.clock.now();
-        for (shard, index) in syncing.shards {
-            let Counted { written, synced } = self.shards.synced(shard, index);
+        for (shard, mark) in syncing.shards {
+            let Counted { written, synced } = self.shards.synced(shard, mark);
             self.rules.counted(now, shard, written, synced);
         }
     }

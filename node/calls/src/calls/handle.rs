@@ -109,7 +109,8 @@ impl Calls {
         Ok(Self { events, log, load, ended })
     }
 
-    /// Writes and syncs what there is, and ends. Later requests are answered with [`Error::Ended`].
+    /// Writes and syncs what there is, and ends. Later requests are answered with [`Error::Ended`]. The folder may be opened again
+    /// once all handles are gone.
     pub async fn stop(&self) -> Result<(), Error> {
         let (reply, stopped) = oneshot::channel();
         self.send(Event::Stop { reply }).await?;

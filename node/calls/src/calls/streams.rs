@@ -279,12 +279,14 @@ impl Stream {
                 first || bytes <= bytes_max
             };
             let places: Vec<Place> = content.chunks[from..].iter().take_while(fits).cloned().collect();
-            if let Some(last) = places.last() {
-                content.read = content.read.max(last.end());
+            let far = places.last().map_or(0, Place::end);
+            if far > content.read {
+                content.read = far;
+                // Writers that waited for this go on. Other readers look again and wait on.
+                self.changed.notify_waiters();
             }
             (places, content.file.as_ref().map(|(file, path, _)| (file.clone(), path.clone())))
         };
-        self.changed.notify_waiters();
         let read = |(index, place): (u64, Place)| {
             let data = match place {
                 Place::Memory(data, _) => data,

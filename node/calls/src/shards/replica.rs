@@ -270,8 +270,17 @@ impl Replica {
     /// Returns the last index that this node has in common with the home, if it has more than that.
     fn differs_from(&self, after: Mark, records: &[Mark]) -> Option<u64> {
         let sent = std::iter::once(&after).chain(records).filter(|mark| mark.index > 0);
-        let other = |mark: &&Mark| mark.index <= self.tail.index && self.epoch_at(mark.index) != mark.epoch;
+        let other = |mark: &&Mark| mark.index <= self.tail.index && !self.has(**mark);
         sent.clone().find(other).map(|mark| mark.index - 1)
+    }
+
+    /// Says whether this node has the record with this mark.
+    pub fn has(&self, mark: Mark) -> bool {
+        mark.index <= self.tail.index && self.epoch_at(mark.index) == mark.epoch
+    }
+
+    fn mark_at(&self, index: u64) -> Mark {
+        Mark { epoch: self.epoch_at(index), index }
     }
 
     fn epoch_at(&self, index: u64) -> u64 {
@@ -280,7 +289,7 @@ impl Replica {
 
     /// Forgets the records after `last`.
     fn cut(&mut self, last: u64) {
-        self.tail = Mark { epoch: self.epoch_at(last), index: last };
+        self.tail = self.mark_at(last);
         self.began.retain(|began| began.index <= last);
     }
 

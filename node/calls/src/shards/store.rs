@@ -97,8 +97,10 @@ struct One {
     index: Index,
     /// Where the log shows how far the shard has come.
     tail_at: Position,
-    /// Written here and not yet synced: up to this index.
-    unsynced: Option<u64>,
+    /// Something is written here and not yet given to a sync.
+    unsynced: bool,
+    /// Synced here up to this index.
+    synced: u64,
 }
 
 /// The shards of this node.
@@ -170,7 +172,8 @@ impl Shards {
         let shards = ShardId::all().map(|id| {
             let Found { tail, began, index, tail_at } = found.remove(&id).unwrap_or_default();
             let replica = Replica::new(id, options.node, tail, began, options.machine_restarted);
-            (id, One { replica, index, tail_at, unsynced: (tail.index > 0).then_some(tail.index) })
+            // Opening the log has synced what it holds.
+            (id, One { replica, index, tail_at, unsynced: false, synced: tail.index })
         });
         Ok(Self { log, me: options.node, shards: shards.collect(), space, releasing: None, peers })
     }
@@ -194,7 +197,7 @@ impl Shards {
     }
 
     /// Returns the live records of a shard.
-    pub fn index(&self, shard: ShardId) -> &Index {
+    pub fn index_of(&self, shard: ShardId) -> &Index {
         &self.one(shard).index
     }
 
@@ -205,6 +208,7 @@ impl Shards {
         if self.one_mut(shard).replica.adopt(config) {
             self.append(&[Draft { shard, kind: Kind::Began, owner: 0, body: [Bytes::new(), Bytes::new()] }])?;
         }
+        self.tell_synced(shard);
         Ok(self.one(shard).replica.role())
     }
 
@@ -239,7 +243,7 @@ impl Shards {
             one.index.take(slot, &mut self.space);
             one.tail_at = position;
             let (epoch, index) = (one.replica.config().epoch, header.mark.index);
-            one.unsynced = Some(one.unsynced.map_or(index, |unsynced| unsynced.max(index)));
+            one.unsynced = true;
             one.replica.acked(me, epoch, Counted { written: index, synced: 0 })?;
         }
         Ok(())
@@ -262,6 +266,7 @@ impl Shards {
         let received = one.replica.receive(append.epoch, append.after, &marks)?;
         let mut records = Vec::new();
         if let Some(last) = received.cut {
+            one.synced = one.synced.min(last);
             let mark = Mark { epoch: append.epoch, index: last };
             let cut = Draft { shard: append.shard, kind: Kind::Cut, owner: 0, body: [Bytes::new(), Bytes::new()] };
             records.push(encode(&cut, mark));
@@ -298,21 +303,29 @@ impl Shards {
 
     /// Says whether something is written here and not synced, nor given to a sync by [`Self::take_unsynced`].
     pub fn has_unsynced(&self) -> bool {
-        self.shards.values().any(|one| one.unsynced.is_some())
+        self.shards.values().any(|one| one.unsynced)
     }
 
     /// Returns what is written here and not synced, by shard. After a sync that began later, give it to [`Self::synced`].
-    pub fn take_unsynced(&mut self) -> Vec<(ShardId, u64)> {
-        let unsynced = self.shards.iter_mut().filter_map(|(id, one)| one.unsynced.take().map(|index| (*id, index)));
-        unsynced.collect()
+    pub fn take_unsynced(&mut self) -> Vec<(ShardId, Mark)> {
+        let take = |(id, one): (&ShardId, &mut One)| std::mem::take(&mut one.unsynced).then(|| (*id, one.replica.tail()));
+        self.shards.iter_mut().filter_map(take).collect()
     }
 
-    /// Notes that this node has synced a shard up to `index`. Returns what counts now.
-    pub fn synced(&mut self, shard: ShardId, index: u64) -> Counted {
+    /// Notes that this node has synced a shard up to this record, unless it was cut since. Returns what counts now.
+    pub fn synced(&mut self, shard: ShardId, mark: Mark) -> Counted {
+        let one = self.one_mut(shard);
+        if one.replica.has(mark) {
+            one.synced = one.synced.max(mark.index);
+        }
+        self.tell_synced(shard)
+    }
+
+    fn tell_synced(&mut self, shard: ShardId) -> Counted {
         let me = self.me;
-        let replica = &mut self.one_mut(shard).replica;
-        let epoch = replica.config().epoch;
-        replica.acked(me, epoch, Counted { written: index, synced: index }).unwrap_or_else(|_| replica.counted())
+        let one = self.one_mut(shard);
+        let (epoch, far) = (one.replica.config().epoch, Counted { written: one.synced, synced: one.synced });
+        one.replica.acked(me, epoch, far).unwrap_or_else(|_| one.replica.counted())
     }
 
     /// Gives back log space in two steps: what was carried forward the last time is released, then what still lives in a front part
@@ -370,4 +383,96 @@ fn encode(draft: &Draft, mark: Mark) -> Bytes {
 
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("the log takes no records of 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u128) -> NodeId {
+        NodeId::from_random(number)
+    }
+
+    fn shard() -> ShardId {
+        ShardId::new(7).unwrap()
+    }
+
+    fn open(dir: &Path) -> Shards {
+        let options = Options { node: node(1), machine_restarted: false, segment_bytes: 64 << 10 };
+        Shards::open(dir, &options, None, |_, _| ()).unwrap()
+    }
+
+    fn alone(epoch: u64) -> Shard {
+        Shard { epoch, home: node(1), in_sync: vec![node(1)], joining: vec![] }
+    }
+
+    fn draft(kind: Kind, owner: u128) -> Draft {
+        Draft { shard: shard(), kind, owner, body: [Bytes::from_static(b"head"), vec![7; 4 << 10].into()] }
+    }
+
+    fn live(shards: &Shards) -> Vec<(u64, u128)> {
+        let all = shards.index_of(shard()).iter().filter(|slot| slot.header.kind == Kind::Calls);
+        all.map(|slot| (slot.header.mark.index, slot.header.owner)).collect()
+    }
+
+    #[test]
+    fn space_is_given_back_and_survivors_keep_their_indexes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shards = open(dir.path());
+        shards.adopt(shard(), alone(1)).unwrap();
+        for owner in 1..=200 {
+            shards.append(&[draft(Kind::Calls, owner)]).unwrap();
+        }
+        for owner in (1..=200).filter(|owner| owner % 50 != 0) {
+            shards.append(&[Draft { body: [Bytes::new(), Bytes::new()], ..draft(Kind::Dropped, owner) }]).unwrap();
+        }
+        let (before, tail, front) = (live(&shards), shards.replica(shard()).tail(), shards.log().front());
+        assert_eq!(before, [(51, 50), (101, 100), (151, 150), (201, 200)]);
+
+        // Carried forward first; released only when nobody reads at the old places any more.
+        let old = shards.index_of(shard()).get(51).unwrap().position;
+        shards.collect().unwrap();
+        assert!(shards.log().read(old).is_ok());
+        shards.collect().unwrap();
+        assert!(shards.log().read(old).is_err());
+        assert!(shards.log().front() > front);
+        let new = shards.index_of(shard()).get(51).unwrap().position;
+        assert_eq!(&shards.log().read(new).unwrap()[HEADER_BYTES..HEADER_BYTES + 4], b"head");
+
+        // After a restart the same is there, and no index is given twice, though the last records are gone.
+        drop(shards);
+        let mut shards = open(dir.path());
+        assert_eq!((live(&shards), shards.replica(shard()).tail()), (before, tail));
+        shards.adopt(shard(), alone(1)).unwrap();
+        assert_eq!(shards.append(&[draft(Kind::Calls, 9)]).unwrap()[0].index, tail.index + 1);
+    }
+
+    #[test]
+    fn a_rejoined_node_is_cut_back_and_stays_so_after_a_restart() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut shards = open(dir.path());
+        shards.adopt(shard(), alone(1)).unwrap();
+        for owner in 1..=3 {
+            shards.append(&[draft(Kind::Calls, owner)]).unwrap();
+        }
+        // Another home began epoch 2 after record 2, and has other records since.
+        let options = Options { node: node(2), machine_restarted: false, segment_bytes: 64 << 10 };
+        let mut home = Shards::open(other.path(), &options, None, |_, _| ()).unwrap();
+        let joining = |epoch, home, other| Shard { epoch, home, in_sync: vec![home], joining: vec![other] };
+        home.adopt(shard(), joining(1, node(1), node(2))).unwrap();
+        let mut feed = shards.feed(shard(), Mark::default(), u64::MAX).unwrap();
+        feed.records.truncate(2);
+        home.receive(&feed).unwrap();
+        home.adopt(shard(), joining(2, node(2), node(1))).unwrap();
+        home.append(&[draft(Kind::Calls, 99)]).unwrap();
+
+        shards.adopt(shard(), joining(2, node(2), node(1))).unwrap();
+        let feed = home.feed(shard(), shards.replica(shard()).tail(), u64::MAX).unwrap();
+        assert_eq!(shards.receive(&feed).unwrap(), home.replica(shard()).tail());
+        let same = live(&home);
+        assert_eq!((live(&shards), &same[..]), (same.clone(), &[(2, 1), (4, 99)][..]));
+        drop(shards);
+        let shards = open(dir.path());
+        assert_eq!((live(&shards), shards.replica(shard()).tail()), (same, home.replica(shard()).tail()));
+    }
 }

@@ -1,10 +1,8 @@
 //! Stories about the rules of one shard on several nodes.
 
-mod script;
-
 use std::collections::BTreeMap;
 
-use script::{Line, World};
+use crate::script::{Line, World};
 use shoal_calls::shards::{Counted, Mark, Replica};
 use shoal_state::model::{Shard, ShardChange};
 use shoal_state::{NodeId, ShardId};
@@ -160,5 +158,5 @@ fn names(nodes: &[NodeId]) -> String {
 
 #[test]
 fn shards_behave_as_the_stories_say() {
-    script::check::<Nodes>("shards", 5);
+    crate::script::check::<Nodes>("shards", 5);
 }

@@ -1,11 +1,9 @@
 //! Stories about calls: requests, what is written, who is answered what, in simulated time.
 
-mod script;
-
 use std::collections::BTreeMap;
 
+use crate::script::{Line, World};
 use bytes::Bytes;
-use script::{Line, World};
 use shoal_calls::calls::record::Record;
 use shoal_calls::calls::rules::{Answer, Effect, Request, Rules};
 use shoal_calls::calls::state::CallsState;
@@ -322,5 +320,5 @@ impl World for Node {
 
 #[test]
 fn calls_behave_as_the_stories_say() {
-    script::check::<Node>("calls", 8);
+    crate::script::check::<Node>("calls", 8);
 }
