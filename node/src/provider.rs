@@ -120,7 +120,7 @@ impl NodeProvider {
         let Some(task) = state.tasks.get(&id) else { return Ok(()) };
         let stopping = task.stopping.is_some();
         let took_input = known.as_ref().is_some_and(|known| known.works_on.is_some());
-        let lost = if stopping || end.exit.is_none() || end.how == "node restarted" {
+        let lost = if stopping || end.exit.is_none() || end.phases.is_empty() {
             Lost::Platform { result: result(pb::generic_result::GenericStatus::InternalFailure, &end.how) }
         } else {
             let oom = end.exit.is_some_and(|exit| exit.oom);
@@ -132,7 +132,8 @@ impl NodeProvider {
             Lost::Crashed { result: result(pb::generic_result::GenericStatus::Failure, &said) }
         };
         self.api.calls.task_lost(id, lost).await.map_err(Error::failed(format!("cannot give up the inputs of task {id}")))?;
-        if !took_input && !stopping {
+        // A task of an earlier start of this node has no phases here: its end says nothing of its function.
+        if !took_input && !stopping && !end.phases.is_empty() {
             self.start_failed(task, end, known.map(|known| known.notes).unwrap_or_default()).await?;
         }
         let ended = TaskEnd { at: now(), how: end.how.clone() };
