@@ -74,12 +74,15 @@ impl Cache for StateCache {
     }
 }
 
+/// The key of a build, and what tells when its outcome is in the state.
+type Recording = (Digest, watch::Receiver<bool>);
+
 /// The builds of this node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Images {
     builder: Builder,
     /// Builds whose outcome is not in the state yet; true once it is.
-    recording: Arc<Mutex<HashMap<ImageId, (Digest, watch::Receiver<bool>)>>>,
+    recording: Arc<Mutex<HashMap<ImageId, Recording>>>,
 }
 
 impl Images {

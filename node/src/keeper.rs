@@ -7,7 +7,7 @@
 //! Sockets are passed the way systemd does it: descriptors from 3 on, `LISTEN_FDS` and `LISTEN_FDNAMES`.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -53,6 +53,8 @@ pub(crate) fn take_passed() -> anyhow::Result<Listeners> {
     for (fd, name) in (LISTEN_FDS_START..LISTEN_FDS_START + count).zip(names.split(':')) {
         // SAFETY: the protocol of socket activation gives us these descriptors, and nobody else in this process took them.
         let listener = unsafe { TcpListener::from_raw_fd(fd) };
+        // Containers must never inherit them.
+        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::CLOEXEC).context("cannot keep a socket to this process")?;
         match name {
             "web" => web = Some(listener),
             _ => api = Some(listener),
@@ -155,9 +157,4 @@ fn take_signals() -> anyhow::Result<()> {
         unsafe { sigaction(signal, &action) }.with_context(|| format!("cannot take {signal}"))?;
     }
     Ok(())
-}
-
-/// Marks passed descriptors close-on-exec, so that containers never inherit them.
-pub(crate) fn close_on_exec(fd: &OwnedFd) {
-    let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
 }

@@ -4,13 +4,14 @@
 //! moves no file contents; files that trees share are one inode, so a new app on a known image starts warm.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use shoal_fs::Trees;
 use shoal_state::Digest;
-use shoal_storage::manifest::{Content, Entry, Kind, Path, Tree};
+use shoal_storage::manifest::{self, Content, Kind, Path, Tree};
 use shoal_storage::store::Store;
 
 use crate::api::{Error, blocking};
@@ -84,9 +85,9 @@ impl Roots {
     fn bind(&self, key: Digest, tree: Arc<Tree>) -> Result<Root, Error> {
         let name = key.to_string()[..24].to_owned();
         let mut bound = self.inner.bound.lock();
-        if !bound.contains_key(&key) {
+        if let Entry::Vacant(place) = bound.entry(key) {
             let dir = self.inner.trees.bind(&name, &tree).map_err(Error::failed(format!("cannot show tree {name}")))?;
-            bound.insert(key, Bound { dir, tree, users: 0, last: 0 });
+            place.insert(Bound { dir, tree, users: 0, last: 0 });
         }
         drop(bound);
         self.take(key).ok_or_else(|| Error::Unavailable(format!("tree {name} is gone already")))
@@ -125,14 +126,14 @@ fn merge(store: &Store, parts: &[Digest]) -> Result<Tree, Error> {
     for dir in [arguments::TASK_DIR, arguments::WORKDIR, arguments::OWN_DIR, "/proc", "/sys", "/dev", "/tmp"] {
         let path = Path::parse(dir).map_err(Error::failed("cannot name a folder"))?;
         if whole.resolve(&path).is_none() {
-            whole.insert(&path, Entry::dir()).map_err(Error::failed(format!("cannot make {dir} in a tree")))?;
+            whole.insert(&path, manifest::Entry::dir()).map_err(Error::failed(format!("cannot make {dir} in a tree")))?;
         }
     }
     // Files that the engine mounts over: a container's own names and resolver.
     for file in ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"] {
         let path = Path::parse(file).map_err(Error::failed("cannot name a file"))?;
         if whole.resolve(&path).is_none() {
-            let empty = Entry::new(Kind::File { size: 0, content: Content::EMPTY }, 0o644);
+            let empty = manifest::Entry::new(Kind::File { size: 0, content: Content::EMPTY }, 0o644);
             whole.insert(&path, empty).map_err(Error::failed(format!("cannot make {file} in a tree")))?;
         }
     }

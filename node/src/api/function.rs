@@ -163,7 +163,7 @@ fn resources(view: &pb::Function) -> Resources {
 }
 
 fn scaling(view: &pb::Function) -> Scaling {
-    let settings = view.autoscaler_settings.clone().unwrap_or_default();
+    let settings = view.autoscaler_settings.unwrap_or_default();
     let idle = settings.scaledown_window.unwrap_or(view.task_idle_timeout_secs);
     Scaling {
         containers_min: settings.min_containers.unwrap_or(view.warm_pool_size),
@@ -261,7 +261,7 @@ fn function_data(bytes: &prost::bytes::Bytes, view: &pb::Function) -> prost::byt
         is_method: view.is_method,
         ranked_functions: vec![pb::function_data::RankedFunction { rank: 0, function: Some(bytes.clone()) }],
         schedule: view.schedule.clone(),
-        autoscaler_settings: view.autoscaler_settings.clone(),
+        autoscaler_settings: view.autoscaler_settings,
         function_schema: view.function_schema.clone(),
         supported_input_formats: view.supported_input_formats.clone(),
         supported_output_formats: view.supported_output_formats.clone(),
