@@ -5,7 +5,7 @@
 //! known but not served.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -67,7 +67,10 @@ async fn enter(Shared(door): Shared<Door>, mut request: Request<Body>, next: Nex
     match check(&door, &path, &headers, authority).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let began = Instant::now();
+            let response = next.run(request).await;
+            tracing::debug!(target: "shoal::rpc", method = path.rsplit('/').next(), ms = began.elapsed().as_secs_f64() * 1000.0, "answered");
+            response
         }
         Err(error) => {
             tracing::info!(target: "shoal::audit", path, %error, "refused");
