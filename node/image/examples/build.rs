@@ -1,6 +1,7 @@
 //! Builds an image by hand: `build DATA_DIR RECIPE [CONTEXT_DIR]`. Needs root and runsc.
 //!
-//! The recipe is a Dockerfile, or a single FROM. `SHOAL_CA_BUNDLE` names certificates for the commands. What is built is
+//! The recipe is a Dockerfile, or a single FROM. `SHOAL_CA_BUNDLE` names certificates for the commands;
+//! `SHOAL_CLIENT_VERSION` asks for the client's tree for the image, too. What is built is
 //! kept in DATA_DIR, so a second run shows what the cache knows.
 
 use std::path::PathBuf;
@@ -9,8 +10,8 @@ use std::time::Instant;
 
 use shoal_fs::{StoreSource, Trees};
 use shoal_image::bases::{Bases, BasesConfig};
-use shoal_image::build::{BuildConfig, BuildRequest, Builder, BuilderParts, Containers, Egress};
-use shoal_image::cache::KvCache;
+use shoal_image::build::{BuildConfig, BuildRequest, Builder, BuilderParts, ClientWanted, Containers, Egress};
+use shoal_image::cache::{KvCache, LayerRecord};
 use shoal_image::log::{BuildLog, Stream};
 use shoal_runtime::{Engine, EngineConfig};
 use shoal_storage::kv::Kv;
@@ -68,6 +69,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Err(error) => println!("{:?}: {}", error.kind(), error.full_text()),
     }
     println!("after {:.1} s", started.elapsed().as_secs_f64());
+    if let (Ok(record), Ok(version)) = (&outcome, std::env::var("SHOAL_CLIENT_VERSION")) {
+        let wanted = ClientWanted {
+            version,
+            abi: record.metadata.python_abi.clone().unwrap_or_default(),
+            musl: record.metadata.libc_version_info.as_deref() == Some("musl"),
+            python: record.metadata.python_path.clone().unwrap_or_default(),
+        };
+        let image = LayerRecord { manifest: record.manifest, config: record.config.clone() };
+        let client = builder.client_tree(&wanted, &image, &Print(started)).await;
+        match client {
+            Ok(digest) => println!("client tree {digest} after {:.1} s", started.elapsed().as_secs_f64()),
+            Err(error) => println!("{}", error.full_text()),
+        }
+    }
     builder.close();
     engine.close().await?;
     Ok(())

@@ -15,12 +15,15 @@ use super::settings::OWN_FOLDER;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Places that belong to the running container and never to an image.
-const RUN_TIME_PLACES: [&str; 8] = ["proc", "sys", "dev", "etc/resolv.conf", "etc/hosts", "etc/hostname", "__modal", "pkg"];
+const RUN_TIME_PLACES: [&str; 6] = ["proc", "sys", "dev", "etc/resolv.conf", "etc/hosts", "etc/hostname"];
+
+/// Places of the client in containers of functions and sandboxes: to be hidden when one of those is captured.
+pub const CLIENT_PLACES: [&str; 2] = ["__modal", "pkg"];
 
 /// Returns the root of a running container as a tree: `base` with its changes.
 ///
-/// What lies in `hidden` (mounts, volumes) and what belongs to the running container (`/proc`, `/etc/hosts`, the client's
-/// own folders…) is as in `base`. The bytes are in the store when this returns, not yet durable.
+/// What lies in `hidden` (mounts, volumes, [`CLIENT_PLACES`]) and what belongs to any running container (`/proc`,
+/// `/etc/hosts`…) is as in `base`. The bytes are in the store when this returns, not yet durable.
 pub async fn capture(container: &Container, base: &Tree, hidden: &[Path], store: &Store) -> Result<Tree> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| Error::File {
         action: "create",

@@ -21,6 +21,7 @@
 
 mod add;
 mod capture;
+mod client_trees;
 mod copy;
 mod execute;
 mod handle;
@@ -53,7 +54,8 @@ use crate::cache::{Cache, KeyLocks, LayerRecord};
 use crate::error::{Error, FileContext, Result, TreeContext, blocking};
 use crate::log::BuildLog;
 
-pub use capture::capture;
+pub use capture::{CLIENT_PLACES, capture};
+pub use client_trees::ClientWanted;
 pub use handle::{BuildHandle, ImageRecord, LogEntry, LogPiece, Outcome};
 pub use probe::ImageMetadata;
 pub use request::{BaseImage, BuildGpu, BuildRequest, BuildSecret, BuildVolume, RegistryAccess};
@@ -100,6 +102,7 @@ pub(super) struct Inner {
     cache_dir: PathBuf,
     config: BuildConfig,
     cache_locks: KeyLocks,
+    client_locks: KeyLocks,
     turns: Semaphore,
     builds: Mutex<HashMap<Digest, Running>>,
 }
@@ -119,8 +122,20 @@ impl Builder {
         }
         std::fs::create_dir_all(&cache_dir).file("create", &cache_dir)?;
         let turns = Semaphore::new(config.max_parallel.max(1));
-        let (cache_locks, builds) = Default::default();
-        Ok(Builder(Arc::new(Inner { store, cache, bases, containers, work_dir, cache_dir, config, cache_locks, turns, builds })))
+        let (cache_locks, client_locks, builds) = Default::default();
+        Ok(Builder(Arc::new(Inner {
+            store,
+            cache,
+            bases,
+            containers,
+            work_dir,
+            cache_dir,
+            config,
+            cache_locks,
+            client_locks,
+            turns,
+            builds,
+        })))
     }
 
     /// Joins the running build of an equal request, or starts one. `sink` gets the log of a build that is started.

@@ -52,11 +52,17 @@ async fn errors_name_the_line_and_the_instruction() {
     let world = World::plain();
     for (commands, expected) in [
         (&["FROM scratch", "", "COPY nothing /"][..], "line 3: COPY nothing /\n\"nothing\" is not in the build context"),
-        (&["FROM mini:1", "COPY --chown=ghost --from=mini:1 /etc /x"], "line 2: COPY --chown=ghost --from=mini:1 /etc /x\nuser \"ghost\" is not"),
+        (
+            &["FROM mini:1", "COPY --chown=ghost --from=mini:1 /etc /x"],
+            "line 2: COPY --chown=ghost --from=mini:1 /etc /x\nuser \"ghost\" is not",
+        ),
         (&["FROM mini:1", "WORKDIR /etc/passwd"], "line 2: WORKDIR /etc/passwd\n/etc/passwd is there and not a folder"),
         (&["FROM nowhere:1"], "line 1: FROM nowhere:1\nno source has the base image nowhere:1"),
         (&["FROM scratch", "ADD https://a.example/x.git /x"], "line 2: ADD https://a.example/x.git /x\nrepositories are not fetched"),
-        (&["FROM scratch", "ADD http://127.0.0.1:1/x /x"], "line 2: ADD http://127.0.0.1:1/x /x\nhttp://127.0.0.1:1/x is not fetched: 127.0.0.1 leads"),
+        (
+            &["FROM scratch", "ADD http://127.0.0.1:1/x /x"],
+            "line 2: ADD http://127.0.0.1:1/x /x\nhttp://127.0.0.1:1/x is not fetched: 127.0.0.1 leads",
+        ),
         (&["FROM mini:1", "RUN x"], "image the recipe has commands to run, and this node runs no containers"),
         (&["FROM mini:1", "FORM x"], "line 2: FORM: unknown instruction"),
     ] {
