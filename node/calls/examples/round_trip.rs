@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use shoal_calls::calls::driver::Options;
 use shoal_calls::{Calls, calls::*};
 use shoal_state::model::Shard;
 use shoal_state::{CallId, FunctionId, NodeId, ShardId, TaskId};

@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use shoal_calls::calls::driver::Options;
 use shoal_calls::shards::{Append, Counted, Replicas};
 use shoal_calls::{Calls, Error, calls::*};
 use shoal_state::model::Shard;

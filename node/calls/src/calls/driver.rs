@@ -22,6 +22,7 @@ use super::model::{Load, Millis};
 use super::record::{NotARecord, Record};
 use super::rules::{Answer, Effect, Request, Rules, Ticket};
 use super::state::CallsState;
+use super::streams::{self, Streams};
 use crate::shards::{self, Append, Counted, Draft, Kind, Mark, Replicas, Role, Shards, StoreError};
 
 /// How many requests may wait for the owner. More wait in their callers.
@@ -45,7 +46,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How the calls of a node are kept.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Their folder.
+    /// Their folder, for this alone. Beside it, under its name with another extension, are `.streams` (emptied on open) and `.boot`.
     pub dir: PathBuf,
     /// This node.
     pub node: NodeId,
@@ -72,6 +73,9 @@ pub enum Failed {
         #[source]
         source: StoreError,
     },
+    /// The folder of the data streams failed.
+    #[error("the folder of data streams failed")]
+    Streams(#[from] streams::Error),
     /// A record of calls cannot be understood.
     #[error("{shard} has a record of calls that cannot be read, number {index}")]
     Record {
@@ -132,6 +136,7 @@ pub(super) struct Driver {
     dir: PathBuf,
     rules: Rules,
     shards: Shards,
+    streams: Streams,
     heads: Heads,
     /// The start of the machine that the folder does not know of yet.
     new_boot: Option<String>,
@@ -197,11 +202,13 @@ impl Driver {
         if let Some(failed) = unreadable {
             return Err(failed);
         }
+        let streams = Streams::open(&dir.with_extension("streams"))?;
         let now = Instant::now();
         Ok(Self {
             dir,
             rules: Rules::new(),
             shards,
+            streams,
             heads,
             new_boot: (known != boot).then_some(boot),
             clock: Clock::start(),
@@ -219,6 +226,10 @@ impl Driver {
 
     pub(super) fn log(&self) -> Log {
         self.shards.log().clone()
+    }
+
+    pub(super) fn streams(&self) -> Streams {
+        self.streams.clone()
     }
 
     /// Runs until the last handle is gone or something asks to stop, or the log fails.
@@ -388,6 +399,7 @@ impl Driver {
                         indexes.push(index);
                     }
                     Effect::Drop { shard, index, call } => {
+                        self.streams.remove_call(call);
                         let body = [Bytes::new(), Bytes::new()];
                         drafts.push(Draft { shard, kind: Kind::Dropped, owner: call.bits(), body });
                         indexes.push(index);
@@ -458,6 +470,7 @@ impl Driver {
         }
         if now >= self.collected_at + COLLECT_EVERY {
             self.collected_at = now;
+            self.streams.remove_idle(streams::IDLE_KEPT);
             self.shards.collect()?;
         }
         Ok(())

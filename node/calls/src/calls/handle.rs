@@ -17,6 +17,7 @@ use super::model::{
 };
 use super::record::{NotARecord, Record};
 use super::rules::{Answer, LeasedAt, OutputsAt, Request};
+use super::streams::Streams;
 use crate::shards::record::HEADER_BYTES;
 use crate::shards::{Append, Counted, Mark, Replicas};
 
@@ -77,6 +78,7 @@ pub enum Error {
 pub struct Calls {
     events: mpsc::Sender<Event>,
     log: Log,
+    streams: Streams,
     load: watch::Receiver<Arc<Load>>,
     ended: Arc<OnceLock<String>>,
 }
@@ -89,7 +91,7 @@ impl Calls {
         let (events, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (told, load) = watch::channel(Arc::default());
         let driver = Driver::open(options, peers, told)?;
-        let log = driver.log();
+        let (log, streams) = (driver.log(), driver.streams());
         let ended: Arc<OnceLock<String>> = Arc::default();
         let why = ended.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
@@ -106,7 +108,7 @@ impl Calls {
             });
         };
         std::thread::Builder::new().name("calls".to_owned()).spawn(run).map_err(failed("start the thread of calls"))?;
-        Ok(Self { events, log, load, ended })
+        Ok(Self { events, log, streams, load, ended })
     }
 
     /// Writes and syncs what there is, and ends. Later requests are answered with [`Error::Ended`]. The folder may be opened again
@@ -314,6 +316,11 @@ impl Calls {
             Answer::Infos(infos) => Ok(infos),
             other => Err(not_expected(other)),
         }
+    }
+
+    /// Returns the data streams of this node; those of a call are removed with it.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// Returns a watch of how busy everything is. It changes at once when a pool gets an input and no task waits for one.

@@ -11,8 +11,8 @@
 //! | [`record`] | what is written to the shard's log |
 //! | [`state`] | what follows from the records; pure |
 //! | [`rules`] | who gets which input when, who is told what; pure, with `now` and everything that is not a record: queues, leases, waiting readers |
-//! | [`driver`] | the one owner of all of it: writes records, keeps time, answers |
-//! | [`handle`] | [`Calls`]: what everyone else holds |
+//! | `driver` | the one owner of all of it: writes records, keeps time, answers |
+//! | `handle` | [`Calls`]: what everyone else holds |
 //! | [`streams`] | data of generators and web bodies: not records |
 //!
 //! **What lasts.** What is a record outlives the process, and with partners the machine: calls, inputs, outcomes, retries, cancellations.
@@ -25,13 +25,14 @@
 //!
 //! **Memory** holds an index: about 200 bytes an input, none of its payload.
 
-pub mod driver;
-pub mod handle;
+mod driver;
+mod handle;
 pub mod model;
 pub mod record;
 pub mod rules;
 pub mod state;
 pub mod streams;
 
+pub use driver::{Failed, Options};
 pub use handle::{Calls, Error};
 pub use model::*;

@@ -1,18 +1,20 @@
 //! Data streams: what generators yield and what web requests and answers carry. Not records.
 //!
 //! A stream is named by [`StreamKey`]: an input (or a whole call), the attempt, and the direction. Its chunks are numbered from 1, are
-//! put in order and may be read again from any place. The first [`MEMORY_BYTES_MAX`] bytes of a stream are in memory, the rest
-//! in a file of this node; a stream of [`STREAM_BYTES_MAX`] whose readers are behind takes no more until they catch up.
+//! put in order and may be read again from any place. The first [`MEMORY_BYTES_MAX`] bytes of a stream are in memory, as long as
+//! all streams together stay below [`ALL_MEMORY_BYTES_MAX`]; the rest is in a file of this node. A stream whose
+//! readers are [`STREAM_BYTES_MAX`] behind takes no more until they catch up.
 //!
-//! Caveats: streams live as long as this process and no longer; a reader then gets [`Error::Unknown`], and a writer begins
-//! anew. They are removed with their call ([`Streams::remove_call`]).
+//! Caveats: streams live as long as this process and no longer. They are removed with their call ([`Streams::remove_call`]), and
+//! when nobody has touched them for [`IDLE_KEPT`]; whoever asks then finds an empty one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -21,6 +23,12 @@ use tokio::sync::Notify;
 
 /// How many bytes of one stream are held in memory. What comes beyond goes to a file.
 pub const MEMORY_BYTES_MAX: u64 = 4 << 20;
+
+/// How many bytes of all streams are held in memory. What comes beyond goes to files.
+pub const ALL_MEMORY_BYTES_MAX: u64 = 256 << 20;
+
+/// How long a stream is kept that nobody puts to or gets from.
+pub const IDLE_KEPT: Duration = Duration::from_secs(3600);
 
 /// How many bytes of one stream may lie ahead of its fastest reader. A writer waits for the reader then.
 pub const STREAM_BYTES_MAX: u64 = 256 << 20;
@@ -117,15 +125,26 @@ pub struct Streams {
 struct Shared {
     dir: PathBuf,
     calls: Mutex<HashMap<CallId, BTreeMap<StreamKey, Arc<Stream>>>>,
+    in_memory: Arc<AtomicU64>,
+    /// How many files were made.
+    files: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stream {
     content: Mutex<Content>,
     changed: Notify,
+    /// What all streams hold in memory.
+    all_in_memory: Arc<AtomicU64>,
 }
 
-#[derive(Debug, Default)]
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.all_in_memory.fetch_sub(self.content.get_mut().in_memory, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
 struct Content {
     chunks: Vec<Place>,
     bytes: u64,
@@ -133,6 +152,7 @@ struct Content {
     file: Option<(Arc<File>, PathBuf, u64)>,
     /// Bytes that the fastest reader has.
     read: u64,
+    touched: Instant,
     removed: bool,
 }
 
@@ -153,7 +173,9 @@ impl Streams {
             std::fs::remove_dir_all(dir).map_err(failed("remove", dir))?;
         }
         std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
-        Ok(Self { shared: Arc::new(Shared { dir: dir.to_owned(), calls: Mutex::default() }) })
+        Ok(Self {
+            shared: Arc::new(Shared { dir: dir.to_owned(), calls: Mutex::default(), in_memory: Arc::default(), files: AtomicU64::new(0) }),
+        })
     }
 
     /// Puts chunks at the end of a stream, in order. Those that are there already are passed over, so that a repeated request does
@@ -188,6 +210,7 @@ impl Streams {
         if content.removed {
             return Err(Error::Unknown { call: key.call });
         }
+        content.touched = Instant::now();
         let expected = content.chunks.len() as u64 + 1;
         if chunk.index < expected {
             return Ok(true);
@@ -209,8 +232,10 @@ impl Streams {
         let length = chunk.data.len();
         content.bytes += length as u64;
         let end = content.bytes;
-        if content.in_memory + length as u64 <= MEMORY_BYTES_MAX {
+        let all = self.shared.in_memory.load(Ordering::Relaxed) + length as u64;
+        if content.in_memory + length as u64 <= MEMORY_BYTES_MAX && all <= ALL_MEMORY_BYTES_MAX {
             content.in_memory += length as u64;
+            self.shared.in_memory.fetch_add(length as u64, Ordering::Relaxed);
             return Ok(Place::Memory(chunk.data.clone(), end));
         }
         if content.file.is_none() {
@@ -226,8 +251,9 @@ impl Streams {
 
     /// Makes a file and removes its name: its space is given back when the stream goes, whatever happens.
     fn new_file(&self) -> Result<(Arc<File>, PathBuf, u64), Error> {
-        let path = self.shared.dir.join("stream");
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+        let number = self.shared.files.fetch_add(1, Ordering::Relaxed);
+        let path = self.shared.dir.join(number.to_string());
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(|source| Error::File { what: "create", path: path.clone(), source })?;
         std::fs::remove_file(&path).map_err(|source| Error::File { what: "remove", path: path.clone(), source })?;
         Ok((Arc::new(file), path, 0))
@@ -254,23 +280,50 @@ impl Streams {
     pub fn remove_call(&self, call: CallId) {
         let streams = self.shared.calls.lock().remove(&call).unwrap_or_default();
         for stream in streams.into_values() {
-            stream.content.lock().removed = true;
-            stream.changed.notify_waiters();
+            stream.remove();
         }
     }
 
+    /// Removes the streams that nobody has touched for `idle`.
+    pub fn remove_idle(&self, idle: Duration) {
+        let mut calls = self.shared.calls.lock();
+        for streams in calls.values_mut() {
+            streams.retain(|_, stream| {
+                let keep = stream.content.lock().touched.elapsed() < idle;
+                if !keep {
+                    stream.remove();
+                }
+                keep
+            });
+        }
+        calls.retain(|_, streams| !streams.is_empty());
+    }
+
     fn stream(&self, key: &StreamKey) -> Arc<Stream> {
-        self.shared.calls.lock().entry(key.call).or_default().entry(key.clone()).or_default().clone()
+        let mut calls = self.shared.calls.lock();
+        let streams = calls.entry(key.call).or_default();
+        streams.entry(key.clone()).or_insert_with(|| Arc::new(Stream::new(self.shared.in_memory.clone()))).clone()
     }
 }
 
 impl Stream {
+    fn new(all_in_memory: Arc<AtomicU64>) -> Self {
+        let content = Content { chunks: Vec::new(), bytes: 0, in_memory: 0, file: None, read: 0, touched: Instant::now(), removed: false };
+        Self { content: Mutex::new(content), changed: Notify::new(), all_in_memory }
+    }
+
+    fn remove(&self) {
+        self.content.lock().removed = true;
+        self.changed.notify_waiters();
+    }
+
     fn read(&self, call: CallId, after: u64, bytes_max: u64) -> Result<Vec<DataChunk>, Error> {
         let (places, file) = {
             let mut content = self.content.lock();
             if content.removed {
                 return Err(Error::Unknown { call });
             }
+            content.touched = Instant::now();
             let from = usize::try_from(after).unwrap_or(usize::MAX).min(content.chunks.len());
             let mut bytes = 0;
             let fits = |place: &&Place| {
@@ -367,6 +420,18 @@ mod tests {
         tokio::task::yield_now().await;
         streams.remove_call(key().call);
         assert!(matches!(read.await.unwrap(), Err(Error::Unknown { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_touches_is_removed_and_its_memory_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        streams.put(&key(), vec![chunk(1, 1000)], SOON).await.unwrap();
+        streams.remove_idle(SOON);
+        assert_eq!(streams.get(&key(), 0, 1, NOW).await.unwrap().len(), 1);
+        streams.remove_idle(NOW);
+        assert_eq!(streams.shared.in_memory.load(Ordering::Relaxed), 0);
+        assert_eq!(streams.get(&key(), 0, 1, NOW).await.unwrap(), []);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 //!
 //! Caveats: a node whose log lost its middle to damage does not start; the operator must let it join as a new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -97,8 +97,6 @@ struct One {
     index: Index,
     /// Where the log shows how far the shard has come.
     tail_at: Position,
-    /// Something is written here and not yet given to a sync.
-    unsynced: bool,
     /// Synced here up to this index.
     synced: u64,
 }
@@ -110,6 +108,8 @@ pub struct Shards {
     shards: BTreeMap<ShardId, One>,
     space: Space,
     releasing: Option<Release>,
+    /// Shards of which something is written here and not yet given to a sync.
+    unsynced: BTreeSet<ShardId>,
     peers: Option<Box<dyn Replicas>>,
 }
 
@@ -173,9 +173,9 @@ impl Shards {
             let Found { tail, began, index, tail_at } = found.remove(&id).unwrap_or_default();
             let replica = Replica::new(id, options.node, tail, began, options.machine_restarted);
             // Opening the log has synced what it holds.
-            (id, One { replica, index, tail_at, unsynced: false, synced: tail.index })
+            (id, One { replica, index, tail_at, synced: tail.index })
         });
-        Ok(Self { log, me: options.node, shards: shards.collect(), space, releasing: None, peers })
+        Ok(Self { log, me: options.node, shards: shards.collect(), space, releasing: None, unsynced: BTreeSet::new(), peers })
     }
 
     /// Returns the log, for reading and syncing.
@@ -243,7 +243,7 @@ impl Shards {
             one.index.take(slot, &mut self.space);
             one.tail_at = position;
             let (epoch, index) = (one.replica.config().epoch, header.mark.index);
-            one.unsynced = true;
+            self.unsynced.insert(header.shard);
             one.replica.acked(me, epoch, Counted { written: index, synced: 0 })?;
         }
         Ok(())
@@ -303,13 +303,13 @@ impl Shards {
 
     /// Says whether something is written here and not synced, nor given to a sync by [`Self::take_unsynced`].
     pub fn has_unsynced(&self) -> bool {
-        self.shards.values().any(|one| one.unsynced)
+        !self.unsynced.is_empty()
     }
 
     /// Returns what is written here and not synced, by shard. After a sync that began later, give it to [`Self::synced`].
     pub fn take_unsynced(&mut self) -> Vec<(ShardId, Mark)> {
-        let take = |(id, one): (&ShardId, &mut One)| std::mem::take(&mut one.unsynced).then(|| (*id, one.replica.tail()));
-        self.shards.iter_mut().filter_map(take).collect()
+        let unsynced = std::mem::take(&mut self.unsynced);
+        unsynced.into_iter().map(|shard| (shard, self.one(shard).replica.tail())).collect()
     }
 
     /// Notes that this node has synced a shard up to this record, unless it was cut since. Returns what counts now.

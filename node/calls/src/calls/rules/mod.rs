@@ -279,6 +279,8 @@ pub struct Rules {
     expiring: HashSet<CallId>,
     timers: Timers,
     next_place: u64,
+    /// Shards of which something waits for a sync.
+    unsynced: BTreeSet<ShardId>,
     effects: Vec<Effect>,
     load_changed: bool,
     woken: bool,
@@ -325,6 +327,7 @@ impl Rules {
             None => self.elsewhere.remove(&shard),
         };
         let Some(mut left) = self.homes.remove(&shard) else { return };
+        self.unsynced.remove(&shard);
         if let Some(timer) = left.reports {
             self.timers.unset(timer);
         }
@@ -429,6 +432,9 @@ impl Rules {
             let ready = std::mem::replace(&mut mark.answers, later);
             let shown = mark.outputs.partition_point(|(at, _)| *at <= index);
             let calls: BTreeSet<CallId> = mark.outputs.drain(..shown).map(|(_, call)| call).collect();
+            if durable && mark.answers.is_empty() && mark.outputs.is_empty() {
+                self.unsynced.remove(&shard);
+            }
             for ticket in ready.into_values().flatten() {
                 self.one_less(ticket);
             }
@@ -440,7 +446,7 @@ impl Rules {
 
     /// Says whether something waits for a sync.
     pub fn wants_sync(&self) -> bool {
-        self.homes.values().any(|home| !home.synced.answers.is_empty() || !home.synced.outputs.is_empty())
+        !self.unsynced.is_empty()
     }
 
     /// Takes what is to be done, in order.
@@ -474,6 +480,9 @@ impl Rules {
             if *index > mark.index {
                 mark.answers.entry(*index).or_default().push(ticket);
                 waits += 1;
+                if *durable {
+                    self.unsynced.insert(*shard);
+                }
             }
         }
         match waits {
@@ -502,6 +511,9 @@ impl Rules {
             && let Some(durable) = home.state.call(*call).map(|call| call.open.invocation.durable())
         {
             home.mark_mut(durable).outputs.push_back((index, *call));
+            if durable {
+                self.unsynced.insert(shard);
+            }
         }
         self.effects.push(Effect::Append { shard, index, record, payload });
         index
