@@ -41,7 +41,7 @@ pub enum Error {
     NoBase { reference: String, tried: Vec<String> },
 
     /// A registry answered, and refused or broke off.
-    #[error("registry {registry}: cannot {action} {reference}: {source}")]
+    #[error("registry {registry}: cannot {action} {reference}")]
     Registry { registry: String, reference: String, action: &'static str, source: Box<oci_client::errors::OciDistributionError> },
 
     /// A registry did not answer.
@@ -78,6 +78,10 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A secret that is to give access to a registry does not.
+    #[error("the registry's secret {why}")]
+    RegistrySecret { why: String },
+
     /// A named mount that this server does not know how to make.
     #[error("mount {name}: {why}")]
     NoMount { name: String, why: String },
@@ -97,10 +101,6 @@ pub enum Error {
         #[source]
         source: store::Error,
     },
-
-    /// A tree that a record names cannot be read.
-    #[error("the tree {digest} of {what} is not an image's")]
-    NoTree { what: String, digest: Digest },
 
     /// The container runtime failed, which is not the recipe's fault. Another try can help.
     #[error("cannot {action} the build container")]
@@ -126,10 +126,6 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-
-    /// A build that this one waited for failed.
-    #[error("{0}")]
-    Shared(std::sync::Arc<Error>),
 
     /// A task of the node ended before its work did: the node is stopping.
     #[error("{what} was interrupted because the node is stopping")]
@@ -165,7 +161,6 @@ impl Error {
             Error::Store { .. } | Error::Runtime { .. } | Error::Mount { .. } | Error::Cache { .. } | Error::Stopping { .. } => {
                 FailureKind::Node
             }
-            Error::Shared(error) => error.kind(),
             _ => FailureKind::Build,
         }
     }

@@ -56,9 +56,15 @@ use registry::Registries;
 #[derive(Debug, Clone)]
 pub enum Base {
     /// Here it is.
-    Ready(LayerRecord),
+    Ready(Box<LayerRecord>),
     /// It has to be built by this recipe first.
     Recipe(Vec<String>),
+}
+
+impl Base {
+    fn ready(record: LayerRecord) -> Base {
+        Base::Ready(Box::new(record))
+    }
 }
 
 /// Finds and makes base images.
@@ -97,12 +103,12 @@ impl Bases {
         let key = Self::key(reference, credentials);
         let _lock = self.locks.lock(key).await;
         if let Some(record) = self.cached(key).await? {
-            return Ok(Base::Ready(record));
+            return Ok(Base::Ready(record.into()));
         }
         log.info(format!("looking for the base image {}", reference.short()));
         let base = self.find(reference, credentials, log).await?;
         if let Base::Ready(record) = &base {
-            self.remember(key, record.clone()).await?;
+            self.remember(key, LayerRecord::clone(record)).await?;
         }
         Ok(base)
     }
@@ -115,14 +121,14 @@ impl Bases {
             Some(BaseSource::Registry) => make = false,
             Some(BaseSource::Recipe) => ask_registry = false,
             Some(_) => match self.configured(rule.clone().expect("there is a rule"), log).await {
-                Ok(record) => return Ok(Base::Ready(record)),
+                Ok(record) => return Ok(Base::Ready(record.into())),
                 Err(error) => note(&mut tried, log, "configuration", &error),
             },
             None => {}
         }
         if ask_registry {
             match self.registries.pull(reference, credentials, &self.store, log).await {
-                Ok((tree, config)) => return self.record(tree, config, reference.short()).await.map(Base::Ready),
+                Ok((tree, config)) => return self.record(tree, config, reference.short()).await.map(Base::ready),
                 Err(error) => note(&mut tried, log, "registry", &error),
             }
         }
@@ -162,9 +168,9 @@ impl Bases {
         match known {
             WellKnown::Debian(tag) => {
                 let tree = self.debian(tag, log).await?;
-                self.record(tree, official::debian_config(), "Debian").await.map(Base::Ready)
+                self.record(tree, official::debian_config(), "Debian").await.map(Base::ready)
             }
-            WellKnown::Uv(version) => self.uv(version, log).await.map(Base::Ready),
+            WellKnown::Uv(version) => self.uv(version, log).await.map(Base::ready),
             WellKnown::Python(tag) => self.python(tag, log).await,
         }
     }
@@ -188,7 +194,7 @@ impl Bases {
         let python = self.relocated(interpreter, log).await?;
         tree.graft(&path("usr/local"), &python).tree("Python")?;
         let record = self.record(tree, official::python_config(&interpreter.version), "Python").await?;
-        Ok(Base::Ready(record))
+        Ok(Base::ready(record))
     }
 
     /// A Debian root file system.

@@ -62,7 +62,7 @@ pub(super) async fn relocate(from: &Interpreter, into: &Path, log: &dyn BuildLog
     let libraries = copy.libraries(&binaries).await?;
     for (folder, path) in [
         (into.join("bin"), "$ORIGIN/../lib".to_owned()),
-        (into.join("lib").join(&name).join("lib-dynload"), format!("$ORIGIN/../_libs:$ORIGIN/../..")),
+        (into.join("lib").join(&name).join("lib-dynload"), "$ORIGIN/../_libs:$ORIGIN/../..".to_owned()),
         (into.join("lib"), format!("$ORIGIN/{name}/_libs")),
     ] {
         let files: Vec<_> = binaries.iter().filter(|file| file.parent() == Some(&folder)).cloned().collect();

@@ -3,7 +3,7 @@
 //! A registry that does not answer costs one connect deadline and is then left alone for a while, so that a machine
 //! without a way out does not wait at every build.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use futures::TryStreamExt;
@@ -41,6 +41,26 @@ pub enum Credentials {
     },
 }
 
+impl Credentials {
+    /// Reads a secret's variables by the way of authentication, with the SDK's number: 0 and 3 are anonymous, 2 is
+    /// Google's (a service account's key as JSON), 4 is a user name and a password.
+    ///
+    /// Errors for 1, Amazon's, which needs a signed request that is not made yet.
+    pub fn from_secret(kind: u32, env: &BTreeMap<String, String>) -> Result<Credentials> {
+        let variable = |name: &str| env.get(name).cloned().ok_or_else(|| Error::RegistrySecret { why: format!("has no variable {name}") });
+        match kind {
+            0 | 3 => Ok(Credentials::Anonymous),
+            2 => Ok(Credentials::Basic { username: "_json_key".to_owned(), password: variable("SERVICE_ACCOUNT_JSON")? }),
+            4 => Ok(Credentials::Basic { username: variable("REGISTRY_USERNAME")?, password: variable("REGISTRY_PASSWORD")? }),
+            1 => Err(Error::RegistrySecret {
+                why: "is for Amazon's registry, whose tokens are not fetched yet: give user name AWS and a token as the password"
+                    .to_owned(),
+            }),
+            other => Err(Error::RegistrySecret { why: format!("is for an unknown way of authentication ({other})") }),
+        }
+    }
+}
+
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -52,14 +72,14 @@ impl std::fmt::Debug for Credentials {
 
 /// Pulls images and remembers which registries are out of reach.
 pub(super) struct Registries {
-    settings: std::collections::BTreeMap<String, RegistryConfig>,
+    settings: BTreeMap<String, RegistryConfig>,
     ca_bundle: Option<Vec<u8>>,
     unreachable: Mutex<HashMap<String, (Instant, String)>>,
 }
 
 impl Registries {
     /// `ca_bundle` are further certificates (PEM) to trust.
-    pub(super) fn new(settings: std::collections::BTreeMap<String, RegistryConfig>, ca_bundle: Option<Vec<u8>>) -> Registries {
+    pub(super) fn new(settings: BTreeMap<String, RegistryConfig>, ca_bundle: Option<Vec<u8>>) -> Registries {
         // Fails when the process has one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Registries { settings, ca_bundle, unreachable: Mutex::default() }

@@ -31,7 +31,7 @@ impl World {
     async fn resolve(&self, name: &str) -> Result<LayerRecord> {
         let reference = ImageReference::parse(name).unwrap();
         match self.bases.resolve(&reference, &Credentials::Anonymous, &self.log).await? {
-            Base::Ready(record) => Ok(record),
+            Base::Ready(record) => Ok(*record),
             Base::Recipe(lines) => panic!("{lines:?}"),
         }
     }
@@ -254,6 +254,18 @@ async fn a_series_that_the_machine_lacks_becomes_a_recipe_or_a_reason() {
     let world = world(BasesConfig { offline: true, build_python: Some(false), ..BasesConfig::default() });
     let error = world.resolve("python:3.2-slim").await.unwrap_err().to_string();
     assert!(error.contains("needs an interpreter of Python 3.2: this machine has none"), "{error}");
+}
+
+#[test]
+fn secrets_for_registries() {
+    let env = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let basic = |username: &str, password: &str| Credentials::Basic { username: username.to_owned(), password: password.to_owned() };
+    let fixed = env(&[("REGISTRY_USERNAME", "u"), ("REGISTRY_PASSWORD", "p")]);
+    assert_eq!(Credentials::from_secret(4, &fixed).unwrap(), basic("u", "p"));
+    assert_eq!(Credentials::from_secret(2, &env(&[("SERVICE_ACCOUNT_JSON", "{}")])).unwrap(), basic("_json_key", "{}"));
+    assert_eq!(Credentials::from_secret(0, &fixed).unwrap(), Credentials::Anonymous);
+    let error = Credentials::from_secret(4, &env(&[])).unwrap_err().to_string();
+    assert_eq!(error, "the registry's secret has no variable REGISTRY_USERNAME");
 }
 
 #[test]

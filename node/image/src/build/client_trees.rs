@@ -145,7 +145,7 @@ impl Gathering<'_> {
     async fn helper(&self) -> Result<LayerRecord> {
         let reference = ImageReference::parse(HELPER)?;
         match self.inner.bases.resolve(&reference, &Credentials::Anonymous, self.log).await? {
-            Base::Ready(record) => Ok(record),
+            Base::Ready(record) => Ok(*record),
             Base::Recipe(_) => Err(Error::NotAnImage { reference: HELPER.to_owned(), why: "would have to be built first".to_owned() }),
         }
     }

@@ -98,8 +98,7 @@ impl<'a> Execution<'a> {
                 }
                 None => {
                     let (key, record) = self.image(&name, from.line, &from.text).await?;
-                    let config = record.config.clone();
-                    (StageBase::Image(record), key, config, BTreeMap::new())
+                    (StageBase::Image(record.manifest), key, record.config, BTreeMap::new())
                 }
             };
             let (mut stage_keys, mut image_keys) = (HashMap::new(), HashMap::new());
@@ -137,7 +136,7 @@ impl<'a> Execution<'a> {
         let credentials = &self.request.registry.credentials;
         let key = Bases::key(&reference, credentials);
         let record = match self.inner.bases.resolve(&reference, credentials, self.log).await.map_err(failed)? {
-            Base::Ready(record) => record,
+            Base::Ready(record) => *record,
             Base::Recipe(commands) => {
                 let record = self.build_base(commands).await.map_err(failed)?;
                 self.inner.remember(key, record.clone()).await?;
@@ -215,7 +214,7 @@ impl<'a> Execution<'a> {
     async fn base_tree(&mut self, base: &StageBase) -> Result<Arc<Tree>> {
         match base {
             StageBase::Empty => Ok(Arc::new(Tree::new())),
-            StageBase::Image(record) => self.inner.read_tree(record.manifest).await,
+            StageBase::Image(manifest) => self.inner.read_tree(*manifest).await,
             StageBase::Stage(stage) => self.realise(*stage).await,
         }
     }

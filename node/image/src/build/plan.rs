@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, HashMap};
 use shoal_state::Digest;
 use shoal_storage::manifest::{Kind, Path, Tree};
 
-use crate::cache::LayerRecord;
 use crate::config::ImageConfig;
 use crate::error::{Error, Result};
 use crate::key::KeyBuilder;
@@ -38,8 +37,8 @@ pub(super) struct StagePlan {
 pub(super) enum StageBase {
     /// Nothing.
     Empty,
-    /// An image.
-    Image(LayerRecord),
+    /// The tree of an image.
+    Image(Digest),
     /// An earlier stage.
     Stage(usize),
 }
@@ -152,7 +151,7 @@ impl Walk<'_> {
             Step::Transfer(transfer) => match origin(self.recipe, self.stage, transfer.from.as_deref()) {
                 Origin::Context => {
                     let selected = context_selection(transfer, self.context).map_err(|problem| planned.failed(problem))?;
-                    selected.iter().fold(key, |key, selected| selection_key(key, selected))
+                    selected.iter().fold(key, selection_key)
                 }
                 other => key.digest("from", &self.key_of(other)),
             },

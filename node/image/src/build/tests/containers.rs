@@ -27,6 +27,8 @@ const PROGRAMS: [&str; 12] = [
 struct Running {
     world: World,
     engine: Engine,
+    /// The engine's folder, until it is closed.
+    _state: tempfile::TempDir,
 }
 
 impl Running {
@@ -40,8 +42,8 @@ impl Running {
             return None;
         }
         let mut engine = None;
-        let state = tempfile::tempdir().unwrap().keep();
-        let engine_config = EngineConfig { network: None, ..EngineConfig::new(&state) };
+        let state = tempfile::tempdir().unwrap();
+        let engine_config = EngineConfig { network: None, ..EngineConfig::new(state.path()) };
         match Engine::open(engine_config).await {
             Ok(opened) => engine = Some(opened),
             Err(error) => eprintln!("skipped: {error}"),
@@ -54,7 +56,7 @@ impl Running {
             let trees = Trees::mount(&mountpoint, Arc::new(StoreSource::new(store.clone()))).unwrap();
             Some(Containers { trees: Arc::new(trees), engine: engine.clone() })
         });
-        Some(Running { world, engine })
+        Some(Running { world, engine, _state: state })
     }
 
     async fn end(self) {
