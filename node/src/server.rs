@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use shoal_calls::Calls;
-use shoal_calls::calls::streams::Streams;
 use shoal_fs::{StoreSource, Trees};
 use shoal_image::bases::{Bases, BasesConfig};
 use shoal_image::build::{BuildConfig, Builder, BuilderParts, Containers, Egress};
@@ -131,7 +130,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     let cluster = consensus(&config, keys.node).await?;
     register(&config, &cluster, boot).await?;
 
-    let calls = Calls::open(&shoal_calls::calls::driver::Options::new(config.data.join("calls"), keys.node), None)
+    let calls = Calls::open(&shoal_calls::calls::Options::new(config.data.join("calls"), keys.node), None)
         .context("cannot open the records of calls")?;
     let trees = mount_trees(&config, &store)?;
     arguments::write_own_folder(&config).context("cannot write what containers see of this node")?;
@@ -140,7 +139,6 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     let images = Images::new(builder(&config, &store, &cluster, &kept, &engine, &trees)?);
     let api = Api {
         calls: calls.clone(),
-        streams: Streams::open(&config.data.join("streams")).context("cannot open the streams of calls")?,
         logs: LogStore::open(config.data.join("logs")).context("cannot open the logs of containers")?,
         tasks: Tasks::default(),
         crashes: CrashLoops::default(),

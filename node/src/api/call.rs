@@ -301,7 +301,7 @@ pub(super) async fn read_data(
     direction: Direction,
 ) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
     let key = data_place(api, request.call_info, direction).await?;
-    let (streams, mut after) = (api.streams.clone(), request.last_index);
+    let (streams, mut after) = (api.calls.streams().clone(), request.last_index);
     let (send, receive) = tokio::sync::mpsc::channel(DATA_QUEUE);
     tokio::spawn(async move {
         let until = Instant::now() + DATA_STREAM;

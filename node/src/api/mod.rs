@@ -113,7 +113,6 @@ pub(crate) struct Api {
     pub(crate) sealing: SealingKey,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) calls: shoal_calls::Calls,
-    pub(crate) streams: shoal_calls::calls::streams::Streams,
     pub(crate) logs: shoal_worker::log::LogStore,
     pub(crate) tasks: crate::tasks::Tasks,
     pub(crate) jwt_key: [u8; 32],
