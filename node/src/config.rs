@@ -94,7 +94,7 @@ impl Config {
         };
         Figment::from(Serialized::defaults(Self::default()))
             .merge(toml)
-            .merge(Env::prefixed("SHOAL_").filter(|key| KEYS.contains(&key.as_str().split("__").next().unwrap_or_default())).split("__"))
+            .merge(Env::prefixed("SHOAL_").filter(|key| is_key(key.as_str())).split("__"))
             .merge(Serialized::defaults(flags))
             .extract()
             .with_context(|| format!("cannot read the configuration from {}", file.unwrap_or(Path::new(CONFIG_PATH)).display()))
@@ -117,4 +117,24 @@ impl Config {
 /// The admin socket of the node that keeps its data in `data`.
 pub(crate) fn admin_socket(data: &Path) -> PathBuf {
     data.join("run/admin.sock")
+}
+
+/// Says whether a variable, without its prefix and in whatever case, sets one of [`KEYS`].
+fn is_key(variable: &str) -> bool {
+    KEYS.iter().any(|key| variable.split("__").next().is_some_and(|first| first.eq_ignore_ascii_case(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_set_keys_in_any_case_and_strangers_are_left_alone() {
+        for key in ["LOG", "log", "IMAGES__CA_BUNDLE", "CPU_MILLI"] {
+            assert!(is_key(key), "{key}");
+        }
+        for stranger in ["BIN", "TEST_DATA", "LOGS", "CLIENT_PYTHON"] {
+            assert!(!is_key(stranger), "{stranger}");
+        }
+    }
 }
