@@ -273,3 +273,35 @@ fn names_of_standalone_mounts() {
     assert_eq!(standalone_name("python-build-standalone.20251209.3.14.2t-gnu"), Some((20251209, "3.14.2t")));
     assert_eq!(standalone_name("modal-client-mount-1.0.0"), None);
 }
+
+#[tokio::test]
+async fn standalone_mounts_have_the_link_from_the_release_on_that_brings_it() {
+    let found = interpreters::find(&[]);
+    let Some(interpreter) = interpreters::choose(&found, "3.12", None) else {
+        eprintln!("skipped: this machine has no Python 3.12 under pyenv, /usr/local or uv");
+        return;
+    };
+    let world = world(BasesConfig { offline: true, ..BasesConfig::default() });
+    let mut has_link = Vec::new();
+    for release in ["20240107", "20241008"] {
+        let name = format!("python-build-standalone.{release}.3.12.999-gnu");
+        let manifest = match world.bases.standalone_python(&name, &world.log).await {
+            Err(Error::NoProgram { program, .. }) => {
+                eprintln!("skipped: this machine has no {program}");
+                return;
+            }
+            other => other.unwrap(),
+        };
+        let tree = Tree::read(&world.store, &manifest).unwrap();
+        assert!(tree.get(&path("python/bin/python3")).is_some());
+        has_link.push(tree.get(&path("python/bin/python")).is_some());
+    }
+    assert_eq!(has_link, [false, true]);
+    let said = format!("Python 3.12.999 was asked for; this machine has {}", interpreter.version);
+    assert!(world.log.text().contains(&said), "{}", world.log.text());
+    let error = world.bases.standalone_python("python-build-standalone.20240107.3.99.1-gnu", &world.log).await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("this machine has no Python 3.99: install one and name its folder in images.python_dirs"),
+        "{error}"
+    );
+}

@@ -59,9 +59,18 @@ impl Running {
         Some(Running { world, engine, _state: state })
     }
 
+    /// Takes everything down, and sees to it that nothing stays mounted.
     async fn end(self) {
-        self.world.builder.close();
+        let World { builder, dir, .. } = self.world;
+        builder.close();
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while Arc::strong_count(&builder.0) > 1 {
+            assert!(std::time::Instant::now() < deadline, "a build goes on");
+            tokio::task::yield_now().await;
+        }
         self.engine.close().await.unwrap();
+        drop(builder);
+        dir.close().unwrap();
     }
 }
 

@@ -16,10 +16,10 @@ use crate::cache::MemoryCache;
 use crate::config::ImageConfig;
 
 struct World {
-    dir: tempfile::TempDir,
     store: Store,
     cache: Arc<MemoryCache>,
     builder: Builder,
+    dir: tempfile::TempDir,
 }
 
 impl World {
