@@ -139,7 +139,11 @@ fn command(line: &Line<'_>) -> Command {
                 boot: BootId::from_random(line.keyed("boot", 1).into()),
                 generation: line.keyed("generation", 1),
                 resources: resources(line, 1000, 1 << 20, 0),
-                gpus: line.keyed.get("gpu").map(|list| list.split(',').map(|gpu| gpu.parse().expect("a number")).collect()).unwrap_or_default(),
+                gpus: line
+                    .keyed
+                    .get("gpu")
+                    .map(|list| list.split(',').map(|gpu| gpu.parse().expect("a number")).collect())
+                    .unwrap_or_default(),
                 created: Timestamp(0),
                 stopping: None,
             },
@@ -174,7 +178,13 @@ fn show(state: &State, line: &Line<'_>) -> String {
         "shard" => {
             let shard = &state.shards[&ShardId::new(line.number(1) as u16).expect("a shard")];
             let short = |nodes: &[NodeId]| nodes.iter().map(|node| node.bits().to_string()).collect::<Vec<_>>().join(",");
-            format!("epoch {} home {} in sync [{}] joining [{}]", shard.epoch, shard.home.bits(), short(&shard.in_sync), short(&shard.joining))
+            format!(
+                "epoch {} home {} in sync [{}] joining [{}]",
+                shard.epoch,
+                shard.home.bits(),
+                short(&shard.in_sync),
+                short(&shard.joining)
+            )
         }
         "tasks" => state.tasks.iter().map(|(id, task)| format!("{} stopping={} ", id.bits(), task.stopping.is_some())).collect(),
         "free" => format!("{:?}", state.free(NodeId::from_random(line.number(1)))),
