@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::error::{FileContext, Result};
+use crate::error::Result;
 use crate::host::HostCommand;
 use crate::log::BuildLog;
 
@@ -20,7 +20,7 @@ const PACKAGES: &str = "ca-certificates,netbase,tzdata";
 
 /// Makes the root file system as a tar file.
 pub(super) async fn make(tag: &DebianTag, tar: &HostPath, log: &dyn BuildLog) -> Result<()> {
-    let sources = Sources::of_this_machine()?.for_suite(&tag.suite);
+    let sources = Sources::of_this_machine().for_suite(&tag.suite);
     let first = mmdebstrap(tag, tar, &sources, log).await;
     match first {
         // A suite without update or security archives.
@@ -64,6 +64,19 @@ async fn apt_options() -> Vec<String> {
         .collect()
 }
 
+/// A value of `/etc/os-release`.
+fn release_value(release: &str, name: &str) -> Option<String> {
+    let line = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    line.map(|value| value.trim_matches('"').to_owned())
+}
+
+/// The suite of this machine; nothing when it is not Debian.
+pub(super) fn machine_suite() -> Option<String> {
+    let release = std::fs::read_to_string("/etc/os-release").ok()?;
+    release_value(&release, "ID").filter(|id| id == "debian")?;
+    release_value(&release, "VERSION_CODENAME")
+}
+
 /// The machine's own Debian sources.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sources {
@@ -73,16 +86,9 @@ struct Sources {
 }
 
 impl Sources {
-    fn of_this_machine() -> Result<Sources> {
-        let release = std::fs::read_to_string("/etc/os-release").file("read", "/etc/os-release")?;
-        let value = |name: &str| {
-            let line = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            line.map(|value| value.trim_matches('"').to_owned())
-        };
-        if value("ID").as_deref() != Some("debian") {
-            return Ok(Sources::default());
-        }
-        let mut sources = Sources { codename: value("VERSION_CODENAME").unwrap_or_default(), lines: Vec::new() };
+    fn of_this_machine() -> Sources {
+        let Some(codename) = machine_suite() else { return Sources::default() };
+        let mut sources = Sources { codename, lines: Vec::new() };
         let folder = "/etc/apt/sources.list.d";
         let mut files: Vec<_> =
             std::fs::read_dir(folder).map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect()).unwrap_or_default();
@@ -97,7 +103,7 @@ impl Sources {
                 _ => {}
             }
         }
-        Ok(sources)
+        sources
     }
 
     /// `deb [options] address suite component …`

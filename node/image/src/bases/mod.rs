@@ -12,7 +12,8 @@
 //! is made once per cluster.
 //!
 //! Caveats: an image made here has the C library of the suite but the Python of the machine, so `python:3.11.12-…` may
-//! be 3.11.7; the log says so. Names without `-slim` get the slim image: compilers are not in it.
+//! be 3.11.7, and an older suite than the machine's is replaced by the machine's, for the C library; the log says so.
+//! Names without `-slim` get the slim image: compilers are not in it.
 
 mod catalog;
 mod debian;
@@ -190,7 +191,12 @@ impl Bases {
         {
             log.info(format!("Python {exact} was asked for; this machine has {}, which is taken instead", interpreter.version));
         }
-        let mut tree = self.debian(&tag.debian, log).await?;
+        let debian = debian::machine_suite().map_or_else(|| tag.debian.clone(), |machine| tag.debian.at_least(&machine));
+        if debian.suite != tag.debian.suite {
+            let (own, taken) = (&tag.debian.suite, &debian.suite);
+            log.info(format!("the machine's Python needs a newer C library than {own} has: {taken} is taken instead"));
+        }
+        let mut tree = self.debian(&debian, log).await?;
         let python = self.relocated(interpreter, log).await?;
         tree.graft(&path("usr/local"), &python).tree("Python")?;
         let record = self.record(tree, official::python_config(&interpreter.version), "Python").await?;

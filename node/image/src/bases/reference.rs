@@ -98,6 +98,20 @@ pub enum UvVersion {
 /// The suite that names without one mean, as with the official images.
 const SUITE_DEFAULT: &str = "trixie";
 
+/// Suites, oldest first: each has a C library at least as new as the one before.
+const SUITES: [&str; 7] = ["buster", "bullseye", "bookworm", "trixie", "forky", "testing", "sid"];
+
+impl DebianTag {
+    /// Returns the tag for programs that need the C library of `machine`: itself, or that suite if it is newer.
+    pub(super) fn at_least(&self, machine: &str) -> DebianTag {
+        let age = |suite: &str| SUITES.iter().position(|known| *known == suite);
+        match (age(&self.suite), age(machine)) {
+            (Some(own), Some(needed)) if own < needed => DebianTag { suite: machine.to_owned(), slim: self.slim },
+            _ => self.clone(),
+        }
+    }
+}
+
 fn suite(word: &str) -> Option<&str> {
     match word {
         "10" => Some("buster"),
@@ -174,6 +188,14 @@ mod tests {
         assert_eq!(short("a/b:c"), "a/b:c");
         assert_eq!(short("localhost:5000/a/b"), "localhost:5000/a/b:latest");
         assert!(ImageReference::parse("A B").unwrap_err().to_string().starts_with("image A B has no proper name"));
+    }
+
+    #[test]
+    fn a_copied_program_needs_a_suite_that_is_new_enough() {
+        let tag = |suite: &str| DebianTag { suite: suite.to_owned(), slim: true };
+        assert_eq!(tag("bullseye").at_least("bookworm"), tag("bookworm"));
+        assert_eq!(tag("trixie").at_least("bookworm"), tag("trixie"));
+        assert_eq!(tag("bullseye").at_least("noble"), tag("bullseye"));
     }
 
     #[test]

@@ -24,6 +24,9 @@ use super::{capture, init};
 /// How long output may come after the command itself has ended: of processes that it left behind.
 const AFTERGLOW: Duration = Duration::from_secs(1);
 
+/// How long it may take until the end of a container is known after the end of its commands.
+const DEATH_IS_KNOWN: Duration = Duration::from_secs(2);
+
 /// What runs containers: shared by all builds of a node.
 #[derive(Clone)]
 pub struct Containers {
@@ -141,6 +144,10 @@ impl Sandbox {
                     break;
                 }
             }
+        }
+        if matches!(status, ExitStatus::Signal(_)) {
+            // Perhaps the whole container was killed; its end is known a little later.
+            let _still_there = tokio::time::timeout(DEATH_IS_KNOWN, self.container.exit()).await;
         }
         Ok(self.judge(status))
     }

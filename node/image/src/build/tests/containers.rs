@@ -161,6 +161,19 @@ async fn a_build_out_of_time_is_ended_and_says_where() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_takes_all_memory_is_told_apart() {
+    let Some(running) = Running::with_config(BuildConfig { network: false, memory_bytes: Some(96 << 20), ..BuildConfig::default() }).await
+    else {
+        return;
+    };
+    let error = running.world.build(request(&["FROM mini:1", "RUN echo begun; x=$(seq 1 40000000); echo $x"])).await.unwrap_err();
+    assert_eq!(error.kind(), crate::FailureKind::OutOfMemory, "{}", error.full_text());
+    let text = error.full_text();
+    assert!(text.contains("the command ran out of memory (limit: 100663296 bytes)\nlast output:\nbegun"), "{text}");
+    running.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_left_in_the_background_does_not_hold_up_the_build() {
     let Some(running) = Running::start().await else { return };
     let record = running.world.build(request(&["FROM mini:1", "RUN sleep 1000 & echo a > /a", "RUN echo b > /b"])).await;
