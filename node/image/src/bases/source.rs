@@ -11,7 +11,7 @@ use super::reference::PythonTag;
 const SOURCES: [(&str, &str); 5] = [("3.7", "buster"), ("3.9", "bullseye"), ("3.11", "bookworm"), ("3.13", "trixie"), ("3.14", "forky")];
 
 /// What an interpreter is built with.
-const BUILD_PACKAGES: &str = "dpkg-dev gcc g++ make pkg-config libbz2-dev libffi-dev libgdbm-dev liblzma-dev libncurses-dev \
+const BUILD_PACKAGES: &str = "xz-utils gcc g++ make pkg-config libbz2-dev libffi-dev libgdbm-dev liblzma-dev libncurses-dev \
     libreadline-dev libsqlite3-dev libssl-dev uuid-dev zlib1g-dev libexpat1-dev";
 
 /// Returns the recipe of a Python image.
@@ -31,22 +31,24 @@ pub(super) fn recipe(tag: &PythonTag) -> Result<Vec<String>> {
     let lines = [
         format!("FROM debian:{target}-slim AS build"),
         format!("RUN apt-get update && apt-get install -y --no-install-recommends {BUILD_PACKAGES}"),
-        // The same archive, another suite: sources only, so that no package of it gets in.
+        // The same archive, another suite: sources only, so that no package of it gets in. Of those the original alone: the
+        // distribution's changes take pip away.
         format!(
             "RUN sed -n 's/^deb \\(.*\\) {target} \\(.*\\)$/deb-src \\1 {suite} \\2/p' /etc/apt/sources.list \
-             > /etc/apt/sources.list.d/python-source.list && apt-get update && mkdir /source && cd /source \
-             && apt-get source python{plain} && mv python{plain}-*/ tree"
+             > /etc/apt/sources.list.d/python-source.list && apt-get update && mkdir -p /source/tree && cd /source \
+             && apt-get source --download-only python{plain} && tar -xf python{plain}_*.orig.tar.* -C tree --strip-components=1"
         ),
         format!(
-            "RUN cd /source/tree && ./configure --prefix=/usr/local --enable-shared --with-ensurepip=install \
-             LDFLAGS='-Wl,-rpath,\\$$ORIGIN/../lib'{threads} && make -j$(nproc) && make install"
+            "RUN cd /source/tree && ./configure --prefix=/usr/local --enable-shared --with-ensurepip=install --disable-test-modules \
+             LDFLAGS='-Wl,-rpath,\\$$ORIGIN/../lib'{threads} && make -j$(nproc)"
         ),
+        "RUN cd /source/tree && make install".to_owned(),
         format!(
             "RUN cd /usr/local && find . -depth \\( -name __pycache__ -o -name test -o -name tests -o -name idle_test -o -name '*.a' \\) \
              -exec rm -rf {{}} + && strip --strip-unneeded bin/python{series} lib/*.so* lib/python{series}/lib-dynload/*.so; \
              ln -sf python{series} bin/python3; ln -sf python3 bin/python; ln -sf pip3 bin/pip; \
              find lib bin -type f -exec ldd {{}} + 2>/dev/null | sed -n 's/.*=> \\(\\/[^ ]*\\) .*/\\1/p' | sort -u \
-             | grep -v /usr/local | xargs -r realpath | xargs -r dpkg-query --search 2>/dev/null | sed 's/:.*//' | sort -u > /needed"
+             | grep -v /usr/local | xargs -r realpath | sed 'p;s,^/usr,,' | xargs -r dpkg-query --search 2>/dev/null | sed 's/:.*//' | sort -u > /needed"
         ),
         format!("FROM debian:{target}-slim"),
         "COPY --from=build /needed /needed".to_owned(),
