@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use futures::TryStreamExt;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol, linux_amd64_resolver};
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest::{OciDescriptor, OciImageManifest};
@@ -220,8 +219,7 @@ impl Pull {
         let stream = self.client.pull_blob_stream(&self.reference, layer).await;
         let stream = stream.map_err(|error| self.failed("read a layer of", error))?;
         let name = self.name.clone();
-        let bytes = stream.stream.map_ok(bytes::Bytes::from);
-        let reader = SyncIoBridge::new(StreamReader::new(bytes));
+        let reader = SyncIoBridge::new(StreamReader::new(stream.stream));
         blocking("unpacking a layer", move || {
             layers::apply(&mut tree, &name, reader, packing, Some(&diff_id), &store)?;
             Ok(tree)
