@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use prost::Message as _;
+use shoal_image::build::OWN_FOLDER;
 use shoal_proto::modal_client as pb;
 use shoal_runtime::Bind;
 use shoal_state::model::{App, Function, Task};
 use shoal_state::{ENVIRONMENT_DEFAULT, State, TaskId};
 
 use crate::api::{Api, Error, app, function};
-use crate::client;
 use crate::config::Config;
 
 /// The folder of a task's own things in its container: a folder that every tree has, over which the task's is mounted.
@@ -21,22 +22,6 @@ pub(crate) const SOCKET: &str = "api.sock";
 pub(crate) const ARGUMENTS: &str = "arguments.bin";
 /// Where functions run when their image names no folder.
 pub(crate) const WORKDIR: &str = "/root";
-/// The folder of things that are the node's, not the image's.
-pub(crate) const OWN_DIR: &str = "/__shoal";
-/// Certificates for builds and containers: at a path of their own, since tools replace the image's file.
-pub(crate) const CA_BUNDLE: &str = "/__shoal/ca.pem";
-
-/// Variables by which the usual tools find certificates.
-const CA_VARIABLES: [&str; 8] = [
-    "SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "PIP_CERT",
-    "NODE_EXTRA_CA_CERTS",
-    "GIT_SSL_CAINFO",
-    "CARGO_HTTP_CAINFO",
-    "AWS_CA_BUNDLE",
-];
 
 /// Encodes the arguments of a task.
 pub(crate) async fn encode(api: &Api, state: &State, id: TaskId, task: &Task, function: &Function) -> Result<Vec<u8>, Error> {
@@ -85,15 +70,11 @@ async fn dependency_object(api: &Api, id: &str) -> Result<pb::Object, Error> {
     Ok(pb::Object { object_id: id.to_owned(), handle_metadata_oneof: metadata })
 }
 
-/// Writes what every container sees of this node in [`OWN_DIR`]: certificates, and the program that gathers clients.
-pub(crate) fn write_own_folder(config: &Config) -> std::io::Result<()> {
+/// Writes what every container sees of this node: by what it reaches the world as this node does.
+pub(crate) fn write_own_folder(config: &Config) -> anyhow::Result<()> {
     let dir = own_dir(config);
-    std::fs::create_dir_all(&dir)?;
-    std::fs::write(dir.join(client::GATHER_NAME), client::GATHER)?;
-    if !config.images.ca_bundle.as_os_str().is_empty() {
-        std::fs::copy(&config.images.ca_bundle, dir.join("ca.pem"))?;
-    }
-    Ok(())
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(config.egress().write_files(&dir)?)
 }
 
 fn own_dir(config: &Config) -> PathBuf {
@@ -101,16 +82,8 @@ fn own_dir(config: &Config) -> PathBuf {
 }
 
 /// Shows that folder to a container. A folder, because a file can only be mounted over one that the image has.
-pub(crate) fn own_folder(api: &Api) -> Bind {
-    Bind { source: own_dir(&api.config), target: OWN_DIR.to_owned(), read_only: true }
-}
-
-/// Returns the variables that name these files.
-pub(crate) fn egress_variables(api: &Api) -> Vec<(String, String)> {
-    if api.config.images.ca_bundle.as_os_str().is_empty() {
-        return vec![];
-    }
-    CA_VARIABLES.iter().map(|name| ((*name).to_owned(), CA_BUNDLE.to_owned())).collect()
+pub(crate) fn own_folder(config: &Config) -> Bind {
+    Bind { source: own_dir(config), target: OWN_FOLDER.to_owned(), read_only: true }
 }
 
 /// What an environment is made of.
@@ -124,7 +97,7 @@ pub(crate) struct Variables<'a> {
     /// The environment's name.
     pub(crate) environment: String,
     /// What names the node's own certificates; an image that names others wins.
-    pub(crate) egress: Vec<(String, String)>,
+    pub(crate) egress: BTreeMap<String, String>,
 }
 
 /// Returns the environment of a task's program.
@@ -168,12 +141,12 @@ mod tests {
             secrets,
             image_id: String::new(),
             environment: "main".to_owned(),
-            egress: vec![("PIP_CERT".to_owned(), CA_BUNDLE.to_owned())],
+            egress: BTreeMap::from([("PIP_CERT".to_owned(), "/ca.pem".to_owned())]),
         };
         let env: BTreeMap<String, String> = environment(id, variables).into_iter().collect();
         assert_eq!(env["A"], "secret");
         assert_eq!(env["MODAL_TASK_ID"], id.to_string());
         assert_eq!(env["PYTHONPATH"], "/root:/pkg:/lib");
-        assert_eq!(env["PIP_CERT"], CA_BUNDLE);
+        assert_eq!(env["PIP_CERT"], "/ca.pem");
     }
 }

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+use shoal_image::build::Egress;
 
 /// Where the node looks for its configuration when no flag names a file.
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
@@ -98,6 +99,12 @@ impl Config {
             .merge(Serialized::defaults(flags))
             .extract()
             .with_context(|| format!("cannot read the configuration from {}", file.unwrap_or(Path::new(CONFIG_PATH)).display()))
+    }
+
+    /// What builds and containers need to reach the world as this node does.
+    pub(crate) fn egress(&self) -> Egress {
+        let bundle = &self.images.ca_bundle;
+        Egress { ca_bundle: (!bundle.as_os_str().is_empty()).then(|| bundle.clone()), ..Egress::default() }
     }
 
     /// The socket on which the node's own command line is answered; only root may use it.

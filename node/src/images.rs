@@ -10,9 +10,10 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use shoal_image::build::{BaseImage, BuildHandle, BuildRequest, BuildSecret, Builder, ImageMetadata, ImageRecord as Built};
+use shoal_image::build::{BaseImage, BuildHandle, BuildRequest, BuildSecret, Builder, ClientWanted, ImageMetadata, ImageRecord as Built};
 use shoal_image::cache::{Cache, CacheError, LayerRecord};
 use shoal_image::config::ImageConfig;
+use shoal_image::log::{BuildLog, Stream};
 use shoal_proto::modal_client as pb;
 use shoal_state::model::{Image, Layer};
 use shoal_state::{Command, Digest, ImageId, MountId, SecretId, State};
@@ -116,9 +117,24 @@ impl Images {
         Some((self.builder.find(key)?, recorded))
     }
 
+    /// Returns the tree of the client for containers of an image; the first image of its kind makes it.
+    pub(crate) async fn client_tree(&self, wanted: &ClientWanted, image: &LayerRecord) -> Result<Digest, Error> {
+        let gathered = self.builder.client_tree(wanted, image, &Traced).await;
+        gathered.map_err(Error::failed(format!("cannot gather client {} for {}", wanted.version, wanted.abi)))
+    }
+
     /// Ends all builds.
     pub(crate) fn close(&self) {
         self.builder.close();
+    }
+}
+
+/// A log for work that no client waits for: the node's own.
+struct Traced;
+
+impl BuildLog for Traced {
+    fn write(&self, _stream: Stream, data: &str) {
+        tracing::debug!(said = data.trim_end(), "making what containers need");
     }
 }
 

@@ -4,7 +4,6 @@ mod admin;
 mod api;
 mod arguments;
 mod cli;
-mod client;
 mod cluster;
 mod config;
 mod images;

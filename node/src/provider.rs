@@ -13,8 +13,10 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
 use shoal_calls::calls::{Lost, Status};
+use shoal_image::build::ClientWanted;
+use shoal_image::cache::LayerRecord;
 use shoal_proto::modal_client as pb;
-use shoal_runtime::{Bind, ContainerSpec, Engine, Limits, NetworkMode};
+use shoal_runtime::{Bind, ContainerSpec, Limits, NetworkMode};
 use shoal_state::model::{Function, Image, Task, TaskEnd};
 use shoal_state::{Command, ImageId, State, TaskId};
 use shoal_storage::manifest::{Kind, Path, Tree};
@@ -22,7 +24,6 @@ use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
 
 use crate::api::{Api, Error, mount, now, secret, transport};
 use crate::arguments::{self, Variables};
-use crate::client::{Clients, Wanted};
 use crate::images::{self, ImageRecord};
 use crate::roots::Root;
 
@@ -39,15 +40,13 @@ struct Held {
 /// The node, as the worker's driver sees it.
 pub(crate) struct NodeProvider {
     api: Api,
-    engine: Engine,
-    clients: Clients,
     held: Mutex<HashMap<TaskId, Held>>,
 }
 
 impl NodeProvider {
-    /// Makes containers with `engine`.
-    pub(crate) fn new(api: Api, engine: Engine) -> Arc<Self> {
-        Arc::new(Self { api, engine, clients: Clients::default(), held: Mutex::default() })
+    /// Plans containers of the node that `api` is of.
+    pub(crate) fn new(api: Api) -> Arc<Self> {
+        Arc::new(Self { api, held: Mutex::default() })
     }
 
     async fn plan(&self, id: TaskId, task: &Task) -> Result<ContainerPlan, Error> {
@@ -78,10 +77,10 @@ impl NodeProvider {
                 secrets,
                 image_id: image_id.to_string(),
                 environment: environment_name(&state, task),
-                egress: arguments::egress_variables(&self.api),
+                egress: self.api.config.egress().env(),
             },
         );
-        spec.binds.push(arguments::own_folder(&self.api));
+        spec.binds.push(arguments::own_folder(&self.api.config));
         spec.binds.push(Bind { source: dir.clone(), target: arguments::TASK_DIR.to_owned(), read_only: false });
         spec.hostname = id.to_string().chars().take(HOSTNAME_MAX).collect();
         spec.limits = limits(function);
@@ -96,15 +95,12 @@ impl NodeProvider {
     async fn root(&self, state: &State, function: &Function, image: &Image, record: &ImageRecord) -> Result<Root, Error> {
         let manifest = image.manifest.ok_or_else(|| Error::Precondition("its image was not built".to_owned()))?;
         let version = mount::client_version(state, &function.mounts).unwrap_or_else(|| "1.6.4".to_owned());
-        let bare = self.api.roots.get(vec![manifest]).await?;
+        let metadata = &record.metadata;
         let image_id = function.image.unwrap_or(ImageId::from_random(0));
-        let python = python(&bare.tree, record.config.path()).ok_or_else(|| no_python(image_id))?;
-        let wanted = Wanted {
-            version,
-            abi: record.metadata.python_abi.clone().unwrap_or_default(),
-            libc: record.metadata.libc_version_info.as_deref().and_then(|libc| libc.split(' ').next()).unwrap_or_default().to_owned(),
-        };
-        let client = self.clients.get(&self.api, &self.engine, &wanted, &bare, python, record.config.path()).await?;
+        let python = metadata.python_path.clone().ok_or_else(|| no_python(image_id))?;
+        let musl = metadata.libc_version_info.as_deref().is_some_and(|libc| libc.starts_with("musl"));
+        let wanted = ClientWanted { version, abi: metadata.python_abi.clone().unwrap_or_default(), musl, python };
+        let client = self.api.images.client_tree(&wanted, &LayerRecord { manifest, config: record.config.clone() }).await?;
         let mut mounts: Vec<_> = function.mounts.clone();
         mounts.sort_unstable();
         let mounts = mounts.iter().filter_map(|mount| state.mounts.get(mount)).map(|mount| mount.manifest);

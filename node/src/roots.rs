@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use shoal_fs::Trees;
+use shoal_image::build::add_mount_points;
 use shoal_state::Digest;
-use shoal_storage::manifest::{self, Content, Kind, Path, Tree};
+use shoal_storage::manifest::Tree;
 use shoal_storage::store::Store;
 
 use crate::api::{Error, blocking};
@@ -123,19 +124,6 @@ fn merge(store: &Store, parts: &[Digest]) -> Result<Tree, Error> {
         let tree = Tree::read(store, part).map_err(failed())?;
         whole.overlay(&tree).map_err(failed())?;
     }
-    for dir in [arguments::TASK_DIR, arguments::WORKDIR, arguments::OWN_DIR, "/proc", "/sys", "/dev", "/tmp"] {
-        let path = Path::parse(dir).map_err(Error::failed("cannot name a folder"))?;
-        if whole.resolve(&path).is_none() {
-            whole.insert(&path, manifest::Entry::dir()).map_err(Error::failed(format!("cannot make {dir} in a tree")))?;
-        }
-    }
-    // Files that the engine mounts over: a container's own names and resolver.
-    for file in ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"] {
-        let path = Path::parse(file).map_err(Error::failed("cannot name a file"))?;
-        if whole.resolve(&path).is_none() {
-            let empty = manifest::Entry::new(Kind::File { size: 0, content: Content::EMPTY }, 0o644);
-            whole.insert(&path, empty).map_err(Error::failed(format!("cannot make {file} in a tree")))?;
-        }
-    }
+    add_mount_points(&mut whole, &[arguments::TASK_DIR, arguments::WORKDIR]).map_err(Error::failed("cannot make places to mount on"))?;
     Ok(whole)
 }

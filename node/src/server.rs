@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use shoal_calls::Calls;
 use shoal_fs::{StoreSource, Trees};
 use shoal_image::bases::{Bases, BasesConfig};
-use shoal_image::build::{BuildConfig, Builder, BuilderParts, Containers, Egress};
+use shoal_image::build::{BuildConfig, Builder, BuilderParts, Containers};
 use shoal_image::cache::Cache;
 use shoal_raft::Raft;
 use shoal_runtime::{Engine, EngineConfig, NetworkConfig};
@@ -153,12 +153,11 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
         lifecycle: Lifecycle::new(),
         config: Arc::clone(&config),
         cluster: cluster.clone(),
-        store,
     };
     let listener = listener(listeners.api)?;
     home_shards(&api).await?;
     let inside = containers_door(&api, &engine, config.api, &stop_serving)?;
-    let provider = NodeProvider::new(api.clone(), engine.clone());
+    let provider = NodeProvider::new(api.clone());
     let state = cluster.clone();
     let worker = Driver::start(
         shoal_worker::Config::new(keys.node, boot),
@@ -248,8 +247,9 @@ async fn register(config: &Config, cluster: &Cluster, boot: BootId) -> anyhow::R
 
 /// Opens the builder of images: its bases, its cache in the state, its containers.
 fn builder(config: &Config, store: &Store, cluster: &Cluster, kept: &Kept, engine: &Engine, trees: &Arc<Trees>) -> anyhow::Result<Builder> {
-    let bundle = Some(config.images.ca_bundle.clone()).filter(|bundle| !bundle.as_os_str().is_empty());
-    let certificates = bundle.as_ref().map(std::fs::read).transpose().context("cannot read the certificates of images.ca_bundle")?;
+    let egress = config.egress();
+    let certificates =
+        egress.ca_bundle.as_ref().map(std::fs::read).transpose().context("cannot read the certificates of images.ca_bundle")?;
     let cache: Arc<dyn Cache> = Arc::new(StateCache::new(cluster.clone(), kept.clone()));
     let bases = BasesConfig { offline: !config.images.registries, ..BasesConfig::default() };
     let bases = Bases::new(bases, store.clone(), Arc::clone(&cache), config.data.join("images/bases"), certificates);
@@ -260,7 +260,7 @@ fn builder(config: &Config, store: &Store, cluster: &Cluster, kept: &Kept, engin
         containers: Some(Containers { trees: Arc::clone(trees), engine: engine.clone() }),
         work_dir: config.data.join("images/work"),
         cache_dir: config.data.join("images/cache"),
-        config: BuildConfig { egress: Egress { ca_bundle: bundle, ..Egress::default() }, ..BuildConfig::default() },
+        config: BuildConfig { egress, ..BuildConfig::default() },
     })
     .context("cannot open the builder of images")
 }

@@ -59,15 +59,11 @@ async fn make(api: &Api, caller: &Caller, environment: &str, name: &str, descrip
         created: api.now(),
         stopped: None,
         layout: AppLayout::default(),
-        deployments: imbl_empty(),
+        deployments: shoal_state::imbl::Vector::new(),
     };
     api.propose(Command::CreateApp { id, app }).await?;
     api.lifecycle.beat(id);
     Ok(id)
-}
-
-fn imbl_empty<T: Clone>() -> shoal_state::imbl::Vector<T> {
-    shoal_state::imbl::Vector::new()
 }
 
 pub(super) async fn create(api: &Api, caller: &Caller, request: pb::AppCreateRequest) -> Result<pb::AppCreateResponse, Error> {

@@ -258,40 +258,21 @@ const DATA_BYTES_MAX: u64 = 8 << 20;
 /// Answers of a data stream that may wait for the client.
 const DATA_QUEUE: usize = 8;
 
-/// Names the data that one attempt of a call puts out.
-pub(super) fn data_key(call: CallId, attempt: &str, direction: Direction) -> StreamKey {
-    StreamKey { call, input: None, attempt: attempt.to_owned(), direction }
-}
-
-/// Finds which data a reader or writer means: that of an attempt's token, or of a call's current attempt.
-async fn data_place(
-    api: &Api,
-    info: Option<pb::function_call_get_data_request::CallInfo>,
-    direction: Direction,
-) -> Result<StreamKey, Error> {
-    use pb::function_call_get_data_request::CallInfo;
-    match info {
-        Some(CallInfo::AttemptToken(token)) => {
-            let (call, attempt) = read_attempt(&token)?;
-            Ok(data_key(call, &attempt, direction))
-        }
-        Some(CallInfo::FunctionCallId(id)) => {
-            let call: CallId = id.parse()?;
-            let inputs = api.calls.inputs(call).await.map_err(refused)?;
-            let attempt = inputs.first().map_or(0, |input| input.retry_count);
-            Ok(data_key(call, &attempt.to_string(), direction))
-        }
-        None => Err(Error::Invalid("this request for data names no call".to_owned())),
-    }
-}
-
-/// Takes an attempt's token apart: its call, and the number of the attempt.
-pub(super) fn read_attempt(token: &str) -> Result<(CallId, String), Error> {
+/// Finds the data of an attempt, by the token that went with its input.
+pub(super) fn data_of_attempt(token: &str, direction: Direction) -> Result<StreamKey, Error> {
     let mut parts = token.split('/');
     match (parts.next(), parts.next(), parts.next()) {
-        (Some(call), Some(_), Some(attempt)) => Ok((call.parse()?, attempt.to_owned())),
+        (Some(call), Some(_), Some(attempt)) => Ok(StreamKey { call: call.parse()?, input: None, attempt: attempt.to_owned(), direction }),
         _ => Err(Error::Invalid(format!("{token:?} is not an attempt's token"))),
     }
+}
+
+/// Finds the data of a call's current attempt.
+pub(super) async fn data_of_call(api: &Api, id: &str, direction: Direction) -> Result<StreamKey, Error> {
+    let call: CallId = id.parse()?;
+    let inputs = api.calls.inputs(call).await.map_err(refused)?;
+    let attempt = inputs.first().map_or(0, |input| input.retry_count).to_string();
+    Ok(StreamKey { call, input: None, attempt, direction })
 }
 
 /// Streams a call's data to a reader, from after the index that it has.
@@ -300,7 +281,12 @@ pub(super) async fn read_data(
     request: pb::FunctionCallGetDataRequest,
     direction: Direction,
 ) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
-    let key = data_place(api, request.call_info, direction).await?;
+    use pb::function_call_get_data_request::CallInfo;
+    let key = match &request.call_info {
+        Some(CallInfo::AttemptToken(token)) => data_of_attempt(token, direction)?,
+        Some(CallInfo::FunctionCallId(id)) => data_of_call(api, id, direction).await?,
+        None => return Err(Error::Invalid("this request for data names no call".to_owned())),
+    };
     let (streams, mut after) = (api.calls.streams().clone(), request.last_index);
     let (send, receive) = tokio::sync::mpsc::channel(DATA_QUEUE);
     tokio::spawn(async move {

@@ -174,17 +174,9 @@ pub(super) async fn data_in(
 pub(super) async fn put_data_out(api: &Api, caller: &Caller, request: pb::FunctionCallPutDataRequest) -> Result<(), Error> {
     use pb::function_call_put_data_request::CallInfo;
     task_of(api, caller)?;
-    let key = match request.call_info {
-        Some(CallInfo::AttemptToken(token)) => {
-            let (call, attempt) = super::call::read_attempt(&token)?;
-            super::call::data_key(call, &attempt, Direction::Out)
-        }
-        Some(CallInfo::FunctionCallId(id)) => {
-            let call = id.parse()?;
-            let inputs = api.calls.inputs(call).await.map_err(refused)?;
-            let attempt = inputs.first().map_or(0, |input| input.retry_count);
-            super::call::data_key(call, &attempt.to_string(), Direction::Out)
-        }
+    let key = match &request.call_info {
+        Some(CallInfo::AttemptToken(token)) => super::call::data_of_attempt(token, Direction::Out)?,
+        Some(CallInfo::FunctionCallId(id)) => super::call::data_of_call(api, id, Direction::Out).await?,
         None => return Err(Error::Invalid("these data name no call".to_owned())),
     };
     let chunks = request.data_chunks.into_iter().map(|chunk| DataChunk { index: chunk.index, data: chunk.encode_to_vec().into() });

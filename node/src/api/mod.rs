@@ -106,7 +106,6 @@ impl Kept {
 pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
     pub(crate) cluster: Cluster,
-    pub(crate) store: shoal_storage::store::Store,
     pub(crate) kept: Kept,
     pub(crate) blobs: Blobs,
     pub(crate) files: Files,

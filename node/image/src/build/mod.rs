@@ -59,8 +59,8 @@ pub use client_trees::ClientWanted;
 pub use handle::{BuildHandle, ImageRecord, LogEntry, LogPiece, Outcome};
 pub use probe::ImageMetadata;
 pub use request::{BaseImage, BuildGpu, BuildRequest, BuildSecret, BuildVolume, RegistryAccess};
-pub use sandbox::Containers;
-pub use settings::{BuildConfig, Egress};
+pub use sandbox::{Containers, add_mount_points};
+pub use settings::{BuildConfig, Egress, OWN_FOLDER};
 
 use execute::Execution;
 use handle::Build;

@@ -214,16 +214,19 @@ const MOUNTED_FILES: [&str; 3] = ["etc/resolv.conf", "etc/hosts", "etc/hostname"
 /// and what is made here does not become part of the image.
 fn with_mount_points(base: &Tree, binds: &[Bind]) -> manifest::Result<Tree> {
     let mut shown = base.clone();
-    for name in MOUNTED_FOLDERS.into_iter().chain([OWN_FOLDER]) {
-        add_place(&mut shown, &crate::bases::path(name), true)?;
-    }
-    for name in MOUNTED_FILES {
-        add_place(&mut shown, &crate::bases::path(name), false)?;
-    }
+    add_mount_points(&mut shown, &[])?;
     for bind in binds {
         add_place(&mut shown, &Path::parse(&bind.target)?, bind.source.is_dir())?;
     }
     Ok(shown)
+}
+
+/// Adds what every container has something mounted on, and some folders besides, where the tree lacks them.
+pub fn add_mount_points(tree: &mut Tree, folders: &[&str]) -> manifest::Result<()> {
+    for name in MOUNTED_FOLDERS.iter().chain([&OWN_FOLDER]).chain(folders) {
+        add_place(tree, &crate::bases::path(name), true)?;
+    }
+    MOUNTED_FILES.iter().try_for_each(|name| add_place(tree, &crate::bases::path(name), false))
 }
 
 fn add_place(tree: &mut Tree, path: &Path, is_dir: bool) -> manifest::Result<()> {
@@ -246,13 +249,7 @@ fn own_folder(work_dir: &std::path::Path, config: &BuildConfig) -> Result<tempfi
     let first = own.path().join("init");
     std::fs::write(&first, init::program()).file("write", &first)?;
     std::fs::set_permissions(&first, readable).file("change", &first)?;
-    if let Some(bundle) = &config.egress.ca_bundle {
-        std::fs::copy(bundle, own.path().join("ca.pem")).file("copy", bundle)?;
-    }
-    if let Some(settings) = config.egress.wgetrc() {
-        let path = own.path().join("wgetrc");
-        std::fs::write(&path, settings).file("write", &path)?;
-    }
+    config.egress.write_files(own.path())?;
     Ok(own)
 }
 

@@ -1,10 +1,12 @@
 //! How builds are carried out on a node: `[build]` of the configuration.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::{FileContext, Result};
 
 /// Settings of builds. None of them is part of an image's identity.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,8 +70,8 @@ pub struct Egress {
     pub env: BTreeMap<String, String>,
 }
 
-/// The folder in containers that holds what only the build sees.
-pub(crate) const OWN_FOLDER: &str = "/__shoal";
+/// The folder in containers that holds what is the node's and not the image's.
+pub const OWN_FOLDER: &str = "/__shoal";
 
 /// Variables that name a bundle of certificates. An image that sets one of them wins.
 const CA_VARIABLES: [&str; 8] = [
@@ -108,8 +110,11 @@ impl Egress {
         env
     }
 
-    /// Files in [`OWN_FOLDER`] beside the certificates.
-    pub(super) fn wgetrc(&self) -> Option<String> {
-        self.ca_bundle.as_ref().map(|_| format!("ca_certificate = {OWN_FOLDER}/ca.pem\n"))
+    /// Writes the files that [`env`](Self::env) names into a folder of the host, to be seen as [`OWN_FOLDER`].
+    pub fn write_files(&self, folder: &Path) -> Result<()> {
+        let Some(bundle) = &self.ca_bundle else { return Ok(()) };
+        std::fs::copy(bundle, folder.join("ca.pem")).file("copy", bundle)?;
+        let settings = folder.join("wgetrc");
+        std::fs::write(&settings, format!("ca_certificate = {OWN_FOLDER}/ca.pem\n")).file("write", &settings)
     }
 }
