@@ -150,6 +150,9 @@ pub(crate) struct StatusReport {
     pub(crate) web: String,
     /// The node's folder.
     pub(crate) data: String,
+    /// What the names of the node's links, cgroups and mounts on this machine carry.
+    #[serde(default)]
+    pub(crate) tag: String,
     /// The leader of the cluster, by number; none while there is none.
     pub(crate) leader: Option<String>,
     /// The term of the consensus.
@@ -210,6 +213,7 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         api: api.config.api.to_string(),
         web: api.config.web.to_string(),
         data: api.config.data.display().to_string(),
+        tag: api.tag.clone(),
         leader: raft.leader.map(|leader| leader.to_string()),
         term: raft.term,
         applied: raft.applied,

@@ -1,22 +1,27 @@
 //! Images in the cluster: builds of this node, their outcomes as records of the state, and the cache of build steps.
 //!
-//! A build goes on when its client leaves, and equal ones are one ([`Builder`]); its log stays with the node that built it
-//! for a while, its outcome becomes a record that every node knows.
+//! Equal builds are one ([`Builder`]). A build goes on for a moment when its last client leaves, for another to join, and is
+//! ended then; what it has finished stays known. Its log stays with the node that built it for a while, its outcome becomes
+//! a record that every node knows.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use shoal_image::build::{BaseImage, BuildHandle, BuildRequest, BuildSecret, Builder, ClientWanted, ImageMetadata, ImageRecord as Built};
+use shoal_image::build::{
+    BaseImage, BuildHandle, BuildRequest, BuildSecret, Builder, ClientWanted, ImageMetadata, ImageRecord as Built, Outcome,
+};
 use shoal_image::cache::{Cache, CacheError, LayerRecord};
 use shoal_image::config::ImageConfig;
 use shoal_image::log::{BuildLog, Stream};
 use shoal_proto::modal_client as pb;
 use shoal_state::model::{Image, Layer};
-use shoal_state::{Command, Digest, ImageId, MountId, SecretId, State};
+use shoal_state::{AppId, Command, Digest, FunctionId, ImageId, MountId, SecretId, State, TaskId};
+use shoal_worker::log::{self, LogStore};
 use tokio::sync::watch;
 
 use crate::api::{Api, Error, Kept, now, secret};
@@ -32,6 +37,53 @@ pub(crate) struct ImageRecord {
     pub(crate) metadata: ImageMetadata,
     /// Why the build failed, if it did.
     pub(crate) failure: Option<String>,
+    /// When its build began, in milliseconds since 1970.
+    pub(crate) started_ms: u64,
+    /// When it had ended, and every line of it was said.
+    pub(crate) finished_ms: u64,
+}
+
+/// Returns under which ids the lines of an image's builds are kept: clients read them as those of an app's task.
+pub(crate) fn build_log(image: ImageId) -> (AppId, TaskId) {
+    let name: [&[u8]; 2] = [b"the log of a build", &image.bits().to_le_bytes()];
+    (AppId::derive(&name), TaskId::derive(&name))
+}
+
+/// Keeps the lines of a build in the logs.
+struct Lines {
+    logs: LogStore,
+    app: AppId,
+    task: TaskId,
+}
+
+impl Lines {
+    fn new(logs: LogStore, image: ImageId) -> Arc<Self> {
+        let (app, task) = build_log(image);
+        Arc::new(Self { logs, app, task })
+    }
+}
+
+impl BuildLog for Lines {
+    fn write(&self, stream: Stream, data: &str) {
+        let stream = match stream {
+            Stream::Stdout => log::Stream::Stdout,
+            Stream::Stderr => log::Stream::Stderr,
+            Stream::Info => log::Stream::System,
+        };
+        let line = log::Entry {
+            timestamp_ns: now().0 * 1_000_000,
+            stream,
+            app: self.app,
+            task: self.task,
+            function: FunctionId::from_random(0),
+            input: None,
+            call: None,
+            data: data.to_owned(),
+        };
+        if let Err(error) = self.logs.append(&line) {
+            tracing::warn!(%error, "cannot keep a line of a build");
+        }
+    }
 }
 
 /// Reads what is kept of an image.
@@ -75,8 +127,35 @@ impl Cache for StateCache {
     }
 }
 
-/// The key of a build, and what tells when its outcome is in the state.
-type Recording = (Digest, watch::Receiver<bool>);
+/// How long a build goes on without anybody who waits for it: a client may come back, or another may join.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
+
+/// How many wait for a build.
+type Audience = Arc<watch::Sender<usize>>;
+
+/// A build whose outcome is to be put into the state.
+#[derive(Clone)]
+struct Recording {
+    key: Digest,
+    /// True once it is there.
+    recorded: watch::Receiver<bool>,
+    audience: Audience,
+}
+
+/// A build, for somebody who waits for it. While this is held the build is not given up.
+pub(crate) struct Joined {
+    /// Its log and its end.
+    pub(crate) build: BuildHandle,
+    /// True once its outcome is in the state.
+    pub(crate) recorded: watch::Receiver<bool>,
+    audience: Audience,
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.audience.send_modify(|waiting| *waiting = waiting.saturating_sub(1));
+    }
+}
 
 /// The builds of this node. Cheap to clone.
 #[derive(Clone)]
@@ -96,25 +175,35 @@ impl Images {
     pub(crate) fn start(&self, api: &Api, id: ImageId, request: BuildRequest) {
         let key = request.key();
         let mut recording = self.recording.lock();
-        if recording.get(&id).is_some_and(|(_, recorded)| !*recorded.borrow()) {
+        if recording.get(&id).is_some_and(|build| !*build.recorded.borrow()) {
             return;
         }
-        let handle = self.builder.get_or_start(request, None);
+        let handle = self.builder.get_or_start(request, Some(Lines::new(api.logs.clone(), id)));
         let (send, recorded) = watch::channel(false);
-        recording.insert(id, (key, recorded));
-        let api = api.clone();
+        let audience = Audience::default();
+        recording.insert(id, Recording { key, recorded, audience: Arc::clone(&audience) });
+        let (api, builder) = (api.clone(), self.builder.clone());
         tokio::spawn(async move {
-            if let Err(error) = record(&api, id, &handle).await {
+            let outcome = tokio::select! {
+                outcome = handle.wait() => outcome,
+                () = abandoned(&audience) => {
+                    builder.abandon(key);
+                    handle.wait().await
+                }
+            };
+            if let Err(error) = record(&api, id, &handle, outcome).await {
                 tracing::error!(image = %id, %error, "cannot record the outcome of a build");
             }
             let _ = send.send(true);
         });
     }
 
-    /// Returns the build of an image that runs here or ended lately, and what tells when its outcome is in the state.
-    pub(crate) fn find(&self, id: ImageId) -> Option<(BuildHandle, watch::Receiver<bool>)> {
-        let (key, recorded) = self.recording.lock().get(&id).cloned()?;
-        Some((self.builder.find(key)?, recorded))
+    /// Joins the build of an image that runs here or ended lately.
+    pub(crate) fn join(&self, id: ImageId) -> Option<Joined> {
+        let Recording { key, recorded, audience } = self.recording.lock().get(&id).cloned()?;
+        let build = self.builder.find(key)?;
+        audience.send_modify(|waiting| *waiting += 1);
+        Some(Joined { build, recorded, audience })
     }
 
     /// Returns the tree of the client for containers of an image; the first image of its kind makes it.
@@ -138,18 +227,41 @@ impl BuildLog for Traced {
     }
 }
 
-async fn record(api: &Api, id: ImageId, handle: &BuildHandle) -> Result<(), Error> {
-    let (manifest, record) = match handle.wait().await {
+/// Returns when nobody has waited for a build for a while.
+async fn abandoned(audience: &Audience) {
+    let mut waiting = audience.subscribe();
+    loop {
+        if waiting.wait_for(|waiting| *waiting == 0).await.is_err() {
+            return;
+        }
+        let joined = waiting.wait_for(|waiting| *waiting > 0);
+        if tokio::time::timeout(ABANDONED_AFTER, joined).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn record(api: &Api, id: ImageId, handle: &BuildHandle, outcome: Outcome) -> Result<(), Error> {
+    let (manifest, mut record) = match outcome {
         Ok(built) => (Some(built.manifest), record_of(&built)),
         Err(error) => (None, ImageRecord { failure: Some(error.full_text()), ..ImageRecord::default() }),
     };
+    let (started, finished) = handle.times();
+    record.started_ms = milliseconds(started);
+    // The last line is of the same millisecond, and who reads up to a time does not get what is of that time.
+    record.finished_ms = milliseconds(finished.unwrap_or_else(SystemTime::now)) + 1;
     let json = serde_json::to_vec(&record).map_err(Error::failed("cannot encode an image's record"))?;
     let image = Image { key: handle.key(), manifest, record: api.keep_definition(&json).await?, built: now() };
     api.propose(Command::PutImage { id, image }).await
 }
 
 fn record_of(built: &Built) -> ImageRecord {
-    ImageRecord { config: built.config.clone(), metadata: built.metadata.clone(), failure: None }
+    ImageRecord { config: built.config.clone(), metadata: built.metadata.clone(), ..ImageRecord::default() }
+}
+
+fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Reads what a client asks for into the builder's terms: ids that are made anew for unchanged things become what stays.

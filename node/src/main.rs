@@ -13,6 +13,7 @@ mod roots;
 mod scheduling;
 mod server;
 mod tasks;
+mod timeouts;
 
 fn main() {
     match cli::run() {

@@ -152,6 +152,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
         sealing: SealingKey::new(keys.sealing),
         lifecycle: Lifecycle::new(),
         config: Arc::clone(&config),
+        tag: engine.tag().to_string(),
         cluster: cluster.clone(),
     };
     let listener = listener(listeners.api)?;

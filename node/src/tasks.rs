@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use shoal_state::{CallId, InputId, TaskId};
+use tokio_util::task::AbortOnDropHandle;
 
 /// How far a task has come.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
     /// When it first asked for anything; its start-up is over then.
     pub(crate) hello: Option<Instant>,
@@ -20,40 +21,58 @@ pub(crate) struct Known {
     pub(crate) notes: Vec<String>,
 }
 
+#[derive(Debug, Default)]
+struct Entry {
+    known: Known,
+    /// What ends the inputs that it works on, should they take too long.
+    limits: HashMap<InputId, AbortOnDropHandle<()>>,
+}
+
 /// The tasks of this node. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
-    known: Arc<Mutex<HashMap<TaskId, Known>>>,
+    known: Arc<Mutex<HashMap<TaskId, Entry>>>,
 }
 
 impl Tasks {
-    fn with<T>(&self, task: TaskId, change: impl FnOnce(&mut Known) -> T) -> T {
-        let mut known = self.known.lock();
-        change(known.entry(task).or_insert_with(|| Known { hello: None, works_on: None, notes: vec![] }))
+    fn with<T>(&self, task: TaskId, change: impl FnOnce(&mut Entry) -> T) -> T {
+        change(self.known.lock().entry(task).or_default())
     }
 
     /// Notes that a task's program asks for inputs; true the first time.
     pub(crate) fn hello(&self, task: TaskId) -> bool {
-        self.with(task, |known| known.hello.replace(known.hello.unwrap_or_else(Instant::now)).is_none())
+        self.with(task, |entry| entry.known.hello.replace(entry.known.hello.unwrap_or_else(Instant::now)).is_none())
     }
 
     /// Notes which input a task was given.
     pub(crate) fn works_on(&self, task: TaskId, input: InputId, call: CallId) {
-        self.with(task, |known| known.works_on = Some((input, call)));
+        self.with(task, |entry| entry.known.works_on = Some((input, call)));
+    }
+
+    /// Holds what ends an input that takes too long, until the input or the task is done.
+    pub(crate) fn limit(&self, task: TaskId, input: InputId, limit: AbortOnDropHandle<()>) {
+        self.with(task, |entry| entry.limits.insert(input, limit));
+    }
+
+    /// Notes that a task is done with an input.
+    pub(crate) fn done(&self, task: TaskId, input: InputId) {
+        if let Some(entry) = self.known.lock().get_mut(&task) {
+            entry.limits.remove(&input);
+        }
     }
 
     /// Notes what went wrong.
     pub(crate) fn note(&self, task: TaskId, note: String) {
-        self.with(task, |known| known.notes.push(note));
+        self.with(task, |entry| entry.known.notes.push(note));
     }
 
     /// Returns what is known of a task.
     pub(crate) fn get(&self, task: TaskId) -> Option<Known> {
-        self.known.lock().get(&task).cloned()
+        self.known.lock().get(&task).map(|entry| entry.known.clone())
     }
 
     /// Forgets a task that has ended.
     pub(crate) fn forget(&self, task: TaskId) -> Option<Known> {
-        self.known.lock().remove(&task)
+        self.known.lock().remove(&task).map(|entry| entry.known)
     }
 }

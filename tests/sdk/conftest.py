@@ -24,7 +24,7 @@ os.environ["MODAL_CONFIG_PATH"] = str(_PRIVATE / "modal.toml")
 for _name in ("MODAL_PROFILE", "MODAL_ENVIRONMENT", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_SERVER_URL"):
     os.environ.pop(_name, None)
 
-from harness import Client, Machine, Node, Running, Token, wait_for  # noqa: E402
+from harness import Client, Machine, Node, Running, Token, wait_until_none  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,13 +42,7 @@ def full(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="session")
-def machine_before() -> Machine:
-    """The machine as it was before any node of this run."""
-    return Machine.now()
-
-
-@pytest.fixture(scope="session")
-def node(machine_before: Machine) -> Iterator[Node]:
+def node() -> Iterator[Node]:
     """The node that all tests share."""
     kept = os.environ.get("SHOAL_TEST_DATA")
     folder = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="shoal-node-"))
@@ -61,7 +55,7 @@ def node(machine_before: Machine) -> Iterator[Node]:
         one.stop()
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
-    left = Machine.now().since(machine_before)
+    left = Machine.now(one).since(Machine.nothing())
     assert not left, f"the node stopped and left behind: {left}"
 
 
@@ -131,16 +125,8 @@ def no_leftovers(node: Node) -> Iterator[None]:
     The node keeps slots ready for containers to come, so counts are compared, once no task is left.
     """
 
-    def counts() -> dict[str, int]:
-        now = Machine.now()
-        return {name: len(getattr(now, name)) for name in now.__dataclass_fields__}
-
-    wait_for("tasks of earlier tests to end", lambda: not node.tasks(), 60, every=0.2)
-    before = counts()
+    wait_until_none("tasks of earlier tests", node.tasks, 60, every=0.2)
+    before = Machine.now(node)
     yield
-    wait_for("the test's tasks to end", lambda: not node.tasks(), 60, every=0.2)
-
-    def more() -> dict[str, int]:
-        return {name: count - before[name] for name, count in counts().items() if count > before[name]}
-
-    wait_for("nothing more on the machine than before", lambda: not more(), 10, every=0.2)
+    wait_until_none("tasks of the test", node.tasks, 60, every=0.2)
+    wait_until_none("leftovers on the machine", lambda: Machine.now(node).more_than(before), 10, every=0.2)

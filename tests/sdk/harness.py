@@ -66,6 +66,21 @@ def wait_for(what: str, check: Callable[[], Any], seconds: float, every: float =
         time.sleep(every)
 
 
+def wait_until_none(what: str, look: Callable[[], Any], seconds: float, every: float = 0.05) -> None:
+    """Waits until `look` finds nothing; after `seconds` fails naming `what` and what there is."""
+    found: Any = None
+
+    def gone() -> bool:
+        nonlocal found
+        found = look()
+        return not found
+
+    try:
+        wait_for(f"no {what}", gone, seconds, every)
+    except AssertionError:
+        raise AssertionError(f"waited {seconds:g} s for no {what}; there is {found!r}") from None
+
+
 def free_ports(count: int) -> list[int]:
     """Returns ports of 127.0.0.1 that nobody listens on at this moment."""
     held = [socket.socket() for _ in range(count)]
@@ -124,20 +139,35 @@ class Machine:
     cgroups: frozenset[str]
 
     @staticmethod
-    def now() -> Machine:
+    def now(node: Node) -> Machine:
+        """Looks for what one node made; others on the machine don't count."""
         mounts = (line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
         namespaces = Path("/run/netns")
+        names = os.listdir(namespaces) if namespaces.is_dir() else []
         return Machine(
-            mounts=frozenset(mounts),
-            namespaces=frozenset(os.listdir(namespaces) if namespaces.is_dir() else []),
-            links=frozenset(os.listdir("/sys/class/net")),
-            cgroups=frozenset(folder for folder, _, _ in os.walk("/sys/fs/cgroup") if "shoal" in folder),
+            mounts=frozenset(mount for mount in mounts if mount.startswith((f"{node.data}/", f"/run/shoal/{node.tag}/"))),
+            namespaces=frozenset(name for name in names if node.tag in name),
+            links=frozenset(name for name in os.listdir("/sys/class/net") if node.tag in name),
+            cgroups=frozenset(folder for folder, _, _ in os.walk("/sys/fs/cgroup") if f"shoal-{node.tag}" in folder),
         )
+
+    @staticmethod
+    def nothing() -> Machine:
+        """A machine without a trace of a node."""
+        return Machine(frozenset(), frozenset(), frozenset(), frozenset())
 
     def since(self, before: Machine) -> dict[str, list[str]]:
         """Returns what is here and was not `before`, by kind; empty when nothing is."""
         new = {name: sorted(getattr(self, name) - getattr(before, name)) for name in self.__dataclass_fields__}
         return {name: values for name, values in new.items() if values}
+
+    def more_than(self, before: Machine) -> dict[str, list[str]]:
+        """Returns what is here by kind, of those kinds of which there is more than `before`; empty when there is none.
+
+        A node keeps slots ready for containers to come, each with names of its own, so numbers are compared.
+        """
+        kinds = {name: (getattr(self, name), getattr(before, name)) for name in self.__dataclass_fields__}
+        return {name: sorted(now - old) for name, (now, old) in kinds.items() if len(now) > len(old)}
 
 
 class Node:
@@ -151,6 +181,8 @@ class Node:
         self.config = config
         self.environment = environment or {}
         self.keeper: subprocess.Popen[bytes] | None = None
+        # What the names of all that it makes on the machine carry; known once it runs.
+        self.tag = ""
 
     @property
     def url(self) -> str:
@@ -174,6 +206,7 @@ class Node:
                 env=node_environment() | self.environment, start_new_session=True,
             )  # fmt: skip
         self.wait_ready(NODE_START_SECONDS)
+        self.tag = self.json("status")["tag"]
 
     def wait_ready(self, seconds: float) -> None:
         """Waits until `shoal status` is answered."""
@@ -259,6 +292,14 @@ class Node:
         """Returns the process ids of the gVisor sandboxes below the keeper."""
         assert self.keeper is not None
         return {pid for pid in descendants(self.keeper.pid) if "boot" in (words := command_line(pid)) and "runsc" in words[0]}
+
+    def cpu_seconds(self) -> float:
+        """Returns the CPU time that all containers of this node have used, as the machine counts it."""
+        for file in Path("/sys/fs/cgroup").glob(f"**/shoal-{self.tag}/cpuacct.usage"):
+            return int(file.read_text()) / 1e9
+        for file in Path("/sys/fs/cgroup").glob(f"**/shoal-{self.tag}/cpu.stat"):
+            return int(dict(line.split() for line in file.read_text().splitlines())["usage_usec"]) / 1e6
+        raise AssertionError(f"no cgroup of this node counts CPU time (tag {self.tag})")
 
     def log_tail(self, lines: int = 40) -> str:
         """Returns the last lines of what keeper and node printed."""

@@ -140,7 +140,7 @@ def foreign_requests(function_id: str, call_id: str, input_id: str, app_id: str)
         input_id=input_id, result=api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS, data=b"forged")
     )
     return [
-        ("FunctionGetInputs", api_pb2.FunctionGetInputsRequest(function_id=function_id, max_values=1).SerializeToString()),
+        ("FunctionGetInputs", api_pb2.FunctionGetInputsRequest(function_id=function_id).SerializeToString()),
         ("FunctionPutOutputs", api_pb2.FunctionPutOutputsRequest(outputs=[output]).SerializeToString()),
         ("FunctionCallPutDataOut", api_pb2.FunctionCallPutDataRequest(function_call_id=call_id).SerializeToString()),
         ("AppStop", api_pb2.AppStopRequest(app_id=app_id).SerializeToString()),

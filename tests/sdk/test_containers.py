@@ -21,7 +21,7 @@ def running(token):
 def test_it_is_a_sandbox_of_its_own(running):
     """The kernel is gVisor's, the processes are its own few, and the secrets of the node are not in it."""
     seen = containers.look.remote()
-    assert "gVisor" in seen["uname"] or "4.4.0" in seen["uname"] or "runsc" in seen["hostname"], seen["uname"]
+    assert "gvisor" in seen["uname"].lower(), seen["uname"]
     assert len(seen["processes"]) < 10, "it does not see the machine's processes"
     assert seen["task"].startswith("ta-")
     assert not [name for name in seen["environment"] if name.startswith("SHOAL_")]
@@ -46,10 +46,13 @@ def test_memory_within_the_limit_is_given(running):
     assert containers.eat_memory.remote(200) == 200
 
 
-def test_cpu_limit_holds(running):
-    """A function limited to half a core gets about half a second of CPU a second."""
+def test_cpu_limit_holds(running, node):
+    """A function limited to half a core uses about half a second of the machine's CPU a second."""
     containers.burn.remote(0.1)
-    assert containers.burn.remote(4.0) < 0.75
+    begin, used = time.monotonic(), node.cpu_seconds()
+    containers.burn.remote(4.0)
+    share = (node.cpu_seconds() - used) / (time.monotonic() - begin)
+    assert 0.2 < share < 0.7, f"{share:.2f} of a core"
 
 
 def test_timeout_ends_a_function(running):

@@ -193,8 +193,9 @@ def test_warm_container_is_used_again(running):
 
 
 def test_spawn_map_accepts_and_runs_all(running):
-    """`.spawn_map()` hands its inputs over and its call ends when all have run."""
-    call = functions.square.spawn_map(range(60))
+    """A spawned map hands its inputs over, and its call, which the client gives back when asked, ends when all have run."""
+    assert functions.square.spawn_map(range(3)) is None
+    call = functions.square.experimental_spawn_map(range(60))
     assert call.num_inputs() == 60
     assert list(call.iter()) == [x**2 for x in range(60)]
     assert call.get(timeout=60, index=30) == 900

@@ -127,7 +127,7 @@ def test_files_of_a_step_keep_modes_owners_links_and_times(client, tmp_path):
     """A RUN's layer keeps modes, owners, setuid bits, hard and symbolic links and times, and its deletions."""
     image = (
         "modal.Image.debian_slim().run_commands("
-        '"mkdir /kept && cd /kept && echo x > a && ln a b && ln -s a c && chmod 4711 a && chown 1234:4321 a && touch -d 2001-02-03T04:05:06Z a", '
+        '"mkdir /kept && cd /kept && echo x > a && ln a b && ln -s a c && chown 1234:4321 a && chmod 4711 a && touch -d 2001-02-03T04:05:06Z a", '
         '"touch /kept/gone && rm -r /usr/local/include", "rm /kept/gone")'
     )
     body = """
@@ -211,7 +211,7 @@ def test_same_program_runs_no_step_again(client, tmp_path, unique):
         for letter in "abcdefghij":
             (tree / letter).write_text(f"{letter} {unique}")
     first, out = run(client, program(tmp_path / "one", image, body))
-    assert first == ["fish\n", f"a {unique}"]
+    assert first == ["second fish\n", f"a {unique}"]
     assert [one.split()[0:2] for one in steps(out)] == [["echo", "first"], ["echo", "second"], ["cp", "/tree/a"]]
     second, out = run(client, program(tmp_path / "another", image, body, name="renamed.py"))
     assert second == first

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from harness import Machine, command_line, wait_for
+from harness import Machine, command_line, wait_for, wait_until_none
 from programs import functions
 
 pytestmark = pytest.mark.timeout(400)
@@ -117,12 +117,8 @@ def test_a_token_made_before_still_works(node, token, client):
 
 def test_leftovers_of_the_killed_node_are_cleaned(token, node):
     """Mounts, namespaces, veths, cgroups and sandboxes of the killed node's containers are gone or its successor's own."""
-    def counts() -> dict[str, int]:
-        now = Machine.now()
-        return {name: len(getattr(now, name)) for name in now.__dataclass_fields__}
-
-    wait_for("tasks of earlier tests to end", lambda: not node.tasks(), 60, every=0.2)
-    before = counts()
+    wait_until_none("tasks of earlier tests", node.tasks, 60, every=0.2)
+    before = Machine.now(node)
     sandboxes = len(node.sandboxes())
     with functions.app.run():
         functions.sleep.remote(0)
@@ -130,14 +126,10 @@ def test_leftovers_of_the_killed_node_are_cleaned(token, node):
         assert old, "the app has a container"
         restart(node)
         # They are nobody's children now, so they are looked for by their process ids.
-        wait_for("sandboxes of the killed node to be gone", lambda: not [pid for pid in old if "boot" in command_line(pid)], 30)
+        wait_until_none("sandboxes of the killed node", lambda: [pid for pid in old if "boot" in command_line(pid)], 30)
         assert functions.square.remote(2) == 4
-    wait_for("the app's tasks to end", lambda: not node.tasks(), 30)
-
-    def more() -> dict[str, int]:
-        return {name: count - before[name] for name, count in counts().items() if count > before[name]}
-
-    wait_for("nothing more on the machine than before", lambda: not more(), 20, every=0.2)
+    wait_until_none("tasks of the app", node.tasks, 30)
+    wait_until_none("leftovers on the machine", lambda: Machine.now(node).more_than(before), 20, every=0.2)
     wait_for("no more sandboxes than before", lambda: len(node.sandboxes()) <= sandboxes, 20, every=0.2)
 
 

@@ -41,7 +41,7 @@ async fn work(calls: Calls, task: TaskId, max: u32) {
             status: Status::Success,
             result: input.payload,
         });
-        calls.finish(Some(task), ended.collect()).await.expect("an outcome is taken");
+        calls.finish(Some((task, pool())), ended.collect()).await.expect("an outcome is taken");
     }
 }
 

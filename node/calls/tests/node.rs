@@ -85,7 +85,7 @@ async fn work(calls: Calls, task: TaskId, max: u32) {
         match calls.lease(want(task, max, &number.to_string())).await {
             Ok(Leased::Inputs(inputs)) => {
                 let outcomes = inputs.iter().map(success).collect();
-                if calls.finish(Some(task), outcomes).await.is_err() {
+                if calls.finish(Some((task, pool())), outcomes).await.is_err() {
                     return;
                 }
             }
@@ -105,7 +105,9 @@ async fn a_call_goes_the_whole_way_and_is_there_after_a_restart() {
         let read = tokio::spawn(async move { reader.outputs(open.call, Entry::default(), 10, SOON, false).await });
         let Leased::Inputs(inputs) = calls.lease(want(task(number), 1, "a")).await.unwrap() else { panic!("told to stop") };
         assert_eq!((inputs[0].input, &inputs[0].payload[..]), (put[0].input, &b"payload 0"[..]));
-        calls.finish(Some(task(number)), vec![success(&inputs[0])]).await.unwrap();
+        let forged = calls.finish(Some((task(9), FunctionId::from_random(10))), vec![success(&inputs[0])]).await;
+        assert!(matches!(forged, Err(Error::Refused(Refused::OfAnotherPool { .. }))), "{forged:?}");
+        calls.finish(Some((task(number), pool())), vec![success(&inputs[0])]).await.unwrap();
         let outputs = read.await.unwrap().unwrap();
         assert_eq!(outputs.items[0].result, "result of payload 0");
         assert_eq!((outputs.items[0].task, outputs.unfinished), (Some(task(number)), 0));
@@ -153,6 +155,10 @@ async fn a_map_of_a_thousand_inputs_comes_back_whole_through_one_cursor() {
     }
     put.await.unwrap();
     assert!(results.iter().all(|(idx, result)| result == format!("result of payload {idx}").as_bytes()));
+    let some = calls.outputs_of(call(1), 3..=4, NOW, false).await.unwrap();
+    let mut idxs: Vec<u32> = some.items.iter().map(|item| item.idx).collect();
+    idxs.sort_unstable();
+    assert_eq!(idxs, [3, 4], "the outputs of two inputs, whatever was read before");
     let end = calls.outputs(call(1), last, 20, NOW, true).await.unwrap();
     assert_eq!((end.items.len(), end.unfinished, end.last), (0, 0, last));
     calls.stop().await.unwrap();
@@ -288,7 +294,7 @@ async fn a_partner_catches_up_holds_what_counts_and_takes_over() {
     let carrier = tokio::spawn(carry(one.clone(), two.clone(), node(2), records));
     one.put_inputs(call(1), vec![input(2)], "k2").await.unwrap();
     let Leased::Inputs(inputs) = one.lease(want(task(1), 2, "a")).await.unwrap() else { panic!("told to stop") };
-    one.finish(Some(task(1)), inputs.iter().map(success).collect()).await.unwrap();
+    one.finish(Some((task(1), pool())), inputs.iter().map(success).collect()).await.unwrap();
     let before = one.outputs(call(1), Entry::default(), 10, NOW, false).await.unwrap();
 
     // The home is lost. The partner has the outputs, with the same cursors, and hands out what is left.
@@ -300,7 +306,7 @@ async fn a_partner_catches_up_holds_what_counts_and_takes_over() {
     assert_eq!((after.items.len(), after.unfinished), (2, 1));
     let Leased::Inputs(rest) = two.lease(want(task(2), 5, "a")).await.unwrap() else { panic!("told to stop") };
     assert_eq!(rest.iter().map(|input| input.idx).collect::<Vec<_>>(), [2]);
-    two.finish(Some(task(2)), vec![success(&rest[0])]).await.unwrap();
+    two.finish(Some((task(2), pool())), vec![success(&rest[0])]).await.unwrap();
     let more = two.outputs(call(1), after.last, 10, NOW, false).await.unwrap();
     assert_eq!((more.items.len(), more.unfinished), (1, 0));
 
@@ -339,7 +345,7 @@ async fn the_load_wakes_whoever_starts_tasks() {
     let Leased::Inputs(inputs) = calls.lease(want(task(1), 1, "a")).await.unwrap() else { panic!("told to stop") };
     let runs = |load: &Arc<Load>| load.tasks.get(&task(1)).is_some_and(|task| task.running == 1);
     tokio::time::timeout(SOON, load.wait_for(runs)).await.unwrap().unwrap();
-    calls.finish(Some(task(1)), vec![success(&inputs[0])]).await.unwrap();
+    calls.finish(Some((task(1), pool())), vec![success(&inputs[0])]).await.unwrap();
     let idle = |load: &Arc<Load>| load.tasks.get(&task(1)).is_some_and(|task| task.idle_since_ms.is_some());
     tokio::time::timeout(SOON, load.wait_for(idle)).await.unwrap().unwrap();
 }

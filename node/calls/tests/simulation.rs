@@ -375,7 +375,8 @@ impl World {
     }
 
     fn bring(&mut self, task: TaskId, outcome: Outcome) {
-        let request = Request::Finish { task: Some(task), outcomes: vec![outcome.clone()] };
+        let from = Some((task, pool((task.bits() % 2) as u64)));
+        let request = Request::Finish { from, outcomes: vec![outcome.clone()] };
         self.ask(Asked::Finish(task, outcome), request);
     }
 
@@ -384,7 +385,7 @@ impl World {
         let cursor = self.calls[&call].cursor;
         let after = if self.dice.chance(3) { Entry::default() } else { cursor };
         let (max, wait_ms) = (self.dice.below(4) as usize + 1, self.dice.below(2) * 400);
-        self.ask(Asked::Read(call, after), Request::Outputs { call, after, max, wait_ms, clear: false });
+        self.ask(Asked::Read(call, after), Request::Outputs { call, after, max, wait_ms, clear: false, only: None });
     }
 
     fn lose_task(&mut self) {
@@ -541,7 +542,7 @@ impl World {
             let calls: Vec<CallId> = self.calls.keys().copied().collect();
             for call in calls {
                 let after = self.calls[&call].cursor;
-                let request = Request::Outputs { call, after, max: 100, wait_ms: 0, clear: false };
+                let request = Request::Outputs { call, after, max: 100, wait_ms: 0, clear: false, only: None };
                 self.ask(Asked::Read(call, after), request);
             }
             let state = self.rules.state(shard()).expect("it is at home");

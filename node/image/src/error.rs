@@ -127,6 +127,10 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    /// A build was ended because nobody waited for it any more.
+    #[error("the build was ended: all who waited for it left")]
+    Abandoned,
+
     /// A task of the node ended before its work did: the node is stopping.
     #[error("{what} was interrupted because the node is stopping")]
     Stopping { what: &'static str },

@@ -60,6 +60,7 @@ pub(super) fn refused(error: calls::Error) -> Error {
             calls::Refused::NoCall { .. } | calls::Refused::NoInput { .. } | calls::Refused::NoShard { .. } => {
                 Error::NotFound(refused.to_string())
             }
+            calls::Refused::OfAnotherPool { .. } => Error::Denied(refused.to_string()),
             calls::Refused::NotHome { .. } => Error::Unavailable(refused.to_string()),
             other => Error::Precondition(other.to_string()),
         },
@@ -211,7 +212,24 @@ pub(super) async fn get_outputs(
     let after: Entry = request.last_entry_id.parse().map_err(|error: calls::NotAnEntry| Error::Invalid(error.to_string()))?;
     let max = usize::try_from(request.max_values).ok().filter(|max| *max > 0).unwrap_or(OUTPUTS_MAX);
     let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(OUTPUTS_WAIT_MAX);
-    let outputs = api.calls.outputs(call, after, max, wait, request.clear_on_success).await.map_err(refused)?;
+    let clear = request.clear_on_success;
+    let outputs = match (request.start_idx, request.end_idx) {
+        (Some(first), Some(last)) => {
+            let idx = |idx: i32| u32::try_from(idx).map_err(|_| Error::Invalid(format!("an output's index cannot be {idx}")));
+            api.calls.outputs_of(call, idx(first)?..=idx(last)?, wait, clear).await
+        }
+        _ => api.calls.outputs(call, after, max, wait, clear).await,
+    };
+    let outputs = outputs.map_err(refused)?;
+    if let Some(first) = request.start_idx
+        && outputs.items.is_empty()
+        && outputs.unfinished == 0
+    {
+        let inputs = api.calls.info(call).await.map_err(refused)?.inputs;
+        if u32::try_from(first).is_ok_and(|first| first >= inputs) {
+            return Err(Error::Invalid(format!("call {call} has no output {first}: it has {inputs} inputs, counted from 0")));
+        }
+    }
     let items: Vec<pb::FunctionGetOutputsItem> = outputs.items.into_iter().map(output_item).collect();
     Ok(pb::FunctionGetOutputsResponse {
         idxs: items.iter().map(|item| item.idx).collect(),
@@ -275,19 +293,23 @@ pub(super) async fn data_of_call(api: &Api, id: &str, direction: Direction) -> R
     Ok(StreamKey { call, input: None, attempt, direction })
 }
 
-/// Streams a call's data to a reader, from after the index that it has.
-pub(super) async fn read_data(
+/// Finds the data that a reader asks for.
+pub(super) async fn data_key(
     api: &Api,
-    request: pb::FunctionCallGetDataRequest,
+    of: Option<&pb::function_call_get_data_request::CallInfo>,
     direction: Direction,
-) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
+) -> Result<StreamKey, Error> {
     use pb::function_call_get_data_request::CallInfo;
-    let key = match &request.call_info {
-        Some(CallInfo::AttemptToken(token)) => data_of_attempt(token, direction)?,
-        Some(CallInfo::FunctionCallId(id)) => data_of_call(api, id, direction).await?,
-        None => return Err(Error::Invalid("this request for data names no call".to_owned())),
-    };
-    let (streams, mut after) = (api.calls.streams().clone(), request.last_index);
+    match of {
+        Some(CallInfo::AttemptToken(token)) => data_of_attempt(token, direction),
+        Some(CallInfo::FunctionCallId(id)) => data_of_call(api, id, direction).await,
+        None => Err(Error::Invalid("this request for data names no call".to_owned())),
+    }
+}
+
+/// Streams a call's data to a reader, from after the index that it has.
+pub(super) fn read_data(api: &Api, key: StreamKey, mut after: u64) -> tonic::codegen::BoxStream<pb::DataChunk> {
+    let streams = api.calls.streams().clone();
     let (send, receive) = tokio::sync::mpsc::channel(DATA_QUEUE);
     tokio::spawn(async move {
         let until = Instant::now() + DATA_STREAM;
@@ -308,7 +330,7 @@ pub(super) async fn read_data(
             }
         }
     });
-    Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive)))
+    Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))
 }
 
 pub(super) async fn data_out(
@@ -316,5 +338,6 @@ pub(super) async fn data_out(
     _caller: &Caller,
     request: pb::FunctionCallGetDataRequest,
 ) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
-    read_data(api, request, Direction::Out).await
+    let key = data_key(api, request.call_info.as_ref(), Direction::Out).await?;
+    Ok(read_data(api, key, request.last_index))
 }

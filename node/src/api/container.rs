@@ -9,13 +9,14 @@ use prost::Message as _;
 use shoal_calls::calls::streams::{DataChunk, Direction};
 use shoal_calls::calls::{LeaseRequest, Leased, LeasedInput, Outcome, Status};
 use shoal_proto::modal_client as pb;
-use shoal_state::TaskId;
 use shoal_state::model::Task;
+use shoal_state::{CallId, TaskId};
 use shoal_worker::log::{Entry, Stream};
 
 use super::call::refused;
 use super::error::Error;
 use super::{Api, Caller};
+use crate::timeouts;
 
 /// How long a request for inputs is held before an empty answer.
 const INPUTS_WAIT: Duration = Duration::from_secs(20);
@@ -88,7 +89,10 @@ pub(super) async fn get_inputs(
     };
     let inputs = match api.calls.lease(lease).await.map_err(refused)? {
         Leased::Stop => vec![pb::FunctionGetInputsItem { kill_switch: true, ..Default::default() }],
-        Leased::Inputs(inputs) => inputs.into_iter().map(item).collect(),
+        Leased::Inputs(inputs) => {
+            timeouts::watch(api, id, &task, &inputs);
+            inputs.into_iter().map(item).collect()
+        }
     };
     if let Some(first) = inputs.first().filter(|first| !first.input_id.is_empty()) {
         let (input, call) = (first.input_id.parse()?, first.function_call_id.parse()?);
@@ -115,19 +119,16 @@ fn status(result: &pb::GenericResult) -> Status {
 }
 
 pub(super) async fn put_outputs(api: &Api, caller: &Caller, request: pb::FunctionPutOutputsRequest) -> Result<(), Error> {
-    let task = caller.identity.task()?;
+    let (id, task) = task_of(api, caller)?;
     let mut outcomes = Vec::new();
     for output in request.outputs {
         let result = pb::GenericResult::decode(output.result.clone().unwrap_or_default())
             .map_err(|error| Error::Invalid(format!("the result of input {} cannot be decoded: {error}", output.input_id)))?;
-        outcomes.push(Outcome {
-            input: output.input_id.parse()?,
-            retry_count: output.retry_count,
-            status: status(&result),
-            result: output.encode_to_vec().into(),
-        });
+        let input = output.input_id.parse()?;
+        api.tasks.done(id, input);
+        outcomes.push(Outcome { input, retry_count: output.retry_count, status: status(&result), result: output.encode_to_vec().into() });
     }
-    api.calls.finish(Some(task), outcomes).await.map_err(refused)
+    api.calls.finish(Some((id, task.function)), outcomes).await.map_err(refused)
 }
 
 pub(super) async fn log(api: &Api, caller: &Caller, request: pb::ContainerLogRequest) -> Result<(), Error> {
@@ -167,18 +168,29 @@ pub(super) async fn data_in(
     caller: &Caller,
     request: pb::FunctionCallGetDataRequest,
 ) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
-    task_of(api, caller)?;
-    super::call::read_data(api, request, Direction::In).await
+    let key = super::call::data_key(api, request.call_info.as_ref(), Direction::In).await?;
+    own_call(api, caller, key.call).await?;
+    Ok(super::call::read_data(api, key, request.last_index))
+}
+
+/// Refuses a call that the task's function was never given.
+async fn own_call(api: &Api, caller: &Caller, call: CallId) -> Result<(), Error> {
+    let (id, task) = task_of(api, caller)?;
+    let of = api.calls.info(call).await.map_err(refused)?.open.pool;
+    if of == task.function {
+        return Ok(());
+    }
+    Err(Error::Denied(format!("call {call} is not one of function {}, which task {id} serves", task.function)))
 }
 
 pub(super) async fn put_data_out(api: &Api, caller: &Caller, request: pb::FunctionCallPutDataRequest) -> Result<(), Error> {
     use pb::function_call_put_data_request::CallInfo;
-    task_of(api, caller)?;
     let key = match &request.call_info {
         Some(CallInfo::AttemptToken(token)) => super::call::data_of_attempt(token, Direction::Out)?,
         Some(CallInfo::FunctionCallId(id)) => super::call::data_of_call(api, id, Direction::Out).await?,
         None => return Err(Error::Invalid("these data name no call".to_owned())),
     };
+    own_call(api, caller, key.call).await?;
     let chunks = request.data_chunks.into_iter().map(|chunk| DataChunk { index: chunk.index, data: chunk.encode_to_vec().into() });
     let put = api.calls.streams().put(&key, chunks.collect(), DATA_ROOM_WAIT).await;
     put.map_err(|error| Error::Unavailable(error.to_string()))

@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use shoal_image::build::{BuildHandle, LogEntry, LogPiece};
+use shoal_image::build::{LogEntry, LogPiece};
 use shoal_image::log::Stream;
 use shoal_proto::modal_client as pb;
 use shoal_state::ImageId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::error::Error;
 use super::{Api, Caller, Identity};
-use crate::images::{self, ImageRecord};
+use crate::images::{self, ImageRecord, Joined};
 
 /// How long one stream may last, whatever the client asks.
 const STREAM_MAX: Duration = Duration::from_secs(55);
@@ -98,7 +98,7 @@ pub(super) async fn join(
     request: pb::ImageJoinStreamingRequest,
 ) -> Result<tonic::codegen::BoxStream<pb::ImageJoinStreamingResponse>, Error> {
     let id: ImageId = request.image_id.parse()?;
-    let build = api.images.find(id);
+    let build = api.images.join(id);
     if build.is_none() && !api.read_latest_unless(|state| state.images.contains_key(&id)).await?.images.contains_key(&id) {
         return Err(Error::NotFound(format!(
             "Image '{id}' not found: it was never built here, or the node was started again; ask for it again"
@@ -115,14 +115,17 @@ pub(super) async fn join(
 async fn stream(
     api: Api,
     id: ImageId,
-    build: Option<(BuildHandle, watch::Receiver<bool>)>,
+    joined: Option<Joined>,
     mut from: u64,
     until: Instant,
     send: mpsc::Sender<Result<pb::ImageJoinStreamingResponse, Status>>,
 ) {
-    while let Some((build, recorded)) = &build {
+    while let Some(Joined { build, recorded, .. }) = &joined {
         let left = until.saturating_duration_since(Instant::now());
-        let _ = tokio::time::timeout(left, build.changed(from)).await;
+        tokio::select! {
+            _ = tokio::time::timeout(left, build.changed(from)) => {}
+            () = send.closed() => return,
+        }
         // Asked before the read: all that was said before the outcome is then in the read.
         let done = build.outcome().is_some();
         for some in build.entries_after(from).chunks(PIECES_AT_ONCE) {
@@ -155,6 +158,28 @@ async fn outcome(api: &Api, id: ImageId, entry: u64) -> Result<pb::ImageJoinStre
         eof: true,
         ..Default::default()
     })
+}
+
+/// Says where the lines of an image's build are. A base is an image of its own, with a build of its own.
+pub(super) async fn build_chain(
+    api: &Api,
+    _caller: &Caller,
+    request: pb::ImageBuildChainGetRequest,
+) -> Result<pb::ImageBuildChainGetResponse, Error> {
+    let id: ImageId = request.image_id.parse()?;
+    let state = api.read_latest_unless(|state| state.images.contains_key(&id)).await?;
+    let image = state.images.get(&id).ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
+    let record = images::read_record(api, image).await?;
+    let (app, task) = images::build_log(id);
+    let time = |ms: u64| Some(super::logs::timestamp(ms * 1_000_000));
+    let step = pb::ImageBuildStep {
+        image_id: id.to_string(),
+        started_at: time(record.started_ms),
+        finished_at: time(record.finished_ms),
+        builder_app_id: app.to_string(),
+        builder_task_id: task.to_string(),
+    };
+    Ok(pb::ImageBuildChainGetResponse { build_steps: vec![step] })
 }
 
 pub(super) async fn from_id(api: &Api, _caller: &Caller, request: pb::ImageFromIdRequest) -> Result<pb::ImageFromIdResponse, Error> {

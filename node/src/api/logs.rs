@@ -10,6 +10,7 @@ use tonic::Status;
 
 use super::error::Error;
 use super::{Api, Caller, app, blocking};
+use crate::images;
 
 /// How long one stream may last, whatever the client asks.
 const STREAM_MAX: Duration = Duration::from_secs(55);
@@ -17,8 +18,8 @@ const STREAM_MAX: Duration = Duration::from_secs(55);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Batches that may wait for the client.
 const QUEUE: usize = 16;
-/// Lines in one answer when the client names no number.
-const LINES_MAX: usize = 5000;
+/// Lines in one answer: as many as clients ask for at the most.
+const LINES_MAX: usize = 20_000;
 const NANOS: u64 = 1_000_000_000;
 
 fn id<T: std::str::FromStr<Err = shoal_state::NotAnId>>(text: &str) -> Result<Option<T>, Error> {
@@ -131,8 +132,52 @@ fn nanos(time: Option<prost_types::Timestamp>) -> Option<u64> {
     Some(u64::try_from(time.seconds).ok()? * NANOS + u64::try_from(time.nanos).ok()?)
 }
 
+/// Finds whose lines are wanted: an app, or the builds of an image, which the client reads in the same way.
+async fn source(api: &Api, id: &str) -> Result<AppId, Error> {
+    let parsed: AppId = id.parse()?;
+    if api.local().images.keys().any(|image| images::build_log(*image).0 == parsed) {
+        return Ok(parsed);
+    }
+    Ok(app::find(api, id).await?.0)
+}
+
+/// Buckets of one answer: more are refused.
+const BUCKETS_MAX: usize = 100_000;
+
+pub(super) async fn count(api: &Api, _caller: &Caller, request: pb::AppCountLogsRequest) -> Result<pb::AppCountLogsResponse, Error> {
+    let filter = Filter {
+        app: Some(source(api, &request.app_id).await?),
+        task: id(&request.task_id)?,
+        function: id(&request.function_id)?,
+        input: None,
+        call: id(&request.function_call_id)?,
+        stream: stream(request.source),
+        search: (!request.search_text.is_empty()).then(|| request.search_text.clone()),
+    };
+    let (since, until) = (nanos(request.since), nanos(request.until));
+    let bucket = u64::from(request.bucket_secs.max(1)) * NANOS;
+    let logs = api.logs.clone();
+    let counted = blocking(move || logs.count(&filter, since, until, bucket)).await.map_err(Error::failed("cannot read the logs"))?;
+    if counted.len() > BUCKETS_MAX {
+        return Err(Error::Invalid(format!("the lines fill {} buckets, more than {BUCKETS_MAX}: ask for longer ones", counted.len())));
+    }
+    let buckets = counted.into_iter().map(|(at, counts)| pb::app_count_logs_response::LogBucket {
+        bucket_start_at: Some(timestamp(at)),
+        stdout_logs: counts.stdout,
+        stderr_logs: counts.stderr,
+        system_logs: counts.system,
+    });
+    Ok(pb::AppCountLogsResponse { app_id: request.app_id, buckets: buckets.collect() })
+}
+
+/// Turns nanoseconds since 1970 into the wire's time.
+#[expect(clippy::cast_possible_wrap, reason = "the nanoseconds of a u64 end in the year 2554")]
+pub(super) fn timestamp(ns: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: (ns / NANOS) as i64, nanos: (ns % NANOS) as i32 }
+}
+
 pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogsRequest) -> Result<pb::AppFetchLogsResponse, Error> {
-    let (app, _) = app::find(api, &request.app_id).await?;
+    let app = source(api, &request.app_id).await?;
     let filter = Filter {
         app: Some(app),
         task: id(&request.task_id)?,

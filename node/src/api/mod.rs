@@ -105,6 +105,8 @@ impl Kept {
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
+    /// What the names of everything that containers need on this machine carry.
+    pub(crate) tag: String,
     pub(crate) cluster: Cluster,
     pub(crate) kept: Kept,
     pub(crate) blobs: Blobs,

@@ -96,6 +96,8 @@ methods! {
     image_get_or_create: pb::ImageGetOrCreateRequest => pb::ImageGetOrCreateResponse, image::get_or_create;
     image_join_streaming: pb::ImageJoinStreamingRequest => Stream<pb::ImageJoinStreamingResponse>, image::join;
     image_from_id: pb::ImageFromIdRequest => pb::ImageFromIdResponse, image::from_id;
+    image_build_chain_get: pb::ImageBuildChainGetRequest => pb::ImageBuildChainGetResponse, image::build_chain;
+    app_count_logs: pb::AppCountLogsRequest => pb::AppCountLogsResponse, logs::count;
     task_list: pb::TaskListRequest => pb::TaskListResponse, task::list;
     container_stop: pb::ContainerStopRequest => pb::ContainerStopResponse, task::stop;
 }

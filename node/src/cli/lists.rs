@@ -146,6 +146,7 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
     println!("shoal {}, node {} ({})", report.version, report.node, report.node_id);
     println!("  clients    http://{}", report.api);
     println!("  web        http://{}", report.web);
+    println!("  tag        {} (in the names of its links, cgroups and mounts)", report.tag);
     println!("  data       {}", report.data);
     match &report.leader {
         Some(leader) => println!("  consensus  leader {leader}, term {}, entry {}", report.term, report.applied),

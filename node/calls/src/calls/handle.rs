@@ -1,5 +1,6 @@
 //! [`Calls`]: the calls of a node, for everyone who is not their owner.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -196,7 +197,25 @@ impl Calls {
     /// Anyone may read again from any place for as long as the call is kept: 7 days after its last output, or 10 minutes after
     /// a reader who set `clear_on_success` had all of them.
     pub async fn outputs(&self, call: CallId, after: Entry, max: usize, wait: Duration, clear_on_success: bool) -> Result<Outputs, Error> {
-        let request = Request::Outputs { call, after, max, wait_ms: millis(wait), clear: clear_on_success };
+        let request = Request::Outputs { call, after, max, wait_ms: millis(wait), clear: clear_on_success, only: None };
+        self.poll(request, wait).await
+    }
+
+    /// As [`Self::outputs`], of all inputs whose place in the call (`idx`) is in `only`, whatever was read before.
+    ///
+    /// Waits until there is an output of at least one of them. `clear_on_success` counts for unary calls alone.
+    pub async fn outputs_of(
+        &self,
+        call: CallId,
+        only: RangeInclusive<u32>,
+        wait: Duration,
+        clear_on_success: bool,
+    ) -> Result<Outputs, Error> {
+        let (after, max, wait_ms) = (Entry::default(), usize::MAX, millis(wait));
+        self.poll(Request::Outputs { call, after, max, wait_ms, clear: clear_on_success, only: Some(only) }, wait).await
+    }
+
+    async fn poll(&self, request: Request, wait: Duration) -> Result<Outputs, Error> {
         let reply = self.answer("read outputs", wait, request).await?;
         match reply.answer {
             Answer::Outputs(found) => self.read_outputs(found, reply.places).await,
@@ -220,9 +239,11 @@ impl Calls {
 
     /// Brings outcomes. Answers when they count; also for those that were dropped, because another was first.
     ///
-    /// `task` is who brings them; none for the platform itself. A failure that is tried again makes no output.
-    pub async fn finish(&self, task: Option<TaskId>, outcomes: Vec<Outcome>) -> Result<(), Error> {
-        self.done("write outcomes", Request::Finish { task, outcomes }).await
+    /// `from` is the task that brings them, with the pool that it serves; none for the platform itself. A task brings
+    /// outcomes of its own pool alone ([`Refused::OfAnotherPool`](super::Refused)). A failure that is tried again makes no
+    /// output.
+    pub async fn finish(&self, from: Option<(TaskId, FunctionId)>, outcomes: Vec<Outcome>) -> Result<(), Error> {
+        self.done("write outcomes", Request::Finish { from, outcomes }).await
     }
 
     /// Says that a task has ended, however. Its inputs go on as `lost` says; the task is told to stop should it ask again.

@@ -430,6 +430,16 @@ pub enum Refused {
         /// Its id.
         input: InputId,
     },
+    /// A task brought the outcome of an input that its function was never given.
+    #[error("input {input} is not one of function {pool}, which task {task} serves")]
+    OfAnotherPool {
+        /// The input.
+        input: InputId,
+        /// Who brought it.
+        task: TaskId,
+        /// What the task serves.
+        pool: FunctionId,
+    },
     /// More inputs are put than a unary call has.
     #[error("call {call} takes one input and has it")]
     OneInput {

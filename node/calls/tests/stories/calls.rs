@@ -18,6 +18,7 @@ struct Node {
     synced: usize,
     names: BTreeMap<String, String>,
     inputs: BTreeMap<String, InputId>,
+    serves: BTreeMap<TaskId, FunctionId>,
     asked: u64,
     tickets: BTreeMap<u64, String>,
 }
@@ -36,8 +37,8 @@ impl Default for Node {
     fn default() -> Self {
         let mut rules = Rules::new();
         rules.enter(0, shard(), CallsState::default(), 1);
-        let (names, inputs, tickets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut node = Self { rules, now: 0, log: vec![], synced: 0, names, inputs, asked: 0, tickets };
+        let (names, inputs, serves, tickets) = Default::default();
+        let mut node = Self { rules, now: 0, log: vec![], synced: 0, names, inputs, serves, asked: 0, tickets };
         node.rules.handle(0, 0, Request::ReportsComplete);
         node.rules.take_effects();
         node
@@ -115,6 +116,26 @@ impl Node {
         Outcome { input: self.input(line.plain[1]), retry_count, status, result }
     }
 
+    /// A task serves the pool that it leased from last; `f1` when it never did.
+    fn finish(&mut self, line: &Line<'_>) -> Request {
+        let task = self.task(line.plain[0]);
+        let pool = self.serves.get(&task).copied().unwrap_or_else(|| self.function("f1"));
+        Request::Finish { from: Some((task, pool)), outcomes: vec![self.outcome(line)] }
+    }
+
+    fn lease(&mut self, line: &Line<'_>) -> Request {
+        let (task, pool) = (self.task(line.plain[0]), self.function(line.plain[1]));
+        self.serves.insert(task, pool);
+        Request::Lease(LeaseRequest {
+            pool,
+            task,
+            max: line.number("max", 1) as u32,
+            wait_ms: line.number("wait", 0),
+            linger_ms: line.number("linger", 0),
+            key: line.text("key").map_or_else(|| format!("key {}", self.asked), str::to_owned),
+        })
+    }
+
     fn request(&mut self, line: &Line<'_>) -> Request {
         let plain = &line.plain;
         let result = Bytes::from(line.text("result").unwrap_or_default().to_owned());
@@ -133,17 +154,11 @@ impl Node {
                 max: line.number("max", 100) as usize,
                 wait_ms: line.number("wait", 0),
                 clear: line.has("clear"),
+                only: line.text("only").map(|only| only.parse().map(|idx| idx..=idx).expect("a number")),
             },
-            "lease" => Request::Lease(LeaseRequest {
-                pool: self.function(plain[1]),
-                task: self.task(plain[0]),
-                max: line.number("max", 1) as u32,
-                wait_ms: line.number("wait", 0),
-                linger_ms: line.number("linger", 0),
-                key: line.text("key").map_or_else(|| format!("key {}", self.asked), str::to_owned),
-            }),
+            "lease" => self.lease(line),
             "undelivered" => Request::Undelivered { task: self.task(plain[0]), key: plain[1].to_owned() },
-            "finish" => Request::Finish { task: Some(self.task(plain[0])), outcomes: vec![self.outcome(line)] },
+            "finish" => self.finish(line),
             "lost" if line.has("crashed") => Request::TaskLost { task: self.task(plain[0]), lost: Lost::Crashed { result } },
             "lost" => Request::TaskLost { task: self.task(plain[0]), lost: Lost::Platform { result } },
             "stop" => Request::StopTask { task: self.task(plain[0]) },

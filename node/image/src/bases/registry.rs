@@ -99,14 +99,19 @@ impl Registries {
         }
         let host = oci.resolve_registry().to_owned();
         self.check_reachable(&host)?;
-        let pull = Pull {
-            client: self.client(&host, &settings),
+        let mut pull = Pull {
+            client: self.client(&host, settings.insecure),
             auth: auth(credentials, &settings),
             reference: oci,
             name: reference.short().to_owned(),
             host,
         };
-        let manifest = pull.manifest().await;
+        let mut manifest = pull.manifest().await;
+        if matches!(manifest, Err(Error::Unreachable { .. })) && is_loopback(&pull.host) && !settings.insecure {
+            // A registry of this very machine need not have certificates, and nobody is in between.
+            pull.client = self.client(&pull.host, true);
+            manifest = pull.manifest().await;
+        }
         if let Err(Error::Unreachable { registry, why }) = &manifest {
             self.unreachable.lock().insert(registry.clone(), (Instant::now(), why.clone()));
         }
@@ -124,10 +129,10 @@ impl Registries {
         }
     }
 
-    fn client(&self, host: &str, settings: &RegistryConfig) -> Client {
+    fn client(&self, host: &str, insecure: bool) -> Client {
         let certificates = self.ca_bundle.iter().flat_map(|bundle| certificates(bundle)).collect();
         Client::new(ClientConfig {
-            protocol: match settings.insecure {
+            protocol: match insecure {
                 true => ClientProtocol::HttpsExcept(vec![host.to_owned()]),
                 false => ClientProtocol::Https,
             },
@@ -138,6 +143,12 @@ impl Registries {
             ..ClientConfig::default()
         })
     }
+}
+
+/// Says whether a registry is reached without leaving the machine.
+fn is_loopback(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn auth(credentials: &Credentials, settings: &RegistryConfig) -> RegistryAuth {

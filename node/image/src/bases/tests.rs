@@ -175,6 +175,13 @@ async fn a_registry_gives_index_manifest_and_layers_with_whiteouts() {
 }
 
 #[tokio::test]
+async fn a_registry_of_this_machine_needs_no_certificates_and_no_settings() {
+    let (address, _) = registry(image(), None);
+    let world = world(BasesConfig::default());
+    check_image(&world, &world.resolve(&format!("{address}/a/b:1")).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_password_is_asked_for_and_given() {
     let (address, _) = registry(image(), Some("secret"));
     let world = world(insecure(&address));

@@ -172,8 +172,9 @@ impl<'a> Execution<'a> {
                 None => (self.base_tree(&plan.base).await?, 0),
             };
             let mut sandbox = None;
-            for step in &plan.steps[first..] {
-                self.log.info(&step.text);
+            for (number, step) in plan.steps.iter().enumerate().skip(first) {
+                // As the SDK's own builders say it: FROM is step 0.
+                self.log.info(format!("=> Step {}: {}", number + 1, step.text));
                 let outcome = self.step(stage, step, tree, &mut sandbox).await;
                 tree = match outcome {
                     Ok(tree) => tree,

@@ -161,6 +161,17 @@ impl Builder {
         self.0.builds.lock().get(&key).map(|running| BuildHandle(running.build.clone()))
     }
 
+    /// Ends a build that runs, as one that nobody waits for. Its container goes with it; steps that are done stay known.
+    pub fn abandon(&self, key: Digest) {
+        let builds = self.0.builds.lock();
+        let Some(Running { build, task }) = builds.get(&key) else { return };
+        if build.finished_at().is_none() {
+            // Said before the task ends, which would call it another thing.
+            build.finish(Err(Arc::new(Error::Abandoned)));
+            task.abort();
+        }
+    }
+
     /// Ends all builds that run. Their containers go with them.
     pub fn close(&self) {
         let builds = std::mem::take(&mut *self.0.builds.lock());

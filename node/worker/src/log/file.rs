@@ -107,6 +107,10 @@ impl<'a> Record<'a> {
         u128::from_le_bytes(self.0[at..at + 16].try_into().unwrap_or_default())
     }
 
+    pub(crate) fn stream(&self) -> Stream {
+        Stream::of_fd(self.0[TAGS - 1]).unwrap_or(Stream::System)
+    }
+
     fn text(&self) -> &'a [u8] {
         &self.0[HEAD..]
     }

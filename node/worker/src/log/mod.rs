@@ -23,4 +23,4 @@ mod tests;
 
 pub use cutter::{LINE_BYTES_MAX, LineCutter};
 pub use entry::{Cursor, Entry, Filter, NotACursor, Stream};
-pub use store::{Batch, Error, FOLLOW_ENTRIES_MAX, LogStore, Options};
+pub use store::{Batch, Counts, Error, FOLLOW_ENTRIES_MAX, LogStore, Options};

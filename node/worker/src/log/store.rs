@@ -63,6 +63,37 @@ pub struct Batch {
     pub cursor: Cursor,
 }
 
+impl Files {
+    /// Returns the files that may have lines of a time, the newest first.
+    fn parts(&self, filter: &Filter, since_ns: u64, until_ns: u64) -> Vec<Part> {
+        let may = |summary: &Summary| summary.may_hold(filter, since_ns, until_ns);
+        let current = may(&self.summary).then_some(Part { number: self.number, length: self.length });
+        let sealed = self.sealed.iter().rev().filter(|file| may(&file.summary)).map(|file| file.part());
+        current.into_iter().chain(sealed).collect()
+    }
+}
+
+/// How many lines of each stream there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Of [`Stream::Stdout`].
+    pub stdout: u64,
+    /// Of [`Stream::Stderr`].
+    pub stderr: u64,
+    /// Of [`Stream::System`].
+    pub system: u64,
+}
+
+impl Counts {
+    fn add(&mut self, stream: Stream) {
+        match stream {
+            Stream::Stdout => self.stdout += 1,
+            Stream::Stderr => self.stderr += 1,
+            Stream::System => self.system += 1,
+        }
+    }
+}
+
 /// What containers print. Cheap to clone: all clones are one store.
 #[derive(Debug, Clone)]
 pub struct LogStore(Arc<Inner>);
@@ -223,12 +254,8 @@ impl LogStore {
         let (since_ns, until_ns) = (since_ns.unwrap_or(0), until_ns.unwrap_or(u64::MAX));
         let (parts, loss, cursor) = {
             let files = self.0.files.lock();
-            let may = |summary: &Summary| summary.may_hold(filter, since_ns, until_ns);
-            let current = may(&files.summary).then_some(Part { number: files.number, length: files.length });
-            let sealed = files.sealed.iter().rev().filter(|file| may(&file.summary)).map(|file| file.part());
-            let parts: Vec<Part> = current.into_iter().chain(sealed).collect();
             let loss = filter.app.and_then(|app| files.losses.get(&app.bits()).copied().map(|loss| (app, loss)));
-            (parts, loss, Cursor { file: files.number, offset: files.length })
+            (files.parts(filter, since_ns, until_ns), loss, Cursor { file: files.number, offset: files.length })
         };
         let mut found: VecDeque<Entry> = VecDeque::new();
         for part in parts {
@@ -247,6 +274,35 @@ impl LogStore {
             entries.insert(0, loss.line(app, self.0.options.retain_bytes));
         }
         Ok(Batch { entries, cursor })
+    }
+
+    /// Counts what [`LogStore::fetch`] would find, by time: in buckets of `bucket_ns` that begin at multiples of it. Buckets
+    /// without lines are left out; the earliest comes first. Blocks for disk reads.
+    ///
+    /// # Errors
+    /// When a file can't be read.
+    pub fn count(
+        &self,
+        filter: &Filter,
+        since_ns: Option<u64>,
+        until_ns: Option<u64>,
+        bucket_ns: u64,
+    ) -> Result<BTreeMap<u64, Counts>, Error> {
+        let (since_ns, until_ns, bucket_ns) = (since_ns.unwrap_or(0), until_ns.unwrap_or(u64::MAX), bucket_ns.max(1));
+        let mut buckets: BTreeMap<u64, Counts> = BTreeMap::new();
+        let parts = self.0.files.lock().parts(filter, since_ns, until_ns);
+        for part in parts {
+            let Some(file) = self.reopen(part.number)? else { continue };
+            let visit = |record: super::file::Record<'_>| {
+                let at = record.timestamp_ns();
+                if (since_ns..until_ns).contains(&at) && record.matches(filter) {
+                    buckets.entry(at - at % bucket_ns).or_default().add(record.stream());
+                }
+                ControlFlow::Continue(())
+            };
+            scan(&file, 0, part.length, visit).map_err(failed("read", &path_of(&self.0.dir, part.number)))?;
+        }
+        Ok(buckets)
     }
 
     fn newest_of(&self, part: &Part, filter: &Filter, since_ns: u64, until_ns: u64, room: usize) -> Result<VecDeque<Entry>, Error> {

@@ -50,6 +50,21 @@ fn a_fetch_gives_the_newest_lines_oldest_first_across_files() {
 }
 
 #[test]
+fn counts_say_how_much_a_fetch_would_find_and_when() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open_with(dir.path(), Options { file_bytes: 300, ..Options::default() }).unwrap();
+    for time in 1..=25 {
+        let stream = if time % 5 == 0 { Stream::Stderr } else { Stream::Stdout };
+        store.append(&Entry { stream, ..line(time, 1, "x\n") }).unwrap();
+    }
+    store.append(&line(12, 2, "another app\n")).unwrap();
+    let counted = store.count(&of_app(1), Some(3), Some(21), 10).unwrap();
+    let rows: Vec<_> = counted.into_iter().map(|(at, counts)| (at, counts.stdout, counts.stderr, counts.system)).collect();
+    assert_eq!(rows, [(0, 6, 1, 0), (10, 8, 2, 0), (20, 0, 1, 0)]);
+    assert!(store.count(&of_app(3), None, None, 10).unwrap().is_empty());
+}
+
+#[test]
 fn every_part_of_a_filter_counts() {
     let dir = tempfile::tempdir().unwrap();
     let store = LogStore::open(dir.path()).unwrap();

@@ -17,6 +17,7 @@ mod tasks;
 mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use shoal_state::{CallId, FunctionId, InputId, NodeId, ShardId, TaskId};
@@ -75,6 +76,7 @@ pub enum Request {
         max: usize,
         wait_ms: u64,
         clear: bool,
+        only: Option<RangeInclusive<u32>>,
     },
     Lease(LeaseRequest),
     /// The answer to a lease found nobody: what was leased goes back.
@@ -83,7 +85,7 @@ pub enum Request {
         key: String,
     },
     Finish {
-        task: Option<TaskId>,
+        from: Option<(TaskId, FunctionId)>,
         outcomes: Vec<Outcome>,
     },
     TaskLost {
@@ -372,12 +374,12 @@ impl Rules {
             Request::Put { call, items, key } => self.put(now, ticket, call, items, &key),
             Request::FinishInputs { call } => self.finish_inputs(now, ticket, call),
             Request::Retry { items, key } => self.retry(now, ticket, items, &key),
-            Request::Outputs { call, after, max, wait_ms, clear } => {
-                self.outputs(now, ticket, call, Poll::new(call, after, max, clear), wait_ms)
+            Request::Outputs { call, after, max, wait_ms, clear, only } => {
+                self.outputs(now, ticket, call, Poll::new(call, after, max, clear, only), wait_ms)
             }
             Request::Lease(request) => self.lease(now, ticket, request),
             Request::Undelivered { task, key } => self.undelivered(now, ticket, task, &key),
-            Request::Finish { task, outcomes } => self.finish(now, ticket, task, outcomes),
+            Request::Finish { from, outcomes } => self.finish(now, ticket, from, outcomes),
             Request::TaskLost { task, lost } => self.task_lost(now, ticket, task, &lost),
             Request::StopTask { task } => self.stop_task(now, ticket, task),
             Request::FailPool { pool, status, result } => self.fail_pool(now, ticket, pool, status, &result),

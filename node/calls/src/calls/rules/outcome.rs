@@ -13,9 +13,20 @@ use crate::calls::state::{Call, Input};
 const ENDED_TOGETHER_MAX: usize = 1_000;
 
 impl Rules {
-    pub(super) fn finish(&mut self, now: Millis, ticket: Ticket, task: Option<TaskId>, outcomes: Vec<Outcome>) -> Result<(), Refused> {
+    pub(super) fn finish(
+        &mut self,
+        now: Millis,
+        ticket: Ticket,
+        from: Option<(TaskId, FunctionId)>,
+        outcomes: Vec<Outcome>,
+    ) -> Result<(), Refused> {
         for outcome in &outcomes {
-            self.input(outcome.input)?;
+            let known = self.input(outcome.input)?;
+            if let Some(((task, pool), (.., call))) = from.zip(known)
+                && call.open.pool != pool
+            {
+                return Err(Refused::OfAnotherPool { input: outcome.input, task, pool });
+            }
             if outcome.result.len() > PAYLOAD_BYTES_MAX {
                 let what = format!("the result of input {}", outcome.input);
                 return Err(Refused::TooLong { what, bytes: outcome.result.len() });
@@ -23,7 +34,7 @@ impl Rules {
         }
         let mut needs = Vec::with_capacity(outcomes.len());
         for outcome in outcomes {
-            needs.extend(self.resolve(now, task, outcome));
+            needs.extend(self.resolve(now, from.map(|(task, _)| task), outcome));
         }
         self.answer_after(ticket, &needs, Answer::Done);
         Ok(())

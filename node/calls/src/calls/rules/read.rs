@@ -1,5 +1,7 @@
 //! Reading: outputs, and what a call is and where its inputs stand.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use shoal_state::{CallId, FunctionId, InputId};
 
@@ -15,12 +17,14 @@ pub(super) struct Poll {
     after: Entry,
     max: usize,
     clear: bool,
+    /// The inputs whose outputs are wanted, by their places in the call; none for all.
+    only: Option<RangeInclusive<u32>>,
     timer: Option<TimerKey>,
 }
 
 impl Poll {
-    pub(super) fn new(call: CallId, after: Entry, max: usize, clear: bool) -> Self {
-        Self { call, after, max: max.max(1), clear, timer: None }
+    pub(super) fn new(call: CallId, after: Entry, max: usize, clear: bool, only: Option<RangeInclusive<u32>>) -> Self {
+        Self { call, after, max: max.max(1), clear, only, timer: None }
     }
 }
 
@@ -43,8 +47,9 @@ impl Rules {
         let (_, home) = self.home_of(poll.call.shard(), || poll.call.to_string())?;
         let call = home.state.call(poll.call).ok_or(Refused::NoCall { call: poll.call })?;
         let counted = home.counted(call);
-        let shown = call.outputs_after(poll.after, counted).take(poll.max);
-        let items: Vec<OutputAt> = shown.filter_map(|(entry, input)| self.output_at(entry, input)).collect();
+        let shown = call.outputs_after(poll.after, counted).filter_map(|(entry, input)| self.output_at(entry, input));
+        let wanted = |item: &OutputAt| poll.only.as_ref().is_none_or(|only| only.contains(&item.idx));
+        let items: Vec<OutputAt> = shown.filter(wanted).take(poll.max).collect();
         let hidden = call.outputs.range(Entry { index: counted + 1, number: 0 }..).count();
         let missing = u32::from(call.open.kind == CallKind::Unary && call.inputs.is_empty());
         let unfinished = call.unfinished() + missing + u32::try_from(hidden).unwrap_or(u32::MAX);
@@ -62,9 +67,10 @@ impl Rules {
     /// Answers a reader. When it has everything now and says so, the call is kept only a little longer.
     fn give_outputs(&mut self, now: Millis, ticket: Ticket, poll: &Poll, found: OutputsAt) {
         let has_all = |call: &Call| call.outputs.keys().next_back().is_none_or(|last| *last <= found.last);
+        let some_only = |call: &Call| poll.only.is_some() && call.open.kind != CallKind::Unary;
         let clears = poll.clear && found.unfinished == 0;
         let shard = match self.call(poll.call) {
-            Ok((shard, call)) if clears && call.cleared_ms.is_none() && has_all(call) => Some(shard),
+            Ok((shard, call)) if clears && call.cleared_ms.is_none() && has_all(call) && !some_only(call) => Some(shard),
             _ => None,
         };
         if let Some(shard) = shard {

@@ -1,0 +1,66 @@
+//! A function's `timeout`: how long one try of an input may take, by the clock of the node that runs it.
+//!
+//! The caller gets its outcome at the moment the time is up, whatever the container does; then the container is told to
+//! stop, since nothing else surely ends what runs in it: SIGINT, so that its exit hooks run, and SIGKILL after its grace.
+//! Should this node die meanwhile, the input's home ends it somewhat later.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_calls::calls::{LeasedInput, Outcome, Status};
+use shoal_state::model::Task;
+use shoal_state::{Command, InputId, TaskId};
+use shoal_worker::log::{Entry, Stream};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::api::{Api, now};
+
+/// Begins the time of inputs that a task was just given. It ends when the task is done with them.
+pub(crate) fn watch(api: &Api, id: TaskId, task: &Task, inputs: &[LeasedInput]) {
+    let timeout_ms = api.local().functions.get(&task.function).map_or(0, |function| function.timeout_ms);
+    if timeout_ms == 0 {
+        return;
+    }
+    let limit = Duration::from_millis(timeout_ms);
+    for input in inputs {
+        let watching = watch_one(api.clone(), (id, task.clone()), (input.input, input.retry_count), limit);
+        api.tasks.limit(id, input.input, AbortOnDropHandle::new(tokio::spawn(watching)));
+    }
+}
+
+async fn watch_one(api: Api, (id, task): (TaskId, Task), (input, retry_count): (InputId, u32), limit: Duration) {
+    tokio::time::sleep(limit).await;
+    // What follows must not be cut off when the task's outcome comes in between.
+    tokio::spawn(async move {
+        let why = format!("input {input} took longer than its function's timeout of {} s", limit.as_secs_f64());
+        say(&api, id, &task, input, &why).await;
+        let outcome = Outcome { input, retry_count, status: Status::TimedOut, result: Bytes::new() };
+        if let Err(error) = api.calls.finish(Some((id, task.function)), vec![outcome]).await {
+            tracing::warn!(task = %id, %input, %error, "cannot write that an input took too long");
+        }
+        if let Err(error) = api.calls.stop_task(id).await {
+            tracing::warn!(task = %id, %error, "cannot keep inputs from a task that is to stop");
+        }
+        if let Err(error) = api.propose(Command::StopTask { id, why }).await {
+            tracing::debug!(task = %id, %error, "a task whose input took too long has ended already");
+        }
+    });
+}
+
+/// Tells whoever reads the logs of the task.
+async fn say(api: &Api, id: TaskId, task: &Task, input: InputId, why: &str) {
+    let line = Entry {
+        timestamp_ns: now().0 * 1_000_000,
+        stream: Stream::System,
+        app: task.app,
+        task: id,
+        function: task.function,
+        input: Some(input),
+        call: None,
+        data: format!("{why}; its container is stopped\n"),
+    };
+    let logs = api.logs.clone();
+    if let Err(error) = crate::api::blocking(move || logs.append(&line)).await {
+        tracing::warn!(task = %id, %error, "cannot log that an input took too long");
+    }
+}
