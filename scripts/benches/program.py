@@ -1,0 +1,31 @@
+"""The functions that scripts/bench calls. They do nothing, so that what is measured is the way to them."""
+
+import modal
+
+app = modal.App("shoal-bench")
+
+
+# One container that is always there.
+@app.function(min_containers=1, max_containers=1, scaledown_window=1200)
+def warm(x):
+    return x
+
+
+# As many containers as main.py says in MANY, always there.
+@app.function(min_containers=2, max_containers=2, scaledown_window=1200)
+def many(x):
+    return x
+
+
+# No container, soon after a call.
+@app.function(scaledown_window=2)
+def cold(x):
+    return x
+
+
+@app.function(scaledown_window=2)
+def chatter(lines: int, mark: str):
+    print(f"first of {mark}")
+    for i in range(lines):
+        print(f"line {i} of a program that says much")
+    print(f"last of {mark}", flush=True)

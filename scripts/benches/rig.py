@@ -1,0 +1,251 @@
+"""What the benches stand on: a node, a relay beside it, client processes, the image as a folder.
+
+Everything is made when it is first asked for, in a folder of its own, and taken down by `close`.
+The node and the relay run the same entrypoint with the same arguments: those of the node's own
+containers are read while they run and given to the relay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT / "tests/sdk"))
+
+from harness import Client, Node, client_python, wait_for  # noqa: E402
+
+APP = "shoal-bench"
+# How many containers serve a map, by the node and behind the relay; program.py says the same.
+MANY = 2
+# How long a process may take for one answer, in seconds.
+ANSWER_SECONDS = 300
+# Where containers find what their task owns.
+TASK_DIR = "/__modal/task"
+
+
+class Partner:
+    """A process that takes orders on stdin and answers each with a line of JSON."""
+
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], log: IO[bytes]):
+        self.name = name
+        self.process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, text=True, bufsize=1,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def answer(self, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
+        """Waits for the next line; one that takes too long ends the process."""
+        assert self.process.stdout is not None
+        watch = threading.Timer(seconds, self.process.kill)
+        watch.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            watch.cancel()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with {self.process.wait(10)} and gave no answer within {seconds:g} s")
+        return json.loads(line)
+
+    def order(self, line: str) -> dict[str, Any]:
+        """Gives an order and waits for its answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        return self.answer()
+
+    def do(self, **order: Any) -> dict[str, Any]:
+        """Gives an order in JSON."""
+        return self.order(json.dumps(order))
+
+    def close(self, seconds: float = 30) -> None:
+        """Ends it by the end of its stdin, or by force."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.close()
+            self.process.wait(seconds)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            self.process.kill()
+            self.process.wait(10)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A container of the node, as its description says."""
+
+    id: str
+    root: Path
+    argv: list[str]
+    env: list[tuple[str, str]]
+    cwd: str
+    # Folders that it sees besides its task's own: (here, there).
+    binds: list[tuple[str, str]]
+
+
+class Rig:
+    """The things that benches use; see the module."""
+
+    def __init__(self, tool: Path, quick: bool, ray: Path | None, progress: Callable[[str], None]):
+        # `ray` is a Python that has Ray, if it is to be measured too.
+        self.tool, self.quick, self.ray, self.progress = tool, quick, ray, progress
+        self.folder = Path(tempfile.mkdtemp(prefix="shoal-bench-"))
+        kept = os.environ.get("SHOAL_TEST_DATA")
+        self.data = (Path(kept) if kept else self.folder) / "data"
+        self.log = (self.folder / "log").open("ab")
+        self.runsc = os.environ.get("SHOAL_RUNSC", "/usr/local/bin/runsc")
+        self.at_close: list[Callable[[], None]] = []
+        self.callers: dict[str, Partner] = {}
+        self.work_folders = 0
+
+    def close(self) -> None:
+        """Takes everything down, the last made first, and removes the folder."""
+        for caller in self.callers.values():
+            caller.close()
+        while self.at_close:
+            self.at_close.pop()()
+        self.log.close()
+        mounted = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        left = [point for point in mounted if point.startswith((f"{self.folder}/", f"{self.data}/"))]
+        if left:
+            raise RuntimeError(f"something is still mounted: {', '.join(left)}")
+        shutil.rmtree(self.folder)
+
+    def log_tail(self, lines: int = 40) -> str:
+        """Returns the last lines of what the parts and the node printed."""
+        texts = [path.read_text(errors="replace") for path in (self.folder / "log", self.data.parent / "data.log") if path.exists()]
+        return "\n".join("\n".join(text.splitlines()[-lines:]) for text in texts)
+
+    def work(self) -> Path:
+        """Returns a new empty folder."""
+        self.work_folders += 1
+        folder = self.folder / f"work-{self.work_folders}"
+        folder.mkdir()
+        return folder
+
+    @cached_property
+    def node(self) -> Node:
+        """The node, which answers."""
+        self.progress(f"starting a node in {self.data}")
+        node = Node(self.data)
+        self.at_close.append(node.stop)
+        node.start()
+        return node
+
+    @cached_property
+    def client(self) -> Client:
+        """The real client towards the node, with the program deployed."""
+        client = Client(self.node, self.node.create_token("--label", "bench"), self.folder / "home")
+        self.progress("deploying the functions (the first time, this builds an image)")
+        self.at_close.append(lambda: client.stop_app(APP))
+        client.modal("deploy", "--name", APP, str(HERE / "program.py"), cwd=HERE).ok(1200)
+        return client
+
+    def caller(self, of: str) -> Partner:
+        """The client process towards "node", "relay" or "null", or Ray's driver."""
+        if of == "ray" and of not in self.callers:
+            # Sockets are made in it, and their paths have to be short.
+            folder = Path(tempfile.mkdtemp(prefix="sb-ray-", dir="/tmp"))
+            self.at_close.append(lambda: shutil.rmtree(folder, ignore_errors=True))
+            self.callers[of] = Partner("Ray", [str(self.ray), str(HERE / "ray_caller.py"), str(folder)], os.environ.copy(), self.log)
+        elif of not in self.callers:
+            environment = self.client.environment()
+            if of != "node":
+                environment["MODAL_SERVER_URL"] = f"http://127.0.0.1:{self.relay_ports[of]}"
+            arguments = [str(client_python()), str(HERE / "caller.py"), APP]
+            self.callers[of] = Partner(f"the client of the {of}", arguments, environment, self.log)
+        return self.callers[of]
+
+    def tasks_of(self, tag: str) -> list[str]:
+        """Returns the ids of the tasks of a function that live on the node."""
+        return [task["task_id"] for task in self.node.tasks() if task["function"] == tag]
+
+    def live_task(self, tag: str) -> Task:
+        """Calls a function and returns its task as it runs; keeps the task's arguments in the folder."""
+        self.caller("node").do(do="remote", function=tag, times=1)
+        id = self.tasks_of(tag)[0]
+        own = self.folder / tag
+        own.mkdir(exist_ok=True)
+        of_task = self.data / "run/tasks" / id
+        shutil.copy(of_task / "arguments.bin", own)
+        for config in Path("/run/shoal").glob("*/bundles/*/config.json"):
+            text = config.read_text()
+            if str(of_task) in text:
+                return task_of(id, json.loads(text), config.parent)
+        raise RuntimeError(f"no container of task {id} is described in /run/shoal")
+
+    @cached_property
+    def task(self) -> Task:
+        """The container of `warm`, which stays."""
+        return self.live_task("warm")
+
+    @cached_property
+    def image(self) -> Path:
+        """The root of the node's containers as a plain folder."""
+        folder = self.folder / "image"
+        self.progress("copying the image into a folder")
+        subprocess.run(["cp", "-a", str(self.task.root), str(folder)], check=True)
+        return folder
+
+    @cached_property
+    def relay(self) -> Partner:
+        """The relay with its entrypoints started."""
+        for tag in ("many", "cold"):
+            self.live_task(tag)
+        setup = {
+            "work": str(self.work()), "runsc": self.runsc, "folder": str(self.image),
+            "argv": self.task.argv, "env": self.task.env, "cwd": self.task.cwd, "binds": self.task.binds,
+            "task_dir": TASK_DIR, "socket": "api.sock",
+            "node": self.node.url, "token_id": self.client.token.id, "token_secret": self.client.token.secret, "app": APP,
+            "functions": [
+                {"tag": tag, "dir": str(self.folder / tag), "containers": containers}
+                for tag, containers in (("warm", 1), ("many", MANY), ("cold", 0))
+            ],
+        }  # fmt: skip
+        file = self.folder / "relay.json"
+        file.write_text(json.dumps(setup))
+        self.progress("starting the relay and its entrypoints")
+        relay = Partner("the relay", [str(self.tool), "relay", "--setup", str(file)], os.environ.copy(), self.log)
+        self.at_close.append(relay.close)
+        self.relay_ports = relay.answer()
+        return relay
+
+    @cached_property
+    def relay_ports(self) -> dict[str, int]:
+        """The ports of the relay and the null server."""
+        _ = self.relay
+        return self.__dict__["relay_ports"]
+
+    def wait_none(self, tag: str) -> None:
+        """Waits until a function has no container left."""
+        wait_for(f"the containers of {tag} to end", lambda: not self.tasks_of(tag), 60, every=0.2)
+
+    def tool_lines(self, *arguments: str) -> list[dict[str, Any]]:
+        """Runs a part of the tool to its end and returns its lines."""
+        done = subprocess.run([str(self.tool), *arguments], stdout=subprocess.PIPE, stderr=self.log, text=True, timeout=1200)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join([self.tool.name, *arguments])} ended with {done.returncode}")
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def task_of(id: str, config: dict[str, Any], bundle: Path) -> Task:
+    """Reads the description of a container."""
+    process = config["process"]
+    binds = [
+        (mount["source"], mount["destination"])
+        for mount in config["mounts"]
+        if mount["type"] == "bind" and mount["destination"] != TASK_DIR and not mount["source"].startswith(str(bundle))
+    ]
+    return Task(
+        id=id, root=Path(config["root"]["path"]), argv=process["args"],
+        env=[tuple(pair.split("=", 1)) for pair in process["env"]], cwd=process["cwd"], binds=binds,
+    )  # fmt: skip

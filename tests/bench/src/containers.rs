@@ -1,0 +1,126 @@
+//! How fast a container starts: from the order to the program's first byte of output.
+//!
+//! By the engine as a node uses it (the root is the node's FUSE tree, a network namespace, an overlay on disk), and by a plain
+//! `runsc run` of the same program on a folder. One after the other, and which comes first changes with each round.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use serde_json::json;
+use shoal_runtime::{ContainerSpec, DEFAULT_PATH, Engine, EngineConfig, NetworkMode};
+
+use crate::raw::{Program, Raw};
+use crate::say;
+
+/// What is started: (name, arguments). Both print something at once.
+const PROGRAMS: [(&str, &[&str]); 2] = [("echo", &["/bin/echo", "started"]), ("python", &["python3", "-c", "print('started')"])];
+
+/// Where the roots are, and how often each start is measured.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// The root for the engine: a tree that a node shows.
+    #[arg(long)]
+    tree: PathBuf,
+    /// The root for `runsc run`: a folder with the same content.
+    #[arg(long)]
+    folder: PathBuf,
+    /// The image's own environment, "NAME=value".
+    #[arg(long)]
+    env: Vec<String>,
+    /// An empty folder to work in.
+    #[arg(long)]
+    work: PathBuf,
+    /// The program that runs containers.
+    #[arg(long, default_value = "/usr/local/bin/runsc")]
+    runsc: PathBuf,
+    /// How many starts of each kind.
+    #[arg(long, default_value_t = 20)]
+    times: usize,
+}
+
+/// Measures, and prints a line for each start: {"program", "by", "ms", …}.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let engine = EngineConfig { runsc: options.runsc.clone(), ..EngineConfig::new(options.work.join("engine")) };
+    let engine = Engine::open(engine).await.context("cannot open an engine")?;
+    let measured = rounds(&options, &engine).await;
+    engine.close().await.context("cannot close the engine")?;
+    measured
+}
+
+async fn rounds(options: &Options, engine: &Engine) -> anyhow::Result<()> {
+    let mut raw = Raw::new(&options.runsc, &options.work.join("raw"))?;
+    // The first round reads everything from disk; it is not counted.
+    for round in 0..=options.times {
+        for (name, argv) in PROGRAMS {
+            for turn in 0..2 {
+                let ours = (round + turn) % 2 == 0;
+                let found = if ours {
+                    by_engine(options, engine, argv).await?
+                } else {
+                    let taken = tokio::task::block_in_place(|| by_runsc(options, &mut raw, argv))?;
+                    json!({"by": "runsc", "ms": ms(taken)})
+                };
+                if round > 0 {
+                    let mut line = found;
+                    line["program"] = name.into();
+                    say(&line);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn environment(options: &Options) -> Vec<(String, String)> {
+    let own = options.env.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    std::iter::once(("PATH".to_owned(), DEFAULT_PATH.to_owned())).chain(own).collect()
+}
+
+async fn by_engine(options: &Options, engine: &Engine, argv: &[&str]) -> anyhow::Result<serde_json::Value> {
+    let began = Instant::now();
+    let mut spec = ContainerSpec::new(&options.tree, argv.iter().copied());
+    spec.env = environment(options);
+    spec.network = NetworkMode::Nat;
+    let container = engine.create(spec).await.context("the engine cannot create a container")?;
+    let mut stdout = std::fs::File::from(container.take_stdio().context("a container without pipes")?.stdout);
+    container.start().await.context("the engine cannot start a container")?;
+    let mut said = [0; 64];
+    let read = tokio::task::spawn_blocking(move || stdout.read(&mut said)).await?;
+    let taken = began.elapsed();
+    ensure!(read.context("cannot read a container's output")? > 0, "a container of the engine ended without a word");
+    let timings = container.timings();
+    container.destroy().await.context("cannot take a container down")?;
+    Ok(json!({
+        "by": "engine", "ms": ms(taken),
+        "network": ms(timings.network), "prepare": ms(timings.prepare), "create": ms(timings.create),
+        "start": timings.start.map(ms),
+    }))
+}
+
+fn by_runsc(options: &Options, raw: &mut Raw, argv: &[&str]) -> anyhow::Result<Duration> {
+    let program = Program {
+        root: options.folder.clone(),
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        env: environment(options).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        cwd: "/".to_owned(),
+        binds: vec![],
+    };
+    // Writing the description counts: the engine does it too.
+    let began = Instant::now();
+    let container = raw.prepare(&program)?;
+    let mut child = container.run(Stdio::piped(), Stdio::inherit())?;
+    let mut said = [0; 64];
+    let read = child.stdout.as_mut().context("no pipe")?.read(&mut said);
+    let taken = began.elapsed();
+    child.wait().context("cannot wait for runsc")?;
+    ensure!(read.context("cannot read a container's output")? > 0, "a container of `runsc run` ended without a word");
+    Ok(taken)
+}

@@ -1,0 +1,51 @@
+//! What `scripts/bench` runs besides the node and its clients: the things that Shoal is measured against.
+//!
+//! - `relay` is the least that lets the real client reach real entrypoints ([`relay`]).
+//! - `containers` starts the same program by the engine and by a plain `runsc run`, in turn ([`containers`]).
+//! - `lines` prints lines in a plain container ([`lines`]).
+//! - `store` writes and reads the chunk store and plain files, in turn ([`store`]).
+//!
+//! What it finds goes to stdout as JSON, one object a line; `scripts/benches` makes figures of it. Alone it is of little use.
+
+use clap::{Parser, Subcommand};
+
+mod containers;
+mod lines;
+mod raw;
+mod relay;
+mod store;
+
+/// The parts of scripts/bench that are written in Rust; run scripts/bench instead.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves clients from memory, with real entrypoints behind; takes orders on stdin, ends with it.
+    Relay(relay::Options),
+    /// Starts containers by the engine and by `runsc run`, in turn.
+    Containers(containers::Options),
+    /// Reads what a plain container prints.
+    Lines(lines::Options),
+    /// Writes and reads chunks by the store and by plain files, in turn.
+    Store(store::Options),
+}
+
+/// Prints one line of what was found.
+fn say(found: &serde_json::Value) {
+    println!("{found}");
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match cli.command {
+        Command::Relay(options) => runtime.block_on(relay::run(options)),
+        Command::Containers(options) => runtime.block_on(containers::run(options)),
+        Command::Lines(options) => lines::run(options),
+        Command::Store(options) => store::run(options),
+    }
+}
