@@ -16,6 +16,8 @@ use crate::images;
 const STREAM_MAX: Duration = Duration::from_secs(55);
 /// How often a stream without lines looks whether its app has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long lines are gathered before they are sent: a program that prints much would cost its client a message a line.
+const GATHER: Duration = Duration::from_millis(10);
 /// Batches that may wait for the client.
 const QUEUE: usize = 16;
 /// Lines in one answer: as many as clients ask for at the most.
@@ -115,6 +117,12 @@ async fn stream_lines(
             if send.send(Ok(batch)).await.is_err() {
                 return;
             }
+        }
+        if !found.entries.is_empty() && !over {
+            tokio::time::sleep(GATHER).await;
+        }
+        if send.is_closed() {
+            return;
         }
         if found.entries.is_empty() && over {
             let done = pb::TaskLogsBatch { app_done: true, entry_id: cursor.to_string(), ..Default::default() };

@@ -51,7 +51,8 @@ def many(n: int = 10_000):
     try:
         lines_then_exit.remote(n)
     except Exception as error:
-        print(f"ended by {type(error).__name__}")
+        # In one piece and on the other stream: the client's thread prints the container's lines meanwhile.
+        sys.stderr.write(f"ended by {type(error).__name__}\n")
 
 
 @app.local_entrypoint()
