@@ -53,6 +53,7 @@ pub(crate) fn load(state: &State, calls: &CallsLoad, crashes: &CrashLoops, now: 
         PoolLoad {
             waiting: load.waiting.into(),
             running: load.running.into(),
+            input_ms: load.input_ms,
             oldest_waiting_ms: load.oldest_waiting_ms.map_or(0, |since| now.0.saturating_sub(since)),
         }
     };
@@ -60,6 +61,7 @@ pub(crate) fn load(state: &State, calls: &CallsLoad, crashes: &CrashLoops, now: 
     Load {
         pools: state.functions.keys().map(|function| (*function, pool(function))).collect(),
         idle_since: idle.collect(),
+        asked: calls.tasks.keys().copied().collect(),
         held_until: crashes.held(now),
         down: BTreeSet::<NodeId>::new(),
     }

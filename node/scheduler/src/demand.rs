@@ -11,6 +11,14 @@ pub const CONTAINERS_LIMIT: u32 = 2_000;
 /// How long a container may be idle when its function does not say, in milliseconds.
 pub const SCALEDOWN_DEFAULT_MS: u64 = 60_000;
 
+/// What waits is to be done within this time, in milliseconds: about as long as a container takes to start. A thousand
+/// inputs of a few milliseconds each need two more containers, not a thousand.
+const DRAIN_MS: u64 = 2_000;
+
+/// An input that has waited for so long (milliseconds) shows that the average is no guide: others hold their containers
+/// for longer. Then each input that waits counts as one that needs a slot.
+const PATIENCE_MS: u64 = 5_000;
+
 /// A function's tasks, sorted by what can be expected of them.
 #[derive(Debug, Default)]
 pub(crate) struct Pool<'a> {
@@ -72,8 +80,13 @@ pub(crate) fn containers_max(function: &Function) -> u32 {
 
 /// Returns how many serving containers the function should have, before what is possible is considered.
 pub(crate) fn wanted(state: &State, load: &Load, id: FunctionId, function: &Function, pool: &Pool<'_>) -> u64 {
-    let PoolLoad { waiting, running, .. } = load.pools.get(&id).copied().unwrap_or_default();
+    let PoolLoad { waiting, running, oldest_waiting_ms, input_ms } = load.pools.get(&id).copied().unwrap_or_default();
     let slots = slots(function);
+    let waiting = match input_ms.filter(|_| oldest_waiting_ms < PATIENCE_MS) {
+        // So many slots get through what waits in the time that another container needs to start.
+        Some(input_ms) => waiting.min(waiting.saturating_mul(input_ms.max(1)).div_ceil(DRAIN_MS)),
+        None => waiting,
+    };
     let outgoing_busy = pool.outgoing.iter().filter(|(task, _, _)| !load.idle_since.contains_key(task)).count() as u64;
     let here = running.saturating_sub(outgoing_busy * slots);
     let mut wanted = (waiting + here).div_ceil(slots);

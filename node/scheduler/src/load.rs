@@ -13,6 +13,8 @@ pub struct PoolLoad {
     pub running: u64,
     /// How long the oldest waiting input has waited, in milliseconds.
     pub oldest_waiting_ms: u64,
+    /// How long its latest inputs took on average, in milliseconds; none while that is not known.
+    pub input_ms: Option<u64>,
 }
 
 /// What is known of the work at this moment.
@@ -22,6 +24,8 @@ pub struct Load {
     pub pools: BTreeMap<FunctionId, PoolLoad>,
     /// Since when a task is ready and has no input. A task that is absent is starting, or busy.
     pub idle_since: BTreeMap<TaskId, Timestamp>,
+    /// Tasks that have asked for work: their start is over.
+    pub asked: BTreeSet<TaskId>,
     /// Functions that get no new container before a time, because their containers end as soon as they start.
     pub held_until: BTreeMap<FunctionId, Timestamp>,
     /// Nodes that are down. Their tasks are not counted on, and they get none.

@@ -7,7 +7,7 @@ use shoal_state::model::{AppState, Function, Task};
 use shoal_state::{Command, FunctionId, State, TaskId, Timestamp};
 
 use crate::demand::{self, Pool};
-use crate::room::{Candidate, Room, Taken};
+use crate::room::{Candidate, Room, Taken, Taking};
 use crate::{Load, Why};
 
 /// How many tasks one plan starts. The rest waits for the next plan, so that one entry of the log stays small.
@@ -36,7 +36,7 @@ struct Need<'a> {
 /// function whose oldest input has waited longest. Idle containers of others make room for work that waits.
 pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() -> u128) -> Plan {
     let mut planner =
-        Planner { state, load, now, room: Room::new(state, load), stops: BTreeMap::new(), idle: Vec::new(), waiting: BTreeMap::new() };
+        Planner { state, load, now, room: Room::new(state, load, now), stops: BTreeMap::new(), idle: Vec::new(), waiting: BTreeMap::new() };
     let mut needs: Vec<Need<'_>> = state.functions.iter().filter_map(|(id, function)| planner.look_at(*id, function)).collect();
     needs.sort_by_key(|need| (Reverse(need.oldest_waiting_ms), need.id));
     planner.idle.sort_by_key(|idle| (Reverse(idle.idle_ms), idle.task));
@@ -133,11 +133,15 @@ impl<'a> Planner<'a> {
                     continue;
                 }
                 match self.room.take(need.id, &need.function.resources) {
-                    Some(taken) => {
+                    Taking::Taken(taken) => {
                         need.missing -= 1;
                         assigns.push(assign(TaskId::from_random(ids()), need, taken, self.now));
                     }
-                    None => {
+                    Taking::Starting => {
+                        self.waiting.insert(need.id, Why::NextPlan);
+                        need.missing = 0;
+                    }
+                    Taking::Full => {
                         let why = self.make_room(need);
                         self.waiting.insert(need.id, why);
                         need.missing = 0;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_state::model::Resources;
-use shoal_state::{BootId, FunctionId, NodeId, State, TaskId};
+use shoal_state::{BootId, FunctionId, NodeId, State, TaskId, Timestamp};
 
 use crate::Load;
 use crate::why::Obstacle;
@@ -57,6 +57,8 @@ struct Place {
     boot: BootId,
     capacity: Resources,
     free: Free,
+    /// How many tasks keep a core busy with their start.
+    starting: usize,
     /// What is free once the tasks that stop have ended, less what was promised of it.
     soon: Free,
     refuses: Option<Obstacle>,
@@ -85,17 +87,43 @@ pub(crate) struct Room {
     places: BTreeMap<NodeId, Place>,
 }
 
+/// What came of looking for a place.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taking {
+    /// This one.
+    Taken(Taken),
+    /// There is room, but each node that has it starts as many containers as it has cores.
+    Starting,
+    /// There is none.
+    Full,
+}
+
+/// For so long a task that has not asked for work counts as busy with its start, in milliseconds. What takes longer
+/// loads a model or waits for a network, and is no reason for others to wait.
+const STARTING_MS: u64 = 10_000;
+
+/// Returns how many containers a node starts at a time: more than it has cores would only slow each other down, and what
+/// made them wanted may be done by the first.
+fn starts_max(place: &Place) -> usize {
+    place.capacity.cpu_milli.div_ceil(1000).max(2) as usize
+}
+
 impl Room {
-    pub(crate) fn new(state: &State, load: &Load) -> Self {
+    pub(crate) fn new(state: &State, load: &Load, now: Timestamp) -> Self {
         let place = |id: &NodeId, node: &shoal_state::model::Node| {
             let capacity = node.capacity;
             let free = Free { cpu_milli: capacity.cpu_milli, memory_bytes: capacity.memory_bytes, gpus: (0..capacity.gpus).collect() };
             let refuses = if load.down.contains(id) { Some(Obstacle::Down) } else { node.draining.then_some(Obstacle::Drains) };
-            Place { name: node.name.clone(), boot: node.boot, capacity, soon: free.clone(), free, refuses, tasks: BTreeMap::new() }
+            let (name, boot, soon) = (node.name.clone(), node.boot, free.clone());
+            Place { name, boot, capacity, starting: 0, soon, free, refuses, tasks: BTreeMap::new() }
         };
         let mut places: BTreeMap<NodeId, Place> = state.nodes.iter().map(|(id, node)| (*id, place(id, node))).collect();
-        for task in state.tasks.values() {
+        for (id, task) in &state.tasks {
             let Some(place) = places.get_mut(&task.node) else { continue };
+            let young = now.0.saturating_sub(task.created.0) < STARTING_MS;
+            if young && task.boot == place.boot && task.stopping.is_none() && !load.asked.contains(id) {
+                place.starting += 1;
+            }
             take_held(&mut place.free, &task.resources, &task.gpus);
             if task.stopping.is_none() && task.boot == place.boot {
                 take_held(&mut place.soon, &task.resources, &task.gpus);
@@ -109,13 +137,16 @@ impl Room {
     ///
     /// CPU work is spread: the node whose CPU is the least used afterwards, and one without GPUs if there is one. GPU
     /// work is packed: the node with the fewest GPUs left over, so that whole nodes stay free for large requests.
-    pub(crate) fn take(&mut self, function: FunctionId, needs: &Resources) -> Option<Taken> {
-        let able = self.places.iter().filter(|(_, place)| place.refuses.is_none() && place.free.fits(needs));
-        let best = able.map(|(id, place)| (score(place, function, needs), *id)).min()?.1;
-        let place = self.places.get_mut(&best)?;
+    pub(crate) fn take(&mut self, function: FunctionId, needs: &Resources) -> Taking {
+        let able: Vec<_> = self.places.iter().filter(|(_, place)| place.refuses.is_none() && place.free.fits(needs)).collect();
+        let calm = able.iter().filter(|(_, place)| place.starting < starts_max(place));
+        let best = calm.map(|(id, place)| (score(place, function, needs), **id)).min();
+        let Some((_, best)) = best else { return if able.is_empty() { Taking::Full } else { Taking::Starting } };
+        let Some(place) = self.places.get_mut(&best) else { return Taking::Full };
+        place.starting += 1;
         place.soon.take(needs);
         *place.tasks.entry(function).or_default() += 1;
-        Some(Taken { node: best, boot: place.boot, gpus: place.free.take(needs) })
+        Taking::Taken(Taken { node: best, boot: place.boot, gpus: place.free.take(needs) })
     }
 
     /// Promises what tasks that stop will free; returns the node.

@@ -133,7 +133,7 @@ impl Cluster {
     }
 
     fn work(&mut self, function: u128, waiting: u64, running: u64) {
-        self.load.pools.insert(fu(function), PoolLoad { waiting, running, oldest_waiting_ms: waiting * 1500 });
+        self.load.pools.insert(fu(function), PoolLoad { waiting, running, oldest_waiting_ms: waiting * 1500, input_ms: None });
     }
 
     fn idle(&mut self, task: u128, for_ms: u64) {
@@ -170,6 +170,49 @@ impl Cluster {
 
 fn scaling(containers_min: u32, containers_max: u32, containers_buffer: u32) -> Scaling {
     Scaling { containers_min, containers_max, containers_buffer, scaledown_ms: 60_000 }
+}
+
+#[test]
+fn short_inputs_need_few_containers_until_one_has_waited_for_long() {
+    // (waiting, running, how long inputs take, how long the oldest has waited) → more than the one that is there
+    let table = [
+        ((1000, 1, Some(5), 100), 3),
+        ((1000, 1, Some(0), 100), 1),
+        ((10, 1, Some(10_000), 100), 10),
+        ((10, 1, Some(10), 100), 1),
+        ((10, 1, None, 100), 10),
+        ((10, 1, Some(10), 5_000), 10),
+        ((0, 1, Some(10), 0), 0),
+    ];
+    for ((waiting, running, input_ms, oldest_waiting_ms), more) in table {
+        let mut cluster = Cluster::new(&[64_000]);
+        cluster.function(1, resources(100), scaling(0, 0, 0));
+        cluster.task(1, 1, 1);
+        cluster.load.pools.insert(fu(1), PoolLoad { waiting, running, oldest_waiting_ms, input_ms });
+        assert_eq!(cluster.step().len(), more, "{waiting} inputs of {input_ms:?} ms, the oldest for {oldest_waiting_ms} ms");
+    }
+}
+
+#[test]
+fn a_node_starts_as_many_containers_at_a_time_as_it_has_cores() {
+    let mut cluster = Cluster::new(&[3_000, 1_000]);
+    cluster.function(1, resources(10), scaling(0, 0, 0));
+    cluster.work(1, 100, 0);
+    let mut first = cluster.step();
+    first.sort();
+    assert_eq!(first, ["start f1 on n1", "start f1 on n1", "start f1 on n1", "start f1 on n2", "start f1 on n2"]);
+    assert_eq!(cluster.plan().waiting, [(fu(1), Why::NextPlan)]);
+    assert_eq!(cluster.step(), [""; 0], "all of them still start");
+    let started: Vec<TaskId> = cluster.state.tasks.keys().copied().collect();
+    cluster.load.asked.extend(&started[..2]);
+    assert_eq!(cluster.step().len(), 2, "two have started");
+    // A start that takes very long keeps no others waiting.
+    let mut cluster = Cluster::new(&[2_000]);
+    cluster.function(1, resources(10), scaling(0, 0, 0));
+    cluster.task(1, 1, 1);
+    cluster.task(2, 1, 1);
+    cluster.work(1, 100, 0);
+    assert_eq!(cluster.step().len(), 2);
 }
 
 #[test]

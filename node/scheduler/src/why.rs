@@ -43,7 +43,7 @@ pub enum Why {
     NoRoom { needs: Resources, nodes: Vec<(String, Obstacle)> },
     /// A node will have room when tasks that stop have ended.
     RoomSoon { node: String },
-    /// The plan was full; the next one continues.
+    /// As many containers start as nodes have cores, or as one plan may have; the next plan continues.
     NextPlan,
 }
 

@@ -377,6 +377,8 @@ pub struct PoolLoad {
     pub oldest_waiting_ms: Option<Millis>,
     /// Requests of tasks that wait for an input.
     pub parked: u32,
+    /// How long the latest inputs were with their tasks, on average; none before the first is done.
+    pub input_ms: Option<Millis>,
 }
 
 /// How busy a task is.

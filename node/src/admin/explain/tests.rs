@@ -105,7 +105,7 @@ fn assign(state: &mut State) {
 
 fn load(waiting: u64) -> Load {
     let mut load = Load::default();
-    load.pools.insert(function(), PoolLoad { waiting, running: 0, oldest_waiting_ms: 2_000 });
+    load.pools.insert(function(), PoolLoad { waiting, running: 0, oldest_waiting_ms: 2_000, input_ms: None });
     load
 }
 

@@ -60,11 +60,18 @@ pub(super) struct Pool {
     delayed: BTreeSet<InputId>,
     running: u32,
     parked: BTreeSet<Ticket>,
+    /// How long the latest inputs were running, on a moving average.
+    input_ms: Option<Millis>,
 }
 
 impl Pool {
     pub(super) fn waiting_count(&self) -> usize {
         self.waiting.len() + self.held.len() + self.delayed.len()
+    }
+
+    /// Takes in how long an input was running: the latest count the most.
+    fn ran(&mut self, took_ms: Millis) {
+        self.input_ms = Some(self.input_ms.map_or(took_ms, |average| (3 * average + took_ms) / 4));
     }
 
     fn is_empty(&self) -> bool {
@@ -101,6 +108,7 @@ impl Rules {
             running: pool.running,
             oldest_waiting_ms: oldest.and_then(|input| self.known(*input)).map(|(_, input, _)| input.due_ms),
             parked: count(pool.parked.len()),
+            input_ms: pool.input_ms,
         }
     }
 
@@ -149,6 +157,7 @@ impl Rules {
             }
             Place::Running(running) => {
                 queue.running -= 1;
+                queue.ran(now.saturating_sub(running.since_ms));
                 for timer in running.timeout.iter().chain(&running.backstop) {
                     self.timers.unset(*timer);
                 }
