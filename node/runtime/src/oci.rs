@@ -218,6 +218,14 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_with_the_named_places_has_all_that_are_mounted_on() {
+        for mount in rendered(&ContainerSpec::new("/r", ["true"]))["mounts"].as_array().unwrap() {
+            let place = mount["destination"].as_str().unwrap().trim_start_matches('/');
+            assert!(crate::MOUNTED_FOLDERS.contains(&place) || crate::MOUNTED_FILES.contains(&place), "{place}");
+        }
+    }
+
+    #[test]
     fn masks_have_the_kernels_numbers() {
         assert_eq!(capability_mask(&["CAP_CHOWN".into(), "CAP_KILL".into()]), 0b10_0001);
         // What `capsh --decode` calls Docker's default set.

@@ -2,12 +2,19 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, time::Duration};
 
+/// Folders that every container has something mounted on.
+pub const MOUNTED_FOLDERS: [&str; 6] = ["proc", "sys", "dev", "dev/pts", "dev/shm", "tmp"];
+
+/// Files that every container has something mounted on.
+pub const MOUNTED_FILES: [&str; 3] = ["etc/resolv.conf", "etc/hosts", "etc/hostname"];
+
 /// A container to create. [`ContainerSpec::new`] fills in what most do not care about.
 #[derive(Clone, Debug)]
 pub struct ContainerSpec {
     /// The root directory. It is never written to: changes go to an overlay of the container's
     /// own. It may be empty until [`Container::start`](crate::Container::start), if it then has
-    /// its content at the same place; mount points that the tree lacks are made in the overlay.
+    /// its content at the same place. Where it can't be written to, as in a mounted tree, it must have a place for each
+    /// mount: [`MOUNTED_FOLDERS`], [`MOUNTED_FILES`] and the targets of `binds`.
     pub rootfs: PathBuf,
     /// The program and its arguments. A name without a slash is looked up in the PATH of `env`.
     pub argv: Vec<String>,

@@ -11,14 +11,12 @@ use shoal_state::model::Mount;
 use shoal_state::{BlobId, Command, Digest, MountId};
 use shoal_storage::chunk;
 use shoal_storage::kv::Kv;
-use shoal_storage::manifest::{Content, Entry, INLINE_CHUNKS_MAX, Kind, LIST_CHUNKS, Path, Tree};
+use shoal_storage::manifest::{Content, Entry, INLINE_CHUNKS_MAX, Kind, LIST_CHUNKS, Path, Tree, UNDATED_NS};
 use shoal_storage::store::Store;
 
 use super::error::Error;
 use super::{Api, Caller, blob, blocking};
 
-/// The time of files that come without one, in nanoseconds since 1970: constant, so that equal files give equal trees.
-const MTIME_NS: i64 = 1_577_836_800_000_000_000;
 /// What named mounts of the client's own package begin with.
 const CLIENT_MOUNT: &str = "modal-client-mount-";
 
@@ -162,7 +160,7 @@ fn build(files: &Files, request: &[pb::MountFile]) -> Result<Digest, Error> {
         let list = found.ok_or_else(absent)?;
         let mode = file.mode.filter(|mode| mode & 0o7777 != 0).unwrap_or(0o644) & 0o7777;
         let kind = Kind::File { size: list.size, content: content(files, &list)? };
-        let entry = Entry { mtime_ns: MTIME_NS, ..Entry::new(kind, mode) };
+        let entry = Entry { mtime_ns: UNDATED_NS, ..Entry::new(kind, mode) };
         let path = Path::parse(&file.filename).map_err(|error| Error::Invalid(error.to_string()))?;
         tree.insert(&path, entry).map_err(|error| Error::Invalid(error.to_string()))?;
     }

@@ -75,6 +75,10 @@ pub enum Content {
     Lists(Vec<Digest>),
 }
 
+/// The time of files that come without one: 2000-01-01, in nanoseconds since 1970. It is constant, so that equal files give
+/// equal trees, and not 1970, because archives in ZIP form begin in 1980.
+pub const UNDATED_NS: i64 = 946_684_800_000_000_000;
+
 /// How many chunks of a file its entry names itself. A file with more has list objects, so that leaves stay small.
 pub const INLINE_CHUNKS_MAX: usize = 64;
 

@@ -47,7 +47,7 @@ use crate::store::{self, Store};
 pub use content::{put_content, read_content};
 pub use diff::{Difference, diff};
 pub use encode::{Summary, reachable, summary};
-pub use entry::{Content, Entry, INLINE_CHUNKS_MAX, Kind, LIST_CHUNKS, Place, Xattrs};
+pub use entry::{Content, Entry, INLINE_CHUNKS_MAX, Kind, LIST_CHUNKS, Place, UNDATED_NS, Xattrs};
 pub use layer::Change;
 pub use path::{BadPath, Path, is_name};
 pub use tar::from_tar;

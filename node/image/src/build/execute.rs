@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 use shoal_state::Digest;
-use shoal_storage::manifest::{Entry, Kind, Path, Tree, put_content};
+use shoal_storage::manifest::{Entry, Kind, Path, Tree, UNDATED_NS, put_content};
 
 use crate::bases::{Base, Bases, ImageReference, write_tree};
 use crate::cache::LayerRecord;
@@ -24,9 +24,6 @@ use super::request::BuildRequest;
 use super::sandbox::{Ended, Equipment, Exec, Sandbox};
 use super::users::Accounts;
 use super::{Inner, add, mounts};
-
-/// Time of files that come without one: 2000-01-01. Not 1970, because archives in ZIP form begin in 1980.
-const CONTEXT_TIME_NS: i64 = 946_684_800_000_000_000;
 
 /// The largest `/etc/passwd` that is read.
 const ACCOUNTS_BYTES_MAX: u64 = 4 << 20;
@@ -269,7 +266,7 @@ impl<'a> Execution<'a> {
         for inline in &transfer.inline {
             let store = &self.inner.store;
             let (size, content) = put_content(inline.content.as_bytes(), &inline.name, store).tree(&inline.name)?;
-            let entry = Entry { mtime_ns: CONTEXT_TIME_NS, ..Entry::new(Kind::File { size, content }, 0o644) };
+            let entry = Entry { mtime_ns: UNDATED_NS, ..Entry::new(Kind::File { size, content }, 0o644) };
             let path = Path::parse(&inline.name).map_err(|error| step.failed(error.to_string()))?;
             selected.push(copy::Selected { path, tree: Tree::of(entry), from_pattern: false });
         }
@@ -501,7 +498,7 @@ fn make_directories(tree: &mut Tree, path: &Path) -> shoal_storage::manifest::Re
     {
         make_directories(tree, &parent)?;
     }
-    tree.insert(path, Entry { mtime_ns: CONTEXT_TIME_NS, ..Entry::dir() }).map(drop)
+    tree.insert(path, Entry { mtime_ns: UNDATED_NS, ..Entry::dir() }).map(drop)
 }
 
 fn has_python(tree: &Tree, search: &str) -> bool {
@@ -537,7 +534,7 @@ impl Inner {
             for (name, bytes) in &files {
                 let path = Path::parse(name).map_err(|error| Error::Tree { what: "the build context".to_owned(), source: error.into() })?;
                 let (size, content) = put_content(&bytes[..], name, &store).tree(name)?;
-                let entry = Entry { mtime_ns: CONTEXT_TIME_NS, ..Entry::new(Kind::File { size, content }, 0o644) };
+                let entry = Entry { mtime_ns: UNDATED_NS, ..Entry::new(Kind::File { size, content }, 0o644) };
                 tree.insert(&path, entry).tree(name)?;
             }
             Ok(tree)

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shoal_fs::Trees;
-use shoal_runtime::{Bind, Container, ContainerSpec, Engine, ExecSpec, ExitStatus, Limits, NetworkMode, User};
+use shoal_runtime::{
+    Bind, Container, ContainerSpec, Engine, ExecSpec, ExitStatus, Limits, MOUNTED_FILES, MOUNTED_FOLDERS, NetworkMode, User,
+};
 use shoal_storage::manifest::{self, Content, Entry, Kind, Path, Tree};
 use shoal_storage::store::Store;
 use tokio::io::AsyncReadExt;
@@ -203,12 +205,6 @@ impl Drop for Bound {
         }
     }
 }
-
-/// Folders that every container has something mounted on.
-const MOUNTED_FOLDERS: [&str; 6] = ["proc", "sys", "dev", "dev/pts", "dev/shm", "tmp"];
-
-/// Files that every container has something mounted on.
-const MOUNTED_FILES: [&str; 3] = ["etc/resolv.conf", "etc/hosts", "etc/hostname"];
 
 /// Returns the tree with a place for each mount. A place cannot be made later, because the mount of trees is read-only;
 /// and what is made here does not become part of the image.
