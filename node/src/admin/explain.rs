@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use shoal_calls::calls::{self, CallInfo, CallKind, InputInfo, InputStatus, Status};
 use shoal_scheduler::Load;
 use shoal_state::{AppId, CallId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
+use shoal_worker::{Phase, PhaseTime};
 
 use super::{Answer, Failure, environment_name, find_app};
 use crate::api::Api;
@@ -61,7 +62,8 @@ pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<Explain
     let calls_load = api.calls.load().borrow().clone();
     let load = scheduling::load(&state, &calls_load, &api.crashes, now);
     let known = |task: TaskId| api.tasks.get(task);
-    let about = About { state: &state, load: &load, known: &known, here: api.cluster.node, now };
+    let phases = |task: TaskId| api.worker.get().and_then(|worker| worker.container(task)).map_or_else(Vec::new, |status| status.phases);
+    let about = About { state: &state, load: &load, known: &known, phases: &phases, here: api.cluster.node, now };
     let of = wanted.of.as_str();
     let found = if let Ok(id) = of.parse::<FunctionId>() {
         about.function(id)
@@ -121,6 +123,8 @@ struct About<'a> {
     state: &'a State,
     load: &'a Load,
     known: &'a (dyn Fn(TaskId) -> Option<Known> + Sync),
+    /// When a task's container came how far; empty for one that is not of this node.
+    phases: &'a (dyn Fn(TaskId) -> Vec<PhaseTime> + Sync),
     here: NodeId,
     now: Timestamp,
 }
@@ -161,6 +165,10 @@ impl About<'_> {
         told.say(format!("holds {}m CPU and {} memory{gpus}", task.resources.cpu_milli, mebibytes(task.resources.memory_bytes)));
         if let Some(why) = &task.stopping {
             told.say(format!("is to stop: {why}"));
+        }
+        let phases = (self.phases)(id);
+        if let Some(last) = phases.last() {
+            told.say(format!("its container is {}{}", last.phase, beginning(&phases)));
         }
         match (self.known)(id) {
             Some(known) => told.says.extend(progress(&known)),
@@ -277,6 +285,13 @@ fn lasted(ms: u64) -> String {
         seconds @ 7200..=172_799 => format!("{} h", seconds / 3600),
         seconds => format!("{} days", seconds / 86_400),
     }
+}
+
+/// Says how long each phase of a container's beginning took.
+fn beginning(phases: &[PhaseTime]) -> String {
+    let took = phases.windows(2).filter(|pair| pair[0].phase < Phase::Ready);
+    let took: Vec<String> = took.map(|pair| format!("{} {} ms", pair[0].phase, (pair[1].after - pair[0].after).as_millis())).collect();
+    if took.is_empty() { String::new() } else { format!(": {}", took.join(", ")) }
 }
 
 fn mebibytes(bytes: u64) -> String {

@@ -1,6 +1,6 @@
 //! A cluster of one, and what is said of it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shoal_calls::calls::{Invocation, OpenCall, Policy};
 use shoal_scheduler::PoolLoad;
@@ -103,6 +103,11 @@ fn assign(state: &mut State) {
     apply(state, Command::Assign { id: task(), task: assigned });
 }
 
+fn phases() -> Vec<PhaseTime> {
+    let time = |phase, ms| PhaseTime { phase, after: Duration::from_millis(ms) };
+    vec![time(Phase::Preparing, 0), time(Phase::Creating, 4), time(Phase::Loading, 100), time(Phase::Ready, 700)]
+}
+
 fn load(waiting: u64) -> Load {
     let mut load = Load::default();
     load.pools.insert(function(), PoolLoad { waiting, running: 0, oldest_waiting_ms: 2_000, input_ms: None });
@@ -110,7 +115,7 @@ fn load(waiting: u64) -> Load {
 }
 
 fn told<T>(state: &State, waiting: u64, known: &(dyn Fn(TaskId) -> Option<Known> + Sync), tell: impl FnOnce(&About<'_>) -> T) -> T {
-    tell(&About { state, load: &load(waiting), known, here: node(), now: NOW })
+    tell(&About { state, load: &load(waiting), known, phases: &|_| phases(), here: node(), now: NOW })
 }
 
 fn info(inputs: u32, unfinished: u32) -> CallInfo {
@@ -168,12 +173,13 @@ fn a_task_says_how_far_it_has_come() {
     assign(&mut state);
     let starting = told(&state, 0, &|_| None, |about| about.task(task())).unwrap();
     assert_eq!(starting.says[1], "holds 100m CPU and 128 MiB memory");
-    assert!(starting.says[0].contains("on node n1, decided 1.5 s ago") && starting.says[2].contains("is starting"), "{starting:?}");
+    assert!(starting.says[0].contains("on node n1, decided 1.5 s ago") && starting.says[3].contains("is starting"), "{starting:?}");
+    assert_eq!(starting.says[2], "its container is ready: preparing 4 ms, creating 96 ms, loading 600 ms");
     let works_on = Some((InputId::from_random(8), CallId::from_random(7)));
     let known = Known { hello: Some(Instant::now()), works_on, notes: vec!["a note".to_owned()] };
     let working = told(&state, 0, &|_| Some(known.clone()), |about| about.task(task())).unwrap();
-    assert!(working.says[2].contains("asked for work") && working.says[3].contains("was given input"), "{working:?}");
-    assert_eq!(working.says[4], "a note");
+    assert!(working.says[3].contains("asked for work") && working.says[4].contains("was given input"), "{working:?}");
+    assert_eq!(working.says[5], "a note");
 }
 
 #[test]
