@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -93,6 +94,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--ray", type=Path)
     options = parser.parse_args()
+    # A run that is stopped takes down what it has made.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rig = Rig(options.tool, options.quick, options.ray, progress)
     before = machine(rig.folder)
     try:

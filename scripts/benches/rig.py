@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tests/sdk"))
 
-from harness import Client, Node, client_python, wait_for  # noqa: E402
+from harness import Client, Node, client_python, shoal_binary, wait_for  # noqa: E402
 
 APP = "shoal-bench"
 # How many containers serve a map, by the node and behind the relay; program.py says the same.
@@ -97,8 +97,11 @@ class Rig:
 
     def __init__(self, tool: Path, quick: bool, ray: Path | None, progress: Callable[[str], None]):
         # `ray` is a Python that has Ray, if it is to be measured too.
-        self.tool, self.quick, self.ray, self.progress = tool, quick, ray, progress
+        self.quick, self.ray, self.progress = quick, ray, progress
         self.folder = Path(tempfile.mkdtemp(prefix="shoal-bench-"))
+        # Copies, so that a build that goes on beside changes nothing in the middle of a run.
+        self.tool = Path(shutil.copy2(tool, self.folder / "shoal-bench"))
+        os.environ["SHOAL_BIN"] = str(shutil.copy2(shoal_binary(), self.folder / "shoal"))
         kept = os.environ.get("SHOAL_TEST_DATA")
         self.data = (Path(kept) if kept else self.folder) / "data"
         self.log = (self.folder / "log").open("ab")
@@ -108,17 +111,22 @@ class Rig:
         self.work_folders = 0
 
     def close(self) -> None:
-        """Takes everything down, the last made first, and removes the folder."""
-        for caller in self.callers.values():
-            caller.close()
-        while self.at_close:
-            self.at_close.pop()()
+        """Takes everything down, the last made first, and removes the folder; says at the end what could not be."""
+        errors: list[Exception] = []
+        for close in [*(partial(caller.close, 5) for caller in self.callers.values()), *reversed(self.at_close)]:
+            try:
+                close()
+            except Exception as error:
+                errors.append(error)
         self.log.close()
         mounted = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         left = [point for point in mounted if point.startswith((f"{self.folder}/", f"{self.data}/"))]
         if left:
-            raise RuntimeError(f"something is still mounted: {', '.join(left)}")
-        shutil.rmtree(self.folder)
+            errors.append(RuntimeError(f"something is still mounted, {self.folder} stays: {', '.join(left)}"))
+        else:
+            shutil.rmtree(self.folder)
+        if errors:
+            raise ExceptionGroup("the benches could not be taken down in order", errors)
 
     def log_tail(self, lines: int = 40) -> str:
         """Returns the last lines of what the parts and the node printed."""
