@@ -11,6 +11,7 @@ SHOAL_TEST_DATA       a data folder that is kept between runs, so that images ar
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +24,9 @@ _PRIVATE = Path(tempfile.mkdtemp(prefix="shoal-sdk-"))
 os.environ["MODAL_CONFIG_PATH"] = str(_PRIVATE / "modal.toml")
 for _name in ("MODAL_PROFILE", "MODAL_ENVIRONMENT", "MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET", "MODAL_SERVER_URL"):
     os.environ.pop(_name, None)
+
+# A run that a script put into the background ignores SIGINT, and so would every client that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from harness import Client, Machine, Node, Running, Token, wait_until_none  # noqa: E402
 

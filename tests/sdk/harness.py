@@ -145,7 +145,12 @@ class Machine:
         namespaces = Path("/run/netns")
         names = os.listdir(namespaces) if namespaces.is_dir() else []
         return Machine(
-            mounts=frozenset(mount for mount in mounts if mount.startswith((f"{node.data}/", f"/run/shoal/{node.tag}/"))),
+            mounts=frozenset(
+                mount for mount in mounts
+                if mount.startswith((f"{node.data}/", f"/run/shoal/{node.tag}/"))
+                # runsc's own, one for a node, from its first container on.
+                and not (node.keeper is not None and mount.endswith("/null-netns"))
+            ),
             namespaces=frozenset(name for name in names if node.tag in name),
             links=frozenset(name for name in os.listdir("/sys/class/net") if node.tag in name),
             cgroups=frozenset(folder for folder, _, _ in os.walk("/sys/fs/cgroup") if f"shoal-{node.tag}" in folder),
