@@ -19,7 +19,6 @@ use shoal_proto::modal_client as pb;
 use shoal_runtime::{Bind, ContainerSpec, Limits, NetworkMode};
 use shoal_state::model::{Function, Image, Task, TaskEnd};
 use shoal_state::{Command, ImageId, State, TaskId};
-use shoal_storage::manifest::{Kind, Path, Tree};
 use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
 
 use crate::api::{Api, Error, mount, now, secret, transport};
@@ -56,7 +55,7 @@ impl NodeProvider {
         let (image_id, image) = image_of(&state, function)?;
         let record = images::read_record(&self.api, &image).await?;
         let root = self.root(&state, function, &image, &record).await?;
-        let python = python(&root.tree, record.config.path()).ok_or_else(|| no_python(image_id))?;
+        let python = root.python.ok_or_else(|| no_python(image_id))?;
         let secrets = secret::open_all(&self.api, &state, &function.secrets)?;
         let dir = self.api.config.data.join("run/tasks").join(id.to_string());
         let arguments = arguments::encode(&self.api, &state, id, task, function).await?;
@@ -105,7 +104,7 @@ impl NodeProvider {
         mounts.sort_unstable();
         let mounts = mounts.iter().filter_map(|mount| state.mounts.get(mount)).map(|mount| mount.manifest);
         let parts = std::iter::once(manifest).chain([client]).chain(mounts).collect();
-        self.api.roots.get(parts).await
+        self.api.roots.get(parts, record.config.path().to_owned()).await
     }
 
     async fn end(&self, id: TaskId, generation: u64, end: &Ended) -> Result<(), Error> {
@@ -177,19 +176,6 @@ fn no_python(image: ImageId) -> Error {
     Error::Precondition(format!(
         "image {image} has no python on its PATH: give it one with add_python=, as in Image.from_registry(…, add_python=\"3.12\")"
     ))
-}
-
-/// Finds which name an interpreter has on the image's PATH.
-fn python(tree: &Tree, path: &str) -> Option<&'static str> {
-    let there = |name: &&str| {
-        path.split(':').any(|dir| {
-            let found = Path::parse(format!("{dir}/{name}")).ok().and_then(|path| tree.follow(&path).ok());
-            found
-                .and_then(|path| tree.get(&path).map(|entry| matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. })))
-                .unwrap_or(false)
-        })
-    };
-    ["python", "python3"].into_iter().find(there)
 }
 
 fn limits(function: &Function) -> Limits {

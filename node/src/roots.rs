@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use shoal_fs::Trees;
 use shoal_image::build::add_mount_points;
 use shoal_state::Digest;
-use shoal_storage::manifest::Tree;
+use shoal_storage::manifest::{Kind, Path, Tree};
 use shoal_storage::store::Store;
 
 use crate::api::{Error, blocking};
 use crate::arguments;
 
-/// Roots that nobody uses and that are kept for the next container.
-const IDLE_MAX: usize = 32;
+/// Roots that nobody uses and that are kept for the next container. Each costs some megabytes of memory.
+const IDLE_MAX: usize = 12;
 
 /// The roots of this node. Cheap to clone.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ struct Inner {
 
 struct Bound {
     dir: PathBuf,
-    tree: Arc<Tree>,
+    python: Option<&'static str>,
     users: usize,
     last: u64,
 }
@@ -46,8 +46,8 @@ pub(crate) struct Root {
     key: Digest,
     /// Its folder on this machine.
     pub(crate) dir: PathBuf,
-    /// Its tree.
-    pub(crate) tree: Arc<Tree>,
+    /// The name that an interpreter has on the image's PATH; none where it has none.
+    pub(crate) python: Option<&'static str>,
 }
 
 impl Drop for Root {
@@ -62,16 +62,16 @@ impl Roots {
         Self { inner: Arc::new(Inner { store, trees, bound: Mutex::default() }) }
     }
 
-    /// Returns the root made of these manifests, the first under the later ones.
-    pub(crate) async fn get(&self, parts: Vec<Digest>) -> Result<Root, Error> {
-        let key = key(&parts);
+    /// Returns the root made of these manifests, the first under the later ones, for programs that look along `path`.
+    pub(crate) async fn get(&self, parts: Vec<Digest>, path: String) -> Result<Root, Error> {
+        let key = key(&parts, &path);
         if let Some(root) = self.take(key) {
             return Ok(root);
         }
         let (store, roots) = (self.inner.store.clone(), self.clone());
         blocking(move || {
-            let tree = Arc::new(merge(&store, &parts)?);
-            roots.bind(key, tree)
+            let tree = merge(&store, &parts)?;
+            roots.bind(key, &tree, python(&tree, &path))
         })
         .await
     }
@@ -80,15 +80,15 @@ impl Roots {
         let mut bound = self.inner.bound.lock();
         let found = bound.get_mut(&key)?;
         found.users += 1;
-        Some(Root { roots: self.clone(), key, dir: found.dir.clone(), tree: Arc::clone(&found.tree) })
+        Some(Root { roots: self.clone(), key, dir: found.dir.clone(), python: found.python })
     }
 
-    fn bind(&self, key: Digest, tree: Arc<Tree>) -> Result<Root, Error> {
+    fn bind(&self, key: Digest, tree: &Tree, python: Option<&'static str>) -> Result<Root, Error> {
         let name = key.to_string()[..24].to_owned();
         let mut bound = self.inner.bound.lock();
         if let Entry::Vacant(place) = bound.entry(key) {
-            let dir = self.inner.trees.bind(&name, &tree).map_err(Error::failed(format!("cannot show tree {name}")))?;
-            place.insert(Bound { dir, tree, users: 0, last: 0 });
+            let dir = self.inner.trees.bind(&name, tree).map_err(Error::failed(format!("cannot show tree {name}")))?;
+            place.insert(Bound { dir, python, users: 0, last: 0 });
         }
         drop(bound);
         self.take(key).ok_or_else(|| Error::Unavailable(format!("tree {name} is gone already")))
@@ -111,9 +111,22 @@ impl Roots {
     }
 }
 
-fn key(parts: &[Digest]) -> Digest {
-    let bytes: Vec<u8> = parts.iter().flat_map(|part| *part.as_bytes()).collect();
-    Digest::of(&bytes)
+fn key(parts: &[Digest], path: &str) -> Digest {
+    let parts = parts.iter().flat_map(|part| *part.as_bytes());
+    Digest::of(&parts.chain(path.bytes()).collect::<Vec<u8>>())
+}
+
+/// Finds which name an interpreter has in the folders of `path`.
+fn python(tree: &Tree, path: &str) -> Option<&'static str> {
+    let there = |name: &&str| {
+        path.split(':').any(|dir| {
+            let found = Path::parse(format!("{dir}/{name}")).ok().and_then(|path| tree.follow(&path).ok());
+            found
+                .and_then(|path| tree.get(&path).map(|entry| matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. })))
+                .unwrap_or(false)
+        })
+    };
+    ["python", "python3"].into_iter().find(there)
 }
 
 /// Puts trees over each other, and the folders that every container has over them.
