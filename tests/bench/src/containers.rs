@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// The image's own environment, "NAME=value".
     #[arg(long)]
     env: Vec<String>,
+    /// Gives the engine's containers no network either, to see what it costs.
+    #[arg(long)]
+    no_network: bool,
     /// An empty folder to work in.
     #[arg(long)]
     work: PathBuf,
@@ -88,7 +91,7 @@ async fn by_engine(options: &Options, engine: &Engine, argv: &[&str]) -> anyhow:
     let began = Instant::now();
     let mut spec = ContainerSpec::new(&options.tree, argv.iter().copied());
     spec.env = environment(options);
-    spec.network = NetworkMode::Nat;
+    spec.network = if options.no_network { NetworkMode::None } else { NetworkMode::Nat };
     let container = engine.create(spec).await.context("the engine cannot create a container")?;
     let mut stdout = std::fs::File::from(container.take_stdio().context("a container without pipes")?.stdout);
     container.start().await.context("the engine cannot start a container")?;
