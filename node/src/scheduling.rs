@@ -17,6 +17,9 @@ use crate::api::{Api, now};
 
 /// How often the leader plans when nothing changes: for what time alone brings, such as scaling down.
 const PLAN_EVERY: Duration = Duration::from_millis(500);
+/// The shortest time between two plans, unless a function waits that has no container at all: calls come and go faster
+/// than a plan is made, and what one more call changes can wait so long.
+const PLAN_GAP: Duration = Duration::from_millis(50);
 /// How long a function whose containers can't start is left alone, from the first time to the last.
 const HOLD_MS: [u64; 6] = [0, 1_000, 5_000, 15_000, 30_000, 60_000];
 
@@ -70,6 +73,7 @@ pub(crate) fn load(state: &State, calls: &CallsLoad, crashes: &CrashLoops, now: 
 /// Plans until `stop`.
 pub(crate) async fn run(api: Api, stop: CancellationToken) {
     let (mut changes, mut load_changes) = (api.cluster.raft().watch(), api.calls.load());
+    let mut next = tokio::time::Instant::now();
     loop {
         tokio::select! {
             () = tokio::time::sleep(PLAN_EVERY) => {}
@@ -77,10 +81,23 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             changed = load_changes.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
+        while !wakes(&api.local(), &load_changes.borrow_and_update()) {
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => break,
+                changed = load_changes.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+        }
+        next = tokio::time::Instant::now() + PLAN_GAP;
         if api.cluster.raft().leads() {
             round(&api).await;
         }
     }
+}
+
+/// Says whether a function has work and no container.
+fn wakes(state: &State, calls: &CallsLoad) -> bool {
+    calls.pools.iter().any(|(pool, load)| load.waiting > 0 && state.tasks_of.get(pool).is_none_or(|tasks| tasks.is_empty()))
 }
 
 async fn round(api: &Api) {

@@ -146,7 +146,6 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
         kept,
         roots: Roots::new(store.clone(), trees),
         worker: Arc::default(),
-        jwt_key: keys.urls,
         blobs: Blobs::open(store.clone(), &kv, keys.urls, &config.advertise).context("cannot open the blobs")?,
         files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
         sealing: SealingKey::new(keys.sealing),

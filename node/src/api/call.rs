@@ -5,16 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
 use shoal_calls::calls::{self, CallKind, Entry, Invocation, NewInput, OpenCall, Output, Parent, Policy, PutInput, RetryInput, Status};
 use shoal_proto::modal_client as pb;
 use shoal_state::model::Function;
 use shoal_state::{CallId, FunctionId, InputId};
 
 use super::error::Error;
-use super::{Api, Caller, Identity, function};
+use super::{Api, Caller, Identity, function, input_token};
 use shoal_calls::calls::streams::{Direction, StreamKey};
 use tonic::Status as Refusal;
 
@@ -24,32 +22,6 @@ const OUTPUTS_WAIT_MAX: Duration = Duration::from_secs(55);
 const OUTPUTS_MAX: usize = 1000;
 /// How many inputs of a map may be under way.
 const INPUTS_OUTSTANDING: u32 = 1000;
-
-/// What the tokens that travel with inputs say. They carry no rights: whoever shows one shows a token beside it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Claims {
-    function_call_id: String,
-    input_id: String,
-    idx: u32,
-}
-
-fn sign(api: &Api, call: CallId, put: Option<PutInput>) -> Result<String, Error> {
-    let claims = Claims {
-        function_call_id: call.to_string(),
-        input_id: put.map(|put| put.input.to_string()).unwrap_or_default(),
-        idx: put.map_or(0, |put| put.idx),
-    };
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&api.jwt_key))
-        .map_err(Error::failed(format!("cannot sign an input of call {call}")))
-}
-
-fn open_jwt(api: &Api, jwt: &str) -> Result<Claims, Error> {
-    let mut validation = Validation::new(Algorithm::HS256);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    let decoded = jsonwebtoken::decode::<Claims>(jwt, &DecodingKey::from_secret(&api.jwt_key), &validation);
-    Ok(decoded.map_err(|error| Error::Invalid(format!("this input token was not given by this cluster: {error}")))?.claims)
-}
 
 /// Turns what the rules say into what the API says.
 pub(super) fn refused(error: calls::Error) -> Error {
@@ -91,13 +63,11 @@ fn inputs(items: &[pb::FunctionPutInputsItem]) -> Result<Vec<NewInput>, Error> {
     items.iter().map(one).collect()
 }
 
-fn put_answer(api: &Api, call: CallId, put: Vec<PutInput>) -> Result<Vec<pb::FunctionPutInputsResponseItem>, Error> {
-    let one = |put: PutInput| {
-        Ok(pb::FunctionPutInputsResponseItem {
-            idx: i32::try_from(put.idx).unwrap_or(i32::MAX),
-            input_id: put.input.to_string(),
-            input_jwt: sign(api, call, Some(put))?,
-        })
+fn put_answer(put: Vec<PutInput>) -> Vec<pb::FunctionPutInputsResponseItem> {
+    let one = |put: PutInput| pb::FunctionPutInputsResponseItem {
+        idx: i32::try_from(put.idx).unwrap_or(i32::MAX),
+        input_id: put.input.to_string(),
+        input_jwt: input_token::make(put.idx, put.input),
     };
     put.into_iter().map(one).collect()
 }
@@ -134,9 +104,9 @@ pub(super) async fn map(api: &Api, caller: &Caller, request: pb::FunctionMapRequ
     let put = api.calls.open_call_with(open, inputs(&request.pipelined_inputs)?, &key).await.map_err(refused)?;
     Ok(pb::FunctionMapResponse {
         function_call_id: call.to_string(),
-        pipelined_inputs: put_answer(api, call, put)?,
+        pipelined_inputs: put_answer(put),
         retry_policy: Some(pb::FunctionRetryPolicy::default()),
-        function_call_jwt: sign(api, call, None)?,
+        function_call_jwt: input_token::make(0, call),
         sync_client_retries_enabled: false,
         max_inputs_outstanding: INPUTS_OUTSTANDING,
     })
@@ -149,7 +119,7 @@ pub(super) async fn put_inputs(
 ) -> Result<pb::FunctionPutInputsResponse, Error> {
     let call: CallId = request.function_call_id.parse()?;
     let put = api.calls.put_inputs(call, inputs(&request.inputs)?, &caller.key()).await.map_err(refused)?;
-    Ok(pb::FunctionPutInputsResponse { inputs: put_answer(api, call, put)? })
+    Ok(pb::FunctionPutInputsResponse { inputs: put_answer(put) })
 }
 
 pub(super) async fn finish_inputs(api: &Api, _caller: &Caller, request: pb::FunctionFinishInputsRequest) -> Result<(), Error> {
@@ -161,17 +131,15 @@ pub(super) async fn retry_inputs(
     caller: &Caller,
     request: pb::FunctionRetryInputsRequest,
 ) -> Result<pb::FunctionRetryInputsResponse, Error> {
-    let call: CallId = open_jwt(api, &request.function_call_jwt)?.function_call_id.parse()?;
     let (mut retries, mut places) = (Vec::new(), Vec::new());
     for item in request.inputs {
-        let claims = open_jwt(api, &item.input_jwt)?;
-        let input: InputId = claims.input_id.parse()?;
+        let (idx, input) = input_token::read::<InputId>(&item.input_jwt)?;
         retries.push(RetryInput { input, retry_count: item.retry_count, payload: item.input.unwrap_or_default() });
-        places.push(claims.idx);
+        places.push(idx);
     }
     let retried = api.calls.retry_inputs(retries, &caller.key()).await.map_err(refused)?;
-    let jwts = retried.into_iter().zip(places).map(|((input, _), idx)| sign(api, call, Some(PutInput { input, idx })));
-    Ok(pb::FunctionRetryInputsResponse { input_jwts: jwts.collect::<Result<_, _>>()? })
+    let tokens = retried.into_iter().zip(places).map(|((input, _), idx)| input_token::make(idx, input));
+    Ok(pb::FunctionRetryInputsResponse { input_jwts: tokens.collect() })
 }
 
 /// What a task brings along with an output, kept with the result: the record's bytes are `PutOutputsItem`.

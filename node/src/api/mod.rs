@@ -13,6 +13,7 @@ pub(crate) mod error;
 pub(crate) mod function;
 pub(crate) mod identity;
 mod image;
+mod input_token;
 mod lifecycle;
 mod logs;
 pub(crate) mod mount;
@@ -116,7 +117,6 @@ pub(crate) struct Api {
     pub(crate) calls: shoal_calls::Calls,
     pub(crate) logs: shoal_worker::log::LogStore,
     pub(crate) tasks: crate::tasks::Tasks,
-    pub(crate) jwt_key: [u8; 32],
     pub(crate) crashes: crate::scheduling::CrashLoops,
     pub(crate) images: crate::images::Images,
     pub(crate) roots: crate::roots::Roots,

@@ -20,11 +20,20 @@ pub(super) struct Poll {
     /// The inputs whose outputs are wanted, by their places in the call; none for all.
     only: Option<RangeInclusive<u32>>,
     timer: Option<TimerKey>,
+    /// There is something, and more is awaited for a moment.
+    gathers: bool,
 }
+
+/// For so long outputs of a large map are gathered before they are given to a reader who waits, in milliseconds. Each
+/// answer costs its client a poll that names all inputs which are under way.
+const GATHER_MS: Millis = 10;
+
+/// A map with more unfinished inputs than this is a large one.
+const GATHER_UNFINISHED: u32 = 32;
 
 impl Poll {
     pub(super) fn new(call: CallId, after: Entry, max: usize, clear: bool, only: Option<RangeInclusive<u32>>) -> Self {
-        Self { call, after, max: max.max(1), clear, only, timer: None }
+        Self { call, after, max: max.max(1), clear, only, timer: None, gathers: false }
     }
 }
 
@@ -32,10 +41,12 @@ impl Rules {
     pub(super) fn outputs(&mut self, now: Millis, ticket: Ticket, call: CallId, mut poll: Poll, wait_ms: u64) -> Result<(), Refused> {
         self.call(call)?;
         let (found, ready) = self.look(&poll)?;
-        if ready || wait_ms == 0 {
+        poll.gathers = ready && wait_ms > GATHER_MS && gathers(&poll, &found);
+        if (ready && !poll.gathers) || wait_ms == 0 {
             self.give_outputs(now, ticket, &poll, found);
             return Ok(());
         }
+        let wait_ms = if poll.gathers { GATHER_MS } else { wait_ms };
         poll.timer = Some(self.timers.set(now + wait_ms, Due::Poll(ticket)));
         self.polls_of.entry(call).or_default().push(ticket);
         self.polls.insert(ticket, poll);
@@ -86,9 +97,20 @@ impl Rules {
             let Some(poll) = self.polls.get(&ticket) else { continue };
             match self.look(poll) {
                 Ok((_, false)) => {}
+                Ok((found, true)) if gathers(poll, &found) => self.gather(now, ticket),
                 Ok((found, true)) => self.end_poll(now, ticket, found),
                 Err(refused) => self.drop_poll(ticket, refused),
             }
+        }
+    }
+
+    /// Lets a reader for whom there is something wait a moment for more.
+    fn gather(&mut self, now: Millis, ticket: Ticket) {
+        let Some(poll) = self.polls.get_mut(&ticket).filter(|poll| !poll.gathers) else { return };
+        poll.gathers = true;
+        let timer = self.timers.set(now + GATHER_MS, Due::Poll(ticket));
+        if let Some(before) = poll.timer.replace(timer) {
+            self.timers.unset(before);
         }
     }
 
@@ -168,6 +190,11 @@ impl Rules {
         };
         Some(InputInfo { input, idx: known.idx, retry_count: known.retry_count, status })
     }
+}
+
+/// Says whether more outputs are worth a moment's wait: many are to come, and the answer has room for them.
+fn gathers(poll: &Poll, found: &OutputsAt) -> bool {
+    found.unfinished > GATHER_UNFINISHED && found.items.len() < poll.max && poll.only.is_none()
 }
 
 fn info_of(call: &Call) -> CallInfo {
