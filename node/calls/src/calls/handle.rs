@@ -274,7 +274,8 @@ impl Calls {
         self.cancel(Request::CancelInputs { inputs }).await
     }
 
-    /// Cancels all calls of these pools that are not over: for an app that stops.
+    /// Cancels all calls of these pools that are not over: for an app that stops. What runs is not told so: its tasks are to
+    /// be ended with their app.
     pub async fn cancel_pools(&self, pools: Vec<FunctionId>) -> Result<Cancelled, Error> {
         self.cancel(Request::CancelPools { pools }).await
     }

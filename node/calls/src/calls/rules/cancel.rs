@@ -15,10 +15,13 @@ impl Rules {
         self.call(call)?;
         let (mut cancelled, mut needs) = (Cancelled::default(), Vec::new());
         self.cancel_whole(now, call, &mut cancelled, &mut needs);
+        self.tell_all(now, &cancelled);
         self.answer_after(ticket, &needs, Answer::Cancelled(cancelled));
         Ok(())
     }
 
+    /// Tasks are not told which inputs they have lost: with their pools they are themselves about to be asked to end, and a
+    /// program that hears both at once may not get to its exit hooks.
     pub(super) fn cancel_pools(&mut self, now: Millis, ticket: Ticket, pools: &[FunctionId]) -> Result<(), Refused> {
         let (mut cancelled, mut needs) = (Cancelled::default(), Vec::new());
         for pool in pools {
@@ -44,8 +47,16 @@ impl Rules {
         for (call, inputs) in calls {
             self.cancel(now, call, inputs.clone(), inputs, &mut cancelled, &mut needs);
         }
+        self.tell_all(now, &cancelled);
         self.answer_after(ticket, &needs, Answer::Cancelled(cancelled));
         Ok(())
+    }
+
+    /// Tells the tasks which of their inputs were cancelled.
+    fn tell_all(&mut self, now: Millis, cancelled: &Cancelled) {
+        for (task, input) in &cancelled.running {
+            self.tell_cancelled(now, *task, *input);
+        }
     }
 
     fn cancel_whole(&mut self, now: Millis, call: CallId, cancelled: &mut Cancelled, needs: &mut Vec<Needs>) {
@@ -75,7 +86,6 @@ impl Rules {
             match self.places.get(&input) {
                 Some(Place::Running(_)) => {
                     let Some(task) = self.set_backstop(now, input) else { continue };
-                    self.tell_cancelled(now, task, input);
                     cancelled.running.push((task, input));
                 }
                 // A task may turn out to run it: then that one ends it, else it ends when the reports are in.
