@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
-    ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyXattr, Request,
+    FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, ReplyAttr,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr,
+    Request,
 };
 use shoal_storage::chunk::pieces;
 use shoal_storage::manifest::Kind;
@@ -46,6 +46,7 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_NO_OPEN_SUPPORT
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_EXPLICIT_INVAL_DATA;
         config.add_capabilities(wanted & config.capabilities()).expect("what is there can be asked for");
         config.set_max_background(BACKGROUND_MAX).expect("the number is not zero");
@@ -80,12 +81,11 @@ impl Filesystem for Adapter {
         reply.error(errno::unsupported());
     }
 
-    /// The kernel may keep the listing of every directory but the top one, where trees come and go.
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match ino.0 {
-            ROOT_INO => reply.opened(FileHandle(0), FopenFlags::empty()),
-            _ => reply.opened(FileHandle(0), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
-        }
+    /// As for files: the kernel opens directories by itself and keeps their listings. A sandbox opens every directory on the
+    /// way to a file, more than a hundred of them in its start. The listing of the top directory, where trees come and go, is
+    /// taken from the kernel with each of them.
+    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.error(errno::unsupported());
     }
 
     fn read(

@@ -93,6 +93,7 @@ impl Trees {
         if !self.view.bind(name.as_bytes(), tree) {
             return Err(Error::NameTaken { name });
         }
+        self.forget_listing();
         Ok(self.mounted.mountpoint.join(name))
     }
 
@@ -104,7 +105,17 @@ impl Trees {
         if found && let Err(error) = self.notifier.inval_entry(INodeNo(ROOT_INO), OsStr::from_bytes(name.as_bytes())) {
             tracing::warn!(name, %error, "the kernel keeps the names of an unbound tree for a while");
         }
+        self.forget_listing();
         found
+    }
+
+    /// Makes the kernel ask anew which trees there are.
+    fn forget_listing(&self) {
+        if let Err(error) = self.notifier.inval_inode(INodeNo(ROOT_INO), 0, 0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the kernel keeps an old list of trees for a while");
+        }
     }
 
     /// Returns the names of all trees, in the order they were bound.
