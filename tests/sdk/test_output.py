@@ -87,3 +87,13 @@ def test_log_of_an_ended_run_is_kept(client):
     running = client.run("output.py::streams", "--n", "5").ok(100)
     app_id = running.app_id()
     wait_for("the log of the ended app", lambda: "out 0004" in client.logs(app_id), 10)
+
+
+@pytest.mark.timeout(120)
+def test_log_of_a_window_of_time(client):
+    """`--since` counts the lines of a window first and fetches them in pieces; what is outside of it is left out."""
+    running = client.run("output.py::streams", "--n", "50").ok(100)
+    app_id = running.app_id()
+    lines = client.logs(app_id, "--since", "10m", "--source", "stdout")
+    assert [line for line in lines if line.startswith("out ")] == [f"out {i:04d}" for i in range(50)]
+    assert not [line for line in client.logs(app_id, "--since", "2d", "--until", "1d") if line.startswith("out ")]
