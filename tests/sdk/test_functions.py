@@ -201,6 +201,19 @@ def test_spawn_map_accepts_and_runs_all(running):
     assert call.get(timeout=60, index=30) == 900
 
 
+def test_current_stats_say_what_runs(running):
+    """`.get_current_stats()` counts the containers and inputs of a function while it works, and none of it afterwards."""
+    call = functions.sleep.spawn(5)
+    deadline = time.monotonic() + 60
+    while functions.sleep.get_current_stats().num_running_inputs != 1:
+        assert time.monotonic() < deadline, functions.sleep.get_current_stats()
+        time.sleep(0.1)
+    busy = functions.sleep.get_current_stats()
+    assert (busy.backlog, busy.num_total_runners) == (0, 1)
+    call.get(timeout=60)
+    assert functions.sleep.get_current_stats().num_running_inputs == 0
+
+
 def test_answers_come_without_waiting_out_a_poll(running):
     """Ten calls in a row on a warm container are answered within a second each."""
     functions.square.remote(0)

@@ -302,6 +302,24 @@ pub(super) async fn get_by_id(
     })
 }
 
+/// Says how busy a function is at this moment.
+pub(super) async fn current_stats(
+    api: &Api,
+    _caller: &Caller,
+    request: pb::FunctionGetCurrentStatsRequest,
+) -> Result<pb::FunctionStats, Error> {
+    let (id, function) = find(api, &request.function_id).await?;
+    let load = api.calls.load().borrow().pools.get(&id).copied().unwrap_or_default();
+    let tasks = api.local().tasks_of.get(&id).map_or(0, |tasks| u32::try_from(tasks.len()).unwrap_or(u32::MAX));
+    let slots = tasks.saturating_mul(function.inputs_concurrent.max(1));
+    Ok(pb::FunctionStats {
+        backlog: load.waiting + load.delayed,
+        num_total_tasks: tasks,
+        num_running_inputs: load.running,
+        input_headroom: slots.saturating_sub(load.running),
+    })
+}
+
 pub(super) async fn class_create(api: &Api, caller: &Caller, request: pb::ClassCreateRequest) -> Result<pb::ClassCreateResponse, Error> {
     let (app, _) = app::find(api, &request.app_id).await?;
     let bytes = request.encode_to_vec();

@@ -73,6 +73,7 @@ methods! {
     function_create: pb::FunctionCreateRequest => pb::FunctionCreateResponse, function::create;
     function_get: pb::FunctionGetRequest => pb::FunctionGetResponse, function::get;
     function_get_by_id: pb::FunctionGetByIdRequest => pb::FunctionGetByIdResponse, function::get_by_id;
+    function_get_current_stats: pb::FunctionGetCurrentStatsRequest => pb::FunctionStats, function::current_stats;
     class_create: pb::ClassCreateRequest => pb::ClassCreateResponse, function::class_create;
     class_get: pb::ClassGetRequest => pb::ClassGetResponse, function::class_get;
     app_get_logs: pb::AppGetLogsRequest => Stream<pb::TaskLogsBatch>, logs::follow;
