@@ -1,6 +1,6 @@
 //! Where tasks run: plan, score, explain. Pure: no clock, no randomness, no I/O.
 //!
-//! The leader calls [`plan`] on a clone of the state whenever something changed, and on a timer. The plan is a list of
+//! The leader calls [`plan()`] on a clone of the state whenever something changed, and on a timer. The plan is a list of
 //! commands for the log (`Assign`, `StopTask`) and, for every function that has to wait, why. What `plan` *prefers* may
 //! change every day; what *can't be* is refused by `State::apply`, item by item, so a plan that was made on an old state
 //! does no harm.
@@ -10,8 +10,8 @@
 //! | [`Load`] | what calls and workers report: soft state, never in the log |
 //! | `demand` | how many containers one function should have, and which of its tasks count |
 //! | `room` | what nodes have free; filter, then score |
-//! | [`plan`] | the decisions |
-//! | [`Why`], [`explain`] | the same in words |
+//! | [`plan()`] | the decisions |
+//! | [`Why`], [`explain()`] | the same in words |
 //!
 //! Caveats: a class with parameters keeps its `containers_min` for bound functions only if its base is in the app's
 //! layout. Regions, labels, gangs and GPU types are not considered here; GPUs are counted and bin-packed.

@@ -10,7 +10,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`log`] | what containers print: kept in rotated files, fetched and followed |
-//! | [`steps`], [`tasks`] | what to do here, pure |
+//! | [`steps()`], [`tasks()`] | what to do here, pure |
 //! | [`Driver`], [`Handle`] | who does it, and what others may ask of it |
 //! | [`Provider`], [`Engines`] | what the driver needs: what a container is to be, and what makes it |
 //!

@@ -7,7 +7,7 @@
 //!
 //! Written, a tree is a sorted list of entries cut into *leaves* under *index* objects. Where a leaf begins depends
 //! on the hash of the path alone, so equal trees have equal digests however they came about, a change of one file
-//! writes one leaf and the index objects above it, and [`diff`] reads only the leaves in which two trees differ.
+//! writes one leaf and the index objects above it, and [`diff()`] reads only the leaves in which two trees differ.
 //!
 //! Two names of one file (hard links) are one entry with the content, under the first of the names, and
 //! [`Kind::Hardlink`] at the others. The tree keeps that true when names come and go.

@@ -8,7 +8,7 @@
 //!    key ([`plan`]).
 //! 2. From the end, the last step whose result the [cache](crate::cache) knows is found. What follows is executed.
 //! 3. COPY, ADD and WORKDIR change the tree in memory ([`copy`], [`add`]). RUN needs a container ([`sandbox`]): it shows the
-//!    tree, runs commands one after the other, and after each its changes become the next tree ([`capture`]). One container
+//!    tree, runs commands one after the other, and after each its changes become the next tree ([`mod@capture`]). One container
 //!    serves RUNs in a row; a COPY between them ends it.
 //! 4. Each result is written to the store, made durable and remembered under its key.
 //! 5. The finished image is asked for its Python and packages ([`probe`]).
