@@ -32,6 +32,20 @@ fn stream(fd: i32) -> Option<Stream> {
     u8::try_from(fd).ok().and_then(Stream::of_fd)
 }
 
+/// Selects what a request names of an app; what is empty leaves all in. `of` are the ids of a task, a function and a call.
+fn filter(app: AppId, of: [&String; 3], fd: i32, search: &str) -> Result<Filter, Error> {
+    let [task, function, call] = of;
+    Ok(Filter {
+        app: Some(app),
+        task: id(task)?,
+        function: id(function)?,
+        input: None,
+        call: id(call)?,
+        stream: stream(fd),
+        search: (!search.is_empty()).then(|| search.to_owned()),
+    })
+}
+
 #[expect(clippy::cast_precision_loss, reason = "the wire wants seconds as a double beside the exact nanoseconds")]
 fn line(entry: &Entry) -> pb::TaskLogs {
     pb::TaskLogs {
@@ -72,15 +86,8 @@ pub(super) async fn follow(
     request: pb::AppGetLogsRequest,
 ) -> Result<tonic::codegen::BoxStream<pb::TaskLogsBatch>, Error> {
     let (app, _) = app::find(api, &request.app_id).await?;
-    let filter = Filter {
-        app: Some(app),
-        task: id(&request.task_id)?,
-        function: id(&request.function_id)?,
-        input: id(&request.input_id)?,
-        call: id(&request.function_call_id)?,
-        stream: stream(request.file_descriptor),
-        search: (!request.search_text.is_empty()).then(|| request.search_text.clone()),
-    };
+    let of = [&request.task_id, &request.function_id, &request.function_call_id];
+    let filter = Filter { input: id(&request.input_id)?, ..filter(app, of, request.file_descriptor, &request.search_text)? };
     let cursor = match request.last_entry_id.as_str() {
         "" => Cursor::START,
         text => text.parse().unwrap_or(Cursor::START),
@@ -142,8 +149,9 @@ fn nanos(time: Option<prost_types::Timestamp>) -> Option<u64> {
 
 /// Finds whose lines are wanted: an app, or the builds of an image, which the client reads in the same way.
 async fn source(api: &Api, id: &str) -> Result<AppId, Error> {
-    let parsed: AppId = id.parse()?;
-    if api.local().images.keys().any(|image| images::build_log(*image).0 == parsed) {
+    let (parsed, state): (AppId, _) = (id.parse()?, api.local());
+    // Most ask for an app; only for others are the images gone through, each of which costs a hash.
+    if state.apps.contains_key(&parsed) || state.images.keys().any(|image| images::build_log(*image).0 == parsed) {
         return Ok(parsed);
     }
     Ok(app::find(api, id).await?.0)
@@ -153,15 +161,8 @@ async fn source(api: &Api, id: &str) -> Result<AppId, Error> {
 const BUCKETS_MAX: usize = 100_000;
 
 pub(super) async fn count(api: &Api, _caller: &Caller, request: pb::AppCountLogsRequest) -> Result<pb::AppCountLogsResponse, Error> {
-    let filter = Filter {
-        app: Some(source(api, &request.app_id).await?),
-        task: id(&request.task_id)?,
-        function: id(&request.function_id)?,
-        input: None,
-        call: id(&request.function_call_id)?,
-        stream: stream(request.source),
-        search: (!request.search_text.is_empty()).then(|| request.search_text.clone()),
-    };
+    let of = [&request.task_id, &request.function_id, &request.function_call_id];
+    let filter = filter(source(api, &request.app_id).await?, of, request.source, &request.search_text)?;
     let (since, until) = (nanos(request.since), nanos(request.until));
     let bucket = u64::from(request.bucket_secs.max(1)) * NANOS;
     let logs = api.logs.clone();
@@ -185,16 +186,8 @@ pub(super) fn timestamp(ns: u64) -> prost_types::Timestamp {
 }
 
 pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogsRequest) -> Result<pb::AppFetchLogsResponse, Error> {
-    let app = source(api, &request.app_id).await?;
-    let filter = Filter {
-        app: Some(app),
-        task: id(&request.task_id)?,
-        function: id(&request.function_id)?,
-        input: None,
-        call: id(&request.function_call_id)?,
-        stream: stream(request.source),
-        search: (!request.search_text.is_empty()).then(|| request.search_text.clone()),
-    };
+    let of = [&request.task_id, &request.function_id, &request.function_call_id];
+    let filter = filter(source(api, &request.app_id).await?, of, request.source, &request.search_text)?;
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(LINES_MAX).min(LINES_MAX);
     let (since, until) = (nanos(request.since), nanos(request.until));
     let logs: LogStore = api.logs.clone();
