@@ -208,7 +208,7 @@ impl About<'_> {
             info.inputs,
             if info.inputs == 1 { "" } else { "s" },
             info.unfinished,
-            info.succeeded
+            info.ended.succeeded
         ));
         if info.cancelled {
             told.say("it was cancelled");

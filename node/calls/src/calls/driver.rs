@@ -8,9 +8,9 @@
 //! the log, and only a start from the log says which.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shoal_state::model::Shard;
@@ -18,8 +18,12 @@ use shoal_state::{NodeId, ShardId, TaskId};
 use shoal_storage::log::{self, Log, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::model::{Load, Millis};
-use super::record::{NotARecord, Record};
+use super::boot::Boot;
+use super::clock::Clock;
+use super::info::Load;
+use super::model::Millis;
+use super::options::{Failed, Options};
+use super::record::Record;
 use super::rules::{Answer, Effect, Request, Rules, Ticket};
 use super::state::CallsState;
 use super::streams::{self, Streams};
@@ -39,64 +43,6 @@ const LOAD_EVERY: Duration = Duration::from_millis(10);
 
 /// How often log space is looked after. Who reads a record at an old place has this long to finish.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
-
-/// Names the start of the machine.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-/// How the calls of a node are kept.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Their folder, for this alone. Beside it, under its name with another extension, are `.streams` (emptied on open) and `.boot`.
-    pub dir: PathBuf,
-    /// This node.
-    pub node: NodeId,
-    /// Size of a segment of the log.
-    pub segment_bytes: u64,
-}
-
-impl Options {
-    /// Returns the usual ones.
-    pub fn new(dir: impl Into<PathBuf>, node: NodeId) -> Self {
-        Self { dir: dir.into(), node, segment_bytes: 64 << 20 }
-    }
-}
-
-/// Why calls cannot be opened, or have ended.
-#[derive(Debug, thiserror::Error)]
-pub enum Failed {
-    /// The log or a shard failed.
-    #[error("the shards in {} failed", dir.display())]
-    Shards {
-        /// Their folder.
-        dir: PathBuf,
-        /// Why.
-        #[source]
-        source: StoreError,
-    },
-    /// The folder of the data streams failed.
-    #[error("the folder of data streams failed")]
-    Streams(#[from] streams::Error),
-    /// A record of calls cannot be understood.
-    #[error("{shard} has a record of calls that cannot be read, number {index}")]
-    Record {
-        /// Its shard.
-        shard: ShardId,
-        /// Its index.
-        index: u64,
-        /// Why.
-        #[source]
-        source: NotARecord,
-    },
-    /// The thread cannot be started, or the machine's boot cannot be told.
-    #[error("cannot {what}")]
-    System {
-        /// What.
-        what: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-}
 
 /// An answer, with where in the log its payloads stand, one for each item.
 #[derive(Debug)]
@@ -138,8 +84,7 @@ pub(super) struct Driver {
     shards: Shards,
     streams: Streams,
     heads: Heads,
-    /// The start of the machine that the folder does not know of yet.
-    new_boot: Option<String>,
+    boot: Boot,
     clock: Clock,
     waiting: HashMap<Ticket, Waiting>,
     next_ticket: Ticket,
@@ -152,40 +97,13 @@ pub(super) struct Driver {
     stopping: Option<oneshot::Sender<()>>,
 }
 
-/// Wall-clock time that never goes back or jumps: read once, then counted on.
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    began: Instant,
-    began_ms: Millis,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { began: Instant::now(), began_ms: u64::try_from(since.as_millis()).unwrap_or(0) }
-    }
-
-    fn now(&self) -> Millis {
-        self.began_ms + u64::try_from(self.began.elapsed().as_millis()).unwrap_or(0)
-    }
-
-    /// Returns the instant at which [`Self::now`] gives `at`.
-    fn instant(&self, at: Millis) -> Instant {
-        self.began + Duration::from_millis(at.saturating_sub(self.began_ms))
-    }
-}
-
 impl Driver {
     /// Opens the log and reads what it holds. Blocks for as long as that takes.
     pub(super) fn open(options: &Options, peers: Option<Box<dyn Replicas>>, load: watch::Sender<Arc<Load>>) -> Result<Self, Failed> {
         let dir = options.dir.clone();
-        let boot = read_boot(Path::new(BOOT_ID))?;
-        let known = std::fs::read_to_string(boot_file(&dir)).unwrap_or_default();
-        let options = shards::Options {
-            node: options.node,
-            machine_restarted: known != boot && !known.is_empty(),
-            segment_bytes: options.segment_bytes,
-        };
+        let boot = Boot::read(&dir)?;
+        let machine_restarted = boot.machine_restarted;
+        let options = shards::Options { node: options.node, machine_restarted, segment_bytes: options.segment_bytes };
         let (mut heads, mut unreadable) = (Heads::new(), None);
         let shards = Shards::open(&dir, &options, peers, |header, body| {
             if header.kind != Kind::Calls {
@@ -210,7 +128,7 @@ impl Driver {
             shards,
             streams,
             heads,
-            new_boot: (known != boot).then_some(boot),
+            boot,
             clock: Clock::start(),
             waiting: HashMap::new(),
             next_ticket: 0,
@@ -373,12 +291,7 @@ impl Driver {
         if ShardId::all().any(|shard| self.shards.replica(shard).role() == Role::Suspect) {
             return;
         }
-        if let Some(boot) = self.new_boot.take()
-            && let Err(error) = std::fs::write(boot_file(&self.dir), &boot)
-        {
-            tracing::warn!(dir = %self.dir.display(), %error, "cannot note the start of the machine");
-            self.new_boot = Some(boot);
-        }
+        self.boot.remember();
     }
 
     /// Does what the rules want: writes, then answers; until nothing is left.
@@ -488,11 +401,3 @@ impl Driver {
 
 /// How many bytes of records are read at once for a node that catches up.
 const FEED_BYTES_MAX: u64 = 4 << 20;
-
-fn boot_file(dir: &Path) -> PathBuf {
-    dir.with_extension("boot")
-}
-
-fn read_boot(path: &Path) -> Result<String, Failed> {
-    std::fs::read_to_string(path).map_err(|source| Failed::System { what: format!("read {}", path.display()), source })
-}

@@ -8,18 +8,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use shoal_state::model::Shard;
 use shoal_state::{CallId, FunctionId, InputId, NodeId, ShardId, TaskId};
-use shoal_storage::log::{self, Log, Position};
+use shoal_storage::log::Log;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::driver::{Driver, Event, Failed, Options, REQUESTS_WAITING_MAX, Reply};
-use super::model::{
-    CallInfo, Cancelled, Entry, InputInfo, LeaseRequest, Leased, LeasedInput, Load, Lost, NewInput, OpenCall, Outcome, Output, Outputs,
-    PutInput, Refused, RetryInput, Status,
-};
-use super::record::{NotARecord, Record};
-use super::rules::{Answer, LeasedAt, OutputsAt, Request};
+use super::driver::{Driver, Event, REQUESTS_WAITING_MAX, Reply};
+use super::error::Error;
+use super::info::{CallInfo, InputInfo, Load};
+use super::model::{Cancelled, Entry, LeaseRequest, Leased, Lost, NewInput, OpenCall, Outcome, Outputs, PutInput, RetryInput, Status};
+use super::options::{Failed, Options};
+use super::refused::Refused;
+use super::rules::{Answer, Request};
 use super::streams::Streams;
-use crate::shards::record::HEADER_BYTES;
 use crate::shards::{Append, Counted, Mark, Replicas};
 
 /// How much longer than it asked to wait a request waits for its answer: for the queue and the disk.
@@ -28,57 +27,11 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a node may take to read the records of shards that come home.
 const CONFIGURE_DEADLINE: Duration = Duration::from_secs(600);
 
-/// Up to so many records are read from the log on the spot; more are read on a thread for blocking work.
-const READ_INLINE_MAX: usize = 16;
-
-/// Why a request has no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The answer is no.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The answer did not come in time. Trying again may help.
-    #[error("waited {waited:?} for the calls of this node to {what}")]
-    Late {
-        /// What was asked.
-        what: &'static str,
-        /// How long the caller waited.
-        waited: Duration,
-    },
-    /// The calls of this node have ended, and the node must start anew.
-    #[error("the calls of this node have ended: {why}")]
-    Ended {
-        /// Why.
-        why: String,
-    },
-    /// A payload cannot be read from the log.
-    #[error("the payload of {what} cannot be read")]
-    Payload {
-        /// Of what.
-        what: String,
-        /// Why.
-        #[source]
-        source: log::Error,
-    },
-    /// A payload cannot be understood.
-    #[error("the record of {what} cannot be understood")]
-    Record {
-        /// Of what.
-        what: String,
-        /// Why.
-        #[source]
-        source: NotARecord,
-    },
-    /// Another home's records are refused.
-    #[error(transparent)]
-    Replica(#[from] crate::shards::replica::Refused),
-}
-
 /// A handle on the calls of a node; clones share it. They end when the last handle is gone.
 #[derive(Debug, Clone)]
 pub struct Calls {
     events: mpsc::Sender<Event>,
-    log: Log,
+    pub(super) log: Log,
     streams: Streams,
     load: watch::Receiver<Arc<Load>>,
     ended: Arc<OnceLock<String>>,
@@ -323,6 +276,12 @@ impl Calls {
         }
     }
 
+    /// Returns the call that an input belongs to.
+    pub async fn call_of(&self, input: InputId) -> Result<CallInfo, Error> {
+        let mut infos = self.infos(Request::CallOf { input }).await?;
+        infos.pop().ok_or(Error::Refused(Refused::NoInput { input }))
+    }
+
     /// Returns the calls of a function that are kept here, oldest first.
     pub async fn calls_of(&self, function: FunctionId) -> Result<Vec<CallInfo>, Error> {
         self.infos(Request::CallsOf { function }).await
@@ -383,56 +342,6 @@ impl Calls {
     fn why(&self) -> String {
         self.ended.get().cloned().unwrap_or_else(|| "they are stopping".to_owned())
     }
-
-    async fn read_outputs(&self, found: OutputsAt, places: Vec<Position>) -> Result<Outputs, Error> {
-        let bodies = self.read(places, |number| format!("the output of input {}", found.items[number].input)).await?;
-        let outputs = found.items.iter().zip(bodies).map(|(item, (record, result))| {
-            let (started_ms, at_ms, task) = match record {
-                Record::Outcome { started_ms, at_ms, task, .. } => (started_ms, at_ms, task),
-                _ => (0, 0, None),
-            };
-            let (idx, input, entry) = (item.idx, item.input, item.entry);
-            let (retry_count, status) = (item.retry_count, item.status);
-            Output { idx, input, entry, retry_count, status, result, started_ms, at_ms, task }
-        });
-        Ok(Outputs { items: outputs.collect(), last: found.last, unfinished: found.unfinished })
-    }
-
-    async fn read_inputs(&self, leased: Vec<LeasedAt>, places: Vec<Position>) -> Result<Vec<LeasedInput>, Error> {
-        let bodies = self.read(places, |number| format!("input {}", leased[number].input)).await?;
-        let inputs = leased.iter().zip(bodies).map(|(item, (_, payload))| LeasedInput {
-            call: item.call,
-            input: item.input,
-            idx: item.idx,
-            retry_count: item.retry_count,
-            invocation: item.invocation,
-            function: item.function,
-            payload,
-        });
-        Ok(inputs.collect())
-    }
-
-    /// Reads records from the log. A few are read on the spot: what was written lately is in memory, and a thread costs more.
-    async fn read(&self, places: Vec<Position>, what: impl Fn(usize) -> String) -> Result<Vec<(Record, Bytes)>, Error> {
-        let log = self.log.clone();
-        let inline = places.len() <= READ_INLINE_MAX;
-        let read = move || places.into_iter().map(|place| log.read(place)).collect::<Vec<_>>();
-        let records = if inline {
-            read()
-        } else {
-            let read = tokio::task::spawn_blocking(read).await;
-            read.map_err(|_| Error::Ended { why: "the thread that read for a caller is gone".to_owned() })?
-        };
-        records.into_iter().enumerate().map(|(number, record)| parts(record, || what(number))).collect()
-    }
-}
-
-/// Takes a record of the log apart: its head, and what follows.
-fn parts(record: log::Result<Bytes>, what: impl Fn() -> String) -> Result<(Record, Bytes), Error> {
-    let record = record.map_err(|source| Error::Payload { what: what(), source })?;
-    let body = record.slice(HEADER_BYTES.min(record.len())..);
-    let (head, at) = Record::decode(&body).map_err(|source| Error::Record { what: what(), source })?;
-    Ok((head, body.slice(at..)))
 }
 
 fn done(reply: Reply) -> Result<(), Error> {

@@ -7,12 +7,12 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | [`model`] | the words: what goes in, what comes out |
+//! | [`model`], [`refused`], [`info`] | the words: what goes in, what comes out; what is said no to; what people and the scheduler are told |
 //! | [`record`] | what is written to the shard's log |
 //! | [`state`] | what follows from the records; pure |
 //! | [`rules`] | who gets which input when, who is told what; pure, with `now` and everything that is not a record: queues, leases, waiting readers |
-//! | `driver` | the one owner of all of it: writes records, keeps time, answers |
-//! | `handle` | [`Calls`]: what everyone else holds |
+//! | `driver`, `boot` | the one owner of all of it: writes records, keeps time, answers |
+//! | `handle`, `reading` | [`Calls`]: what everyone else holds |
 //! | [`streams`] | data of generators and web bodies: not records |
 //!
 //! **What lasts.** What is a record outlives the process, and with partners the machine: calls, inputs, outcomes, retries, cancellations.
@@ -25,14 +25,24 @@
 //!
 //! **Memory** holds an index: about 200 bytes an input, none of its payload.
 
+mod boot;
+mod clock;
 mod driver;
+mod error;
 mod handle;
+pub mod info;
 pub mod model;
+mod options;
+mod reading;
 pub mod record;
+pub mod refused;
 pub mod rules;
 pub mod state;
 pub mod streams;
 
-pub use driver::{Failed, Options};
-pub use handle::{Calls, Error};
+pub use error::Error;
+pub use handle::Calls;
+pub use info::*;
 pub use model::*;
+pub use options::{Failed, Options};
+pub use refused::Refused;

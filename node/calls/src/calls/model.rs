@@ -1,12 +1,11 @@
 //! The words of calls: what goes in, what comes out.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shoal_state::{CallId, FunctionId, InputId, NodeId, ShardId, TaskId};
+use shoal_state::{CallId, FunctionId, InputId, TaskId};
 
 /// Milliseconds since 1970.
 pub type Millis = u64;
@@ -309,163 +308,6 @@ pub enum Lost {
 pub struct Cancelled {
     /// Task and input. With `terminate_containers` the caller stops these tasks.
     pub running: Vec<(TaskId, InputId)>,
-}
-
-/// The state of an input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InputStatus {
-    /// Waits for a task.
-    Waiting,
-    /// Waits for its next try.
-    Delayed {
-        /// When that is due.
-        due_ms: Millis,
-    },
-    /// A task has it.
-    Running {
-        /// Which.
-        task: TaskId,
-        /// Since when.
-        since_ms: Millis,
-    },
-    /// Has its output.
-    Done(Status),
-}
-
-/// An input, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InputInfo {
-    /// Its id.
-    pub input: InputId,
-    /// Its place in the call.
-    pub idx: u32,
-    /// The number of the current try.
-    pub retry_count: u32,
-    /// Where it stands.
-    pub status: InputStatus,
-}
-
-/// A call, for people and for the graph of calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CallInfo {
-    /// As it was opened.
-    pub open: OpenCall,
-    /// How many inputs it has.
-    pub inputs: u32,
-    /// How many of them have no output.
-    pub unfinished: u32,
-    /// How many of them returned.
-    pub succeeded: u32,
-    /// Nothing more is put.
-    pub inputs_finished: bool,
-    /// The whole call was cancelled.
-    pub cancelled: bool,
-    /// When something happened to it last.
-    pub changed_ms: Millis,
-}
-
-/// How busy a pool is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PoolLoad {
-    /// Inputs that a task could have now.
-    pub waiting: u32,
-    /// Inputs that wait for their next try.
-    pub delayed: u32,
-    /// Inputs that a task has.
-    pub running: u32,
-    /// Since when the oldest of the waiting waits.
-    pub oldest_waiting_ms: Option<Millis>,
-    /// Requests of tasks that wait for an input.
-    pub parked: u32,
-    /// How long the latest inputs were with their tasks, on average; none before the first is done.
-    pub input_ms: Option<Millis>,
-}
-
-/// How busy a task is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TaskLoad {
-    /// The pool it serves; none until it asked for an input.
-    pub pool: Option<FunctionId>,
-    /// Inputs it has.
-    pub running: u32,
-    /// Since when it has none, if it has none.
-    pub idle_since_ms: Option<Millis>,
-}
-
-/// How busy everything is: what the scheduler plans by. Soft state.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Load {
-    /// Pools with anything in them.
-    pub pools: BTreeMap<FunctionId, PoolLoad>,
-    /// Tasks that have asked for work.
-    pub tasks: BTreeMap<TaskId, TaskLoad>,
-}
-
-/// A no from the rules.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The id names no shard.
-    #[error("no call has the id {id}: it names no shard")]
-    NoShard {
-        /// The id.
-        id: String,
-    },
-    /// Another node is home of the shard, or none yet.
-    #[error("{shard} of {what} is not at home at this node but at {}", home.map_or("none yet".to_owned(), |home| home.to_string()))]
-    NotHome {
-        /// The shard.
-        shard: ShardId,
-        /// What was asked about.
-        what: String,
-        /// Its home as far as this node knows.
-        home: Option<NodeId>,
-    },
-    /// There is no such call (any more: results are kept for 7 days).
-    #[error("call {call} does not exist; calls are forgotten 7 days after they ended, or 10 minutes after their outputs were cleared")]
-    NoCall {
-        /// Its id.
-        call: CallId,
-    },
-    /// There is no such input (any more).
-    #[error("input {input} does not exist")]
-    NoInput {
-        /// Its id.
-        input: InputId,
-    },
-    /// A task brought the outcome of an input that its function was never given.
-    #[error("input {input} is not one of function {pool}, which task {task} serves")]
-    OfAnotherPool {
-        /// The input.
-        input: InputId,
-        /// Who brought it.
-        task: TaskId,
-        /// What the task serves.
-        pool: FunctionId,
-    },
-    /// More inputs are put than a unary call has.
-    #[error("call {call} takes one input and has it")]
-    OneInput {
-        /// Its id.
-        call: CallId,
-    },
-    /// A payload or result is too long to be inline.
-    #[error("{bytes} bytes are too long for {what}: the limit is {PAYLOAD_BYTES_MAX}; larger ones go into a blob")]
-    TooLong {
-        /// Of what.
-        what: String,
-        /// How long it is.
-        bytes: usize,
-    },
-    /// Too many inputs wait. Trying again later helps.
-    #[error("{waiting} inputs wait for function {pool}: the limit is {max}")]
-    TooMany {
-        /// The pool.
-        pool: FunctionId,
-        /// How many wait.
-        waiting: usize,
-        /// How many may.
-        max: usize,
-    },
 }
 
 #[cfg(test)]

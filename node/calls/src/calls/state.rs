@@ -7,6 +7,7 @@ use std::ops::Bound;
 
 use shoal_state::{CallId, InputId};
 
+use super::info::Counts;
 use super::model::{CallKind, Entry, Millis, OpenCall, Status};
 use super::record::Record;
 
@@ -30,8 +31,8 @@ pub struct Call {
     pub inputs: Vec<InputId>,
     /// Its outputs in order.
     pub outputs: BTreeMap<Entry, InputId>,
-    /// How many outputs are a success.
-    pub succeeded: u32,
+    /// How its inputs with outputs ended.
+    pub ended: Counts,
     /// Nothing more is put.
     pub inputs_finished: bool,
     /// The whole call was cancelled.
@@ -142,7 +143,7 @@ impl CallsState {
                     if known.output.is_none() && known.retry_count == *retry_count {
                         known.output = Some((entry, *status));
                         call.outputs.insert(entry, *input);
-                        call.succeeded += u32::from(*status == Status::Success);
+                        *call.ended.of(*status) += 1;
                     }
                 }
             }
@@ -175,7 +176,7 @@ impl CallsState {
         }
         if let Some((entry, status)) = input.output.take() {
             call.outputs.remove(&entry);
-            call.succeeded -= u32::from(status == Status::Success);
+            *call.ended.of(status) -= 1;
         }
     }
 
@@ -197,7 +198,7 @@ impl Call {
             last: index,
             inputs: Vec::new(),
             outputs: BTreeMap::new(),
-            succeeded: 0,
+            ended: Counts::default(),
             inputs_finished: false,
             cancelled: false,
             cleared_ms: None,

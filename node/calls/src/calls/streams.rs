@@ -36,6 +36,10 @@ pub const STREAM_BYTES_MAX: u64 = 256 << 20;
 /// The longest chunk.
 pub const CHUNK_BYTES_MAX: usize = 17 << 20;
 
+/// What a chunk counts as besides its bytes: the memory that keeping its place takes. Without it a generator of tiny items
+/// that nobody reads would fill the memory long before it reaches [`STREAM_BYTES_MAX`].
+const CHUNK_COST_BYTES: u64 = 128;
+
 /// Which way a stream runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
@@ -147,10 +151,11 @@ impl Drop for Stream {
 #[derive(Debug)]
 struct Content {
     chunks: Vec<Place>,
+    /// What all chunks count as.
     bytes: u64,
     in_memory: u64,
     file: Option<(Arc<File>, PathBuf, u64)>,
-    /// Bytes that the fastest reader has.
+    /// What the fastest reader has, of `bytes`.
     read: u64,
     touched: Instant,
     removed: bool,
@@ -218,7 +223,7 @@ impl Streams {
         if chunk.index > expected {
             return Err(Error::OutOfOrder { call: key.call, index: chunk.index, expected });
         }
-        if content.bytes - content.read + length as u64 > STREAM_BYTES_MAX {
+        if content.bytes - content.read + length as u64 + CHUNK_COST_BYTES > STREAM_BYTES_MAX {
             return Ok(false);
         }
         let place = self.place(&mut content, chunk)?;
@@ -230,12 +235,13 @@ impl Streams {
 
     fn place(&self, content: &mut Content, chunk: &DataChunk) -> Result<Place, Error> {
         let length = chunk.data.len();
-        content.bytes += length as u64;
+        let cost = length as u64 + CHUNK_COST_BYTES;
+        content.bytes += cost;
         let end = content.bytes;
-        let all = self.shared.in_memory.load(Ordering::Relaxed) + length as u64;
-        if content.in_memory + length as u64 <= MEMORY_BYTES_MAX && all <= ALL_MEMORY_BYTES_MAX {
-            content.in_memory += length as u64;
-            self.shared.in_memory.fetch_add(length as u64, Ordering::Relaxed);
+        let all = self.shared.in_memory.load(Ordering::Relaxed) + cost;
+        if content.in_memory + cost <= MEMORY_BYTES_MAX && all <= ALL_MEMORY_BYTES_MAX {
+            content.in_memory += cost;
+            self.shared.in_memory.fetch_add(cost, Ordering::Relaxed);
             return Ok(Place::Memory(chunk.data.clone(), end));
         }
         if content.file.is_none() {
@@ -438,12 +444,13 @@ mod tests {
     async fn a_writer_waits_for_its_reader() {
         let dir = tempfile::tempdir().unwrap();
         let streams = Streams::open(&dir.path().join("streams")).unwrap();
-        let chunks = (1..=16).map(|index| chunk(index, 16 << 20)).collect();
+        let room = usize::try_from(STREAM_BYTES_MAX / 16 - CHUNK_COST_BYTES).unwrap();
+        let chunks = (1..=16).map(|index| chunk(index, room)).collect();
         streams.put(&key(), chunks, SOON).await.unwrap();
-        let full = streams.put(&key(), vec![chunk(17, 1)], Duration::from_millis(10)).await;
+        let full = streams.put(&key(), vec![chunk(17, 0)], Duration::from_millis(10)).await;
         assert!(matches!(full, Err(Error::Full { .. })));
         let writer = streams.clone();
-        let put = tokio::spawn(async move { writer.put(&key(), vec![chunk(17, 1)], SOON).await });
+        let put = tokio::spawn(async move { writer.put(&key(), vec![chunk(17, 0)], SOON).await });
         streams.get(&key(), 0, 1, NOW).await.unwrap();
         put.await.unwrap().unwrap();
     }

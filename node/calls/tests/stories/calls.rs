@@ -244,7 +244,7 @@ impl Node {
             }
             Answer::Infos(infos) => {
                 let told = infos.iter().map(|info| {
-                    format!("{}: {} of {} unfinished, {} succeeded", info.open.call, info.unfinished, info.inputs, info.succeeded)
+                    format!("{}: {} of {} unfinished, {} succeeded", info.open.call, info.unfinished, info.inputs, info.ended.succeeded)
                 });
                 told.collect::<Vec<_>>().join("; ")
             }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use shoal_calls::calls::{Invocation, OpenCall, Policy};
+use shoal_calls::calls::{Counts, Invocation, OpenCall, Policy};
 use shoal_scheduler::PoolLoad;
 use shoal_state::imbl::{OrdMap, Vector};
 use shoal_state::model::{App, AppLayout, AppState, Definition, Environment, Function, Image, Node, Resources, Retries, Scaling, Task};
@@ -129,7 +129,8 @@ fn info(inputs: u32, unfinished: u32) -> CallInfo {
         created_ms: NOW.0 - 2_000,
         policy: Policy::default(),
     };
-    CallInfo { open, inputs, unfinished, succeeded: inputs - unfinished, inputs_finished: true, cancelled: false, changed_ms: NOW.0 }
+    let ended = Counts { succeeded: inputs - unfinished, ..Counts::default() };
+    CallInfo { open, inputs, unfinished, ended, inputs_finished: true, cancelled: false, changed_ms: NOW.0 }
 }
 
 fn input(idx: u32, status: InputStatus) -> InputInfo {

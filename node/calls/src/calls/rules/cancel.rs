@@ -7,8 +7,9 @@ use shoal_state::{CallId, FunctionId, InputId};
 
 use super::queue::Place;
 use super::{Answer, Needs, Rules, Ticket};
-use crate::calls::model::{Cancelled, Millis, Outcome, Refused, Status};
+use crate::calls::model::{Cancelled, Millis, Outcome, Status};
 use crate::calls::record::Record;
+use crate::calls::refused::Refused;
 
 impl Rules {
     pub(super) fn cancel_call(&mut self, now: Millis, ticket: Ticket, call: CallId) -> Result<(), Refused> {

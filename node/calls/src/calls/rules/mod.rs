@@ -8,6 +8,7 @@
 //! A request is named by a [`Ticket`]; each gets exactly one answer.
 
 mod cancel;
+mod home;
 mod outcome;
 mod put;
 mod queue;
@@ -15,24 +16,25 @@ mod read;
 mod retain;
 mod tasks;
 mod timers;
+mod words;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::ops::RangeInclusive;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use shoal_state::{CallId, FunctionId, InputId, NodeId, ShardId, TaskId};
 
-use super::model::{
-    CallInfo, Cancelled, Entry, InputInfo, Invocation, LeaseRequest, Load, Lost, Millis, NewInput, OpenCall, Outcome, PutInput, Refused,
-    RetryInput, Status,
-};
+use super::info::Load;
+use super::model::{Millis, OpenCall};
 use super::record::Record;
+use super::refused::Refused;
 use super::state::{Call, CallsState, Input};
+use home::{Home, Needs};
 use queue::{Parked, Place, Pool};
 use read::Poll;
 pub use retain::{CLEARED_KEPT_MS, RESULTS_KEPT_MS};
 use tasks::{Ended, Task};
 use timers::{Due, TimerKey, Timers};
+pub use words::{Answer, Effect, LeasedAt, OutputAt, OutputsAt, Request, Ticket};
 
 /// How long inherited inputs are held back at most for reports of who still runs them.
 pub const REPORTS_WAIT_MS: u64 = 30_000;
@@ -49,215 +51,6 @@ pub const TIMEOUT_GRACE_MS: u64 = 60_000;
 
 /// How long a running input that was cancelled may go on without a word before it gets its output anyway.
 pub const CANCEL_GRACE_MS: u64 = 60_000;
-
-/// Names a request.
-pub type Ticket = u64;
-
-/// What can be asked of the calls of a node. See [`super::Calls`] for what each means.
-#[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "each is a method of `Calls`, where its fields are explained")]
-pub enum Request {
-    Open(OpenCall),
-    Put {
-        call: CallId,
-        items: Vec<NewInput>,
-        key: String,
-    },
-    FinishInputs {
-        call: CallId,
-    },
-    Retry {
-        items: Vec<RetryInput>,
-        key: String,
-    },
-    Outputs {
-        call: CallId,
-        after: Entry,
-        max: usize,
-        wait_ms: u64,
-        clear: bool,
-        only: Option<RangeInclusive<u32>>,
-    },
-    Lease(LeaseRequest),
-    /// The answer to a lease found nobody: what was leased goes back.
-    Undelivered {
-        task: TaskId,
-        key: String,
-    },
-    Finish {
-        from: Option<(TaskId, FunctionId)>,
-        outcomes: Vec<Outcome>,
-    },
-    TaskLost {
-        task: TaskId,
-        lost: Lost,
-    },
-    StopTask {
-        task: TaskId,
-    },
-    FailPool {
-        pool: FunctionId,
-        status: Status,
-        result: Bytes,
-    },
-    CancelCall {
-        call: CallId,
-    },
-    CancelInputs {
-        inputs: Vec<InputId>,
-    },
-    CancelPools {
-        pools: Vec<FunctionId>,
-    },
-    HeldCancels {
-        task: TaskId,
-        wait_ms: u64,
-    },
-    Adopt {
-        task: TaskId,
-        pool: FunctionId,
-        inputs: Vec<(InputId, u32)>,
-    },
-    ReportsComplete,
-    Info {
-        call: CallId,
-    },
-    Inputs {
-        call: CallId,
-    },
-    CallsOf {
-        function: FunctionId,
-    },
-    Children {
-        input: InputId,
-    },
-}
-
-/// The answer to a [`Request`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each is what a method of `Calls` returns")]
-pub enum Answer {
-    Done,
-    Refused(Refused),
-    Put(Vec<PutInput>),
-    Retried(Vec<(InputId, u32)>),
-    Outputs(OutputsAt),
-    Leased(Vec<LeasedAt>),
-    Stop,
-    Cancelled(Cancelled),
-    HeldCancels(Vec<InputId>),
-    Infos(Vec<CallInfo>),
-    Inputs(Vec<InputInfo>),
-}
-
-/// Outputs whose results are still in the log.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OutputsAt {
-    /// The outputs.
-    pub items: Vec<OutputAt>,
-    /// Where to go on reading.
-    pub last: Entry,
-    /// Inputs without an output that counts.
-    pub unfinished: u32,
-}
-
-/// An output whose result stands in the record of its entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "as in `Output`")]
-pub struct OutputAt {
-    pub idx: u32,
-    pub input: InputId,
-    pub entry: Entry,
-    pub retry_count: u32,
-    pub status: Status,
-}
-
-/// A leased input whose payload stands in a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "as in `LeasedInput`")]
-pub struct LeasedAt {
-    pub call: CallId,
-    pub input: InputId,
-    pub idx: u32,
-    pub retry_count: u32,
-    pub invocation: Invocation,
-    pub function: FunctionId,
-    /// Index of the record in the input's shard.
-    pub payload: u64,
-}
-
-/// What the owner of the rules must do, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Write a record.
-    Append {
-        /// To this shard.
-        shard: ShardId,
-        /// The index it must get.
-        index: u64,
-        /// What it says.
-        record: Record,
-        /// What follows it.
-        payload: Bytes,
-    },
-    /// Write that all records of a call are dead.
-    Drop {
-        /// To this shard.
-        shard: ShardId,
-        /// The index it must get.
-        index: u64,
-        /// The call.
-        call: CallId,
-    },
-    /// Answer a request.
-    Answer {
-        /// Which.
-        ticket: Ticket,
-        /// With this.
-        answer: Answer,
-    },
-}
-
-/// A record that an answer waits for: where, and whether it must be synced.
-#[derive(Debug, Clone, Copy)]
-struct Needs {
-    shard: ShardId,
-    index: u64,
-    durable: bool,
-}
-
-/// A shard at home here.
-#[derive(Debug, Default)]
-struct Home {
-    state: CallsState,
-    /// Index of the next record.
-    next: u64,
-    written: Watermark,
-    synced: Watermark,
-    reports: Option<TimerKey>,
-}
-
-/// How far the records count in one of the two senses, and who waits for more.
-#[derive(Debug, Default)]
-struct Watermark {
-    index: u64,
-    answers: BTreeMap<u64, Vec<Ticket>>,
-    outputs: VecDeque<(u64, CallId)>,
-}
-
-impl Home {
-    fn mark(&self, durable: bool) -> &Watermark {
-        if durable { &self.synced } else { &self.written }
-    }
-
-    fn mark_mut(&mut self, durable: bool) -> &mut Watermark {
-        if durable { &mut self.synced } else { &mut self.written }
-    }
-
-    fn counted(&self, call: &Call) -> u64 {
-        self.mark(call.open.invocation.durable()).index
-    }
-}
 
 /// The calls that are at home at this node.
 #[derive(Debug, Default)]
@@ -390,6 +183,7 @@ impl Rules {
             Request::Adopt { task, pool, inputs } => self.adopt(now, ticket, task, pool, &inputs),
             Request::ReportsComplete => self.reports_complete(now, ticket),
             Request::Info { call } => self.info(ticket, call),
+            Request::CallOf { input } => self.call_of(ticket, input),
             Request::Inputs { call } => self.inputs(ticket, call),
             Request::CallsOf { function } => self.calls_of(ticket, function),
             Request::Children { input } => self.children_of(ticket, input),

@@ -5,8 +5,9 @@ use shoal_state::{CallId, FunctionId, InputId, TaskId};
 
 use super::queue::Place;
 use super::{Answer, Needs, Rules, Ticket};
-use crate::calls::model::{Invocation, Millis, Outcome, PAYLOAD_BYTES_MAX, Refused, Status};
+use crate::calls::model::{Invocation, Millis, Outcome, PAYLOAD_BYTES_MAX, Status};
 use crate::calls::record::Record;
+use crate::calls::refused::Refused;
 use crate::calls::state::{Call, Input};
 
 /// How many inputs one record ends.

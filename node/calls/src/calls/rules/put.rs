@@ -4,8 +4,9 @@ use bytes::Bytes;
 use shoal_state::{CallId, InputId};
 
 use super::{Answer, INPUTS_WAITING_MAX, Needs, Rules, Ticket};
-use crate::calls::model::{CallKind, Millis, NewInput, OpenCall, PAYLOAD_BYTES_MAX, PutInput, Refused, RetryInput, Status};
+use crate::calls::model::{CallKind, Millis, NewInput, OpenCall, PAYLOAD_BYTES_MAX, PutInput, RetryInput, Status};
 use crate::calls::record::Record;
+use crate::calls::refused::Refused;
 
 impl Rules {
     pub(super) fn open(&mut self, ticket: Ticket, open: OpenCall) -> Result<(), Refused> {

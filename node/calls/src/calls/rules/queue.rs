@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_state::{FunctionId, InputId, ShardId, TaskId};
 
 use super::{Answer, Due, LeasedAt, Rules, Ticket, TimerKey};
-use crate::calls::model::{InputStatus, LeaseRequest, Millis, PoolLoad, Refused, Status};
+use crate::calls::info::{InputStatus, PoolLoad};
+use crate::calls::model::{LeaseRequest, Millis, Status};
+use crate::calls::refused::Refused;
 
 /// Where an input without an output stands.
 #[derive(Debug, Clone, Copy)]

@@ -6,8 +6,10 @@ use bytes::Bytes;
 use shoal_state::{CallId, FunctionId, InputId};
 
 use super::{Answer, Due, OutputAt, OutputsAt, Rules, Ticket, TimerKey};
-use crate::calls::model::{CallInfo, CallKind, Entry, InputInfo, InputStatus, Millis, Refused};
+use crate::calls::info::{CallInfo, InputInfo, InputStatus};
+use crate::calls::model::{CallKind, Entry, Millis};
 use crate::calls::record::Record;
+use crate::calls::refused::Refused;
 use crate::calls::state::Call;
 
 /// A reader of a call's outputs that waits for more.
@@ -154,6 +156,13 @@ impl Rules {
         Ok(())
     }
 
+    pub(super) fn call_of(&mut self, ticket: Ticket, input: InputId) -> Result<(), Refused> {
+        let (_, _, call) = self.input(input)?.ok_or(Refused::NoInput { input })?;
+        let info = info_of(call);
+        self.answer(ticket, Answer::Infos(vec![info]));
+        Ok(())
+    }
+
     pub(super) fn calls_of(&mut self, ticket: Ticket, function: FunctionId) -> Result<(), Refused> {
         let calls = self.of_function.get(&function).or_else(|| self.of_pool.get(&function));
         let infos = self.infos(calls.into_iter().flatten());
@@ -202,7 +211,7 @@ fn info_of(call: &Call) -> CallInfo {
         open: call.open.clone(),
         inputs: u32::try_from(call.inputs.len()).unwrap_or(u32::MAX),
         unfinished: call.unfinished(),
-        succeeded: call.succeeded,
+        ended: call.ended,
         inputs_finished: call.inputs_finished,
         cancelled: call.cancelled,
         changed_ms: call.changed_ms,

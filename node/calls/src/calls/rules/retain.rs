@@ -3,7 +3,8 @@
 use shoal_state::CallId;
 
 use super::{Due, Effect, Rules};
-use crate::calls::model::{Millis, Refused};
+use crate::calls::model::Millis;
+use crate::calls::refused::Refused;
 use crate::calls::state::Call;
 
 /// How long results are kept after the last of them came.

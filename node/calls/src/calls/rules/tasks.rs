@@ -7,8 +7,10 @@ use shoal_state::{FunctionId, InputId, ShardId, TaskId};
 
 use super::queue::Place;
 use super::{Answer, Due, LOST_MAX, LeasedAt, Rules, Ticket, TimerKey};
-use crate::calls::model::{Lost, Millis, Outcome, Refused, Status, TaskLoad};
+use crate::calls::info::TaskLoad;
+use crate::calls::model::{Lost, Millis, Outcome, Status};
 use crate::calls::record::Record;
+use crate::calls::refused::Refused;
 
 /// How many requests for inputs a task's answers are kept of. A container asks one at a time and repeats at once.
 const LEASES_KEPT: usize = 4;
@@ -47,7 +49,7 @@ impl Task {
     }
 
     pub(super) fn load(&self) -> TaskLoad {
-        TaskLoad { pool: self.pool, running: self.running_count(), idle_since_ms: self.idle_since_ms }
+        TaskLoad { pool: self.pool, running: self.running_count(), idle_since_ms: self.idle_since_ms, used: !self.leases.is_empty() }
     }
 
     pub(super) fn running_count(&self) -> u32 {

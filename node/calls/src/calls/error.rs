@@ -1,0 +1,51 @@
+//! Why a request to the calls of a node has no answer.
+
+use std::time::Duration;
+
+use shoal_storage::log;
+
+use super::record::NotARecord;
+use super::refused::Refused;
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The answer is no.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The answer did not come in time. Trying again may help.
+    #[error("waited {waited:?} for the calls of this node to {what}")]
+    Late {
+        /// What was asked.
+        what: &'static str,
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The calls of this node have ended, and the node must start anew.
+    #[error("the calls of this node have ended: {why}")]
+    Ended {
+        /// Why.
+        why: String,
+    },
+    /// A payload cannot be read from the log.
+    #[error("the payload of {what} cannot be read")]
+    Payload {
+        /// Of what.
+        what: String,
+        /// Why.
+        #[source]
+        source: log::Error,
+    },
+    /// A payload cannot be understood.
+    #[error("the record of {what} cannot be understood")]
+    Record {
+        /// Of what.
+        what: String,
+        /// Why.
+        #[source]
+        source: NotARecord,
+    },
+    /// Another home's records are refused.
+    #[error(transparent)]
+    Replica(#[from] crate::shards::replica::Refused),
+}

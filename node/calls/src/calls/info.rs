@@ -1,0 +1,124 @@
+//! What others are told: people of calls and inputs, the scheduler of how busy everything is.
+
+use std::collections::BTreeMap;
+
+use shoal_state::{FunctionId, InputId, TaskId};
+
+use super::model::{Millis, OpenCall, Status};
+
+/// How many inputs ended how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Returned.
+    pub succeeded: u32,
+    /// Failed, by the user's doing or the platform's.
+    pub failed: u32,
+    /// Took too long.
+    pub timed_out: u32,
+    /// Were cancelled.
+    pub cancelled: u32,
+}
+
+impl Counts {
+    /// Returns the number that a status counts towards.
+    pub fn of(&mut self, status: Status) -> &mut u32 {
+        match status {
+            Status::Success => &mut self.succeeded,
+            Status::Failed | Status::InitFailed | Status::Platform => &mut self.failed,
+            Status::TimedOut => &mut self.timed_out,
+            Status::Terminated => &mut self.cancelled,
+        }
+    }
+}
+
+/// The state of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputStatus {
+    /// Waits for a task.
+    Waiting,
+    /// Waits for its next try.
+    Delayed {
+        /// When that is due.
+        due_ms: Millis,
+    },
+    /// A task has it.
+    Running {
+        /// Which.
+        task: TaskId,
+        /// Since when.
+        since_ms: Millis,
+    },
+    /// Has its output.
+    Done(Status),
+}
+
+/// An input, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputInfo {
+    /// Its id.
+    pub input: InputId,
+    /// Its place in the call.
+    pub idx: u32,
+    /// The number of the current try.
+    pub retry_count: u32,
+    /// Where it stands.
+    pub status: InputStatus,
+}
+
+/// A call, for people and for the graph of calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallInfo {
+    /// As it was opened.
+    pub open: OpenCall,
+    /// How many inputs it has.
+    pub inputs: u32,
+    /// How many of them have no output.
+    pub unfinished: u32,
+    /// How the others ended.
+    pub ended: Counts,
+    /// Nothing more is put.
+    pub inputs_finished: bool,
+    /// The whole call was cancelled.
+    pub cancelled: bool,
+    /// When something happened to it last.
+    pub changed_ms: Millis,
+}
+
+/// How busy a pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolLoad {
+    /// Inputs that a task could have now.
+    pub waiting: u32,
+    /// Inputs that wait for their next try.
+    pub delayed: u32,
+    /// Inputs that a task has.
+    pub running: u32,
+    /// Since when the oldest of the waiting waits.
+    pub oldest_waiting_ms: Option<Millis>,
+    /// Requests of tasks that wait for an input.
+    pub parked: u32,
+    /// How long the latest inputs were with their tasks, on average; none before the first is done.
+    pub input_ms: Option<Millis>,
+}
+
+/// How busy a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskLoad {
+    /// The pool it serves; none until it asked for an input.
+    pub pool: Option<FunctionId>,
+    /// Inputs it has.
+    pub running: u32,
+    /// Since when it has none, if it has none.
+    pub idle_since_ms: Option<Millis>,
+    /// It was given an input before.
+    pub used: bool,
+}
+
+/// How busy everything is: what the scheduler plans by. Soft state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Pools with anything in them.
+    pub pools: BTreeMap<FunctionId, PoolLoad>,
+    /// Tasks that have asked for work.
+    pub tasks: BTreeMap<TaskId, TaskLoad>,
+}
