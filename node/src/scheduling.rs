@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, now};
 
-/// How often the leader plans when nothing changes: for what time alone brings, such as scaling down.
-const PLAN_EVERY: Duration = Duration::from_millis(500);
+/// How long the leader waits at most before it plans again, should nothing change and nothing be due. It knows when
+/// something will be, so this only bounds how long a mistake about that could last.
+const PLAN_EVERY: Duration = Duration::from_secs(10);
 /// The shortest time between two plans, unless a function waits that has no container at all: calls come and go faster
 /// than a plan is made, and what one more call changes can wait so long.
 const PLAN_GAP: Duration = Duration::from_millis(50);
@@ -65,6 +66,7 @@ pub(crate) fn load(state: &State, calls: &CallsLoad, crashes: &CrashLoops, now: 
         pools: state.functions.keys().map(|function| (*function, pool(function))).collect(),
         idle_since: idle.collect(),
         asked: calls.tasks.keys().copied().collect(),
+        used: calls.tasks.iter().filter(|(_, load)| load.used && load.running == 0).map(|(task, _)| *task).collect(),
         held_until: crashes.held(now),
         down: BTreeSet::<NodeId>::new(),
     }
@@ -74,9 +76,10 @@ pub(crate) fn load(state: &State, calls: &CallsLoad, crashes: &CrashLoops, now: 
 pub(crate) async fn run(api: Api, stop: CancellationToken) {
     let (mut changes, mut load_changes) = (api.cluster.raft().watch(), api.calls.load());
     let mut next = tokio::time::Instant::now();
+    let mut due = PLAN_EVERY;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(PLAN_EVERY) => {}
+            () = tokio::time::sleep(due) => {}
             changed = changes.changed() => if changed.is_err() { return },
             changed = load_changes.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
@@ -89,9 +92,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             }
         }
         next = tokio::time::Instant::now() + PLAN_GAP;
-        if api.cluster.raft().leads() {
-            round(&api).await;
-        }
+        due = if api.cluster.raft().leads() { round(&api).await } else { PLAN_EVERY };
     }
 }
 
@@ -100,12 +101,15 @@ fn wakes(state: &State, calls: &CallsLoad) -> bool {
     calls.pools.iter().any(|(pool, load)| load.waiting > 0 && state.tasks_of.get(pool).is_none_or(|tasks| tasks.is_empty()))
 }
 
-async fn round(api: &Api) {
+/// Plans and carries it out. Returns how long the plan holds if nothing changes.
+async fn round(api: &Api) -> Duration {
     let (state, now) = (api.local(), now());
     let load = load(&state, &api.calls.load().borrow().clone(), &api.crashes, now);
     let plan = shoal_scheduler::plan(&state, &load, now, &mut || rand::random());
+    let due = shoal_scheduler::next_at(&state, &load, &plan, now);
+    let due = due.map_or(PLAN_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)).min(PLAN_EVERY));
     if plan.commands.is_empty() {
-        return;
+        return due;
     }
     for stopping in &plan.commands {
         if let Command::StopTask { id, .. } = stopping
@@ -122,4 +126,5 @@ async fn round(api: &Api) {
         }
         Err(error) => tracing::warn!(%error, "cannot put decisions into the log"),
     }
+    due
 }

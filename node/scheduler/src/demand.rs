@@ -26,7 +26,7 @@ pub(crate) struct Pool<'a> {
     pub(crate) serving: Vec<(TaskId, &'a Task)>,
     /// Run, but are to be replaced: an older deployment, or a node that drains. With the reason.
     pub(crate) outgoing: Vec<(TaskId, &'a Task, &'static str)>,
-    /// Were asked to stop.
+    /// Were asked to stop, or end by themselves because they are used only once.
     pub(crate) stopping: usize,
     /// Are of an older start of their node, or on a node that is down.
     pub(crate) lost: usize,
@@ -42,12 +42,13 @@ impl Pool<'_> {
 /// Sorts the tasks of a function.
 pub(crate) fn pool<'a>(state: &'a State, load: &Load, id: FunctionId) -> Pool<'a> {
     let mut pool = Pool::default();
+    let single_use = state.functions.get(&id).is_some_and(|function| function.single_use);
     let tasks = state.tasks_of.get(&id).into_iter().flatten();
     for (id, task) in tasks.filter_map(|id| state.tasks.get(id).map(|task| (*id, task))) {
         let node = state.nodes.get(&task.node);
         if node.is_none_or(|node| node.boot != task.boot) || load.down.contains(&task.node) {
             pool.lost += 1;
-        } else if task.stopping.is_some() {
+        } else if task.stopping.is_some() || (single_use && load.used.contains(&id)) {
             pool.stopping += 1;
         } else if node.is_some_and(|node| node.draining) {
             pool.outgoing.push((id, task, "node drains"));
@@ -67,7 +68,8 @@ fn redeployed(state: &State, task: &Task) -> bool {
 
 /// Returns how many inputs one container of a function has at a time.
 pub(crate) fn slots(function: &Function) -> u64 {
-    u64::from(function.inputs_concurrent.max(1)) * u64::from(function.batch_max.max(1))
+    let at_a_time = if function.single_use { 1 } else { function.inputs_concurrent.max(1) };
+    u64::from(at_a_time) * u64::from(function.batch_max.max(1))
 }
 
 /// Returns the most containers a function may have.
@@ -82,7 +84,7 @@ pub(crate) fn containers_max(function: &Function) -> u32 {
 pub(crate) fn wanted(state: &State, load: &Load, id: FunctionId, function: &Function, pool: &Pool<'_>) -> u64 {
     let PoolLoad { waiting, running, oldest_waiting_ms, input_ms } = load.pools.get(&id).copied().unwrap_or_default();
     let slots = slots(function);
-    let waiting = match input_ms.filter(|_| oldest_waiting_ms < PATIENCE_MS) {
+    let waiting = match input_ms.filter(|_| oldest_waiting_ms < PATIENCE_MS && !function.single_use) {
         // So many slots get through what waits in the time that another container needs to start.
         Some(input_ms) => waiting.min(waiting.saturating_mul(input_ms.max(1)).div_ceil(DRAIN_MS)),
         None => waiting,
@@ -107,12 +109,17 @@ fn keeps_minimum(state: &State, id: FunctionId, function: &Function) -> bool {
     function.scaling.containers_min > 0 && lives && !function.builder && app.layout.functions.values().any(|other| *other == published)
 }
 
-/// Returns the serving tasks that have been idle for too long, the longest idle first.
-pub(crate) fn idle_too_long(load: &Load, function: &Function, pool: &Pool<'_>, now: Timestamp) -> Vec<(TaskId, u64)> {
-    let limit_ms = match function.scaling.scaledown_ms {
+/// Returns how long a container of a function may be idle, in milliseconds.
+pub(crate) fn idle_max_ms(function: &Function) -> u64 {
+    match function.scaling.scaledown_ms {
         0 => SCALEDOWN_DEFAULT_MS,
         limit => limit,
-    };
+    }
+}
+
+/// Returns the serving tasks that have been idle for too long, the longest idle first.
+pub(crate) fn idle_too_long(load: &Load, function: &Function, pool: &Pool<'_>, now: Timestamp) -> Vec<(TaskId, u64)> {
+    let limit_ms = idle_max_ms(function);
     idle(load, pool, now).into_iter().filter(|(_, idle_ms)| *idle_ms >= limit_ms).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Where tasks run: plan, score, explain. Pure: no clock, no randomness, no I/O.
 //!
-//! The leader calls [`plan()`] on a clone of the state whenever something changed, and on a timer. The plan is a list of
+//! The leader calls [`plan()`] on a clone of the state whenever something changed, and when [`next_at()`] says. The plan is a list of
 //! commands for the log (`Assign`, `StopTask`) and, for every function that has to wait, why. What `plan` *prefers* may
 //! change every day; what *can't be* is refused by `State::apply`, item by item, so a plan that was made on an old state
 //! does no harm.
@@ -11,6 +11,7 @@
 //! | `demand` | how many containers one function should have, and which of its tasks count |
 //! | `room` | what nodes have free; filter, then score |
 //! | [`plan()`] | the decisions |
+//! | [`next_at()`] | when time alone makes another plan |
 //! | [`Why`], [`explain()`] | the same in words |
 //!
 //! Caveats: a class with parameters keeps its `containers_min` for bound functions only if its base is in the app's
@@ -23,10 +24,12 @@ mod plan;
 mod room;
 #[cfg(test)]
 mod tests;
+mod wake;
 mod why;
 
 pub use demand::{CONTAINERS_LIMIT, SCALEDOWN_DEFAULT_MS};
 pub use explain::explain;
 pub use load::{Load, PoolLoad};
 pub use plan::{ASSIGNS_MAX, Plan, plan};
+pub use wake::{LOOK_AGAIN_MS, next_at};
 pub use why::{Obstacle, Why};

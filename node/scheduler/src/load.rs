@@ -26,6 +26,8 @@ pub struct Load {
     pub idle_since: BTreeMap<TaskId, Timestamp>,
     /// Tasks that have asked for work: their start is over.
     pub asked: BTreeSet<TaskId>,
+    /// Tasks that have done an input and have none: those whose function uses a container once are of no more use.
+    pub used: BTreeSet<TaskId>,
     /// Functions that get no new container before a time, because their containers end as soon as they start.
     pub held_until: BTreeMap<FunctionId, Timestamp>,
     /// Nodes that are down. Their tasks are not counted on, and they get none.

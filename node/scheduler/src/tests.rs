@@ -4,7 +4,7 @@ use shoal_state::imbl::{OrdMap, Vector};
 use shoal_state::model::{App, AppLayout, AppState, Definition, Deployment, Environment, Function, Image, Node, Resources, Scaling, Task};
 use shoal_state::{AppId, BootId, Command, Digest, EnvironmentId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
 
-use super::{Load, Plan, PoolLoad, Why, explain, plan};
+use super::{LOOK_AGAIN_MS, Load, Plan, PoolLoad, Why, explain, next_at, plan};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 const GIB: u64 = 1 << 30;
@@ -191,6 +191,49 @@ fn short_inputs_need_few_containers_until_one_has_waited_for_long() {
         cluster.load.pools.insert(fu(1), PoolLoad { waiting, running, oldest_waiting_ms, input_ms });
         assert_eq!(cluster.step().len(), more, "{waiting} inputs of {input_ms:?} ms, the oldest for {oldest_waiting_ms} ms");
     }
+}
+
+#[test]
+fn a_container_that_is_used_once_serves_one_input_and_no_other() {
+    let mut cluster = Cluster::new(&[64_000]);
+    cluster.function_with(1, resources(100), scaling(0, 0, 0), 8);
+    let mut function = cluster.state.functions[&fu(1)].clone();
+    function.single_use = true;
+    cluster.apply(Command::PutFunction { id: fu(1), function: Box::new(function) });
+    // However short they are and however many a container could hold: each waiting input needs one of its own.
+    cluster.load.pools.insert(fu(1), PoolLoad { waiting: 5, running: 0, oldest_waiting_ms: 100, input_ms: Some(1) });
+    assert_eq!(cluster.step().len(), 5);
+    assert_eq!(cluster.step().len(), 0);
+    // Those that have done theirs are about to end, and no help for what comes.
+    let tasks: Vec<TaskId> = cluster.state.tasks.keys().copied().collect();
+    cluster.load.asked.extend(&tasks);
+    cluster.load.used.extend(&tasks[..2]);
+    cluster.load.pools.insert(fu(1), PoolLoad { waiting: 1, running: 3, oldest_waiting_ms: 100, input_ms: Some(1) });
+    assert_eq!(cluster.step().len(), 1);
+}
+
+#[test]
+fn time_alone_asks_for_a_plan_only_when_it_would_be_another_one() {
+    let mut cluster = Cluster::new(&[64_000]);
+    cluster.function(1, resources(100), scaling(0, 0, 0));
+    let next = |cluster: &Cluster| next_at(&cluster.state, &cluster.load, &cluster.plan(), NOW).map(|at| at.0 - NOW.0);
+    cluster.work(1, 0, 0);
+    assert_eq!(next(&cluster), None, "nothing waits and nothing runs");
+    cluster.task(1, 1, 1);
+    assert_eq!(next(&cluster), None, "one that starts changes the load when it is there");
+    cluster.idle(1, 59_000);
+    assert_eq!(next(&cluster), Some(1_000), "then it has been idle for long enough");
+    cluster.idle(1, 61_000);
+    assert_eq!(next(&cluster), Some(LOOK_AGAIN_MS), "should what this plan says not be done");
+    cluster.apply(Command::ScaleFunction { id: fu(1), scaling: scaling(1, 0, 0) });
+    assert_eq!(next(&cluster), None, "it is kept, however long it idles");
+    cluster.work(1, 1, 1);
+    assert_eq!(next(&cluster), Some(LOOK_AGAIN_MS));
+    // A minimum that finds no room is looked at again without any input.
+    let mut cluster = Cluster::new(&[1_000]);
+    cluster.function(1, resources(2_000), scaling(1, 0, 0));
+    cluster.work(1, 0, 0);
+    assert_eq!(next(&cluster), Some(LOOK_AGAIN_MS));
 }
 
 #[test]
