@@ -7,12 +7,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    App, AppLayout, Class, Deployment, Environment, Function, Image, Layer, Mount, Node, Scaling, Secret, ShardChange, Task, TaskEnd, Token,
+    App, AppLayout, Class, Deployment, Environment, EnvironmentChange, Function, Image, Layer, Mount, NewRelease, Node, Publish,
+    ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose,
 };
-use crate::{AppId, Digest, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, Timestamp, TokenId};
+use crate::{
+    AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, Timestamp, TokenId,
+};
 
 /// The newest version of the rules that this build knows. See the version gate in ARCHITECTURE.md.
-pub const VERSION_KNOWN: u32 = 1;
+pub const VERSION_KNOWN: u32 = 2;
 
 /// One decision.
 #[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
@@ -68,12 +71,45 @@ pub enum Command {
     EndTask { id: TaskId, generation: u64, end: TaskEnd },
     /// Sets a cluster-wide setting; an empty value removes it.
     SetSetting { key: String, value: String },
+    /// Creates a function, or keeps a new definition of a published one for the next publish.
+    StageFunction { id: FunctionId, definition: DefinitionId, function: Box<Function> },
+    /// Makes what was created for an app the version that answers calls, all of it at once.
+    Publish { id: AppId, publish: Box<Publish> },
+    /// Makes an old version of a deployed app the newest again; `of` = the newest: the same again, with fresh containers.
+    Redeploy { id: AppId, of: u32, kind: ReleaseKind, release: Box<NewRelease> },
+    /// Says who created or stopped an app, and replaces its tags; what is absent stays.
+    NoteApp { id: AppId, created_by: Option<String>, stopped_by: Option<String>, tags: Option<imbl::OrdMap<String, String>> },
+    /// Renames an environment or changes its settings.
+    UpdateEnvironment { id: EnvironmentId, change: EnvironmentChange },
+    /// Stops and removes everything in an environment, and the environment.
+    RemoveEnvironment { id: EnvironmentId, at: Timestamp, why: String },
+    /// Creates a secret (`expected` = none), or replaces one whose content is as expected.
+    WriteSecret { id: SecretId, secret: Box<Secret>, app: Option<AppId>, by: String, expected: Option<Digest> },
+    /// Forgets an image that no function needs which may run.
+    RemoveImage { id: ImageId },
+    /// Forgets results of build steps.
+    RemoveLayers { keys: Vec<Digest> },
+    /// Forgets a set of files that no function needs which may run, and that has no name.
+    RemoveMount { id: MountId },
 }
 
 impl Command {
     /// Returns the version from which this variant is understood.
     pub fn since(&self) -> u32 {
-        1
+        match self {
+            Self::StageFunction { .. }
+            | Self::Publish { .. }
+            | Self::Redeploy { .. }
+            | Self::NoteApp { .. }
+            | Self::UpdateEnvironment { .. }
+            | Self::RemoveEnvironment { .. }
+            | Self::WriteSecret { .. }
+            | Self::RemoveImage { .. }
+            | Self::RemoveLayers { .. }
+            | Self::RemoveMount { .. } => 2,
+            Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
+            _ => 1,
+        }
     }
 }
 

@@ -111,6 +111,10 @@ macro_rules! ids {
         impl $name {
             /// What every id of this kind begins with, dash included.
             pub const PREFIX: &'static str = $prefix;
+            /// The first id in order, for ranges.
+            pub const MIN: Self = Self(0);
+            /// The last id in order, for ranges.
+            pub const MAX: Self = Self(u128::MAX);
 
             /// Makes an id from 128 random bits, for what no request asked for.
             pub const fn from_random(bits: u128) -> Self {
@@ -175,6 +179,8 @@ ids! {
     AppId "ap-" "app";
     /// A function, or a bound (parametrised) instance of one.
     FunctionId "fu-" "function";
+    /// What a function is to be from the next publish on.
+    DefinitionId "de-" "definition";
     /// A class.
     ClassId "cs-" "class";
     /// A call: one `.remote()`, `.spawn()` or `.map()`.

@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AppId, BootId, ClassId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId};
 
+mod release;
+
+pub use release::{
+    AppNotes, EnvironmentChange, EnvironmentSettings, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind, SecretNotes,
+};
+
 /// Milliseconds since 1970-01-01 UTC, chosen by the proposer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
@@ -51,6 +57,17 @@ pub enum TokenPurpose {
     Client,
     /// The join of one node.
     Node,
+    /// Calls of clients, within limits. Since version 2 of the rules.
+    Limited(TokenLimits),
+}
+
+/// What a client's token may be used for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenLimits {
+    /// The only environment that it may use; none = all.
+    pub environment: Option<EnvironmentId>,
+    /// It may look, and change nothing.
+    pub reads_only: bool,
 }
 
 /// A token, without its secret.

@@ -58,6 +58,28 @@ pub enum Refused {
     NoShard { shard: ShardId },
     #[error("{shard} cannot change so: node {node} is {is}")]
     ShardMember { shard: ShardId, node: NodeId, is: MemberIs },
+    #[error("function {id} belongs to app {holder}: app {app} cannot define it")]
+    OtherApp { id: FunctionId, app: AppId, holder: AppId },
+    #[error("app {id} is not deployed")]
+    NotDeployed { id: AppId },
+    #[error("app {id} has no version {version} to go back to; versions that can come back: {kept}")]
+    NoRelease { id: AppId, version: u32, kept: String },
+    #[error("environment {name:?} is the default one: make another the default before it is removed")]
+    EnvironmentIsDefault { name: String },
+    #[error("web suffix {suffix:?} is that of environment {holder:?} already")]
+    SuffixHeld { suffix: String, holder: String },
+    #[error("secret {name:?} already exists as {id}")]
+    SecretExists { name: String, id: SecretId },
+    #[error("secret {id} was changed by somebody else meanwhile")]
+    SecretChanged { id: SecretId },
+    #[error("image {id} is used by function {function} of app {app}")]
+    ImageUsed { id: ImageId, function: FunctionId, app: AppId },
+    #[error("image {id} does not exist")]
+    NoSuchImage { id: ImageId },
+    #[error("files {id} are used by function {function} of app {app}")]
+    MountUsed { id: MountId, function: FunctionId, app: AppId },
+    #[error("files {id} are named {name:?}")]
+    MountNamed { id: MountId, name: String },
 }
 
 /// What a node is to a shard, where that forbids a change.

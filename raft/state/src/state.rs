@@ -3,20 +3,31 @@
 //! Policy is not here: `scheduler::plan` prefers, `apply` only refuses, item by item, what can't be. Each command
 //! either changes the state and says what changed, or is refused and changes nothing.
 
-use imbl::{OrdMap, OrdSet};
-use serde::{Deserialize, Serialize};
+use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::model::{
-    App, AppLayout, AppState, Class, Deployment, Environment, Function, Image, Layer, Mount, Node, Secret, Shard, ShardChange, Task, Token,
+    App, AppLayout, AppNotes, AppState, Class, Deployment, Environment, EnvironmentSettings, Function, Image, Layer, Mount, Node, Release,
+    Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose,
 };
 use crate::refused::MemberIs;
 use crate::{
-    AppId, ClassId, Command, Digest, EnvironmentId, Event, FunctionId, ImageId, MountId, NodeId, Refused, SecretId, ShardId, TaskId,
-    Timestamp, TokenId,
+    AppId, ClassId, Command, DefinitionId, Digest, EnvironmentId, Event, FunctionId, ImageId, MountId, NodeId, Refused, SecretId, ShardId,
+    TaskId, Timestamp, TokenId,
 };
 
+mod environments;
+mod layout;
+mod parts;
+mod releases;
+mod secrets;
+
+pub use environments::SETTING_DEFAULT;
+pub use releases::{HISTORY_KEPT, RELEASES_KEPT};
+
 /// Everything that nodes agree on. A clone is free: the maps share their nodes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// New fields go at the end and into `state/layout.rs`, with the version of the rules that adds them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     version: u32,
     /// Environments.
@@ -51,6 +62,16 @@ pub struct State {
     pub tasks_of: OrdMap<FunctionId, OrdSet<TaskId>>,
     /// Cluster-wide settings.
     pub settings: OrdMap<String, String>,
+    /// What is said of apps.
+    pub app_notes: OrdMap<AppId, AppNotes>,
+    /// What published functions are to be from the next publish on.
+    pub staged: OrdMap<(FunctionId, DefinitionId), Function>,
+    /// Versions of deployed apps, the oldest first.
+    pub releases: OrdMap<AppId, Vector<Release>>,
+    /// Settings of environments that have any.
+    pub environment_settings: OrdMap<EnvironmentId, EnvironmentSettings>,
+    /// What is said of secrets.
+    pub secret_notes: OrdMap<SecretId, SecretNotes>,
 }
 
 type Applied = Result<Vec<Event>, Refused>;
@@ -101,10 +122,7 @@ impl State {
                 Ok(vec![Event::RegistryChanged])
             }
             Command::PutSecret { id, secret } => self.put_secret(*id, secret),
-            Command::RemoveSecret { id } => {
-                self.secrets.remove(id).ok_or(Refused::NoSecret { id: *id })?;
-                Ok(vec![Event::RegistryChanged])
-            }
+            Command::RemoveSecret { id } => self.remove_secret(*id),
             Command::InitShards { home } => self.init_shards(*home),
             Command::ChangeShard { shard, epoch, change } => self.change_shard(*shard, *epoch, *change),
             Command::Assign { id, task } => self.assign(*id, task),
@@ -118,6 +136,18 @@ impl State {
                 }
                 Ok(vec![Event::RegistryChanged])
             }
+            Command::StageFunction { id, definition, function } => self.stage_function(*id, *definition, function),
+            Command::Publish { id, publish } => self.publish(*id, publish),
+            Command::Redeploy { id, of, kind, release } => self.redeploy(*id, *of, *kind, release),
+            Command::NoteApp { id, created_by, stopped_by, tags } => {
+                self.note_app(*id, created_by.as_ref(), stopped_by.as_ref(), tags.as_ref())
+            }
+            Command::UpdateEnvironment { id, change } => self.update_environment(*id, change),
+            Command::RemoveEnvironment { id, at, why } => self.remove_environment(*id, *at, why),
+            Command::WriteSecret { id, secret, app, by, expected } => self.write_secret(*id, secret, *app, by, *expected),
+            Command::RemoveImage { id } => self.remove_image(*id),
+            Command::RemoveLayers { keys } => self.remove_layers(keys),
+            Command::RemoveMount { id } => self.remove_mount(*id),
         }
     }
 
@@ -148,11 +178,20 @@ impl State {
             }
             return Err(Refused::EnvironmentExists { name: environment.name.clone(), id: held.id });
         }
+        // Its name was another when it was created under this id.
+        if let Some(renamed) = self.environments.get(&environment.id) {
+            return Err(Refused::EnvironmentExists { name: renamed.name.clone(), id: renamed.id });
+        }
         self.environments.insert(environment.id, environment.clone());
         Ok(vec![Event::RegistryChanged])
     }
 
     fn create_token(&mut self, id: TokenId, token: &Token) -> Applied {
+        if let TokenPurpose::Limited(TokenLimits { environment: Some(environment), .. }) = token.purpose
+            && !self.environments.contains_key(&environment)
+        {
+            return Err(Refused::NoEnvironment { id: environment });
+        }
         if !self.tokens.contains_key(&id) {
             self.tokens.insert(id, token.clone());
         }
@@ -173,14 +212,22 @@ impl State {
             return Err(Refused::NoEnvironment { id: app.environment });
         }
         if app.state == AppState::Deployed {
-            let place = (app.environment, app.name.clone());
-            if let Some(holder) = self.deployed.get(&place) {
-                return Err(Refused::NameHeld { id, name: app.name.clone(), holder: *holder });
-            }
-            self.deployed.insert(place, id);
+            self.hold_name(id, app.environment, &app.name)?;
         }
         self.apps.insert(id, app.clone());
         Ok(vec![Event::AppChanged(id)])
+    }
+
+    /// Gives an app its name, or says who has it.
+    fn hold_name(&mut self, id: AppId, environment: EnvironmentId, name: &str) -> Result<(), Refused> {
+        let place = (environment, name.to_owned());
+        match self.deployed.get(&place) {
+            Some(holder) if *holder != id => Err(Refused::NameHeld { id, name: name.to_owned(), holder: *holder }),
+            _ => {
+                self.deployed.insert(place, id);
+                Ok(())
+            }
+        }
     }
 
     fn live_app(&mut self, id: AppId) -> Result<&mut App, Refused> {
@@ -197,13 +244,7 @@ impl State {
             return Err(Refused::NoFunction { id: *missing });
         }
         if let Some(deployment) = deployment {
-            let place = (environment, deployment.name.clone());
-            match self.deployed.get(&place) {
-                Some(holder) if *holder != id => {
-                    return Err(Refused::NameHeld { id, name: deployment.name.clone(), holder: *holder });
-                }
-                _ => self.deployed.insert(place, id),
-            };
+            self.hold_name(id, environment, &deployment.name)?;
         }
         let app = self.live_app(id)?;
         app.layout = layout.clone();
@@ -229,6 +270,8 @@ impl State {
         }
         app.state = AppState::Stopped;
         app.stopped = Some((at, why.to_owned()));
+        self.forget_staged(id);
+        self.forget_secrets_of(id);
         let mut events = vec![Event::AppChanged(id)];
         let tasks: Vec<TaskId> = self.tasks.iter().filter(|(_, task)| task.app == id).map(|(task, _)| *task).collect();
         for task in tasks {
@@ -242,16 +285,32 @@ impl State {
         if app.state != AppState::Stopped || self.tasks.values().any(|task| task.app == id) {
             return Err(Refused::AppRuns { id });
         }
+        self.forget_app(id);
+        Ok(vec![Event::AppChanged(id)])
+    }
+
+    /// Takes away an app with all that belongs to it.
+    fn forget_app(&mut self, id: AppId) {
         self.apps.remove(&id);
+        self.app_notes.remove(&id);
+        self.releases.remove(&id);
+        self.forget_staged(id);
+        self.forget_secrets_of(id);
         let functions: Vec<FunctionId> = self.functions.iter().filter(|(_, function)| function.app == id).map(|(id, _)| *id).collect();
         let classes: Vec<ClassId> = self.classes.values().filter(|class| class.app == id).map(|class| class.id).collect();
         functions.iter().for_each(|id| drop(self.functions.remove(id)));
         classes.iter().for_each(|id| drop(self.classes.remove(id)));
-        Ok(vec![Event::AppChanged(id)])
     }
 
     fn put_function(&mut self, id: FunctionId, function: &Function) -> Applied {
         self.live_app(function.app)?;
+        self.has_parts(id, function)?;
+        self.functions.insert(id, function.clone());
+        Ok(vec![Event::FunctionChanged(id)])
+    }
+
+    /// Refuses a function whose image, files or secrets are not there.
+    fn has_parts(&self, id: FunctionId, function: &Function) -> Result<(), Refused> {
         if let Some(image) = function.image
             && !self.images.contains_key(&image)
         {
@@ -263,8 +322,7 @@ impl State {
         if let Some(secret) = function.secrets.iter().find(|secret| !self.secrets.contains_key(*secret)) {
             return Err(Refused::NoSecret { id: *secret });
         }
-        self.functions.insert(id, function.clone());
-        Ok(vec![Event::FunctionChanged(id)])
+        Ok(())
     }
 
     fn put_class(&mut self, class: &Class) -> Applied {
@@ -364,7 +422,7 @@ impl State {
         if task.generation != generation {
             return Err(Refused::OldGeneration { id, generation, current: task.generation });
         }
-        let (function, node) = (task.function, task.node);
+        let (function, node, app) = (task.function, task.node, task.app);
         self.tasks.remove(&id);
         if let Some(tasks) = self.tasks_of.get_mut(&function) {
             tasks.remove(&id);
@@ -372,6 +430,7 @@ impl State {
                 self.tasks_of.remove(&function);
             }
         }
+        self.forget_if_homeless(app);
         Ok(vec![Event::TasksChanged(node)])
     }
 
@@ -384,9 +443,11 @@ impl State {
         })
     }
 
-    /// Finds an environment by name; the empty name means the default, `main`.
+    /// Finds an environment by name; the empty name means the default one.
     pub fn environment_named(&self, name: &str) -> Option<&Environment> {
-        let name = if name.is_empty() { crate::ENVIRONMENT_DEFAULT } else { name };
+        if name.is_empty() {
+            return self.environment_default();
+        }
         self.environments.values().find(|environment| environment.name == name)
     }
 

@@ -7,9 +7,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use shoal_state::model::{
-    App, AppLayout, AppState, Deployment, Environment, Function, Node, Resources, Retries, Scaling, ShardChange, Task, TaskEnd,
+    App, AppLayout, AppState, Deployment, Environment, EnvironmentChange, Function, Lasting, NewRelease, Node, Publish, ReleaseKind,
+    Resources, Retries, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose,
 };
-use shoal_state::{AppId, BootId, Command, EnvironmentId, FunctionId, NodeId, ShardId, State, TaskId, Timestamp};
+use shoal_state::{
+    AppId, BootId, Command, DefinitionId, Digest, EnvironmentId, FunctionId, NodeId, SecretId, ShardId, State, TaskId, Timestamp, TokenId,
+};
 
 /// The words of one line: what to do, its plain arguments, and its `key=value` arguments.
 struct Line<'a> {
@@ -77,6 +80,116 @@ fn function(line: &Line<'_>) -> Function {
     }
 }
 
+fn token(line: &Line<'_>) -> Token {
+    let environment = line.keyed.get("environment").map(|id| EnvironmentId::from_random(id.parse().expect("a number")));
+    let reads_only = line.plain.contains(&"reader");
+    let limited = environment.is_some() || reads_only;
+    Token {
+        secret_hash: shoal_state::Digest::of(b"a secret"),
+        purpose: if limited { TokenPurpose::Limited(TokenLimits { environment, reads_only }) } else { TokenPurpose::Client },
+        label: String::new(),
+        created: Timestamp(0),
+        expires: None,
+        revoked: None,
+    }
+}
+
+/// Reads `1:5,2:6` as pairs.
+fn pairs<'a>(line: &Line<'a>, key: &str) -> Vec<(&'a str, &'a str)> {
+    let text = line.keyed.get(key).copied().unwrap_or_default();
+    text.split(',').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once(':').expect("a pair")).collect()
+}
+
+fn id(text: &str) -> u128 {
+    text.parse().expect("a number")
+}
+
+fn new_release(line: &Line<'_>, name: &str) -> NewRelease {
+    NewRelease {
+        deployment: Deployment {
+            version: 0,
+            name: name.to_owned(),
+            tag: String::new(),
+            at: Timestamp(line.keyed("at", 10)),
+            client_version: String::new(),
+        },
+        by: "alice".to_owned(),
+        commit: vec![],
+        request: Digest::of(&line.keyed("request", 0).to_le_bytes()),
+    }
+}
+
+/// `publish APP functions=TAG:FUNCTION,… definitions=FUNCTION:DEFINITION,… name=NAME request=N`.
+fn publish(line: &Line<'_>) -> Publish {
+    let functions = pairs(line, "functions").into_iter().map(|(tag, function)| (tag.to_owned(), FunctionId::from_random(id(function))));
+    let definitions = pairs(line, "definitions").into_iter();
+    Publish {
+        layout: AppLayout { functions: functions.collect(), ..AppLayout::default() },
+        definitions: definitions.map(|(of, is)| (FunctionId::from_random(id(of)), DefinitionId::from_random(id(is)))).collect(),
+        tags: pairs(line, "tags").into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        lasting: match line.keyed.get("name") {
+            Some(name) => Lasting::Deployed(new_release(line, name)),
+            None => Lasting::Same,
+        },
+        at: Timestamp(line.keyed("at", 10)),
+    }
+}
+
+fn secret(line: &Line<'_>) -> Secret {
+    Secret {
+        environment: EnvironmentId::from_random(line.keyed("environment", 1).into()),
+        name: line.keyed.get("name").map(|name| (*name).to_owned()).unwrap_or_default(),
+        keys: vec![],
+        sealed: vec![],
+        content_hash: Digest::of(line.keyed.get("content").unwrap_or(&"").as_bytes()),
+        updated: Timestamp(line.keyed("at", 10)),
+    }
+}
+
+/// The commands of version 2: what is published, environments, secrets.
+fn registry_command(line: &Line<'_>) -> Command {
+    let environment = || EnvironmentId::from_random(line.number(0));
+    let app = || AppId::from_random(line.number(0));
+    match line.verb {
+        "stage" => Command::StageFunction {
+            id: FunctionId::from_random(line.number(0)),
+            definition: DefinitionId::from_random(line.keyed("definition", 0).into()),
+            function: Box::new(function(line)),
+        },
+        "publish" => Command::Publish { id: app(), publish: Box::new(publish(line)) },
+        "rollback" | "rollover" => Command::Redeploy {
+            id: app(),
+            of: line.keyed("of", 0) as u32,
+            kind: if line.verb == "rollback" { ReleaseKind::Rollback } else { ReleaseKind::Rollover },
+            release: Box::new(new_release(line, "web")),
+        },
+        "note" => Command::NoteApp {
+            id: app(),
+            created_by: line.keyed.get("created_by").map(|by| (*by).to_owned()),
+            stopped_by: line.keyed.get("stopped_by").map(|by| (*by).to_owned()),
+            tags: line.keyed.contains_key("tags").then(|| publish(line).tags),
+        },
+        "update_environment" => Command::UpdateEnvironment {
+            id: environment(),
+            change: EnvironmentChange {
+                name: line.keyed.get("name").map(|name| (*name).to_owned()),
+                webhook_suffix: line.keyed.get("suffix").map(|suffix| (*suffix).to_owned()),
+                builder_version: line.keyed.get("builder").map(|builder| (*builder).to_owned()),
+            },
+        },
+        "remove_environment" => Command::RemoveEnvironment { id: environment(), at: Timestamp(9), why: "asked".to_owned() },
+        "make_default" => Command::SetSetting { key: shoal_state::SETTING_DEFAULT.to_owned(), value: environment().to_string() },
+        "write_secret" => Command::WriteSecret {
+            id: SecretId::from_random(line.number(0)),
+            secret: Box::new(secret(line)),
+            app: line.keyed.get("app").map(|app| AppId::from_random(id(app))),
+            by: "alice".to_owned(),
+            expected: line.keyed.get("expected").map(|content| Digest::of(content.as_bytes())),
+        },
+        other => panic!("no command is called {other:?}"),
+    }
+}
+
 fn command(line: &Line<'_>) -> Command {
     let node = |index| NodeId::from_random(line.number(index));
     match line.verb {
@@ -84,7 +197,7 @@ fn command(line: &Line<'_>) -> Command {
             environment: Environment {
                 id: EnvironmentId::from_random(line.number(0)),
                 name: line.plain[1].to_owned(),
-                webhook_suffix: String::new(),
+                webhook_suffix: line.keyed.get("suffix").map(|suffix| (*suffix).to_owned()).unwrap_or_default(),
                 created: Timestamp(0),
             },
         },
@@ -100,12 +213,14 @@ fn command(line: &Line<'_>) -> Command {
                 started: Timestamp(0),
             },
         },
+        "token" => Command::CreateToken { id: TokenId::from_random(line.number(0)), token: token(line) },
+        "revoke" => Command::RevokeToken { id: TokenId::from_random(line.number(0)), at: Timestamp(7) },
         "drain" => Command::DrainNode { id: node(0), draining: true },
         "undrain" => Command::DrainNode { id: node(0), draining: false },
         "app" => Command::CreateApp {
             id: AppId::from_random(line.number(0)),
             app: App {
-                environment: MAIN,
+                environment: line.keyed.get("environment").map_or(MAIN, |of| EnvironmentId::from_random(id(of))),
                 name: String::new(),
                 description: String::new(),
                 state: AppState::Ephemeral,
@@ -168,7 +283,7 @@ fn command(line: &Line<'_>) -> Command {
             },
         },
         "version" => Command::SetVersion { version: line.number(0) as u32 },
-        other => panic!("no command is called {other:?}"),
+        _ => registry_command(line),
     }
 }
 
@@ -187,10 +302,43 @@ fn show(state: &State, line: &Line<'_>) -> String {
             )
         }
         "tasks" => state.tasks.iter().map(|(id, task)| format!("{} stopping={} ", id.bits(), task.stopping.is_some())).collect(),
+        "token" => {
+            let token = &state.tokens[&TokenId::from_random(line.number(1))];
+            format!("{:?}, revoked {:?}", token.purpose, token.revoked)
+        }
         "free" => format!("{:?}", state.free(NodeId::from_random(line.number(1)))),
         "app" => {
             let app = &state.apps[&AppId::from_random(line.number(1))];
             format!("{} as {:?}, {} deployments", app.state, app.name, app.deployments.len())
+        }
+        "releases" => {
+            let releases = state.releases.get(&AppId::from_random(line.number(1))).into_iter().flatten();
+            let tell = |release: &shoal_state::model::Release| {
+                format!("v{} {:?} of {:?} kept={}", release.version, release.kind, release.of, release.contents.is_some())
+            };
+            releases.map(tell).collect::<Vec<_>>().join(" | ")
+        }
+        "functions" => {
+            let tell = |(id, function): (&FunctionId, &Function)| format!("{} max={}", id.bits(), function.scaling.containers_max);
+            let layout = |app: &App| app.layout.functions.values().map(|id| id.bits().to_string()).collect::<Vec<_>>().join(",");
+            let apps = state.apps.iter().map(|(id, app)| format!("app {} has [{}]", id.bits(), layout(app)));
+            let functions = state.functions.iter().map(tell);
+            apps.chain(functions).chain([format!("staged {}", state.staged.len())]).collect::<Vec<_>>().join(" | ")
+        }
+        "notes" => format!("{:?}", state.app_notes.get(&AppId::from_random(line.number(1)))),
+        "environments" => {
+            let default = state.environment_default().map(|environment| environment.id.bits());
+            let tell = |environment: &Environment| {
+                let builder = state.environment_settings.get(&environment.id).map(|settings| settings.builder_version.clone());
+                format!("{} {:?} suffix {:?} builder {builder:?}", environment.id.bits(), environment.name, environment.webhook_suffix)
+            };
+            let all = state.environments.values().map(tell).collect::<Vec<_>>().join(" | ");
+            format!("{all} | default {default:?} | {} apps", state.apps.len())
+        }
+        "secrets" => {
+            let tell =
+                |(id, secret): (&SecretId, &Secret)| format!("{} {:?} notes {:?}", id.bits(), secret.name, state.secret_notes.get(id));
+            format!("{} secrets {}", state.secrets.len(), state.secrets.iter().map(tell).collect::<Vec<_>>().join(" | "))
         }
         other => panic!("nothing to show is called {other:?}"),
     }
@@ -206,6 +354,8 @@ fn shorten(text: &str) -> String {
             TaskId::from_random(bits).to_string(),
             FunctionId::from_random(bits).to_string(),
             EnvironmentId::from_random(bits).to_string(),
+            TokenId::from_random(bits).to_string(),
+            SecretId::from_random(bits).to_string(),
             shoal_state::ImageId::from_random(bits).to_string(),
         ] {
             out = out.replace(&id, &format!("{}-{bits}", &id[..2]));
@@ -267,10 +417,41 @@ fn the_rules_answer_as_the_stories_say() {
     assert!(seen >= 3, "only {seen} stories were found in {}", dir.display());
 }
 
+/// A follower of an older build must be able to read what a newer one sends while the older rules hold.
+#[test]
+fn a_state_of_version_1_is_written_as_version_1_wrote_it() {
+    let mut state = State::default();
+    state.apply(&command(&Line::parse("environment 1 main"))).expect("it is taken");
+    let bytes = |state: &State| postcard::to_stdvec(state).expect("a state is written");
+    let old = bytes(&state);
+    // The version and its 16 maps, of which one holds something; no field that came later.
+    let environment = postcard::to_stdvec(state.environments.get(&MAIN).expect("it is there")).expect("it is written");
+    let key = postcard::to_stdvec(&MAIN).expect("it is written");
+    assert_eq!(old.len(), 1 + 16 + key.len() + environment.len());
+    let read: State = postcard::from_bytes(&old).expect("a state is read");
+    assert!(read == state);
+    state.apply(&Command::SetVersion { version: 2 }).expect("it is taken");
+    assert_eq!(bytes(&state).len(), old.len() + 5, "five maps more");
+}
+
 #[test]
 fn a_state_reads_back_as_it_was_written() {
     let mut state = State::default();
-    for text in ["environment 1 main", "node 1", "app 1", "function 1", "assign 1", "init_shards 1"] {
+    let texts = [
+        "environment 1 main",
+        "node 1",
+        "app 1",
+        "function 1",
+        "assign 1",
+        "init_shards 1",
+        "version 2",
+        "publish 1 functions=f:1 name=web",
+        "stage 1 definition=3",
+        "note 1 tags=a:b",
+        "update_environment 1 builder=2025.06",
+        "write_secret 1 name=s",
+    ];
+    for text in texts {
         state.apply(&command(&Line::parse(text))).expect("each is taken");
     }
     let bytes = postcard::to_stdvec(&state).expect("a state is written");
