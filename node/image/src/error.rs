@@ -36,6 +36,10 @@ pub enum Error {
     #[error("line {line}: {instruction}\n{problem}")]
     Instruction { line: u32, instruction: String, problem: String },
 
+    /// A function that was to make an image failed. The text is for its author.
+    #[error("the function {name} {problem}{}", tail_text(tail))]
+    Function { name: String, problem: String, tail: String },
+
     /// Nothing could provide a base image; each attempt with its reason.
     #[error("no source has the base image {reference}:\n{}", tried.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n"))]
     NoBase { reference: String, tried: Vec<String> },

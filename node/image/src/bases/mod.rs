@@ -276,7 +276,13 @@ impl Bases {
         let series = format!("{}{threads}", exact.rsplit_once('.').map_or(exact, |(series, _)| series));
         let found = interpreters::find(&self.config.python_dirs);
         let interpreter = interpreters::choose(&found, &series, Some(exact)).ok_or_else(|| {
-            no_mount(format!("this machine has no Python {series}: install one and name its folder in images.python_dirs"))
+            let mut series_here: Vec<_> = found.iter().map(|interpreter| interpreter.series.as_str()).collect();
+            series_here.dedup();
+            let here = if series_here.is_empty() { "none".to_owned() } else { series_here.join(", ") };
+            let why = format!(
+                "this node has no Python {series} to add (it has {here}): install one there and name its folder in images.python_dirs"
+            );
+            no_mount(why)
         })?;
         if interpreter.version != exact {
             log.info(format!("Python {exact} was asked for; this machine has {}, which is taken instead", interpreter.version));

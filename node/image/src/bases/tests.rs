@@ -307,8 +307,8 @@ async fn standalone_mounts_have_the_link_from_the_release_on_that_brings_it() {
     let said = format!("Python 3.12.999 was asked for; this machine has {}", interpreter.version);
     assert!(world.log.text().contains(&said), "{}", world.log.text());
     let error = world.bases.standalone_python("python-build-standalone.20240107.3.99.1-gnu", &world.log).await.unwrap_err();
-    assert!(
-        error.to_string().ends_with("this machine has no Python 3.99: install one and name its folder in images.python_dirs"),
-        "{error}"
-    );
+    let error = error.to_string();
+    for part in ["no Python 3.99 to add (it has ", &interpreter.series, "name its folder in images.python_dirs"] {
+        assert!(error.contains(part), "{error}");
+    }
 }

@@ -1,10 +1,11 @@
 //! What a container changed in its root, as a tree.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::BufReader;
 
 use shoal_runtime::Container;
-use shoal_storage::manifest::{Change, Path, Tree, from_tar};
+use shoal_storage::manifest::{Change, Entry, Kind, Path, Tree, from_tar};
 use shoal_storage::store::Store;
 
 use crate::error::{Error, Result, TreeContext, blocking};
@@ -20,11 +21,37 @@ const RUN_TIME_PLACES: [&str; 6] = ["proc", "sys", "dev", "etc/resolv.conf", "et
 /// Places of the client in containers of functions and sandboxes: to be hidden when one of those is captured.
 pub const CLIENT_PLACES: [&str; 2] = ["__modal", "pkg"];
 
+/// What of a container's root is not its own: changes of it are left out.
+#[derive(Debug, Clone, Default)]
+pub struct Hidden {
+    /// Folders and files with all that is in them: mounts, volumes, [`CLIENT_PLACES`].
+    pub places: Vec<Path>,
+    /// Single files that were laid over the root, by their real paths. What Python compiles of them is hidden too: the
+    /// file may be another one next time, and nothing would tell, since such files have no times.
+    pub files: BTreeSet<Path>,
+}
+
+impl Hidden {
+    fn hides(&self, path: &Path) -> bool {
+        self.places.iter().any(|place| path.is_in(place))
+            || self.files.contains(path)
+            || source_of(path).is_some_and(|source| self.files.contains(&source))
+    }
+}
+
+/// Returns of which source a file in `__pycache__` was compiled.
+fn source_of(path: &Path) -> Option<Path> {
+    let folder = path.parent().filter(|folder| folder.name() == Some(b"__pycache__"))?;
+    let name = path.name()?;
+    let stem = name.split(|byte| *byte == b'.').next()?;
+    Some(folder.parent()?.join(&[stem, b".py"].concat()))
+}
+
 /// Returns the root of a running container as a tree: `base` with its changes.
 ///
-/// What lies in `hidden` (mounts, volumes, [`CLIENT_PLACES`]) and what belongs to any running container (`/proc`,
-/// `/etc/hosts`…) is as in `base`. The bytes are in the store when this returns, not yet durable.
-pub async fn capture(container: &Container, base: &Tree, hidden: &[Path], store: &Store) -> Result<Tree> {
+/// What is [`Hidden`] and what belongs to any running container (`/proc`, `/etc/hosts`…) is as in `base`. The bytes are
+/// in the store when this returns, not yet durable.
+pub async fn capture(container: &Container, base: &Tree, hidden: &Hidden, store: &Store) -> Result<Tree> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| Error::File {
         action: "create",
         path: "a pipe".into(),
@@ -43,18 +70,72 @@ pub async fn capture(container: &Container, base: &Tree, hidden: &[Path], store:
     };
     let (changes, exported) = tokio::join!(reading, exporting);
     // When the reader gives up first, the export breaks for that reason.
-    let mut changes = changes?;
+    let changes = changes?;
     exported.map_err(|source| Error::Runtime { action: "export the changes of", source })?;
-    let mut hidden = hidden.to_vec();
-    hidden.extend(RUN_TIME_PLACES.map(crate::bases::path));
-    hidden.push(crate::bases::path(OWN_FOLDER));
-    changes.retain(|change| {
-        let path = match change {
-            Change::Put(path, _) | Change::Remove(path) | Change::Opaque(path) => path,
-        };
-        !hidden.iter().any(|place| path.is_in(place))
-    });
+    let mut hidden = hidden.clone();
+    hidden.places.extend(RUN_TIME_PLACES.map(crate::bases::path));
+    hidden.places.push(crate::bases::path(OWN_FOLDER));
     let mut tree = base.clone();
-    tree.apply_layer(changes).tree("a container's changes")?;
+    tree.apply_layer(own(changes, &hidden)).tree("a container's changes")?;
     Ok(tree)
+}
+
+/// Leaves out what is hidden. A name that a hidden file was given elsewhere stays, as a file of its own.
+fn own(changes: Vec<Change>, hidden: &Hidden) -> Vec<Change> {
+    let path_of = |change: &Change| match change {
+        Change::Put(path, _) | Change::Remove(path) | Change::Opaque(path) => path.clone(),
+    };
+    let (left_out, mut own): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| hidden.hides(&path_of(change)));
+    let contents: HashMap<Path, Kind> = left_out
+        .into_iter()
+        .filter_map(|change| match change {
+            Change::Put(path, Entry { kind, .. }) => Some((path, kind)),
+            Change::Remove(_) | Change::Opaque(_) => None,
+        })
+        .collect();
+    for change in &mut own {
+        if let Change::Put(_, Entry { kind, .. }) = change
+            && let Kind::Hardlink { to } = kind
+            && let Some(content) = contents.get(to)
+        {
+            *kind = content.clone();
+        }
+    }
+    own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bases::path;
+    use shoal_storage::manifest::Content;
+
+    fn put(name: &str, kind: Kind) -> Change {
+        Change::Put(path(name), Entry::new(kind, 0o644))
+    }
+
+    #[test]
+    fn what_was_laid_over_the_root_stays_out_with_what_was_compiled_of_it() {
+        let hidden = Hidden { places: vec![path("pkg"), path("data/volume")], files: BTreeSet::from([path("root/program.py")]) };
+        let file = || Kind::File { size: 0, content: Content::EMPTY };
+        let changes = vec![
+            put("root/program.py", Kind::File { size: 7, content: Content::EMPTY }),
+            put("root/other.py", file()),
+            put("root/__pycache__/program.cpython-312.pyc", file()),
+            put("root/__pycache__/program.cpython-312.opt-1.pyc", file()),
+            put("root/__pycache__/other.cpython-312.pyc", file()),
+            put("pkg/modal/x.py", file()),
+            Change::Remove(path("data/volume/x")),
+            Change::Remove(path("data/x")),
+            put("linked", Kind::Hardlink { to: path("root/program.py") }),
+        ];
+        let kept = own(changes, &hidden);
+        let expected = vec![
+            put("root/other.py", file()),
+            put("root/__pycache__/other.cpython-312.pyc", file()),
+            Change::Remove(path("data/x")),
+            put("linked", Kind::File { size: 7, content: Content::EMPTY }),
+        ];
+        assert_eq!(kept, expected);
+    }
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shoal_runtime::{Bind, User};
+use shoal_runtime::{Bind, NetworkMode, User};
 use shoal_state::Digest;
 use shoal_storage::manifest::{Entry, Kind, Path, Tree, put_content};
 
@@ -156,7 +156,8 @@ impl Gathering<'_> {
         let file = folder.path().join("gather.py");
         std::fs::write(&file, GATHER).file("write", &file)?;
         let bind = Bind { source: folder.path().to_owned(), target: "/__gather".to_owned(), read_only: true };
-        let equipment = Equipment { network: self.inner.config.network, binds: vec![bind], gpu: None };
+        let network = if self.inner.config.network { NetworkMode::Nat } else { NetworkMode::None };
+        let equipment = Equipment { network, binds: vec![bind], ..Equipment::default() };
         let base = Arc::new(base);
         let (inner, containers) = (self.inner, self.inner.containers()?);
         let mut sandbox = Sandbox::start(containers, &inner.work_dir, &inner.config, base.clone(), equipment).await?;
@@ -174,9 +175,7 @@ impl Gathering<'_> {
             Ok(Ended::Well) => sandbox.tree(&inner.store).await,
             _ => Ok(Tree::new()),
         };
-        if let Err(error) = sandbox.close().await {
-            tracing::warn!(error = error.full_text(), "a build container left something behind");
-        }
+        sandbox.close().await;
         Ok((ended?, tree?, tail.text()))
     }
 

@@ -7,42 +7,34 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 use shoal_state::Digest;
-use shoal_storage::manifest::{Entry, Kind, Path, Tree, UNDATED_NS, put_content};
+use shoal_storage::manifest::Tree;
 
 use crate::bases::{Base, Bases, ImageReference, write_tree};
 use crate::cache::LayerRecord;
 use crate::config::ImageConfig;
-use crate::error::{Error, FailureKind, Result, TreeContext, blocking};
+use crate::error::{Error, FailureKind, Result};
 use crate::key::KeyBuilder;
-use crate::log::{BuildLog, Tail};
-use crate::recipe::{Globals, Network, Recipe, RunStep, Step, TransferStep};
+use crate::log::BuildLog;
+use crate::recipe::{Globals, Recipe, Step};
 
-use super::copy::{self, Attributes};
-use super::plan::{self, Origin, PlannedStep, StageBase, StagePlan, Walk};
-use super::probe::{self, ImageMetadata};
+use super::Inner;
+use super::plan::{Origin, PlannedStep, StageBase, StagePlan, Walk};
 use super::request::BuildRequest;
-use super::sandbox::{Ended, Equipment, Exec, Sandbox};
-use super::users::Accounts;
-use super::{Inner, add, mounts};
-
-/// The largest `/etc/passwd` that is read.
-const ACCOUNTS_BYTES_MAX: u64 = 4 << 20;
-
-/// A container that has written more than this is replaced, because each step exports all that it wrote.
-const EXPORT_BYTES_MAX: u64 = 256 << 20;
+use super::sandbox::Sandbox;
+use super::transfer;
 
 /// How deep bases may need recipes of their own. One level is what there is.
 const DEPTH_MAX: usize = 3;
 
 /// A build on its way.
 pub(super) struct Execution<'a> {
-    inner: &'a Arc<Inner>,
-    request: &'a BuildRequest,
-    log: &'a dyn BuildLog,
-    recipe: Recipe,
-    globals: Globals,
-    context: Arc<Tree>,
-    deadline: Instant,
+    pub(super) inner: &'a Arc<Inner>,
+    pub(super) request: &'a BuildRequest,
+    pub(super) log: &'a dyn BuildLog,
+    pub(super) recipe: Recipe,
+    pub(super) globals: Globals,
+    pub(super) context: Arc<Tree>,
+    pub(super) deadline: Instant,
     depth: usize,
     plans: HashMap<usize, Arc<StagePlan>>,
     trees: HashMap<usize, Arc<Tree>>,
@@ -176,12 +168,12 @@ impl<'a> Execution<'a> {
                 tree = match outcome {
                     Ok(tree) => tree,
                     Err(error) => {
-                        self.close(sandbox).await;
+                        close(sandbox).await;
                         return Err(error);
                     }
                 };
             }
-            self.close(sandbox).await;
+            close(sandbox).await;
             self.trees.insert(stage, tree.clone());
             Ok(tree)
         })
@@ -222,11 +214,11 @@ impl<'a> Execution<'a> {
         let changed = match &step.step {
             Step::Config => return Ok(tree),
             Step::Directory(path) => {
-                self.close(sandbox.take()).await;
-                directory(&tree, path).map_err(|problem| step.failed(problem))?
+                close(sandbox.take()).await;
+                transfer::directory(&tree, path).map_err(|problem| step.failed(problem))?
             }
             Step::Transfer(transfer) => {
-                self.close(sandbox.take()).await;
+                close(sandbox.take()).await;
                 self.transfer(stage, step, transfer, &tree).await?
             }
             Step::Run(run) => self.run(stage, step, run, tree, sandbox).await?,
@@ -237,86 +229,6 @@ impl<'a> Execution<'a> {
             self.inner.remember(step.key, LayerRecord { manifest, config: step.config.clone() }).await?;
         }
         Ok(changed)
-    }
-
-    async fn close(&self, sandbox: Option<Sandbox>) {
-        if let Some(sandbox) = sandbox
-            && let Err(error) = sandbox.close().await
-        {
-            tracing::warn!(error = error.full_text(), "a build container left something behind");
-        }
-    }
-
-    async fn transfer(&mut self, stage: usize, step: &PlannedStep, transfer: &TransferStep, into: &Tree) -> Result<Tree> {
-        let failed = |problem: String| step.failed(problem);
-        let (selected, keeps_owner) = match plan::origin(&self.recipe, stage, transfer.from.as_deref()) {
-            Origin::Context => (plan::context_selection(transfer, &self.context).map_err(failed)?, false),
-            other => {
-                let (from, what) = self.origin_tree(other).await?;
-                (copy::select(transfer, &transfer.sources, &from, &what).map_err(failed)?, true)
-            }
-        };
-        let mut selected = selected;
-        if transfer.is_add && transfer.unpack != Some(false) {
-            self.unpack(&mut selected).map_err(failed)?;
-        }
-        for source in transfer.sources.iter().filter(|source| plan::is_remote(transfer, source)) {
-            selected.push(self.fetch(step, transfer, source).await?);
-        }
-        for inline in &transfer.inline {
-            let store = &self.inner.store;
-            let (size, content) = put_content(inline.content.as_bytes(), &inline.name, store).tree(&inline.name)?;
-            let entry = Entry { mtime_ns: UNDATED_NS, ..Entry::new(Kind::File { size, content }, 0o644) };
-            let path = Path::parse(&inline.name).map_err(|error| step.failed(error.to_string()))?;
-            selected.push(copy::Selected { path, tree: Tree::of(entry), from_pattern: false });
-        }
-        let owner = match &transfer.chown {
-            Some(owner) => Some(self.accounts(into)?.owner(owner).map_err(failed)?),
-            None => (!keeps_owner).then_some((0, 0)),
-        };
-        let mut tree = into.clone();
-        copy::place(&mut tree, transfer, selected, Attributes { owner, mode: transfer.chmod }).map_err(failed)?;
-        Ok(tree)
-    }
-
-    /// Replaces archives by what is in them.
-    fn unpack(&self, selected: &mut [copy::Selected]) -> Result<(), copy::Problem> {
-        for selected in selected {
-            if matches!(selected.tree.root().kind, Kind::File { .. })
-                && let Some(tree) = add::unpacked(&selected.tree, &self.inner.store)?
-            {
-                selected.tree = tree;
-            }
-        }
-        Ok(())
-    }
-
-    async fn fetch(&self, step: &PlannedStep, transfer: &TransferStep, source: &str) -> Result<copy::Selected> {
-        if add::is_repository(source) {
-            return Err(step.failed("repositories are not fetched: use git in a RUN"));
-        }
-        let wanted = transfer.destination.rsplit('/').next().unwrap_or_default();
-        let name = add::file_name(source)
-            .or_else(|| (!wanted.is_empty()).then(|| wanted.to_owned()))
-            .ok_or_else(|| step.failed(format!("{source} has no file name: give a destination that is not a folder")))?;
-        let folder = self.inner.folder()?;
-        let file = folder.path().join("fetched");
-        self.log.info(format!("fetching {source}"));
-        let fetched = add::fetch(source, self.inner.config.egress.ca_bundle.as_deref(), &file);
-        let hash = self.in_time(step, &Tail::default(), fetched).await??.map_err(|problem| step.failed(problem))?;
-        if let Some(expected) = &transfer.checksum
-            && *expected != hash
-        {
-            return Err(step.failed(format!("{source} has the checksum {hash}, expected {expected}")));
-        }
-        let mut tree = add::fetched(&file, &name, &self.inner.store).map_err(|problem| step.failed(problem))?;
-        if transfer.unpack == Some(true)
-            && let Some(unpacked) = add::unpacked(&tree, &self.inner.store).map_err(|problem| step.failed(problem))?
-        {
-            tree = unpacked;
-        }
-        let path = Path::parse(&name).map_err(|error| step.failed(error.to_string()))?;
-        Ok(copy::Selected { path, tree, from_pattern: false })
     }
 
     /// Returns the tree of a stage, an image or the context, with its name for messages.
@@ -333,212 +245,11 @@ impl<'a> Execution<'a> {
             }
         }
     }
-
-    fn accounts(&self, tree: &Tree) -> Result<Accounts> {
-        let text = |name: &str| -> Result<String> {
-            let bytes = tree.read_file(&crate::bases::path(name), ACCOUNTS_BYTES_MAX, &self.inner.store).tree(name)?;
-            Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
-        };
-        Ok(Accounts { passwd: text("etc/passwd")?, group: text("etc/group")? })
-    }
-
-    async fn in_time<T>(&self, step: &PlannedStep, tail: &Tail, work: impl Future<Output = T>) -> Result<T> {
-        tokio::time::timeout_at(self.deadline.into(), work).await.map_err(|_| self.late(step, tail))
-    }
-
-    fn late(&self, step: &PlannedStep, tail: &Tail) -> Error {
-        let limit = self.inner.config.timeout();
-        Error::Timeout { line: step.line, instruction: step.text.clone(), limit, tail: tail.text() }
-    }
-
-    async fn run(
-        &mut self,
-        stage: usize,
-        step: &PlannedStep,
-        run: &RunStep,
-        tree: Arc<Tree>,
-        sandbox: &mut Option<Sandbox>,
-    ) -> Result<Tree> {
-        let accounts = self.accounts(&tree)?;
-        let account = accounts.account(run.user.as_deref().unwrap_or("root")).or_else(|problem| match run.user {
-            // An image without any users has a root all the same.
-            None => accounts.account("0"),
-            Some(_) => Err(problem),
-        });
-        let account = account.map_err(|problem| step.failed(problem))?;
-        let plain = run.mounts.is_empty() && run.network == Network::Default;
-        if !plain || sandbox.as_ref().is_some_and(|sandbox| sandbox.is_stale) {
-            self.close(sandbox.take()).await;
-        }
-        let mounted = mounts::prepare(self, stage, step, run).await?;
-        let mut running = match sandbox.take() {
-            Some(running) => running,
-            None => self.start(run.network, tree, &mounted).await?,
-        };
-        let exec = Exec {
-            argv: run.argv.clone(),
-            env: self.env(run, &mounted.env, &account.home),
-            cwd: run.workdir.clone(),
-            user: account.user,
-            script: run.script.clone(),
-        };
-        let mut tail = Tail::default();
-        let ended = running.run(&exec, self.deadline, self.log, &mut tail).await;
-        match ended.and_then(|ended| self.judge(step, ended, &tail)) {
-            Ok(()) => {}
-            Err(error) => {
-                self.close(Some(running)).await;
-                return Err(error);
-            }
-        }
-        let saved = running.tree(&self.inner.store).await;
-        match &saved {
-            Ok(changed) if plain && changed.content_bytes() < running.base_bytes() + EXPORT_BYTES_MAX => *sandbox = Some(running),
-            _ => self.close(Some(running)).await,
-        }
-        drop(mounted);
-        saved
-    }
-
-    async fn start(&self, network: Network, tree: Arc<Tree>, mounted: &mounts::Mounted) -> Result<Sandbox> {
-        let inner = self.inner;
-        let containers = inner.containers()?;
-        let volumes = self.request.volumes.iter().map(|volume| shoal_runtime::Bind {
-            source: volume.source.clone(),
-            target: volume.target.clone(),
-            read_only: volume.read_only,
-        });
-        let equipment = Equipment {
-            network: inner.config.network && network == Network::Default,
-            binds: volumes.chain(mounted.binds.iter().cloned()).collect(),
-            gpu: self.request.gpu.clone(),
-        };
-        Sandbox::start(containers, &inner.work_dir, &inner.config, tree, equipment).await
-    }
-
-    fn judge(&self, step: &PlannedStep, ended: Ended, tail: &Tail) -> Result<()> {
-        let (line, instruction, tail_text) = (step.line, step.text.clone(), tail.text());
-        match ended {
-            Ended::Well => Ok(()),
-            Ended::Badly(ended) => Err(Error::Command { line, instruction, ended, tail: tail_text }),
-            Ended::OutOfMemory => {
-                let limit_bytes = self.inner.config.memory_bytes.unwrap_or(0);
-                Err(Error::OutOfMemory { line, instruction, limit_bytes, tail: tail_text })
-            }
-            Ended::Late => Err(self.late(step, tail)),
-        }
-    }
-
-    /// Environment of a command: the node's way out, proxies, the image's own, secrets; later ones win.
-    fn env(&self, run: &RunStep, mounted: &BTreeMap<String, String>, home: &str) -> BTreeMap<String, String> {
-        let mut env = self.inner.config.egress.env();
-        env.insert("HOME".to_owned(), home.to_owned());
-        env.insert("PATH".to_owned(), crate::config::DEFAULT_PATH.to_owned());
-        env.extend(self.globals.scope(BTreeMap::new()).proxies());
-        env.extend(run.env.clone());
-        env.extend(self.request.secret_env());
-        env.extend(mounted.clone());
-        env
-    }
-
-    /// Asks a finished image for its Python and packages.
-    pub(super) async fn probe(&self, built: &Built) -> Result<ImageMetadata> {
-        let mut metadata = ImageMetadata {
-            workdir: built.config.workdir.clone(),
-            image_builder_version: self.request.builder_version.clone(),
-            libc_version_info: libc_of(&built.tree),
-            ..ImageMetadata::default()
-        };
-        if !has_python(&built.tree, built.config.path()) || self.inner.containers.is_none() {
-            return Ok(metadata);
-        }
-        let mut sandbox = self.start(Network::None, built.tree.clone(), &mounts::Mounted::default()).await?;
-        let mut env = built.config.env.clone();
-        env.entry("PATH".to_owned()).or_insert_with(|| crate::config::DEFAULT_PATH.to_owned());
-        let limit = Instant::now() + probe::LIMIT;
-        for program in ["python", "python3"] {
-            let argv = [program, "-c", probe::SCRIPT].map(str::to_owned).to_vec();
-            let exec = Exec { argv, env: env.clone(), cwd: "/".to_owned(), user: shoal_runtime::User::default(), script: None };
-            let output = probe::Collected::default();
-            if sandbox.run(&exec, limit, &output, &mut Tail::default()).await? == Ended::Well {
-                probe::read_answer(&output.text(), &mut metadata);
-                break;
-            }
-        }
-        self.close(Some(sandbox)).await;
-        Ok(metadata)
-    }
-
-    pub(super) fn parts(&self) -> (&'a Arc<Inner>, &'a BuildRequest) {
-        (self.inner, self.request)
-    }
-
-    pub(super) fn recipe(&self) -> &Recipe {
-        &self.recipe
-    }
 }
 
-/// Makes sure that a folder exists, and leaves one that does alone.
-fn directory(tree: &Tree, path: &str) -> Result<Tree, copy::Problem> {
-    let path = Path::parse(path).map_err(|error| error.to_string())?;
-    let real = tree.follow(&path).map_err(|error| error.to_string())?;
-    let mut tree = tree.clone();
-    match tree.get(&real) {
-        Some(entry) if entry.is_dir() => {}
-        Some(_) => return Err(format!("{path} is there and not a folder")),
-        None => make_directories(&mut tree, &real).map_err(|error| error.to_string())?,
-    }
-    Ok(tree)
-}
-
-/// Makes a folder and those above it that are missing.
-fn make_directories(tree: &mut Tree, path: &Path) -> shoal_storage::manifest::Result<()> {
-    if let Some(parent) = path.parent()
-        && tree.get(&parent).is_none()
-    {
-        make_directories(tree, &parent)?;
-    }
-    tree.insert(path, Entry { mtime_ns: UNDATED_NS, ..Entry::dir() }).map(drop)
-}
-
-fn has_python(tree: &Tree, search: &str) -> bool {
-    let there = |folder: &str, name: &str| {
-        let path = Path::parse(format!("{folder}/{name}")).ok()?;
-        tree.get(&tree.follow(&path).ok()?)
-    };
-    search.split(':').any(|folder| ["python", "python3"].iter().any(|name| there(folder, name).is_some()))
-}
-
-/// Tells musl by its loader; for glibc the interpreter knows more.
-fn libc_of(tree: &Tree) -> Option<String> {
-    let there = |name: &str| {
-        let path = crate::bases::path(name);
-        tree.follow(&path).is_ok_and(|real| tree.get(&real).is_some())
-    };
-    match (there("lib/ld-musl-x86_64.so.1"), there("lib64/ld-linux-x86-64.so.2")) {
-        (true, _) => Some("musl".to_owned()),
-        (false, true) => Some("glibc".to_owned()),
-        (false, false) => None,
-    }
-}
-
-impl Inner {
-    /// Puts the context together: the mount with the single files over it.
-    async fn context(&self, request: &BuildRequest) -> Result<Tree> {
-        let (store, context, files) = (self.store.clone(), request.context, request.context_files.clone());
-        blocking("reading the build context", move || {
-            let mut tree = match context {
-                Some(digest) => Tree::read(&store, &digest).tree("the build context")?,
-                None => Tree::new(),
-            };
-            for (name, bytes) in &files {
-                let path = Path::parse(name).map_err(|error| Error::Tree { what: "the build context".to_owned(), source: error.into() })?;
-                let (size, content) = put_content(&bytes[..], name, &store).tree(name)?;
-                let entry = Entry { mtime_ns: UNDATED_NS, ..Entry::new(Kind::File { size, content }, 0o644) };
-                tree.insert(&path, entry).tree(name)?;
-            }
-            Ok(tree)
-        })
-        .await
+/// Takes a container down, if there is one.
+pub(super) async fn close(sandbox: Option<Sandbox>) {
+    if let Some(sandbox) = sandbox {
+        sandbox.close().await;
     }
 }

@@ -7,11 +7,13 @@
 //! 1. The recipe is parsed and the stages that the image needs are *planned*: variables are filled in and each step gets a
 //!    key ([`plan`]).
 //! 2. From the end, the last step whose result the [cache](crate::cache) knows is found. What follows is executed.
-//! 3. COPY, ADD and WORKDIR change the tree in memory ([`copy`], [`add`]). RUN needs a container ([`sandbox`]): it shows the
+//! 3. COPY, ADD and WORKDIR change the tree in memory ([`transfer`]). RUN needs a container ([`run`], [`sandbox`]): it shows the
 //!    tree, runs commands one after the other, and after each its changes become the next tree ([`mod@capture`]). One container
 //!    serves RUNs in a row; a COPY between them ends it.
 //! 4. Each result is written to the store, made durable and remembered under its key.
 //! 5. The finished image is asked for its Python and packages ([`probe`]).
+//!
+//! Instead of a recipe a request may have a [`function`]: it runs once, and what it leaves is the image.
 //!
 //! Nothing of the node gets into an image: certificates, proxies and scripts lie in a folder of their own and in
 //! variables of the running command only.
@@ -24,14 +26,17 @@ mod capture;
 mod client_trees;
 mod copy;
 mod execute;
+mod function;
 mod handle;
 mod init;
 mod mounts;
 mod plan;
 mod probe;
 mod request;
+mod run;
 mod sandbox;
 mod settings;
+mod transfer;
 mod users;
 
 #[cfg(test)]
@@ -54,8 +59,9 @@ use crate::cache::{Cache, KeyLocks, LayerRecord};
 use crate::error::{Error, FileContext, Result, TreeContext, blocking};
 use crate::log::BuildLog;
 
-pub use capture::{CLIENT_PLACES, capture};
+pub use capture::{CLIENT_PLACES, Hidden, capture};
 pub use client_trees::ClientWanted;
+pub use function::{BuildFunction, FunctionRun, FunctionRunner, PreparedFunction, RunnerFailure};
 pub use handle::{BuildHandle, ImageRecord, LogEntry, LogPiece, Outcome};
 pub use probe::ImageMetadata;
 pub use request::{BaseImage, BuildGpu, BuildRequest, BuildSecret, BuildVolume, RegistryAccess};
@@ -156,6 +162,11 @@ impl Builder {
         BuildHandle(build)
     }
 
+    /// Returns the tree of a mount named `python-build-standalone.…`: see [`Bases::standalone_python`].
+    pub async fn standalone_python(&self, name: &str, log: &dyn BuildLog) -> Result<Digest> {
+        self.0.bases.standalone_python(name, log).await
+    }
+
     /// Returns the build of a key that runs or has ended lately.
     pub fn find(&self, key: Digest) -> Option<BuildHandle> {
         self.0.builds.lock().get(&key).map(|running| BuildHandle(running.build.clone()))
@@ -221,10 +232,12 @@ impl Inner {
             log.info("waiting for another build of this node to end");
         }
         let _turn = self.turns.acquire().await.map_err(|_| Error::Stopping { what: "a build" })?;
-        let mut execution = Execution::prepare(self, request, log, 0).await?;
-        let built = execution.build().await?;
+        let built = match &request.function {
+            Some(function) => self.build_function(request, function, log).await?,
+            None => Execution::prepare(self, request, log, 0).await?.build().await?,
+        };
         log.saving(1, 1);
-        let metadata = execution.probe(&built).await?;
+        let metadata = self.probe(&built, &request.builder_version).await?;
         Ok(ImageRecord { key: request.key(), manifest: built.manifest, config: built.config, metadata })
     }
 

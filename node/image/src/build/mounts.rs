@@ -38,7 +38,7 @@ pub(super) async fn prepare(execution: &mut Execution<'_>, stage: usize, step: &
             MountKind::Tmpfs { .. } => Some((mounted.folder(execution, 0o1777)?, false)),
             MountKind::Secret { .. } => mounted.secret(execution, step, mount)?.map(|path| (path, true)),
             MountKind::Bind { from, source, writable } => {
-                let origin = plan::origin(execution.recipe(), stage, from.as_deref());
+                let origin = plan::origin(&execution.recipe, stage, from.as_deref());
                 // The borrow of the recipe ends here; the name lives in the step.
                 let (tree, _) = execution.origin_tree(origin).await?;
                 let part = plan::part_of(&tree, source).map_err(|problem| step.failed(problem))?;
@@ -54,7 +54,7 @@ pub(super) async fn prepare(execution: &mut Execution<'_>, stage: usize, step: &
 
 impl Mounted {
     fn folder(&mut self, execution: &Execution<'_>, mode: u32) -> Result<PathBuf> {
-        let folder = execution.parts().0.folder()?;
+        let folder = execution.inner.folder()?;
         let path = folder.path().join("mount");
         std::fs::create_dir(&path).file("create", &path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).file("change", &path)?;
@@ -63,7 +63,7 @@ impl Mounted {
     }
 
     async fn cache(&mut self, execution: &Execution<'_>, id: &str, sharing: Sharing, mode: u32, owner: (u32, u32)) -> Result<PathBuf> {
-        let (inner, _) = execution.parts();
+        let inner = execution.inner;
         let key = KeyBuilder::new("cache mount 1").text("id", id).finish();
         if sharing != Sharing::Shared {
             self.locks.push(inner.cache_locks.lock(key).await);
@@ -80,7 +80,7 @@ impl Mounted {
     /// Gives a secret as a variable or as a file, whose path is returned.
     fn secret(&mut self, execution: &Execution<'_>, step: &PlannedStep, mount: &Mount) -> Result<Option<PathBuf>> {
         let MountKind::Secret { id, env, required, mode, owner } = &mount.kind else { unreachable!("it is a secret") };
-        let Some(value) = execution.parts().1.secret_env().remove(id) else {
+        let Some(value) = execution.request.secret_env().remove(id) else {
             return match required {
                 true => Err(step.failed(format!("no secret of this build has the variable {id}"))),
                 false => Ok(None),
@@ -102,7 +102,7 @@ impl Mounted {
     /// Writes a tree out: a copy, so that writes to it harm nobody.
     async fn files(&mut self, execution: &Execution<'_>, part: Tree) -> Result<PathBuf> {
         let folder = self.folder(execution, 0o755)?;
-        let store = execution.parts().0.store.clone();
+        let store = execution.inner.store.clone();
         let part = Arc::new(part);
         blocking("writing a mount out", move || write_out(&part, &folder, &store)).await
     }

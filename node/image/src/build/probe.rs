@@ -1,15 +1,24 @@
 //! What is asked of a finished image: its Python, its packages, its C library.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use shoal_runtime::User;
+use shoal_storage::manifest::{Path, Tree};
 
-use crate::log::{BuildLog, Stream};
+use crate::config::DEFAULT_PATH;
+use crate::error::Result;
+use crate::log::{BuildLog, Stream, Tail};
+
+use super::Inner;
+use super::execute::Built;
+use super::sandbox::{Ended, Equipment, Exec, Sandbox};
 
 /// How long the answer may take. It was seen to take 0.6 s.
-pub(super) const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// What the SDK wants to know of an image, and what the node needs to equip its containers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +40,63 @@ pub struct ImageMetadata {
     pub python_path: Option<String>,
 }
 
+impl Inner {
+    /// Asks a finished image for its Python and packages.
+    pub(super) async fn probe(&self, built: &Built, builder_version: &str) -> Result<ImageMetadata> {
+        let mut metadata = ImageMetadata {
+            workdir: built.config.workdir.clone(),
+            image_builder_version: builder_version.to_owned(),
+            libc_version_info: libc_of(&built.tree),
+            ..ImageMetadata::default()
+        };
+        let Some(containers) = self.containers.as_ref().filter(|_| has_python(&built.tree, built.config.path())) else {
+            return Ok(metadata);
+        };
+        let mut sandbox = Sandbox::start(containers, &self.work_dir, &self.config, Arc::clone(&built.tree), Equipment::default()).await?;
+        let answered = ask(&mut sandbox, &built.config.env, &mut metadata).await;
+        sandbox.close().await;
+        answered.map(|()| metadata)
+    }
+}
+
+async fn ask(sandbox: &mut Sandbox, env: &BTreeMap<String, String>, metadata: &mut ImageMetadata) -> Result<()> {
+    let mut env = env.clone();
+    env.entry("PATH".to_owned()).or_insert_with(|| DEFAULT_PATH.to_owned());
+    let limit = Instant::now() + LIMIT;
+    for program in ["python", "python3"] {
+        let argv = [program, "-c", SCRIPT].map(str::to_owned).to_vec();
+        let exec = Exec { argv, env: env.clone(), cwd: "/".to_owned(), user: User::default(), script: None };
+        let output = Collected::default();
+        if sandbox.run(&exec, limit, &output, &mut Tail::default()).await? == Ended::Well {
+            read_answer(&output.text(), metadata);
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn has_python(tree: &Tree, search: &str) -> bool {
+    let there = |folder: &str, name: &str| {
+        let path = Path::parse(format!("{folder}/{name}")).ok()?;
+        tree.get(&tree.follow(&path).ok()?)
+    };
+    search.split(':').any(|folder| ["python", "python3"].iter().any(|name| there(folder, name).is_some()))
+}
+
+/// Tells musl by its loader; for glibc the interpreter knows more.
+fn libc_of(tree: &Tree) -> Option<String> {
+    let there = |name: &str| {
+        let path = crate::bases::path(name);
+        tree.follow(&path).is_ok_and(|real| tree.get(&real).is_some())
+    };
+    match (there("lib/ld-musl-x86_64.so.1"), there("lib64/ld-linux-x86-64.so.2")) {
+        (true, _) => Some("musl".to_owned()),
+        (false, true) => Some("glibc".to_owned()),
+        (false, false) => None,
+    }
+}
 /// Prints one line of JSON behind a mark. Runs on every Python 3.
-pub(super) const SCRIPT: &str = r#"
+const SCRIPT: &str = r#"
 import json, platform, sys, sysconfig
 packages = {}
 try:
@@ -56,12 +120,12 @@ print("\n__shoal_probe__" + json.dumps({
 
 /// Keeps what a command prints to stdout.
 #[derive(Debug, Default)]
-pub(super) struct Collected {
+struct Collected {
     text: Mutex<String>,
 }
 
 impl Collected {
-    pub(super) fn text(&self) -> String {
+    fn text(&self) -> String {
         self.text.lock().clone()
     }
 }
@@ -84,7 +148,7 @@ struct Answer {
 }
 
 /// Reads what the script printed into the metadata; leaves it alone when there is no answer.
-pub(super) fn read_answer(output: &str, metadata: &mut ImageMetadata) {
+fn read_answer(output: &str, metadata: &mut ImageMetadata) {
     let lines = output.lines().rev().find_map(|line| line.strip_prefix("__shoal_probe__"));
     let Some(answer) = lines.and_then(|line| serde_json::from_str::<Answer>(line).ok()) else { return };
     metadata.python_version_info = Some(answer.version.replace('\n', ""));

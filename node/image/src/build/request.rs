@@ -10,6 +10,8 @@ use crate::bases::Credentials;
 use crate::cache::LayerRecord;
 use crate::key::KeyBuilder;
 
+use super::function::BuildFunction;
+
 /// An image to be built.
 ///
 /// Ids that clients make anew for unchanged things are not in it: each is replaced by what stays the same.
@@ -31,6 +33,8 @@ pub struct BuildRequest {
     pub gpu: Option<BuildGpu>,
     /// Volumes for the commands.
     pub volumes: Vec<BuildVolume>,
+    /// A function to run instead of a recipe.
+    pub function: Option<BuildFunction>,
     /// Who asks registries, with the number the SDK gives to the way of authentication.
     pub registry: RegistryAccess,
     /// Version of the builder, for example `2025.06`.
@@ -39,6 +43,8 @@ pub struct BuildRequest {
     pub force_build: bool,
     /// Build although the result is known, and leave what is known alone.
     pub ignore_cache: bool,
+    /// What makes this very request an image of its own; empty for one that equal requests share.
+    pub apart: String,
 }
 
 /// An image that was built before.
@@ -114,6 +120,12 @@ impl BuildRequest {
         files.sort();
         for (name, bytes) in files {
             key = key.text("file", name).bytes("content", bytes);
+        }
+        if let Some(function) = &self.function {
+            key = key.digest("function", &function.identity);
+        }
+        if !self.apart.is_empty() {
+            key = key.text("apart", &self.apart);
         }
         let secrets: Vec<_> = self.secrets.iter().map(|secret| *secret.identity.as_bytes()).collect();
         key.value("arguments", &self.build_args)

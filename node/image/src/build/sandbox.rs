@@ -19,9 +19,10 @@ use tokio::net::unix::pipe;
 use crate::error::{Error, FileContext, Result, TreeContext};
 use crate::log::{BuildLog, Stream, Tail, Utf8};
 
+use super::capture::{self, Hidden};
+use super::init;
 use super::request::BuildGpu;
 use super::settings::{BuildConfig, OWN_FOLDER};
-use super::{capture, init};
 
 /// How long output may come after the command itself has ended: of processes that it left behind.
 const AFTERGLOW: Duration = Duration::from_secs(1);
@@ -41,9 +42,17 @@ pub struct Containers {
 /// What a container gets beside its tree.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Equipment {
-    pub(super) network: bool,
+    pub(super) network: NetworkMode,
     pub(super) binds: Vec<Bind>,
     pub(super) gpu: Option<BuildGpu>,
+    /// Trees that lie over the container's own, the first lowest. Their files are no part of what it leaves.
+    pub(super) over: Vec<Arc<Tree>>,
+    /// Places that are no part of what it leaves, beside the targets of binds.
+    pub(super) hidden: Vec<Path>,
+    /// Folders that must be there although no tree has them.
+    pub(super) folders: Vec<String>,
+    /// What the container may use, where it differs from other builds' containers.
+    pub(super) limits: Limits,
 }
 
 /// A command to run.
@@ -76,7 +85,7 @@ pub(super) struct Sandbox {
     container: Container,
     name: String,
     base: Arc<Tree>,
-    hidden: Vec<Path>,
+    hidden: Hidden,
     own: tempfile::TempDir,
     /// A command left processes behind: the next one gets a container of its own.
     pub(super) is_stale: bool,
@@ -92,12 +101,12 @@ impl Sandbox {
         equipment: Equipment,
     ) -> Result<Sandbox> {
         let own = own_folder(work_dir, config)?;
-        let shown = with_mount_points(&base, &equipment.binds).tree("a build container")?;
+        let shown = shown(&base, &equipment).tree("a build container")?;
         let name = format!("build-{}", own.path().file_name().unwrap_or_default().to_string_lossy().trim_start_matches('.'));
         let mounted = |source: shoal_fs::Error| Error::Mount { what: "a build container".to_owned(), source: source.into() };
         let rootfs = containers.trees.bind(&name, &shown).map_err(mounted)?;
         let bound = Bound { containers: containers.clone(), name: Some(name.clone()) };
-        let hidden = equipment.binds.iter().filter_map(|bind| Path::parse(&bind.target).ok()).collect();
+        let hidden = hidden(&shown, &equipment).tree("a build container")?;
         let spec = spec(rootfs, &own, config, equipment);
         let runtime = |action| move |source| Error::Runtime { action, source };
         let container = containers.engine.create(spec).await.map_err(runtime("create"))?;
@@ -173,9 +182,12 @@ impl Sandbox {
         self.base.content_bytes()
     }
 
-    /// Takes the container down.
-    pub(super) async fn close(self) -> Result<()> {
-        self.container.destroy().await.map_err(|source| Error::Runtime { action: "remove", source })
+    /// Takes the container down. A failure costs no build: what is left goes when the node starts again.
+    pub(super) async fn close(self) {
+        if let Err(source) = self.container.destroy().await {
+            let error = Error::Runtime { action: "remove", source };
+            tracing::warn!(error = error.full_text(), "a build container left something behind");
+        }
     }
 }
 
@@ -206,15 +218,29 @@ impl Drop for Bound {
     }
 }
 
-/// Returns the tree with a place for each mount. A place cannot be made later, because the mount of trees is read-only;
-/// and what is made here does not become part of the image.
-fn with_mount_points(base: &Tree, binds: &[Bind]) -> manifest::Result<Tree> {
+/// Returns what the container sees: the tree, what lies over it, and a place for each mount. A place cannot be made later,
+/// because the mount of trees is read-only; and what is made here does not become part of the image.
+fn shown(base: &Tree, equipment: &Equipment) -> manifest::Result<Tree> {
     let mut shown = base.clone();
+    for over in &equipment.over {
+        shown.overlay(over)?;
+    }
     add_mount_points(&mut shown, &[])?;
-    for bind in binds {
+    for folder in &equipment.folders {
+        add_place(&mut shown, &Path::parse(folder)?, true)?;
+    }
+    for bind in &equipment.binds {
         add_place(&mut shown, &Path::parse(&bind.target)?, bind.source.is_dir())?;
     }
     Ok(shown)
+}
+
+/// What the container may change and does not leave.
+fn hidden(shown: &Tree, equipment: &Equipment) -> manifest::Result<Hidden> {
+    let targets = equipment.binds.iter().filter_map(|bind| Path::parse(&bind.target).ok());
+    let places = targets.chain(equipment.hidden.iter().cloned()).collect();
+    let files = equipment.over.iter().flat_map(|over| over.iter()).filter(|(_, entry)| !entry.is_dir());
+    Ok(Hidden { places, files: files.map(|(path, _)| shown.locate(path)).collect::<manifest::Result<_>>()? })
 }
 
 /// Adds what every container has something mounted on, and some folders besides, where the tree lacks them.
@@ -255,9 +281,13 @@ fn spec(rootfs: PathBuf, own: &tempfile::TempDir, config: &BuildConfig, equipmen
     spec.hostname = "build".to_owned();
     spec.binds = equipment.binds;
     spec.binds.push(Bind { source: own.path().to_owned(), target: OWN_FOLDER.to_owned(), read_only: true });
-    spec.network = if equipment.network { NetworkMode::Nat } else { NetworkMode::None };
-    spec.limits =
-        Limits { cpu_millis: config.cpu_millis, memory_bytes: config.memory_bytes, disk_bytes: config.disk_bytes, ..Limits::default() };
+    spec.network = equipment.network;
+    spec.limits = Limits {
+        cpu_millis: equipment.limits.cpu_millis.or(config.cpu_millis),
+        memory_bytes: equipment.limits.memory_bytes.or(config.memory_bytes),
+        disk_bytes: equipment.limits.disk_bytes.or(config.disk_bytes),
+        ..equipment.limits
+    };
     if let Some(gpu) = equipment.gpu {
         spec.devices = gpu.devices;
         spec.runsc_flags = gpu.runsc_flags;

@@ -60,6 +60,8 @@ pub struct Egress {
     pub https_proxy: Option<String>,
     /// Hosts that need no proxy.
     pub no_proxy: Option<String>,
+    /// Proxy of apt alone, such as a cache of packages beside the node.
+    pub apt_proxy: Option<String>,
     /// Package index for pip and uv.
     pub python_index: Option<String>,
     /// Package registry for npm.
@@ -95,6 +97,9 @@ impl Egress {
             env.extend(CA_VARIABLES.map(|name| (name.to_owned(), format!("{OWN_FOLDER}/ca.pem"))));
             env.insert("WGETRC".to_owned(), format!("{OWN_FOLDER}/wgetrc"));
         }
+        if self.apt_proxy.is_some() {
+            env.insert("APT_CONFIG".to_owned(), format!("{OWN_FOLDER}/apt.conf"));
+        }
         let both = |name: &str| [name.to_owned(), name.to_ascii_uppercase()];
         for (name, value) in [("http_proxy", &self.http_proxy), ("https_proxy", &self.https_proxy), ("no_proxy", &self.no_proxy)] {
             env.extend(value.iter().flat_map(|value| both(name).map(|name| (name, value.clone()))));
@@ -112,9 +117,55 @@ impl Egress {
 
     /// Writes the files that [`env`](Self::env) names into a folder of the host, to be seen as [`OWN_FOLDER`].
     pub fn write_files(&self, folder: &Path) -> Result<()> {
-        let Some(bundle) = &self.ca_bundle else { return Ok(()) };
-        std::fs::copy(bundle, folder.join("ca.pem")).file("copy", bundle)?;
-        let settings = folder.join("wgetrc");
-        std::fs::write(&settings, format!("ca_certificate = {OWN_FOLDER}/ca.pem\n")).file("write", &settings)
+        let write = |name: &str, text: String| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).file("write", &path)
+        };
+        if let Some(bundle) = &self.ca_bundle {
+            std::fs::copy(bundle, folder.join("ca.pem")).file("copy", bundle)?;
+            write("wgetrc", format!("ca_certificate = {OWN_FOLDER}/ca.pem\n"))?;
+        }
+        if let Some(proxy) = &self.apt_proxy {
+            write("apt.conf", format!("Acquire::http::Proxy \"{proxy}\";\nAcquire::https::Proxy \"{proxy}\";\n"))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_becomes_what_its_tools_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("bundle");
+        std::fs::write(&bundle, "CERTIFICATES").unwrap();
+        let some = |text: &str| Some(text.to_owned());
+        let egress = Egress {
+            ca_bundle: Some(bundle),
+            https_proxy: some("http://p:1"),
+            apt_proxy: some("http://a:2"),
+            python_index: some("http://i/simple"),
+            env: BTreeMap::from([("GOPROXY".to_owned(), "off".to_owned())]),
+            ..Egress::default()
+        };
+        let env = egress.env();
+        for (name, value) in [
+            ("SSL_CERT_FILE", "/__shoal/ca.pem"),
+            ("https_proxy", "http://p:1"),
+            ("HTTPS_PROXY", "http://p:1"),
+            ("APT_CONFIG", "/__shoal/apt.conf"),
+            ("PIP_INDEX_URL", "http://i/simple"),
+            ("UV_DEFAULT_INDEX", "http://i/simple"),
+            ("GOPROXY", "off"),
+        ] {
+            assert_eq!(env[name], value, "{name}");
+        }
+        assert!(!env.contains_key("http_proxy"));
+        egress.write_files(folder.path()).unwrap();
+        let text = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!((text("ca.pem").as_str(), text("wgetrc").as_str()), ("CERTIFICATES", "ca_certificate = /__shoal/ca.pem\n"));
+        assert!(text("apt.conf").starts_with("Acquire::http::Proxy \"http://a:2\";\n"));
     }
 }

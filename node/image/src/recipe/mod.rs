@@ -10,7 +10,8 @@
 //! |---|---|
 //! | `lines` | directives, continuations, comments, heredocs |
 //! | `words` | quotes and variables |
-//! | `instruction` | one line becomes one typed instruction |
+//! | `instruction` | the typed instructions |
+//! | `parse` | one line becomes one typed instruction |
 //! | `scope` | who sees which variable; instructions become steps |
 //! | `step` | resolved steps, `--mount` |
 //!
@@ -20,6 +21,7 @@
 mod error;
 mod instruction;
 mod lines;
+mod parse;
 mod scope;
 mod step;
 mod words;
@@ -35,7 +37,7 @@ pub use scope::{Globals, Scope};
 pub use step::{Inline, Mount, MountKind, Network, RunStep, Sharing, Step, TransferStep};
 pub use words::Template;
 
-use instruction::Parsed;
+use parse::Parsed;
 
 /// A parsed recipe: at least one stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +85,7 @@ impl Recipe {
         for line in &lines.logical {
             let fail = |problem: Problem| problem.at(line.line, &line.name);
             let text = format!("{} {}", line.name, line.rest).trim_end().to_owned();
-            match (instruction::parse(line, lines.escape).map_err(fail)?, recipe.stages.last_mut()) {
+            match (parse::parse(line, lines.escape).map_err(fail)?, recipe.stages.last_mut()) {
                 (Parsed::From(value), _) => {
                     recipe.stages.push(Stage { from: Located { line: line.line, text, value }, instructions: Vec::new() })
                 }
@@ -112,7 +114,7 @@ impl Recipe {
             let problem = Problem::Arguments { expected: "one instruction", found: text.to_owned() };
             return Err(problem.at(line, "ONBUILD"));
         };
-        match instruction::parse(logical, lines.escape).map_err(|problem| problem.at(line, "ONBUILD"))? {
+        match parse::parse(logical, lines.escape).map_err(|problem| problem.at(line, "ONBUILD"))? {
             Parsed::Other(value) => Ok(Located { line, text: format!("{} {}", logical.name, logical.rest), value }),
             Parsed::From(_) => Err(Problem::UnknownInstruction.at(line, "ONBUILD")),
         }

@@ -128,6 +128,23 @@ fn instruction() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Instructions with the rarer parts of the grammar, which the oracle and this parser may read differently.
+fn odd_instruction() -> impl Strategy<Value = String> {
+    let word = "[a-z/.$]{1,6}";
+    prop_oneof![
+        (word, word).prop_map(|(a, b)| format!("RUN --mount=type=cache,target=/{a},id={b} --network=none {a}")),
+        (word, word).prop_map(|(a, b)| format!("RUN --mount=type=secret,id={a},env={b} true")),
+        (word, word).prop_map(|(a, b)| format!("ENV A=${{{a}:-{b}}} B=${{{a}:+$B}} C=${{X%%{b}}}")),
+        (word, word).prop_map(|(a, b)| format!("COPY --chown={a}:0 --chmod=0{b} --link a b /{a}")),
+        (word, word).prop_map(|(a, b)| format!("COPY <<{a} <<-\"{b}\" /dest/\nx\n{a}\n\ty\n\t{b}")),
+        word.prop_map(|a| format!("HEALTHCHECK --interval={a} CMD {a}")),
+        word.prop_map(|a| format!("ONBUILD RUN {a}")),
+        word.prop_map(|a| format!("SHELL [\"/bin/{a}\", \"-c\"]")),
+        word.prop_map(|a| format!("VOLUME [\"{a}\"]\nEXPOSE {a}/tcp\nSTOPSIGNAL {a}\nLABEL {a}=\"{a}\"")),
+        word.prop_map(|a| format!("FROM --platform=linux/{a} ${{X}} AS {a}")),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -145,6 +162,27 @@ proptest! {
             let ours = ours(&text);
             prop_assert_eq!(ours.as_ref(), Ok(&theirs), "{}", text);
         }
+    }
+
+    #[test]
+    fn no_damaged_recipe_makes_the_parser_panic(
+        body in prop::collection::vec(prop_oneof![4 => instruction(), 1 => odd_instruction()], 1..6),
+        splices in prop::collection::vec((any::<prop::sample::Index>(), "[ -~\n\té\u{0}]{0,5}", 0usize..6), 0..6),
+    ) {
+        let mut text: Vec<char> = format!("FROM base AS one\n{}\n", body.join("\n")).chars().collect();
+        for (at, new, gone) in splices {
+            let at = at.index(text.len() + 1);
+            let end = (at + gone).min(text.len());
+            text.splice(at..end, new.chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(error) = resolve_on(ImageConfig::default(), &[&text], &[("X", "value")]) {
+            let said = error.to_string();
+            prop_assert!(said.contains("line "), "{said}");
+        }
+        let _ = Recipe::parse_trigger(&text, 1);
+        let lines: Vec<&str> = text.lines().collect();
+        let _ = Recipe::parse(&lines);
     }
 
     #[test]
