@@ -160,9 +160,19 @@ impl Kv {
         self.inner.group.wait().map_err(|why| explain(why, &self.inner.dir))
     }
 
+    /// Returns how much of the disk the database takes, in bytes.
+    pub fn disk_bytes(&self) -> Result<u64> {
+        self.inner.db.size_on_disk().map_err(self.failed("measure itself"))
+    }
+
     /// Asks for a sync, and returns a future that ends with it.
     pub fn sync_async(&self) -> Synced<Error> {
         Synced::new(&self.inner.group, self.inner.dir.clone(), explain)
+    }
+
+    /// Returns why nothing can be made durable here any more, if that is so: until the database is opened anew.
+    pub fn broken(&self) -> Option<Error> {
+        self.inner.group.over().map(|why| explain(why, &self.inner.dir))
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(sled::Error) -> Error {

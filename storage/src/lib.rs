@@ -9,6 +9,8 @@
 //!
 //! [`chunk`] says how files and blobs are cut, and [`manifest`] how a tree of files becomes chunks; both are pure.
 //!
+//! [`keep`] says what of the store may be deleted, and what is promised to stay.
+//!
 //! All writers share one shape: a write is readable at once and lasts only after `sync`, and one thread per
 //! writer makes a single fsync serve all callers that wait at that moment. After a failed fsync nobody knows what the
 //! disk holds, so the writer refuses everything until the process starts anew and reads what is really there.
@@ -16,6 +18,7 @@
 pub mod chunk;
 pub mod file;
 mod group;
+pub mod keep;
 pub mod kv;
 pub mod log;
 pub mod manifest;

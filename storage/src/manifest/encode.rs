@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes as Slice;
 use shoal_state::Digest;
 
-use super::content::read_list;
-use super::{Content, Entry, Error, Kind, Objects, Path, Result, Tree, get, put};
+use super::{Entry, Error, Objects, Path, Result, Tree, get, put};
 
 const LEAF_MAGIC: &[u8; 8] = b"SHOALML1";
 const INDEX_MAGIC: &[u8; 8] = b"SHOALMI1";
@@ -96,41 +95,6 @@ pub fn summary(objects: &impl Objects, digest: &Digest) -> Result<Summary> {
         Node::Leaf(_) => return Err(Error::Malformed { digest: *digest, expected: "the root", why: "it is a leaf".into() }),
     }
     Ok(all)
-}
-
-/// Shows `visit` everything that a written tree needs to exist: its index objects and leaves, lists and chunks of files.
-///
-/// When `visit` returns false for an object, what that object names is left out: it was seen before. Objects that several
-/// files share are shown several times.
-pub fn reachable(objects: &impl Objects, digest: &Digest, visit: &mut impl FnMut(Digest) -> bool) -> Result<()> {
-    if !visit(*digest) {
-        return Ok(());
-    }
-    match read_node(objects, digest)? {
-        Node::Index { children, .. } => children.iter().try_for_each(|child| reachable(objects, &child.digest, visit)),
-        Node::Leaf(entries) => entries.iter().try_for_each(|(_, entry)| reachable_content(objects, entry, visit)),
-    }
-}
-
-fn reachable_content(objects: &impl Objects, entry: &Entry, visit: &mut impl FnMut(Digest) -> bool) -> Result<()> {
-    match &entry.kind {
-        Kind::File { content: Content::Chunks(chunks), .. } => {
-            for chunk in chunks {
-                visit(*chunk);
-            }
-        }
-        Kind::File { content: Content::Lists(lists), .. } => {
-            for list in lists {
-                if visit(*list) {
-                    for chunk in read_list(objects, list)? {
-                        visit(chunk);
-                    }
-                }
-            }
-        }
-        _ => {}
-    }
-    Ok(())
 }
 
 /// Says if a run begins at this path. `level` is 0 for leaves, the height for index objects.

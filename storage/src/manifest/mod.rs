@@ -27,6 +27,7 @@ mod export;
 mod layer;
 mod merge;
 mod path;
+mod reach;
 mod tar;
 mod tree;
 mod walk;
@@ -46,10 +47,11 @@ use crate::store::{self, Store};
 
 pub use content::{put_content, read_content};
 pub use diff::{Difference, diff};
-pub use encode::{Summary, reachable, summary};
+pub use encode::{Summary, summary};
 pub use entry::{Content, Entry, INLINE_CHUNKS_MAX, Kind, LIST_CHUNKS, Place, UNDATED_NS, Xattrs};
 pub use layer::Change;
 pub use path::{BadPath, Path, is_name};
+pub use reach::{Part, reachable, reachable_despite};
 pub use tar::from_tar;
 pub use tree::{AttributesMut, Tree};
 
@@ -181,6 +183,20 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+impl Error {
+    /// Says whether an object is not there or is not what it should be, so that reading it again would not help.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::Malformed { .. } => true,
+            Self::Get { source, .. } => {
+                source.is::<NotInMemory>()
+                    || matches!(source.downcast_ref(), Some(store::Error::Missing { .. } | store::Error::Corrupt { .. }))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A result of this module.

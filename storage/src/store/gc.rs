@@ -21,12 +21,18 @@ const REWRITE_BELOW_PERCENT: u64 = 40;
 #[derive(Debug, Clone, Default)]
 pub struct Condemned {
     digests: Vec<Digest>,
+    bytes: u64,
 }
 
 impl Condemned {
     /// Returns how many chunks are to be deleted.
     pub fn len(&self) -> usize {
         self.digests.len()
+    }
+
+    /// Returns how much of the disk they take, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Says whether there is nothing to delete.
@@ -52,6 +58,7 @@ impl Store {
         self.core().each(|digest, entry| {
             if entry.keep_until <= now && !named(digest) {
                 condemned.digests.push(*digest);
+                condemned.bytes += entry.place.end() - entry.place.offset;
             }
             Ok(())
         })?;
@@ -100,7 +107,7 @@ impl Store {
 }
 
 impl Core {
-    fn each(&self, mut visit: impl FnMut(&Digest, &Entry) -> Result<()>) -> Result<()> {
+    pub(super) fn each(&self, mut visit: impl FnMut(&Digest, &Entry) -> Result<()>) -> Result<()> {
         for pair in self.chunks.range(..) {
             let (key, value) = pair?;
             let (Ok(digest), Some(entry)) = (key[..].try_into(), Entry::decode(&value)) else { continue };

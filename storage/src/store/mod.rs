@@ -9,7 +9,7 @@
 //! Every read proves the bytes by their digest. A chunk that fails is dropped, and whoever wants it fetches it again.
 //!
 //! Nothing may name a chunk in a log before a sync after its put has ended. Saying that a chunk is here
-//! ([`Store::missing`]) is a promise: it is not deleted for [`KEEP`], and that is on disk before the answer is given.
+//! ([`Store::missing`]) is a promise: it is not deleted for [`Options::keep`], and that is on disk before the answer is given.
 //!
 //! Calls block on the disk; async callers go through `spawn_blocking`.
 //!
@@ -17,6 +17,7 @@
 //! pack is rewritten. Dedupe trusts the index: a chunk damaged on disk is noticed when it is read.
 
 mod blob;
+mod check;
 mod gc;
 mod packs;
 mod record;
@@ -38,6 +39,7 @@ use crate::file::{self, Failed, Held, failed};
 use crate::group::{Group, Synced, Unserved};
 use crate::kv::{self, Batch, Kv, Tree};
 pub use blob::{BlobReader, BlobRef};
+pub use check::{Checked, Damage};
 pub use gc::{Condemned, Swept};
 use packs::{Packs, Unsynced, Writer};
 use record::{Entry, Place};
@@ -48,11 +50,11 @@ pub const OBJECT_BYTES_MAX: usize = 16 << 20;
 /// Chunks up to this length are repeated in the index.
 pub const INLINE_BYTES_MAX: usize = 4 << 10;
 
-/// How long a chunk is kept after it was put, or said to be here.
+/// How long a chunk is kept after it was put, or said to be here, unless [`Options::keep`] says otherwise.
 pub const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A promise is written for this much longer than [`KEEP`], so that repeating it soon needs no write.
-const KEEP_AHEAD: Duration = Duration::from_secs(60 * 60);
+/// A promise is written for this part of [`Options::keep`] longer, so that repeating it soon needs no write.
+const KEEP_AHEAD: u64 = 24;
 
 /// How many chunks may wait for a sync. Beyond it, a put syncs.
 const UNSYNCED_CHUNKS_MAX: usize = 32 << 10;
@@ -70,16 +72,26 @@ pub struct Options {
     pub pack_bytes: u64,
     /// New chunks are refused while the disk is at least this full.
     pub full_percent: u8,
+    /// How long a chunk is kept after it was put, or said to be here: longer than whoever puts it needs to name it.
+    pub keep: Duration,
     /// Returns the time, in seconds of the Unix clock.
     pub clock: fn() -> u64,
     /// Returns how full the disk under a folder is.
     pub disk_used_percent: fn(&Path) -> io::Result<u8>,
 }
 
+impl Options {
+    /// Returns until when a chunk is kept that is put or promised now.
+    fn kept_from_now(&self) -> u64 {
+        let keep = self.keep.as_secs();
+        (self.clock)() + keep + keep / KEEP_AHEAD
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         let disk_used_percent = packs::disk_used_percent;
-        Self { pack_bytes: 256 << 20, full_percent: 90, clock: unix_seconds, disk_used_percent }
+        Self { pack_bytes: 256 << 20, full_percent: 90, keep: KEEP, clock: unix_seconds, disk_used_percent }
     }
 }
 
@@ -268,6 +280,11 @@ impl Store {
         self.inner.group.wait().map_err(|why| explain(why, &self.core().dir))
     }
 
+    /// Returns why nothing can be made durable here any more, if that is so: until the store is opened anew.
+    pub fn broken(&self) -> Option<Error> {
+        self.inner.group.over().map(|why| explain(why, &self.core().dir))
+    }
+
     /// Asks for a sync, and returns a future that ends when every chunk put before this call is on disk.
     pub fn sync_async(&self) -> Synced<Error> {
         Synced::new(&self.inner.group, self.core().dir.clone(), explain)
@@ -283,7 +300,27 @@ impl Store {
         Ok(self.core().entry(digest)?.is_some())
     }
 
-    /// Returns those of these chunks that are not here, and promises to keep the others for [`KEEP`].
+    /// Returns how much of the disk a chunk takes, in bytes; none when it is not here. This is no promise.
+    pub fn stored_bytes(&self, digest: &Digest) -> Result<Option<u64>> {
+        Ok(self.core().entry(digest)?.map(|entry| entry.place.end() - entry.place.offset))
+    }
+
+    /// Returns how much of the disk the store takes, in bytes: the packs, without what was given back of them, and the index.
+    pub fn disk_bytes(&self) -> Result<u64> {
+        Ok(self.core().packs.disk_bytes()? + self.core().kv.disk_bytes()?)
+    }
+
+    /// Returns how long a chunk is kept after it was put, or said to be here.
+    pub fn keep(&self) -> Duration {
+        self.core().options.keep
+    }
+
+    /// Returns the time of the store's clock, in seconds.
+    pub fn now(&self) -> u64 {
+        self.core().now()
+    }
+
+    /// Returns those of these chunks that are not here, and promises to keep the others for [`Options::keep`].
     ///
     /// The others are on disk, and the promise is, when this returns.
     pub fn missing(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
@@ -320,14 +357,14 @@ impl Core {
         (self.options.clock)()
     }
 
-    /// Says what is known of a chunk; one that is here is kept for [`KEEP`] from the next sync on.
+    /// Says what is known of a chunk; one that is here is kept for [`Options::keep`] from the next sync on.
     fn touch(&self, digest: &Digest) -> Result<Known> {
         let mut fresh = self.fresh.write();
         if fresh.written.contains_key(digest) || fresh.touched.contains(digest) {
             return Ok(Known::Unsynced);
         }
         let Some(entry) = self.indexed(digest)? else { return Ok(Known::No) };
-        if entry.keep_until >= self.now() + KEEP.as_secs() {
+        if entry.keep_until >= self.now() + self.options.keep.as_secs() {
             return Ok(Known::Synced);
         }
         fresh.touched.insert(*digest);
@@ -366,7 +403,7 @@ impl Core {
     }
 
     fn kept_from_now(&self) -> u64 {
-        self.now() + (KEEP + KEEP_AHEAD).as_secs()
+        self.options.kept_from_now()
     }
 
     fn indexed(&self, digest: &Digest) -> Result<Option<Entry>> {

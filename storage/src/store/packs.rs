@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,6 +82,28 @@ impl Packs {
         let file = self.open(place.pack)?;
         file.read_exact_at(&mut bytes, place.offset + HEADER_BYTES as u64).map_err(failed("read", &self.path(place.pack)))?;
         Ok(bytes.into())
+    }
+
+    /// Reads a whole record: its header, and the stored bytes.
+    pub(super) fn read_record(&self, place: &Place) -> Result<([u8; HEADER_BYTES], Bytes), Failed> {
+        let mut header = [0; HEADER_BYTES];
+        let file = self.open(place.pack)?;
+        file.read_exact_at(&mut header, place.offset).map_err(failed("read", &self.path(place.pack)))?;
+        Ok((header, self.read(place)?))
+    }
+
+    /// Returns how much of the disk the packs take, in bytes.
+    pub(super) fn disk_bytes(&self) -> Result<u64, Failed> {
+        let mut bytes = 0;
+        for pack in self.list()? {
+            let path = self.path(pack);
+            match fs::metadata(&path) {
+                Ok(metadata) => bytes += metadata.blocks() * 512,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("look at", &path)(error)),
+            }
+        }
+        Ok(bytes)
     }
 
     /// Gives the whole blocks back that the bytes of a record take. Its header stays, so that the pack can still be walked.

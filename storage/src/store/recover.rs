@@ -13,7 +13,7 @@ use shoal_state::Digest;
 
 use super::packs::{Packs, Writer};
 use super::record::{self, ALIGN, Entry, HEADER_BYTES, Header, PACK_HEADER_BYTES, Place};
-use super::{INDEX_BATCH, INLINE_BYTES_MAX, KEEP, KEEP_AHEAD, Options, Result};
+use super::{INDEX_BATCH, INLINE_BYTES_MAX, Options, Result};
 use crate::file::failed;
 use crate::kv::{Batch, Tree};
 
@@ -30,7 +30,7 @@ pub(super) struct Index<'a> {
 pub(super) fn recover(index: &Index<'_>, packs: &Packs, options: &Options) -> Result<Writer> {
     let found = packs.list()?;
     forget_lost(index, packs, &found)?;
-    let keep_until = (options.clock)() + (KEEP + KEEP_AHEAD).as_secs();
+    let keep_until = options.kept_from_now();
     let mut ends = Vec::new();
     for pack in &found {
         ends.push((*pack, take_in(index, packs, *pack, keep_until)?));

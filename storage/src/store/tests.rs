@@ -1,5 +1,6 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -391,4 +392,85 @@ proptest! {
             prop_assert_eq!(store.as_ref().unwrap().get(&digest).unwrap(), chunk);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Packs that a disk spoiled: the store opens, and a chunk is what was put, or is said to be gone or damaged.
+    #[test]
+    fn a_damaged_pack_never_gives_other_bytes(
+        damages in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), prop::collection::vec(any::<u8>(), 1..80)), 1..6),
+        cut in prop::option::weighted(0.3, any::<prop::sample::Index>()),
+        lose_index: bool,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { pack_bytes: 30_000, ..small() };
+        let store = Store::open(dir.path(), options).unwrap();
+        let chunks: Vec<Vec<u8>> = (0..12).map(|seed| if seed % 3 == 0 { b"words and ".repeat(300) } else { noise(seed, 1000 * seed as usize) }).collect();
+        let put: Vec<Digest> = chunks.iter().map(|chunk| store.put(chunk).unwrap()).collect();
+        store.sync().unwrap();
+        drop(store);
+        for (pack, at, bytes) in damages {
+            let packs = packs(dir.path());
+            let pack = pack.get(&packs);
+            let length = fs::metadata(pack).unwrap().len() as usize;
+            let file = OpenOptions::new().write(true).open(pack).unwrap();
+            file.write_all_at(&bytes, at.index(length) as u64).unwrap();
+        }
+        if let (Some(cut), Some(last)) = (cut, packs(dir.path()).last()) {
+            let length = fs::metadata(last).unwrap().len() as usize;
+            OpenOptions::new().write(true).open(last).unwrap().set_len(cut.index(length) as u64).unwrap();
+        }
+        if lose_index {
+            fs::remove_dir_all(dir.path().join("index")).unwrap();
+        }
+        let store = Store::open(dir.path(), options).unwrap();
+        for (digest, chunk) in put.iter().zip(&chunks) {
+            match store.get(digest) {
+                Ok(bytes) => prop_assert_eq!(&bytes, chunk),
+                Err(Error::Missing { .. } | Error::Corrupt { .. }) => {}
+                Err(other) => prop_assert!(false, "{other}"),
+            }
+            // What is gone can be put again.
+            store.put(chunk).unwrap();
+            prop_assert_eq!(&store.get(digest).unwrap(), chunk);
+        }
+    }
+}
+
+#[test]
+fn a_check_finds_what_is_damaged_mends_what_it_can_and_drops_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (small, headless, broken, whole) = (noise(1, 1000), noise(2, 50_000), noise(3, 60_000), noise(4, 70_000));
+    let [small_name, headless_name, broken_name, whole_name] = [&small, &headless, &broken, &whole].map(|bytes| store.put(bytes).unwrap());
+    store.sync().unwrap();
+    let nothing = store.check(|_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!((nothing.chunks, nothing.repaired.len(), nothing.dropped.len()), (4, 0, 0));
+    for (bytes, before) in [(&small, 0), (&headless, 20), (&broken, 0)] {
+        let (pack, at) = find(dir.path(), bytes);
+        flip(&pack, at - before);
+    }
+    let checked = store.check(|_, _| ControlFlow::Continue(())).unwrap();
+    let mended: Vec<Digest> = checked.repaired.iter().map(|damage| damage.digest).collect();
+    assert_eq!(mended, [small_name, headless_name], "a copy in the index, a header without its bytes");
+    assert_eq!(checked.dropped.iter().map(|damage| damage.digest).collect::<Vec<_>>(), [broken_name]);
+    assert_missing(&store, &broken_name);
+    let again = store.check(|_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!((again.chunks, again.repaired.len(), again.dropped.len()), (3, 0, 0));
+    drop(store);
+    // All that is left is whole in the packs alone.
+    fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let store = open(dir.path());
+    assert_eq!([small_name, headless_name, whole_name].map(|name| store.get(&name).unwrap()), [small, headless, whole]);
+}
+
+#[test]
+fn a_check_can_be_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    (0..5).for_each(|seed| drop(store.put(&noise(seed, 5000)).unwrap()));
+    let three = |done, all| if (done, all) == (3, 5) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    assert_eq!(store.check(three).unwrap().chunks, 3);
 }

@@ -1,5 +1,6 @@
 //! Trees told in a few words, for the tests of this module.
 
+mod damaged;
 mod host;
 mod layers;
 mod trees;

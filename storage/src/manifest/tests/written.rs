@@ -53,7 +53,7 @@ fn what_both_trees_share_is_not_read() {
     let after = tree.write(&objects).unwrap();
     let mut seen = [HashSet::new(), HashSet::new()];
     for (digest, seen) in [before, after].iter().zip(&mut seen) {
-        reachable(&objects, digest, &mut |object| seen.insert(object)).unwrap();
+        reachable(&objects, digest, &mut |object, _| seen.insert(object)).unwrap();
     }
     for shared in seen[0].intersection(&seen[1]) {
         objects.remove(shared);
@@ -76,7 +76,7 @@ fn all_that_a_tree_needs_is_reachable() {
     all.insert(&p("long"), Entry::new(Kind::File { size, content }, 0o644)).unwrap();
     let digest = all.write(&objects).unwrap();
     let mut seen = HashSet::new();
-    reachable(&objects, &digest, &mut |object| seen.insert(object)).unwrap();
+    reachable(&objects, &digest, &mut |object, _| seen.insert(object)).unwrap();
     assert_eq!(seen.len(), objects.len());
     assert_eq!(all.read_file(&p("long"), u64::MAX, &objects).unwrap().unwrap().len() as u64, size);
     assert_eq!(all.read_file(&p("long"), 100, &objects).unwrap(), None);

@@ -1,0 +1,21 @@
+//! What is named is kept: promises before something is named, marks before anything is deleted.
+//!
+//! Chunks are named by other things: by a tree that a log's entry names, by the list of a blob. Two rules keep what is
+//! named, with no lock between those who name and the one who deletes:
+//!
+//! 1. Whoever is about to name a tree asks [`Promises::tree`] first. It says what is missing, and promises to keep the rest
+//!    for the store's [`keep`](crate::store::Options::keep). The name must be in the log before that time is over.
+//! 2. Whoever deletes reads the names *after* that, [marks](Mark) all that they need, and lets the store
+//!    [condemn](crate::store::Store::condemn) what is neither marked nor promised and then
+//!    [sweep](crate::store::Store::sweep) what has not been promised since.
+//!
+//! So a chunk that somebody is about to name is promised before the sweep and stays, or is gone before the promise, and
+//! then the promise says so.
+
+mod mark;
+mod promise;
+#[cfg(test)]
+mod tests;
+
+pub use mark::{Added, Mark};
+pub use promise::Promises;
