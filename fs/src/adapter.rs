@@ -17,7 +17,7 @@ use shoal_storage::manifest::Kind;
 use crate::errno;
 use crate::layout::Inode;
 use crate::reads::Reads;
-use crate::view::{ROOT_INO, Refused, View};
+use crate::view::{Refused, View};
 
 /// How long the kernel keeps what it is told: trees never change.
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -55,16 +55,16 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.view.lookup(parent.0, name.as_bytes()) {
-            Ok(inode) => reply.entry(&TTL, &attr(&inode), GENERATION),
-            // The kernel remembers that there is no such name; but trees can still be bound.
-            Err(Refused::NotFound) if parent.0 != ROOT_INO => reply.entry(&TTL, &nothing(), GENERATION),
+            Ok(found) => reply.entry(&TTL, &attr(found.ino, &found.inode), GENERATION),
+            // The kernel remembers that there is no such name.
+            Err(Refused::NotFound) => reply.entry(&TTL, &nothing(), GENERATION),
             Err(refused) => reply.error(errno::refused(refused)),
         }
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         match self.view.inode(ino.0) {
-            Ok(inode) => reply.attr(&TTL, &attr(&inode)),
+            Ok(inode) => reply.attr(&TTL, &attr(ino.0, &inode)),
             Err(refused) => reply.error(errno::refused(refused)),
         }
     }
@@ -115,8 +115,8 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, _request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.view.list(ino.0, offset, &mut |offset, name, inode| {
-            reply.add(INodeNo(inode.ino), offset, file_type(inode), OsStr::from_bytes(name))
+        let listed = self.view.list(ino.0, offset, &mut |offset, name, found| {
+            reply.add(INodeNo(found.ino), offset, file_type(&found.inode), OsStr::from_bytes(name))
         });
         match listed {
             Ok(()) => reply.ok(),
@@ -125,8 +125,9 @@ impl Filesystem for Adapter {
     }
 
     fn readdirplus(&self, _request: &Request, ino: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let listed = self.view.list(ino.0, offset, &mut |offset, name, inode| {
-            reply.add(INodeNo(inode.ino), offset, OsStr::from_bytes(name), &TTL, &attr(inode), GENERATION)
+        let listed = self.view.list(ino.0, offset, &mut |offset, name, found| {
+            let attr = attr(found.ino, &found.inode);
+            reply.add(INodeNo(found.ino), offset, OsStr::from_bytes(name), &TTL, &attr, GENERATION)
         });
         match listed {
             Ok(()) => reply.ok(),
@@ -204,7 +205,7 @@ fn file_type(inode: &Inode) -> FileType {
     }
 }
 
-fn attr(inode: &Inode) -> FileAttr {
+fn attr(ino: u64, inode: &Inode) -> FileAttr {
     let entry = &inode.entry;
     let (size, rdev) = match &entry.kind {
         Kind::File { size, .. } => (*size, 0),
@@ -216,7 +217,7 @@ fn attr(inode: &Inode) -> FileAttr {
     };
     let time = system_time(entry.mtime_ns);
     FileAttr {
-        ino: INodeNo(inode.ino),
+        ino: INodeNo(ino),
         size,
         blocks: size.div_ceil(512),
         atime: time,
@@ -236,7 +237,7 @@ fn attr(inode: &Inode) -> FileAttr {
 
 /// The attributes of a name that does not exist: number 0 says so.
 fn nothing() -> FileAttr {
-    FileAttr { ino: INodeNo(0), ..attr(&Inode::absent()) }
+    attr(0, &Inode::absent())
 }
 
 fn system_time(ns: i64) -> SystemTime {

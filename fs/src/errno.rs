@@ -9,7 +9,8 @@ use crate::view::Refused;
 pub(crate) fn refused(refused: Refused) -> Errno {
     Errno::from_i32(match refused {
         Refused::Gone => libc::ESTALE,
-        Refused::NotFound => libc::ENOENT,
+        Refused::NotFound | Refused::NotYet => libc::ENOENT,
+        Refused::Unfit => libc::EINVAL,
         Refused::NotADirectory => libc::ENOTDIR,
         Refused::NotALink => libc::EINVAL,
         Refused::NotAFile => libc::EISDIR,

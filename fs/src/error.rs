@@ -32,6 +32,12 @@ pub enum Error {
     #[error("a tree is bound as {name:?} already")]
     NameTaken { name: String },
 
+    /// A room cannot show a tree.
+    #[error(
+        "the room {room:?} cannot show the tree {tree:?}: one of them is gone, or the tree lacks something that the room has, or has a link there"
+    )]
+    Unfit { room: String, tree: String },
+
     /// A tree must be a directory.
     #[error("the tree to be bound as {name:?} is not a directory")]
     NotADirectory { name: String },

@@ -48,8 +48,6 @@ pub(crate) type Share<'a> = dyn FnMut(FileKey, &dyn Fn() -> Arc<Inode>) -> Arc<I
 /// One tree, laid out.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    /// The inode number of node 0, the root. A node that is no regular file has this plus its own number.
-    pub(crate) first_ino: u64,
     nodes: Vec<Node>,
     /// Numbers of nodes, those of one directory in the order of their names.
     children: Vec<u32>,
@@ -57,7 +55,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Lays a tree out.
+    /// Lays a tree out. What it has to make inodes for gets numbers from `first_ino` on.
     pub(crate) fn new(tree: &Tree, first_ino: u64, share: &mut Share<'_>) -> Self {
         let mut nodes: Vec<Node> = Vec::with_capacity(tree.len());
         let mut inodes = Inodes { tree, several: HashMap::new(), equal: HashMap::new() };
@@ -78,7 +76,7 @@ impl Layout {
             });
         }
         let children = place_children(&mut nodes);
-        Self { first_ino, nodes, children, content_bytes: tree.content_bytes() }
+        Self { nodes, children, content_bytes: tree.content_bytes() }
     }
 
     /// Returns how many nodes there are.
@@ -96,17 +94,26 @@ impl Layout {
         self.nodes.iter()
     }
 
-    /// Returns the children of a node from the given one on.
-    pub(crate) fn children(&self, of: &Node, from: usize) -> impl Iterator<Item = &Node> {
+    /// Returns the numbers of a node's children from the given one on.
+    pub(crate) fn children(&self, of: &Node, from: usize) -> impl Iterator<Item = u32> {
         let numbers = &self.children[of.children.start as usize..of.children.end as usize];
-        numbers.get(from..).unwrap_or_default().iter().map(|number| &self.nodes[*number as usize])
+        numbers.get(from..).unwrap_or_default().iter().copied()
     }
 
-    /// Returns the child of this name.
-    pub(crate) fn child(&self, of: &Node, name: &[u8]) -> Option<&Node> {
+    /// Returns the number of the child of this name.
+    pub(crate) fn child(&self, of: &Node, name: &[u8]) -> Option<u32> {
         let numbers = &self.children[of.children.start as usize..of.children.end as usize];
         let found = numbers.binary_search_by(|number| (*self.nodes[*number as usize].name).cmp(name));
-        found.ok().map(|at| &self.nodes[numbers[at] as usize])
+        found.ok().map(|at| numbers[at])
+    }
+
+    /// Returns the node at a path, which is not followed through links, and its number.
+    pub(crate) fn find(&self, path: &Path) -> Option<(u32, &Node)> {
+        let mut number = 0;
+        for name in path.names() {
+            number = self.child(self.node(number)?, name)?;
+        }
+        Some((number, self.node(number)?))
     }
 
     /// Returns the path of a node.

@@ -9,6 +9,11 @@
 //! trees (content, attributes, number of names) is one inode of the mount, so what one container has read is warm for all
 //! others. Two files of *one* tree never share an inode, unless they are names of one file.
 //!
+//! A *room* is a directory that shows a tree later: a sandbox is made on the empty room, ahead of need, and gets its tree
+//! when it is known what it will run. The room's few places (mount points and what is above them) keep their inode numbers
+//! when it is filled, so what was mounted on them stays; all else follows from the tree, which is laid out once however
+//! many rooms show it.
+//!
 //! How a request travels:
 //!
 //! - [`adapter`] decodes it. Everything but reading is answered at once from [`view`], which is all trees in memory.

@@ -97,7 +97,34 @@ impl Trees {
         Ok(self.mounted.mountpoint.join(name))
     }
 
-    /// Takes a tree away, and says if there was one of this name.
+    /// Opens a room: the directory `name` of the mount, which shows `empty` until [`Self::fill`] makes it show a whole
+    /// tree. What was opened or mounted on in the empty room stays what it is in the full one.
+    pub fn open_room(&self, name: &str, empty: &Tree) -> Result<PathBuf> {
+        let name = name.to_owned();
+        if !is_name(name.as_bytes()) {
+            return Err(Error::BadName { name });
+        }
+        if !self.view.open_room(name.as_bytes(), empty) {
+            return Err(Error::NameTaken { name });
+        }
+        self.forget_listing();
+        Ok(self.mounted.mountpoint.join(name))
+    }
+
+    /// Makes a room show what the tree bound as `like` shows, for as long as the room is there. Takes no time.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] when the tree lacks something that the empty room has, or has a link there.
+    pub fn fill(&self, room: &str, like: &str) -> Result<()> {
+        let known = self.view.fill(room.as_bytes(), like.as_bytes());
+        let known = known.map_err(|_| Error::Unfit { room: room.to_owned(), tree: like.to_owned() })?;
+        for ino in known {
+            self.forget(ino);
+        }
+        Ok(())
+    }
+
+    /// Takes a tree or a room away, and says if there was one of this name.
     ///
     /// Its path is gone when this returns; files of it that are open read errors, unless another tree has them too.
     pub fn unbind(&self, name: &str) -> bool {
@@ -111,10 +138,15 @@ impl Trees {
 
     /// Makes the kernel ask anew which trees there are.
     fn forget_listing(&self) {
-        if let Err(error) = self.notifier.inval_inode(INodeNo(ROOT_INO), 0, 0)
+        self.forget(ROOT_INO);
+    }
+
+    /// Makes the kernel ask anew for attributes and the listing of what it knows by a number.
+    fn forget(&self, ino: u64) {
+        if let Err(error) = self.notifier.inval_inode(INodeNo(ino), 0, 0)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            tracing::warn!(%error, "the kernel keeps an old list of trees for a while");
+            tracing::warn!(ino, %error, "the kernel keeps what it knew of a directory for a while");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use shoal_state::Digest;
@@ -25,6 +25,10 @@ pub(crate) enum Refused {
     /// The tree was unbound.
     Gone,
     NotFound,
+    /// It is not there, but may come.
+    NotYet,
+    /// A tree lacks a place that something is mounted on, or has it as a link.
+    Unfit,
     NotADirectory,
     NotALink,
     NotAFile,
@@ -63,11 +67,78 @@ struct Bound {
     files: HashMap<u64, Arc<Inode>>,
 }
 
+/// A directory of the mount and what it shows.
 #[derive(Debug)]
 struct BoundTree {
     name: Box<[u8]>,
+    /// The number of its root.
+    first_ino: u64,
+    shown: Arc<Shown>,
+    /// The nodes with numbers that stay when the room is filled, each at its place of the room's empty tree; none in
+    /// what is no room.
+    fixed: Box<[u32]>,
+}
+
+/// A tree laid out, which several directories can show.
+#[derive(Debug)]
+struct Shown {
     layout: Layout,
     keys: Vec<FileKey>,
+    /// How many directories show it. Changes only under the lock of [`View::files`].
+    directories: AtomicU32,
+}
+
+/// Something in a tree, by the number that the kernel knows it by.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) ino: u64,
+    pub(crate) inode: Arc<Inode>,
+}
+
+impl BoundTree {
+    /// Returns a node by its number.
+    fn node(&self, number: u32) -> Option<&Node> {
+        self.shown.layout.node(number)
+    }
+
+    /// Returns by which number the kernel knows a node.
+    fn ino(&self, number: u32, node: &Node) -> u64 {
+        match self.fixed.iter().position(|fixed| *fixed == number) {
+            Some(place) => self.first_ino + place as u64,
+            None if matches!(node.inode.entry.kind, Kind::File { .. }) => node.inode.ino,
+            None => self.first_ino + self.fixed.len() as u64 + u64::from(number),
+        }
+    }
+
+    /// Returns which node the kernel may mean by a number.
+    fn number(&self, ino: u64) -> Option<u32> {
+        let at = ino - self.first_ino;
+        match self.fixed.get(usize::try_from(at).ok()?) {
+            Some(number) => Some(*number),
+            None => u32::try_from(at - self.fixed.len() as u64).ok(),
+        }
+    }
+
+    /// Whether it is a room that nothing fills yet: all its numbers are fixed.
+    fn is_empty_room(&self) -> bool {
+        self.fixed.len() == self.shown.layout.len()
+    }
+
+    fn found(&self, number: u32) -> Result<Found> {
+        let node = self.node(number).ok_or(Refused::Gone)?;
+        Ok(Found { ino: self.ino(number, node), inode: node.inode.clone() })
+    }
+}
+
+impl Bound {
+    fn get(&self, name: &[u8]) -> Option<&Arc<BoundTree>> {
+        self.trees.get(self.by_name.get(name)?)
+    }
+
+    fn insert(&mut self, tree: BoundTree) {
+        self.by_name.insert(tree.name.clone(), tree.first_ino);
+        self.trees.insert(tree.first_ino, Arc::new(tree));
+    }
 }
 
 #[derive(Debug)]
@@ -83,8 +154,11 @@ pub(crate) struct Totals {
     pub(crate) content_bytes: u64,
 }
 
-/// What a directory holds at a place: the offset after it, its name and its inode.
-pub(crate) type Visit<'a> = dyn FnMut(u64, &[u8], &Inode) -> bool + 'a;
+/// What a directory holds at a place: the offset after it, its name and what it is.
+pub(crate) type Visit<'a> = dyn FnMut(u64, &[u8], &Found) -> bool + 'a;
+
+/// How many numbers a room has for what will fill it.
+const ROOM_INOS: u64 = 1 << 26;
 
 impl View {
     pub(crate) fn new() -> Self {
@@ -112,12 +186,51 @@ impl View {
             shared.trees += 1;
             shared.inode.clone()
         });
-        let tree = Arc::new(BoundTree { name: name.into(), layout, keys });
+        let shown = Arc::new(Shown { layout, keys, directories: AtomicU32::new(1) });
+        let tree = BoundTree { name: name.into(), first_ino, shown, fixed: Box::default() };
         let mut bound = self.bound.write();
         bound.files.extend(fresh.into_iter().map(|inode| (inode.ino, inode)));
-        bound.by_name.insert(name.into(), first_ino);
-        bound.trees.insert(first_ino, tree);
+        bound.insert(tree);
         true
+    }
+
+    /// Opens a room: a directory that shows `empty` until it is filled, and says false if the name is taken.
+    pub(crate) fn open_room(&self, name: &[u8], empty: &Tree) -> bool {
+        let _others_wait = self.files.lock();
+        let mut bound = self.bound.write();
+        if bound.by_name.contains_key(name) {
+            return false;
+        }
+        let first_ino = self.next_ino.fetch_add(ROOM_INOS, Ordering::Relaxed);
+        // Its files belong to the room alone, and all of it keeps its numbers.
+        let layout = Layout::new(empty, first_ino, &mut |_, make| make());
+        let fixed = (0..layout.len() as u32).collect();
+        let shown = Arc::new(Shown { layout, keys: Vec::new(), directories: AtomicU32::new(1) });
+        bound.insert(BoundTree { name: name.into(), first_ino, shown, fixed });
+        true
+    }
+
+    /// Fills a room with what another directory shows, and returns the numbers that the kernel may know already.
+    pub(crate) fn fill(&self, room: &[u8], like: &[u8]) -> Result<Vec<u64>> {
+        let _others_wait = self.files.lock();
+        let mut bound = self.bound.write();
+        let (room, like) = (bound.get(room).ok_or(Refused::NotFound)?, bound.get(like).ok_or(Refused::NotFound)?);
+        let (empty, layout) = (&room.shown.layout, &like.shown.layout);
+        let mut fixed = Vec::with_capacity(empty.len());
+        for node in empty.nodes() {
+            let (number, same) = layout.find(&empty.path(node)).ok_or(Refused::Unfit)?;
+            let (wanted, given) = (&node.inode.entry, &same.inode.entry);
+            let both_files = matches!((&wanted.kind, &given.kind), (Kind::File { .. }, Kind::File { .. }));
+            if !both_files && !(wanted.is_dir() && given.is_dir()) {
+                return Err(Refused::Unfit);
+            }
+            fixed.push(number);
+        }
+        let known = (0..fixed.len() as u64).map(|place| room.first_ino + place).collect();
+        let filled = BoundTree { name: room.name.clone(), first_ino: room.first_ino, shown: like.shown.clone(), fixed: fixed.into() };
+        like.shown.directories.fetch_add(1, Ordering::Relaxed);
+        bound.insert(filled);
+        Ok(known)
     }
 
     /// Takes a tree away, and says if there was one of this name.
@@ -126,7 +239,10 @@ impl View {
         let mut bound = self.bound.write();
         let Some(first_ino) = bound.by_name.remove(name) else { return false };
         let tree = bound.trees.remove(&first_ino).expect("a name stands for a tree");
-        for key in &tree.keys {
+        if tree.shown.directories.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return true;
+        }
+        for key in &tree.shown.keys {
             let shared = files.get_mut(key).expect("a bound file is known");
             shared.trees -= 1;
             if shared.trees == 0 {
@@ -151,35 +267,40 @@ impl View {
             return Ok(inode.clone());
         }
         let (tree, number) = self.place(ino)?;
-        tree.layout.node(number).map(|node| node.inode.clone()).ok_or(Refused::Gone)
+        tree.node(number).map(|node| node.inode.clone()).ok_or(Refused::Gone)
     }
 
     /// Finds the tree and node of what is no regular file.
     fn place(&self, ino: u64) -> Result<(Arc<BoundTree>, u32)> {
         let bound = self.bound.read();
-        let (first_ino, tree) = bound.trees.range(..=ino).next_back().ok_or(Refused::Gone)?;
-        let number = u32::try_from(ino - first_ino).map_err(|_| Refused::Gone)?;
+        let (_, tree) = bound.trees.range(..=ino).next_back().ok_or(Refused::Gone)?;
+        let number = tree.number(ino).ok_or(Refused::Gone)?;
         Ok((tree.clone(), number))
     }
 
     fn dir(&self, ino: u64) -> Result<(Arc<BoundTree>, u32)> {
         let (tree, number) = self.place(ino)?;
-        let node = tree.layout.node(number).ok_or(Refused::Gone)?;
-        match node.inode.ino == ino && node.inode.entry.is_dir() {
+        let node = tree.node(number).ok_or(Refused::Gone)?;
+        match tree.ino(number, node) == ino && node.inode.entry.is_dir() {
             true => Ok((tree, number)),
             false => Err(Refused::NotADirectory),
         }
     }
 
     /// Looks a name up in a directory.
-    pub(crate) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Arc<Inode>> {
+    ///
+    /// What is not there is [`Refused::NotFound`] where it never will be, and [`Refused::NotYet`] where it may still come.
+    pub(crate) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Found> {
         if parent == ROOT_INO {
-            let first_ino = *self.bound.read().by_name.get(name).ok_or(Refused::NotFound)?;
-            return self.inode(first_ino);
+            return self.bound.read().get(name).ok_or(Refused::NotYet)?.found(0);
         }
         let (tree, number) = self.dir(parent)?;
-        let node = tree.layout.node(number).ok_or(Refused::Gone)?;
-        tree.layout.child(node, name).map(|child| child.inode.clone()).ok_or(Refused::NotFound)
+        let node = tree.node(number).ok_or(Refused::Gone)?;
+        match tree.shown.layout.child(node, name) {
+            Some(child) => tree.found(child),
+            None if tree.is_empty_room() => Err(Refused::NotYet),
+            None => Err(Refused::NotFound),
+        }
     }
 
     /// Shows what is in a directory after `offset` (0 for the beginning), until `visit` says that it has enough.
@@ -189,36 +310,42 @@ impl View {
             return Ok(());
         }
         let (tree, number) = self.dir(ino)?;
-        let node = tree.layout.node(number).ok_or(Refused::Gone)?;
-        if offset < 1 && visit(1, b".", &node.inode) || offset < 2 && visit(2, b"..", self.parent(&tree, node)) {
+        let node = tree.node(number).ok_or(Refused::Gone)?;
+        if offset < 1 && visit(1, b".", &tree.found(number)?) || offset < 2 && visit(2, b"..", &self.parent(&tree, node)?) {
             return Ok(());
         }
         let from = offset.saturating_sub(2);
-        for (child, offset) in tree.layout.children(node, from as usize).zip(from + 3..) {
-            if visit(offset, &child.name, &child.inode) {
+        for (child, offset) in tree.shown.layout.children(node, from as usize).zip(from + 3..) {
+            let (found, name) = (tree.found(child)?, tree.node(child).map(|node| &*node.name).unwrap_or_default());
+            if visit(offset, name, &found) {
                 break;
             }
         }
         Ok(())
     }
 
-    fn parent<'a>(&'a self, tree: &'a BoundTree, node: &Node) -> &'a Inode {
+    fn parent(&self, tree: &BoundTree, node: &Node) -> Result<Found> {
         match node.name.is_empty() {
-            true => &self.root,
-            false => &tree.layout.node(node.parent).expect("a parent is in its tree").inode,
+            true => Ok(self.top()),
+            false => tree.found(node.parent),
         }
+    }
+
+    /// The directory that holds all trees.
+    fn top(&self) -> Found {
+        Found { ino: ROOT_INO, inode: self.root.clone() }
     }
 
     /// The offset after a tree is the number of its root, which stays true when others come and go.
     fn list_root(&self, offset: u64, visit: &mut Visit<'_>) {
-        if offset < 1 && visit(1, b".", &self.root) || offset < 2 && visit(2, b"..", &self.root) {
+        if offset < 1 && visit(1, b".", &self.top()) || offset < 2 && visit(2, b"..", &self.top()) {
             return;
         }
         let after: Vec<_> = self.bound.read().trees.range(offset.max(2)..).map(|(_, tree)| tree.clone()).collect();
         for tree in after {
-            let root = tree.layout.node(0).expect("a tree has a root");
+            let root = tree.found(0).expect("a tree has a root");
             // Offset 2 is the beginning, so each tree's offset is one more than its number.
-            if visit(tree.layout.first_ino + 1, &tree.name, &root.inode) {
+            if visit(tree.first_ino + 1, &tree.name, &root) {
                 break;
             }
         }
@@ -257,8 +384,8 @@ impl View {
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for tree in self.bound.read().trees.values() {
-            totals.entries += tree.layout.len() as u64;
-            totals.content_bytes += tree.layout.content_bytes;
+            totals.entries += tree.shown.layout.len() as u64;
+            totals.content_bytes += tree.shown.layout.content_bytes;
         }
         totals
     }
@@ -267,7 +394,7 @@ impl View {
     /// same directory returns none.
     pub(crate) fn small_neighbours(&self, inode: &Inode) -> Vec<Digest> {
         let Ok((tree, number)) = self.place(inode.ino) else { return Vec::new() };
-        let Some(dir) = tree.layout.node(number).and_then(|node| tree.layout.node(node.parent)) else { return Vec::new() };
+        let Some(dir) = tree.node(number).and_then(|node| tree.node(node.parent)) else { return Vec::new() };
         if dir.expected.swap(true, Ordering::Relaxed) {
             return Vec::new();
         }
@@ -279,7 +406,8 @@ impl View {
             Place::Chunk(digest) => Some(digest),
             Place::InList { .. } => None,
         };
-        tree.layout.children(dir, 0).filter_map(small).filter_map(chunk).take(NEIGHBOURS_MAX).collect()
+        let children = tree.shown.layout.children(dir, 0).filter_map(|child| tree.node(child));
+        children.filter_map(small).filter_map(chunk).take(NEIGHBOURS_MAX).collect()
     }
 
     /// Notes that a chunk of a file is read.
@@ -291,16 +419,17 @@ impl View {
     pub(crate) fn touches(&self, name: &[u8]) -> Option<Vec<Touch>> {
         let tree = {
             let bound = self.bound.read();
-            bound.trees[bound.by_name.get(name)?].clone()
+            bound.get(name)?.clone()
         };
+        let layout = &tree.shown.layout;
         let mut found = Vec::new();
         let mut seen = std::collections::HashSet::new();
-        for node in tree.layout.nodes() {
+        for node in layout.nodes() {
             let uses = node.inode.uses.lock();
             if uses.is_empty() || !seen.insert(node.inode.ino) {
                 continue;
             }
-            let path = tree.layout.path(node);
+            let path = layout.path(node);
             found.extend(uses.iter().map(|(chunk, order)| (*order, Touch { path: path.clone(), chunk: *chunk })));
         }
         found.sort_by_key(|(order, _)| *order);

@@ -1,6 +1,7 @@
 //! Real mounts. Needs root and `/dev/fuse`; says so and passes where there is neither.
 
 mod reading;
+mod rooms;
 mod trees;
 
 use std::collections::HashSet;
