@@ -112,6 +112,11 @@ impl Cgroup {
             // In v2 the folder of the second controller exists already.
             fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         }
+        self.limit(limits)
+    }
+
+    /// Writes limits. Those that are not given stay as they are.
+    pub(crate) fn limit(&self, limits: &Limits) -> Result<()> {
         for (file, value, needed) in settings(self.version, limits) {
             let controller = file.split('.').next().unwrap_or_default();
             let Some(folder) = self.folder(controller) else { continue };

@@ -11,6 +11,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,17 +20,18 @@ use parking_lot::Mutex;
 use rustix::process::WaitIdStatus;
 use serde_json::{Value, json};
 use tokio::{
+    io::AsyncWriteExt,
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
 use crate::{
-    Addresses, ContainerId, ContainerSpec, Error, Exec, ExecSpec, Exit, ExitStatus, Result, Timings, Usage, blocking,
+    Addresses, ContainerId, ContainerSpec, Error, Exec, ExecSpec, Exit, ExitStatus, Result, Rooms, Timings, Usage, Way, blocking,
     cgroup::Cgroup,
     control::Control,
     engine::Inner,
     exec::{self, Defaults},
-    network::Claim,
+    network::{Claim, slot::Slot},
     process::{self, Process},
 };
 
@@ -38,6 +40,10 @@ pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a process may take to run: the sandbox loads its program from the root, which may have
 /// to fetch it first.
 pub(crate) const START_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a checkpoint may take: as the disk takes to write all memory.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(300);
+/// The files of a snapshot, in the order in which the sandbox takes them.
+pub(crate) const SNAPSHOT_FILES: [&str; 3] = ["checkpoint.img", "pages_meta.img", "pages.img"];
 /// How long the export of a container's changes may take.
 const EXPORT_DEADLINE: Duration = Duration::from_secs(1800);
 /// How long a sandbox may live on after a SIGKILL, from inside or outside.
@@ -68,6 +74,9 @@ pub struct Container {
     timings: Mutex<Timings>,
     /// What start tells the sandbox about its network, and the socket for its frames.
     network: Mutex<Option<(Value, OwnedFd)>>,
+    /// What the program that waits in a sandbox made ahead is handed.
+    job: Mutex<Option<(OwnedFd, Vec<u8>)>>,
+    snapshot: Option<PathBuf>,
     sandbox_pid: i32,
     ended: watch::Receiver<Option<Ended>>,
     orders: mpsc::Sender<Order>,
@@ -88,13 +97,29 @@ enum Order {
 }
 
 impl Container {
-    /// Starts the owner of these parts, which must be complete.
-    pub(crate) fn new(parts: Parts, spec: &ContainerSpec, stdio: Stdio, timings: Timings) -> Result<Self> {
+    /// Starts the owner of these parts, which must be complete. `job` is for a sandbox made ahead.
+    pub(crate) fn new(parts: Parts, spec: &ContainerSpec, mut stdio: Stdio, mut timings: Timings, job: Option<Vec<u8>>) -> Result<Self> {
+        let snapshot = spec.snapshot.clone().filter(|_| job.is_some());
+        if snapshot.is_some() {
+            timings.way = Way::Restored;
+        }
+        let job = match (job, stdio.stdin.take()) {
+            (Some(job), Some(pipe)) => {
+                if spec.stdin {
+                    stdio.stdin = Some(pipe.try_clone().map_err(Error::file("duplicate", "a pipe"))?);
+                }
+                Some((pipe, job))
+            }
+            (_, stdin) => {
+                stdio.stdin = stdin;
+                None
+            }
+        };
         let network = match &parts.claim {
             Some(claim) => {
                 let frames = claim.slot.frames().try_clone_to_owned();
                 let frames = frames.map_err(Error::network("duplicate the socket of a slot"))?;
-                Some((claim.sandbox_arguments(), frames))
+                Some((claim.sandbox_arguments(snapshot.is_some()), frames))
             }
             None => None,
         };
@@ -110,6 +135,8 @@ impl Container {
             stdio: Mutex::new(Some(stdio)),
             timings: Mutex::new(timings),
             network: Mutex::new(network),
+            job: Mutex::new(job),
+            snapshot,
             sandbox_pid: parts.sandbox.as_ref().map_or(0, |s| s.sandbox.pid()),
             ended: ended_seen,
             orders,
@@ -155,10 +182,59 @@ impl Container {
             let method = "containerManager.SetNetworkArgs";
             self.control.call::<_, Value>(method, &arguments, &[frames.as_fd()], CALL_DEADLINE).await?;
         }
-        let method = "containerManager.StartRoot";
-        self.control.call::<_, Value>(method, &self.id.to_string(), &[], START_DEADLINE).await?;
+        let job = self.job.lock().take();
+        match job {
+            // Together: a long job does not fit into the pipe before somebody reads it.
+            Some((pipe, job)) => tokio::try_join!(self.run(), self.hand_over(pipe, &job)).map(drop)?,
+            None => self.run().await?,
+        }
         self.timings.lock().start = Some(began.elapsed());
         Ok(())
+    }
+
+    /// Lets the first process run.
+    async fn run(&self) -> Result<()> {
+        let id = self.id.to_string();
+        let Some(snapshot) = &self.snapshot else {
+            return self.control.call::<_, Value>("containerManager.StartRoot", &id, &[], START_DEADLINE).await.map(drop);
+        };
+        let files = SNAPSHOT_FILES.map(|name| {
+            let path = snapshot.join(name);
+            fs::File::open(&path).map_err(Error::file("open", &path))
+        });
+        let [image, meta, pages] = files;
+        let (image, meta, pages) = (image?, meta?, pages?);
+        let argument = json!({"HavePagesFile": true, "HaveDeviceFile": false});
+        let files = [image.as_fd(), meta.as_fd(), pages.as_fd()];
+        self.control.call::<_, Value>("containerManager.Restore", &argument, &files, START_DEADLINE).await.map(drop)
+    }
+
+    /// Writes the job to the program that waits for it.
+    async fn hand_over(&self, pipe: OwnedFd, job: &[u8]) -> Result<()> {
+        let failed = Error::file("write", "the job of a container");
+        let written = async {
+            rustix::io::ioctl_fionbio(&pipe, true)?;
+            tokio::net::unix::pipe::Sender::from_owned_fd(pipe)?.write_all(job).await
+        };
+        match timeout(START_DEADLINE, written).await {
+            Ok(written) => written.map_err(failed),
+            Err(_) => Err(Error::Deadline { container: self.id, what: "the reading of its job", waited: START_DEADLINE }),
+        }
+    }
+
+    /// Writes all that the container's processes are, into a folder that exists: [`ContainerSpec::snapshot`] takes it.
+    /// The container goes on.
+    pub async fn checkpoint(&self, to: &Path) -> Result<()> {
+        let files = SNAPSHOT_FILES.map(|name| {
+            let path = to.join(name);
+            fs::File::create(&path).map_err(Error::file("create", &path))
+        });
+        let [image, meta, pages] = files;
+        let (image, meta, pages) = (image?, meta?, pages?);
+        let argument = json!({"metadata": {"compression": "none"}, "have_pages_file": true, "Resume": true});
+        let files = [image.as_fd(), meta.as_fd(), pages.as_fd()];
+        let method = "containerManager.Checkpoint";
+        self.control.call::<_, Value>(method, &argument, &files, CHECKPOINT_DEADLINE).await.map(drop)
     }
 
     /// Sends a signal to the first process, or to all. One that has ended takes it silently.
@@ -346,14 +422,23 @@ impl Sandbox {
 pub(crate) struct Parts {
     engine: Arc<Inner>,
     pub(crate) id: ContainerId,
+    /// A network without an address yet.
+    pub(crate) slot: Option<Slot>,
     pub(crate) claim: Option<Claim>,
+    /// The room that is its root, by name.
+    pub(crate) room: Option<(Arc<dyn Rooms>, String)>,
     pub(crate) cgroup: Option<Arc<Cgroup>>,
     pub(crate) sandbox: Option<Sandbox>,
 }
 
 impl Parts {
     pub(crate) fn new(engine: Arc<Inner>, id: ContainerId) -> Self {
-        Self { engine, id, claim: None, cgroup: None, sandbox: None }
+        Self { engine, id, slot: None, claim: None, room: None, cgroup: None, sandbox: None }
+    }
+
+    /// Whether its sandbox is there and runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.sandbox.as_ref().is_some_and(|sandbox| sandbox.sandbox.is_alive())
     }
 
     async fn sandbox_ended(&self) -> io::Result<()> {
@@ -401,8 +486,14 @@ impl Parts {
             self.cgroup = None;
         }
         self.sweep();
+        if let Some(slot) = self.slot.take() {
+            blocking(move || slot.remove()).await?;
+        }
         if let Some(claim) = self.claim.take() {
             self.engine.release(claim).await?;
+        }
+        if let Some((rooms, name)) = self.room.take() {
+            blocking(move || rooms.close(&name)).await;
         }
         let (engine, id) = (self.engine.clone(), self.id);
         blocking(move || remove_files(&engine, id)).await?;
@@ -437,11 +528,10 @@ fn remove_files(engine: &Inner, id: ContainerId) -> Result<()> {
             fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
         }
     }
-    let bundle = engine.bundle(id);
-    match fs::remove_dir_all(&bundle) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", &bundle)(e)),
+    [engine.bundle(id), engine.own(id)].iter().try_for_each(|folder| match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", folder)(e)),
         _ => Ok(()),
-    }
+    })
 }
 
 fn status_of(status: WaitIdStatus) -> ExitStatus {

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio as ChildStdio,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -21,11 +21,13 @@ use serde::Deserialize;
 use tokio::{process::Command, sync::Semaphore, time::timeout};
 
 use crate::{
-    Bind, Container, ContainerId, ContainerSpec, Error, NetworkConfig, NetworkMode, Overlay, Result, Tag, Timings, blocking,
+    AheadConfig, Bind, Container, ContainerId, ContainerSpec, Error, NetworkConfig, NetworkMode, Overlay, Result, Tag, Timings, Way,
+    ahead::{self, Ahead, Blank},
+    blocking,
     cgroup::Cgroups,
     container::{Parts, Sandbox, Stdio},
     leftover,
-    network::{Claim, Network, resolver},
+    network::{Claim, Network, resolver, slot::Slot},
     oci, process,
 };
 
@@ -87,7 +89,10 @@ pub(crate) struct Inner {
     platform: String,
     pub(crate) run_dir: PathBuf,
     overlay_dir: PathBuf,
+    /// Where containers' own files are.
+    own_dir: PathBuf,
     cgroups: Cgroups,
+    ahead: OnceLock<Arc<Ahead>>,
     pub(crate) network: Option<Network>,
     next_id: AtomicU64,
     creating: Semaphore,
@@ -111,10 +116,11 @@ impl Engine {
         let overlay_dir = make_dir(&config.overlay_dir.unwrap_or_else(|| state_dir.join("overlay")))?;
         process::become_subreaper().map_err(|source| Error::File { action: "become the reaper of", path: "/proc/self".into(), source })?;
 
-        let (run, overlay, networked) = (run_dir.clone(), overlay_dir.clone(), config.network.is_some());
+        let own_dir = state_dir.join("own");
+        let (run, overlay, own, networked) = (run_dir.clone(), overlay_dir.clone(), own_dir.clone(), config.network.is_some());
         let cgroups = blocking(move || {
-            leftover::clean(tag, &run, &overlay, networked)?;
-            for folder in [&run, &root_of(&run), &bundles_of(&run), &overlay] {
+            leftover::clean(tag, &run, &overlay, &own, networked)?;
+            for folder in [&run, &root_of(&run), &bundles_of(&run), &overlay, &own] {
                 make_dir(folder)?;
                 // Descriptions hold environments, and those hold secrets.
                 let private = fs::Permissions::from_mode(0o700);
@@ -133,7 +139,9 @@ impl Engine {
             platform: config.platform,
             run_dir,
             overlay_dir,
+            own_dir,
             cgroups,
+            ahead: OnceLock::new(),
             network,
             // Ids start anywhere, so that those of two lives of a node do not meet in its logs.
             next_id: AtomicU64::new(RandomState::new().build_hasher().finish()),
@@ -147,18 +155,129 @@ impl Engine {
     ///
     /// Nothing is left behind when this fails.
     pub async fn create(&self, spec: ContainerSpec) -> Result<Container> {
-        let unique = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let id = ContainerId::new(self.0.tag, unique);
-        let mut parts = Parts::new(self.0.clone(), id);
-        match self.assemble(&mut parts, &spec).await {
-            Ok((stdio, timings)) => Container::new(parts, &spec, stdio, timings),
-            Err(error) => {
-                if let Err(left) = parts.dismantle().await {
-                    tracing::warn!(container = %id, error = %left, "a failed creation left something behind");
-                }
-                Err(error)
-            }
+        if let Some(container) = self.create_ahead(&spec).await? {
+            return Ok(container);
         }
+        let mut parts = self.parts();
+        match self.assemble(&mut parts, &spec).await {
+            Ok((stdio, timings)) => Container::new(parts, &spec, stdio, timings, None),
+            Err(error) => Err(dismantled(parts, error).await),
+        }
+    }
+
+    fn parts(&self) -> Parts {
+        let unique = self.0.next_id.fetch_add(1, Ordering::Relaxed);
+        Parts::new(self.0.clone(), ContainerId::new(self.0.tag, unique))
+    }
+
+    /// Keeps some sandboxes ready from now on, for containers that fit them. Only the first call counts.
+    pub fn make_ahead(&self, config: AheadConfig) {
+        let ahead = Arc::new(Ahead::new(config));
+        if self.0.ahead.set(ahead.clone()).is_err() {
+            return;
+        }
+        // The engine owns the task, so the task must not keep the engine.
+        let engine = Arc::downgrade(&self.0);
+        ahead.keep_filled(move || {
+            let engine = engine.upgrade();
+            async move {
+                match engine {
+                    Some(engine) => Self(engine).make_blank().await,
+                    None => std::future::pending().await,
+                }
+            }
+        });
+    }
+
+    /// How many sandboxes wait for a container.
+    pub fn waiting(&self) -> usize {
+        self.0.ahead.get().map_or(0, |ahead| ahead.waiting())
+    }
+
+    /// Makes a sandbox that waits.
+    async fn make_blank(&self) -> Result<Blank> {
+        let mut parts = self.parts();
+        match self.assemble_blank(&mut parts).await {
+            Ok(stdio) => Ok(Blank { parts, stdio }),
+            Err(error) => Err(dismantled(parts, error).await),
+        }
+    }
+
+    async fn assemble_blank(&self, parts: &mut Parts) -> Result<Stdio> {
+        let inner = &self.0;
+        let ahead = inner.ahead.get().expect("blanks are made once it is known of what kind").clone();
+        let network = inner.network.as_ref().ok_or(Error::NoNetwork { container: parts.id })?;
+        let room = format!("room-{}", parts.id);
+        let opened = ahead.config.rooms.open(&room);
+        let rootfs = opened.map_err(|source| Error::File { action: "open the room", path: room.clone().into(), source })?;
+        parts.room = Some((ahead.config.rooms.clone(), room));
+        parts.slot = Some(network.slot().await?);
+        let own = inner.own(parts.id);
+        make_dir(&own)?;
+        let spec = ahead.config.description(rootfs, own);
+        let group = inner.cgroups.create(&parts.id.to_string(), &spec.limits)?;
+        let entrances = group.entrances();
+        parts.cgroup = Some(Arc::new(group));
+        inner.write_bundle(parts, &spec)?;
+        let _turn = inner.creating.acquire().await;
+        inner.run_create(parts, &spec, entrances?).await
+    }
+
+    /// Makes a container of a sandbox made ahead; `None` where it does not fit one, or none is there.
+    async fn create_ahead(&self, spec: &ContainerSpec) -> Result<Option<Container>> {
+        let Some(ahead) = self.0.ahead.get().filter(|ahead| ahead.config.fits(spec)) else { return Ok(None) };
+        let mut timings = Timings { way: Way::Ahead, ..Timings::default() };
+        let began = Instant::now();
+        let mut blank = loop {
+            match ahead.take() {
+                Some(blank) if blank.parts.is_alive() => break blank,
+                Some(dead) => drop(tokio::spawn(async move { dismantled(dead.parts, Error::NotAlive).await })),
+                // A snapshot is worth the making of a sandbox.
+                None if spec.snapshot.is_some() => {
+                    break match self.make_blank().await {
+                        Ok(blank) => blank,
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot make a sandbox for a snapshot");
+                            return Ok(None);
+                        }
+                    };
+                }
+                None => return Ok(None),
+            }
+        };
+        timings.create = began.elapsed();
+        let filled = blank.parts.room.as_ref().is_some_and(|(rooms, name)| rooms.fill(name, &spec.rootfs));
+        if !filled {
+            ahead.give_back(blank);
+            return Ok(None);
+        }
+        match self.furnish(&mut blank, spec, &mut timings).await {
+            Ok(job) => Container::new(blank.parts, spec, blank.stdio, timings, Some(job)).map(Some),
+            Err(error) => Err(dismantled(blank.parts, error).await),
+        }
+    }
+
+    /// Gives a sandbox made ahead what is a container's own, and returns its job.
+    async fn furnish(&self, blank: &mut Blank, spec: &ContainerSpec, timings: &mut Timings) -> Result<Vec<u8>> {
+        let (inner, parts) = (&self.0, &mut blank.parts);
+        let job = ahead::job(spec).map_err(|reason| Error::Description { container: parts.id, reason })?;
+        let began = Instant::now();
+        let network = inner.network.as_ref().ok_or(Error::NoNetwork { container: parts.id })?;
+        let slot = parts.slot.take().ok_or(Error::NoNetwork { container: parts.id })?;
+        let claim = parts.claim.insert(network.connect(slot, spec.network).await?);
+        timings.network = began.elapsed();
+        let prepared = Instant::now();
+        let hosts = resolver::hosts(&spec.hostname, Some(claim.address));
+        let path = inner.bundle(parts.id).join(file_name(0));
+        fs::write(&path, hosts).map_err(Error::file("write", &path))?;
+        if let Some(group) = &parts.cgroup {
+            group.limit(&spec.limits)?;
+        }
+        if let Some(own) = &spec.own {
+            ahead::move_files(&own.source, &inner.own(parts.id))?;
+        }
+        timings.prepare = prepared.elapsed();
+        Ok(job)
     }
 
     /// Fills in the parts one by one, so that those that exist can be taken down after a failure.
@@ -220,6 +339,12 @@ impl Engine {
     /// (firewall table, gateway address, cgroup folders, run folder). Nothing with this engine's
     /// tag is left on the machine, and the engine must not be used afterwards.
     pub async fn close(&self) -> Result<()> {
+        if let Some(ahead) = self.0.ahead.get() {
+            for blank in ahead.end().await {
+                let mut parts = blank.parts;
+                parts.dismantle().await?;
+            }
+        }
         let inner = self.0.clone();
         blocking(move || leftover::end_containers(&inner.run_dir, &inner.cgroups)).await?;
         if let Some(network) = &self.0.network {
@@ -238,6 +363,11 @@ impl Engine {
 }
 
 impl Inner {
+    /// The folder of a container's own files, where the engine made it.
+    pub(crate) fn own(&self, id: ContainerId) -> PathBuf {
+        self.own_dir.join(id.to_string())
+    }
+
     pub(crate) fn bundle(&self, id: ContainerId) -> PathBuf {
         bundles_of(&self.run_dir).join(id.to_string())
     }
@@ -272,13 +402,14 @@ impl Inner {
         for file in &spec.files {
             binds.push(add_file(&bundle, binds.len(), &file.target, &file.content, file.mode)?);
         }
-        binds.extend(spec.binds.iter().cloned());
+        binds.extend(spec.binds.iter().chain(&spec.own).cloned());
         if let Some(bind) = binds.iter().find(|bind| !bind.target.starts_with('/')) {
             let reason = format!("the target {:?} of a bind is not absolute", bind.target);
             return Err(Error::Description { container: parts.id, reason });
         }
 
-        let namespace = parts.claim.as_ref().map(|claim| claim.slot.namespace_path());
+        let slot = parts.slot.as_ref().or(parts.claim.as_ref().map(|claim| &claim.slot));
+        let namespace = slot.map(Slot::namespace_path);
         let description = oci::render(spec, &hostname, &binds, namespace.as_deref());
         let path = bundle.join("config.json");
         let text = description.to_string();
@@ -429,9 +560,22 @@ fn take_lock(state_dir: &Path) -> Result<File> {
     }
 }
 
+/// What the file of a container's bundle is called that is mounted as the nth; /etc/hosts is the first.
+fn file_name(number: usize) -> String {
+    format!("file-{number}")
+}
+
+/// Takes down what a failed creation made.
+async fn dismantled(mut parts: Parts, error: Error) -> Error {
+    if let Err(left) = parts.dismantle().await {
+        tracing::warn!(container = %parts.id, error = %left, "a failed creation left something behind");
+    }
+    error
+}
+
 /// Writes a file of the container into its bundle and returns how to mount it.
 fn add_file(bundle: &Path, number: usize, target: &str, content: &[u8], mode: u32) -> Result<Bind> {
-    let source = bundle.join(format!("file-{number}"));
+    let source = bundle.join(file_name(number));
     fs::write(&source, content).map_err(Error::file("write", &source))?;
     fs::set_permissions(&source, fs::Permissions::from_mode(mode)).map_err(Error::file("write", &source))?;
     Ok(Bind { source, target: target.to_owned(), read_only: true })

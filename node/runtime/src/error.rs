@@ -27,6 +27,9 @@ pub enum Error {
         /// What the node needs.
         wanted: &'static str,
     },
+    /// A sandbox made ahead has ended before anything used it.
+    #[error("a sandbox made ahead has ended: see the machine's log for a lack of memory")]
+    NotAlive,
     /// Another process has an engine open on the same folder.
     #[error("the runtime folder {path} is in use by another process")]
     InUse {

@@ -24,7 +24,7 @@ use crate::{
 const DEATH_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Cleans everything of this instance. The order matters: processes hold all the rest.
-pub(crate) fn clean(tag: Tag, run_dir: &Path, overlay_dir: &Path, networked: bool) -> Result<()> {
+pub(crate) fn clean(tag: Tag, run_dir: &Path, overlay_dir: &Path, own_dir: &Path, networked: bool) -> Result<()> {
     end_containers(run_dir, &Cgroups::open(tag)?)?;
     if networked {
         network::remove_shared(tag)?;
@@ -34,7 +34,10 @@ pub(crate) fn clean(tag: Tag, run_dir: &Path, overlay_dir: &Path, networked: boo
     for entry in fs::read_dir(overlay_dir).into_iter().flatten().flatten() {
         let _ = fs::remove_file(entry.path());
     }
-    Ok(())
+    match fs::remove_dir_all(own_dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", own_dir)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Kills all containers of a run folder and removes their cgroups.

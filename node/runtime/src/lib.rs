@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Engine::open ── cleans what a former process of this node left, by name
-//!   create ── network slot (prepared ahead), cgroups, config.json, `runsc create`
+//!   make_ahead ── a few sandboxes wait, for containers that need nothing special (`ahead`)
+//!   create ── one of those; or network slot (prepared ahead), cgroups, config.json, `runsc create`
 //!     take_stdio ── pipes of the first process
 //!     start ── by the control socket: network, then the first process
 //!     exec, signal, export_upper, port_forward ── by the control socket
@@ -26,6 +27,7 @@
 //! that opened the engine: its pipes break, and the next [`Engine::open`] kills what still runs.
 //! A first process that a signal ended inside shows as exit code 128 + signal.
 
+mod ahead;
 mod cgroup;
 mod container;
 mod control;
@@ -40,6 +42,7 @@ mod oci;
 mod process;
 mod spec;
 
+pub use ahead::{AheadConfig, LAUNCHER, Rooms};
 pub use container::{Container, Stdio};
 pub use doctor::{Finding, Verdict, doctor_checks};
 pub use engine::{Engine, EngineConfig, RUNSC_STAMP};

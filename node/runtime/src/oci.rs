@@ -60,16 +60,19 @@ fn process(spec: &ContainerSpec) -> Value {
     let all = capabilities(spec);
     // Docker gives capabilities to root alone; others can gain them by set-user-id programs.
     let active = active_capabilities(&spec.user, &all);
+    let mut user = json!({"uid": spec.user.uid, "gid": spec.user.gid});
+    if !spec.user.groups.is_empty() {
+        // runsc tells an empty list from none when it compares a container with a snapshot.
+        user["additionalGids"] = json!(spec.user.groups);
+    }
     json!({
         "terminal": false,
-        "user": {
-            "uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": spec.user.groups,
-        },
+        "user": user,
         "args": spec.argv,
         "env": environment(&spec.env),
         "cwd": spec.cwd,
         "capabilities": {
-            "bounding": all, "effective": active, "permitted": active, "inheritable": [], "ambient": [],
+            "bounding": all, "effective": active, "permitted": active,
         },
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES_MAX, "hard": OPEN_FILES_MAX}],
         "noNewPrivileges": false,

@@ -43,6 +43,12 @@ impl Process {
         self.pidfd.readable().await.map(drop)
     }
 
+    /// Whether it runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)], Some(&now)), Ok(0))
+    }
+
     /// Takes the exit status. `None` while the process runs; ECHILD when somebody else took it.
     pub(crate) fn reap(&self) -> io::Result<Option<WaitIdStatus>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;

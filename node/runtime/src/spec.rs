@@ -29,6 +29,13 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Host directories and files to be seen inside.
     pub binds: Vec<Bind>,
+    /// A folder of files that only this container has, on the file system of the engine's state folder. They may be moved
+    /// to another folder when the container is made, and go with it.
+    pub own: Option<Bind>,
+    /// The folder of a snapshot that [`Container::checkpoint`](crate::Container::checkpoint) wrote, of a program that waits
+    /// for what to run on its stdin. Where the container fits a sandbox made ahead, that program goes on in it and is told
+    /// the rest of this description; else this is of no meaning.
+    pub snapshot: Option<PathBuf>,
     /// Small files to be seen inside, read-only.
     pub files: Vec<AddedFile>,
     /// Devices, such as GPUs.
@@ -60,6 +67,8 @@ impl ContainerSpec {
             user: User::default(),
             hostname: String::new(),
             binds: Vec::new(),
+            own: None,
+            snapshot: None,
             files: Vec::new(),
             devices: Vec::new(),
             limits: Limits::default(),
@@ -200,14 +209,28 @@ pub struct Usage {
     pub cpu: Duration,
 }
 
+/// In which way a container began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    /// Its sandbox was made for it.
+    #[default]
+    Made,
+    /// Its sandbox was made ahead.
+    Ahead,
+    /// A snapshot was restored.
+    Restored,
+}
+
 /// How long each phase of a container's beginning took, for `explain`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
+    /// In which way it began.
+    pub way: Way,
     /// Until it had a network: near zero when a prepared slot was there.
     pub network: Duration,
     /// Cgroups, description and files.
     pub prepare: Duration,
-    /// `runsc create`.
+    /// `runsc create`; zero for a sandbox made ahead.
     pub create: Duration,
     /// From [`Container::start`](crate::Container::start) until its first process ran.
     pub start: Option<Duration>,

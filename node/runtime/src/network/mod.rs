@@ -158,16 +158,25 @@ impl Network {
         })
     }
 
-    /// Takes a prepared slot, or makes one, and gives it an address.
-    pub(crate) async fn claim(&self, mode: NetworkMode) -> Result<Claim> {
+    /// Takes a prepared slot, or makes one.
+    pub(crate) async fn slot(&self) -> Result<Slot> {
         let ready = self.ready.lock().await.try_recv();
-        let slot = match ready {
-            Ok(slot) => slot,
+        match ready {
+            Ok(slot) => Ok(slot),
             Err(_) => {
                 let maker = self.maker.clone();
-                blocking(move || maker.make()).await?
+                blocking(move || maker.make()).await
             }
-        };
+        }
+    }
+
+    /// Takes a slot and gives it an address.
+    pub(crate) async fn claim(&self, mode: NetworkMode) -> Result<Claim> {
+        self.connect(self.slot().await?, mode).await
+    }
+
+    /// Gives a slot an address.
+    pub(crate) async fn connect(&self, slot: Slot, mode: NetworkMode) -> Result<Claim> {
         let address = self.addresses.lock().take(mode)?;
         let claim = Claim { slot, address, gateway: self.gateway };
         let set = Netlink::open().and_then(|n| n.add_peer(claim.slot.link_index, self.gateway, address));
@@ -218,7 +227,7 @@ impl Claim {
 
     /// What the sandbox's network stack is to be like, for containerManager.SetNetworkArgs.
     /// The descriptor that goes with it is the slot's `frames`.
-    pub(crate) fn sandbox_arguments(&self) -> Value {
+    pub(crate) fn sandbox_arguments(&self, restores: bool) -> Value {
         let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
         let net = |ip: Ipv4Addr, bits: u32| {
             let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
@@ -263,7 +272,7 @@ impl Claim {
             "PCAP": false,
             "LogPackets": false,
             "NATBlob": false,
-            "IsRestore": false,
+            "IsRestore": restores,
         })
     }
 }

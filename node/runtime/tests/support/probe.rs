@@ -57,6 +57,7 @@ fn main() {
             say("ready");
             sleep();
         }
+        "jobs" => await_job(),
         "fill" => fill(word(1).parse().unwrap()),
         "burn" => burn(Duration::from_millis(word(1).parse().unwrap())),
         "write" => fs::write(word(1), word(2)).unwrap(),
@@ -76,6 +77,19 @@ fn sleep() -> ! {
     loop {
         thread::sleep(Duration::from_secs(60));
     }
+}
+
+/// Waits for a job as a program does that goes on from a snapshot, and says what it was.
+fn await_job() {
+    say("waiting");
+    let mut length = [0; 4];
+    io::stdin().read_exact(&mut length).unwrap();
+    let mut job = vec![0; u32::from_le_bytes(length) as usize];
+    io::stdin().read_exact(&mut job).unwrap();
+    let job = String::from_utf8(job).unwrap();
+    // Whether stdin stays, where, how many arguments, and those: the program, what it is to do, with what.
+    say(&format!("job for {}", job.split('\0').nth(5).unwrap()));
+    say(&format!("own file {}", fs::read_to_string("/task/name").unwrap()));
 }
 
 /// Prints numbered lines and ends without any farewell, as os._exit does.
