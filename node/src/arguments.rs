@@ -13,6 +13,7 @@ use shoal_state::{ENVIRONMENT_DEFAULT, State, TaskId};
 
 use crate::api::{Api, Error, app, function};
 use crate::config::Config;
+use crate::zygotes;
 
 /// The folder of a task's own things in its container: a folder that every tree has, over which the task's is mounted.
 pub(crate) const TASK_DIR: &str = "/__modal/task";
@@ -74,7 +75,14 @@ async fn dependency_object(api: &Api, id: &str) -> Result<pb::Object, Error> {
 pub(crate) fn write_own_folder(config: &Config) -> anyhow::Result<()> {
     let dir = own_dir(config);
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    Ok(config.egress().write_files(&dir)?)
+    config.egress().write_files(&dir)?;
+    zygotes::write_programs(&dir)
+}
+
+/// Size of /dev/shm, in bytes: half of the machine's memory, for the limit of a container's own memory counts what is in it.
+pub(crate) fn shm_bytes() -> u64 {
+    let memory = rustix::system::sysinfo();
+    memory.totalram * u64::from(memory.mem_unit) / 2
 }
 
 fn own_dir(config: &Config) -> PathBuf {
@@ -100,8 +108,8 @@ pub(crate) struct Variables<'a> {
     pub(crate) egress: BTreeMap<String, String>,
 }
 
-/// Returns the environment of a task's program.
-pub(crate) fn environment(id: TaskId, variables: Variables<'_>) -> Vec<(String, String)> {
+/// Returns the environment of a task's program; without a task, that of what all programs of an image have in common.
+pub(crate) fn environment(id: Option<TaskId>, variables: Variables<'_>) -> Vec<(String, String)> {
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), shoal_runtime::DEFAULT_PATH.to_owned()),
         ("HOME".to_owned(), WORKDIR.to_owned()),
@@ -115,15 +123,16 @@ pub(crate) fn environment(id: TaskId, variables: Variables<'_>) -> Vec<(String, 
         [
             ("PYTHONPATH", format!("{WORKDIR}:/pkg{path}")),
             ("MODAL_SERVER_URL", format!("unix://{TASK_DIR}/{SOCKET}")),
-            ("MODAL_TASK_ID", id.to_string()),
-            ("MODAL_IMAGE_ID", variables.image_id),
             ("MODAL_IS_REMOTE", "1".to_owned()),
-            ("MODAL_ENVIRONMENT", variables.environment),
             ("MODAL_CONTAINER_ARGUMENTS_PATH", format!("{TASK_DIR}/{ARGUMENTS}")),
             ("MODAL_CLOUD_PROVIDER", "shoal".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
+    if let Some(id) = id {
+        let own = [("MODAL_TASK_ID", id.to_string()), ("MODAL_IMAGE_ID", variables.image_id), ("MODAL_ENVIRONMENT", variables.environment)];
+        env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    }
     env.into_iter().collect()
 }
 
@@ -143,7 +152,7 @@ mod tests {
             environment: "main".to_owned(),
             egress: BTreeMap::from([("PIP_CERT".to_owned(), "/ca.pem".to_owned())]),
         };
-        let env: BTreeMap<String, String> = environment(id, variables).into_iter().collect();
+        let env: BTreeMap<String, String> = environment(Some(id), variables).into_iter().collect();
         assert_eq!(env["A"], "secret");
         assert_eq!(env["MODAL_TASK_ID"], id.to_string());
         assert_eq!(env["PYTHONPATH"], "/root:/pkg:/lib");

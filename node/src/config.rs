@@ -15,7 +15,7 @@ use shoal_image::build::Egress;
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
 
 /// Keys that a `SHOAL_…` variable may set; other variables of that prefix belong to somebody else.
-const KEYS: [&str; 10] = ["data", "api", "web", "advertise", "name", "runsc", "cpu_milli", "memory_bytes", "log", "images"];
+const KEYS: [&str; 11] = ["data", "api", "web", "advertise", "name", "runsc", "cpu_milli", "memory_bytes", "log", "images", "containers"];
 
 /// What a node is told from outside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +41,26 @@ pub(crate) struct Config {
     pub(crate) log: String,
     /// Builds of images.
     pub(crate) images: Images,
+    /// Starts of containers.
+    pub(crate) containers: Containers,
+}
+
+/// How containers are started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Containers {
+    /// How many sandboxes wait for a container, of some 14 MiB each.
+    pub(crate) sandboxes_ahead: usize,
+    /// Snapshots of Python with the client loaded are made for images in use, and new containers go on from them.
+    pub(crate) zygotes: bool,
+    /// How much disk those snapshots may take, in bytes; some 35 MiB each.
+    pub(crate) zygote_bytes: u64,
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        Self { sandboxes_ahead: 2, zygotes: true, zygote_bytes: 2 << 30 }
+    }
 }
 
 /// How images are built.
@@ -82,6 +102,7 @@ impl Default for Config {
             memory_bytes: 0,
             log: "info,openraft=warn,fuser=error".to_owned(),
             images: Images::default(),
+            containers: Containers::default(),
         }
     }
 }
@@ -137,7 +158,7 @@ mod tests {
 
     #[test]
     fn variables_set_keys_in_any_case_and_strangers_are_left_alone() {
-        for key in ["LOG", "log", "IMAGES__CA_BUNDLE", "CPU_MILLI"] {
+        for key in ["LOG", "log", "IMAGES__CA_BUNDLE", "CPU_MILLI", "CONTAINERS__ZYGOTES"] {
             assert!(is_key(key), "{key}");
         }
         for stranger in ["BIN", "TEST_DATA", "LOGS", "CLIENT_PYTHON"] {

@@ -14,6 +14,7 @@ mod scheduling;
 mod server;
 mod tasks;
 mod timeouts;
+mod zygotes;
 
 fn main() {
     match cli::run() {

@@ -3,8 +3,8 @@
 //! `prepare` gathers everything a container needs (its root, its channel, its arguments, its environment), `ended` takes
 //! it away again, tells the calls what became of the task's inputs, and puts the end into the log.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,16 +18,14 @@ use shoal_image::cache::LayerRecord;
 use shoal_proto::modal_client as pb;
 use shoal_runtime::{Bind, ContainerSpec, Limits, NetworkMode};
 use shoal_state::model::{Function, Image, Task, TaskEnd};
-use shoal_state::{Command, ImageId, State, TaskId};
+use shoal_state::{Command, Digest, ImageId, State, TaskId};
 use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
 
 use crate::api::{Api, Error, mount, now, secret, transport};
 use crate::arguments::{self, Variables};
 use crate::images::{self, ImageRecord};
 use crate::roots::Root;
-
-/// The longest hostname, in characters.
-const HOSTNAME_MAX: usize = 63;
+use crate::zygotes::{self, Kind, Start, Zygotes};
 
 /// What a running task holds on this node.
 struct Held {
@@ -39,13 +37,14 @@ struct Held {
 /// The node, as the worker's driver sees it.
 pub(crate) struct NodeProvider {
     api: Api,
+    zygotes: Zygotes,
     held: Mutex<HashMap<TaskId, Held>>,
 }
 
 impl NodeProvider {
     /// Plans containers of the node that `api` is of.
-    pub(crate) fn new(api: Api) -> Arc<Self> {
-        Arc::new(Self { api, held: Mutex::default() })
+    pub(crate) fn new(api: Api, zygotes: Zygotes) -> Arc<Self> {
+        Arc::new(Self { api, zygotes, held: Mutex::default() })
     }
 
     async fn plan(&self, id: TaskId, task: &Task) -> Result<ContainerPlan, Error> {
@@ -54,7 +53,8 @@ impl NodeProvider {
         let function = state.functions.get(&task.function).ok_or_else(absent)?;
         let (image_id, image) = image_of(&state, function)?;
         let record = images::read_record(&self.api, &image).await?;
-        let root = self.root(&state, function, &image, &record).await?;
+        let base = self.base(&state, function, &image, &record).await?;
+        let root = self.root(&state, function, base, &record).await?;
         let python = root.python.ok_or_else(|| no_python(image_id))?;
         let secrets = secret::open_all(&self.api, &state, &function.secrets)?;
         let dir = self.api.config.data.join("run/tasks").join(id.to_string());
@@ -66,32 +66,41 @@ impl NodeProvider {
             .map_err(Error::failed(format!("cannot open the channel of task {id}")))?;
 
         let entrypoint = record.config.entrypoint.clone().unwrap_or_default();
+        let has_entrypoint = !entrypoint.is_empty();
         let program = [python, "-u", "-m", "modal._container_entrypoint"].map(str::to_owned);
         let mut spec = ContainerSpec::new(&root.dir, entrypoint.into_iter().chain(program));
         spec.cwd = record.config.workdir.clone().unwrap_or_else(|| arguments::WORKDIR.to_owned());
-        spec.env = arguments::environment(
-            id,
-            Variables {
-                image: &record.config.env,
-                secrets,
-                image_id: image_id.to_string(),
-                environment: environment_name(&state, task),
-                egress: self.api.config.egress().env(),
-            },
-        );
+        let variables = |secrets| Variables {
+            image: &record.config.env,
+            secrets,
+            image_id: image_id.to_string(),
+            environment: environment_name(&state, task),
+            egress: self.api.config.egress().env(),
+        };
+        spec.env = arguments::environment(Some(id), variables(secrets));
         spec.binds.push(arguments::own_folder(&self.api.config));
-        spec.binds.push(Bind { source: dir.clone(), target: arguments::TASK_DIR.to_owned(), read_only: false });
-        spec.hostname = id.to_string().chars().take(HOSTNAME_MAX).collect();
+        spec.own = Some(Bind { source: dir.clone(), target: arguments::TASK_DIR.to_owned(), read_only: false });
+        spec.hostname = zygotes::HOSTNAME.to_owned();
         spec.limits = limits(function);
         spec.network = if function.block_network { NetworkMode::NodeOnly } else { NetworkMode::Nat };
+        let env = arguments::environment(None, variables(BTreeMap::new()));
+        let kind = Kind { base, path: record.config.path().to_owned(), python, env };
+        let start = match has_entrypoint {
+            true => Start::Plain("its image has an entrypoint of its own".to_owned()),
+            false => self.zygotes.start(&kind, &spec.env, &spec.cwd, &root),
+        };
+        match start {
+            Start::From(snapshot) => spec.snapshot = Some(snapshot),
+            Start::Plain(why) => self.api.tasks.starts_plain(id, why),
+        }
         self.held.lock().insert(id, Held { _root: root, _door: door, dir });
         let mut plan = ContainerPlan::new(spec);
         plan.startup_timeout = Some(Duration::from_millis(function.startup_timeout_ms));
         Ok(plan)
     }
 
-    /// Returns the root of a function's containers: its image, its files, the client.
-    async fn root(&self, state: &State, function: &Function, image: &Image, record: &ImageRecord) -> Result<Root, Error> {
+    /// Returns what the roots of an image's containers begin with: the image and the client.
+    async fn base(&self, state: &State, function: &Function, image: &Image, record: &ImageRecord) -> Result<[Digest; 2], Error> {
         let manifest = image.manifest.ok_or_else(|| Error::Precondition("its image was not built".to_owned()))?;
         let version = mount::client_version(state, &function.mounts).unwrap_or_else(|| "1.6.4".to_owned());
         let metadata = &record.metadata;
@@ -100,11 +109,15 @@ impl NodeProvider {
         let musl = metadata.libc_version_info.as_deref().is_some_and(|libc| libc.starts_with("musl"));
         let wanted = ClientWanted { version, abi: metadata.python_abi.clone().unwrap_or_default(), musl, python };
         let client = self.api.images.client_tree(&wanted, &LayerRecord { manifest, config: record.config.clone() }).await?;
+        Ok([manifest, client])
+    }
+
+    /// Returns the root of a function's containers: its files over the base.
+    async fn root(&self, state: &State, function: &Function, base: [Digest; 2], record: &ImageRecord) -> Result<Root, Error> {
         let mut mounts: Vec<_> = function.mounts.clone();
         mounts.sort_unstable();
-        let mounts = mounts.iter().filter_map(|mount| state.mounts.get(mount)).map(|mount| mount.manifest);
-        let parts = std::iter::once(manifest).chain([client]).chain(mounts).collect();
-        self.api.roots.get(parts, record.config.path().to_owned()).await
+        let mounts: Vec<_> = mounts.iter().filter_map(|mount| state.mounts.get(mount)).map(|mount| mount.manifest).collect();
+        self.api.roots.get(&base, &mounts, record.config.path().to_owned()).await
     }
 
     async fn end(&self, id: TaskId, generation: u64, end: &Ended) -> Result<(), Error> {
@@ -186,13 +199,17 @@ fn limits(function: &Function) -> Limits {
         cpu_request_millis: some(resources.cpu_milli.into()),
         memory_bytes: some(resources.memory_bytes_max),
         disk_bytes: some(resources.disk_bytes),
-        shm_bytes: None,
+        shm_bytes: Some(arguments::shm_bytes()),
     }
 }
 
 impl Provider for NodeProvider {
     fn prepare(&self, id: TaskId, task: Task) -> BoxFuture<'_, Result<ContainerPlan, Failure>> {
         async move { self.plan(id, &task).await.map_err(|error| tonic::Status::from(error).message().to_owned().into()) }.boxed()
+    }
+
+    fn distrust(&self, snapshot: &Path) {
+        self.zygotes.distrust(snapshot);
     }
 
     fn ended(&self, id: TaskId, generation: u64, end: Ended) -> BoxFuture<'_, Result<(), Failure>> {

@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use parking_lot::Mutex;
 use shoal_fs::Trees;
 use shoal_image::build::add_mount_points;
@@ -36,6 +37,7 @@ struct Inner {
 struct Bound {
     dir: PathBuf,
     python: Option<&'static str>,
+    added: Arc<[Path]>,
     users: usize,
     last: u64,
 }
@@ -48,6 +50,8 @@ pub(crate) struct Root {
     pub(crate) dir: PathBuf,
     /// The name that an interpreter has on the image's PATH; none where it has none.
     pub(crate) python: Option<&'static str>,
+    /// The files that came over its base.
+    pub(crate) added: Arc<[Path]>,
 }
 
 impl Drop for Root {
@@ -62,16 +66,17 @@ impl Roots {
         Self { inner: Arc::new(Inner { store, trees, bound: Mutex::default() }) }
     }
 
-    /// Returns the root made of these manifests, the first under the later ones, for programs that look along `path`.
-    pub(crate) async fn get(&self, parts: Vec<Digest>, path: String) -> Result<Root, Error> {
-        let key = key(&parts, &path);
+    /// Returns the root made of these manifests, the first under the later ones and those of the base under all others, for
+    /// programs that look along `path`.
+    pub(crate) async fn get(&self, base: &[Digest], over: &[Digest], path: String) -> Result<Root, Error> {
+        let key = key(base.iter().chain(over), &path);
         if let Some(root) = self.take(key) {
             return Ok(root);
         }
-        let (store, roots) = (self.inner.store.clone(), self.clone());
+        let (store, roots, base, over) = (self.inner.store.clone(), self.clone(), base.to_vec(), over.to_vec());
         blocking(move || {
-            let tree = merge(&store, &parts)?;
-            roots.bind(key, &tree, python(&tree, &path))
+            let (tree, added) = merge(&store, &base, &over)?;
+            roots.bind(key, &tree, python(&tree, &path), added.into())
         })
         .await
     }
@@ -80,15 +85,15 @@ impl Roots {
         let mut bound = self.inner.bound.lock();
         let found = bound.get_mut(&key)?;
         found.users += 1;
-        Some(Root { roots: self.clone(), key, dir: found.dir.clone(), python: found.python })
+        Some(Root { roots: self.clone(), key, dir: found.dir.clone(), python: found.python, added: found.added.clone() })
     }
 
-    fn bind(&self, key: Digest, tree: &Tree, python: Option<&'static str>) -> Result<Root, Error> {
+    fn bind(&self, key: Digest, tree: &Tree, python: Option<&'static str>, added: Arc<[Path]>) -> Result<Root, Error> {
         let name = key.to_string()[..24].to_owned();
         let mut bound = self.inner.bound.lock();
         if let Entry::Vacant(place) = bound.entry(key) {
             let dir = self.inner.trees.bind(&name, tree).map_err(Error::failed(format!("cannot show tree {name}")))?;
-            place.insert(Bound { dir, python, users: 0, last: 0 });
+            place.insert(Bound { dir, python, added, users: 0, last: 0 });
         }
         drop(bound);
         self.take(key).ok_or_else(|| Error::Unavailable(format!("tree {name} is gone already")))
@@ -111,8 +116,8 @@ impl Roots {
     }
 }
 
-fn key(parts: &[Digest], path: &str) -> Digest {
-    let parts = parts.iter().flat_map(|part| *part.as_bytes());
+fn key<'a>(parts: impl Iterator<Item = &'a Digest>, path: &str) -> Digest {
+    let parts = parts.flat_map(|part| *part.as_bytes());
     Digest::of(&parts.chain(path.bytes()).collect::<Vec<u8>>())
 }
 
@@ -129,14 +134,53 @@ fn python(tree: &Tree, path: &str) -> Option<&'static str> {
     ["python", "python3"].into_iter().find(there)
 }
 
-/// Puts trees over each other, and the folders that every container has over them.
-fn merge(store: &Store, parts: &[Digest]) -> Result<Tree, Error> {
-    let mut whole = Tree::new();
-    for part in parts {
+/// Puts trees over each other, and the folders that every container has over them. Returns also which files are not of the
+/// base.
+fn merge(store: &Store, base: &[Digest], over: &[Digest]) -> Result<(Tree, Vec<Path>), Error> {
+    let (mut whole, mut added) = (Tree::new(), Vec::new());
+    for (number, part) in base.iter().chain(over).enumerate() {
         let failed = || Error::failed(format!("cannot read tree {part}"));
         let tree = Tree::read(store, part).map_err(failed())?;
         whole.overlay(&tree).map_err(failed())?;
+        if number >= base.len() {
+            added.extend(tree.iter().filter(|(_, entry)| !entry.is_dir()).map(|(path, _)| path.clone()));
+        }
     }
     add_mount_points(&mut whole, &[arguments::TASK_DIR, arguments::WORKDIR]).map_err(Error::failed("cannot make places to mount on"))?;
-    Ok(whole)
+    Ok((whole, added))
+}
+
+/// The rooms in which sandboxes are made ahead.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    trees: Arc<Trees>,
+    /// What containers have something mounted on.
+    empty: Tree,
+}
+
+impl Rooms {
+    /// Opens rooms in `trees`.
+    pub(crate) fn new(trees: Arc<Trees>) -> anyhow::Result<Self> {
+        let mut empty = Tree::new();
+        add_mount_points(&mut empty, &[arguments::TASK_DIR]).context("cannot make places to mount on")?;
+        Ok(Self { trees, empty })
+    }
+}
+
+impl shoal_runtime::Rooms for Rooms {
+    fn open(&self, name: &str) -> std::io::Result<PathBuf> {
+        self.trees.open_room(name, &self.empty).map_err(std::io::Error::other)
+    }
+
+    fn fill(&self, name: &str, root: &std::path::Path) -> bool {
+        let filled = root.file_name().and_then(|root| root.to_str()).map(|root| self.trees.fill(name, root));
+        if let Some(Err(error)) = &filled {
+            tracing::debug!(%error, "a container gets a sandbox of its own");
+        }
+        matches!(filled, Some(Ok(())))
+    }
+
+    fn close(&self, name: &str) {
+        self.trees.unbind(name);
+    }
 }

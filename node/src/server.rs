@@ -5,6 +5,7 @@
 //!      → container engine → worker → scheduler → api, admin
 //! ```
 
+use std::collections::HashSet;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use shoal_image::cache::Cache;
 use shoal_raft::Raft;
 use shoal_runtime::{Engine, EngineConfig, NetworkConfig};
 use shoal_state::model::{Environment, Node, Resources};
-use shoal_state::{BootId, Command, ENVIRONMENT_DEFAULT, EnvironmentId, NodeId};
+use shoal_state::{BootId, Command, Digest, ENVIRONMENT_DEFAULT, EnvironmentId, NodeId};
 use shoal_storage::kv::Kv;
 use shoal_storage::store::Store;
 use shoal_worker::Driver;
@@ -36,14 +37,17 @@ use crate::config::Config;
 use crate::images::{Images, StateCache};
 use crate::keeper::Listeners;
 use crate::provider::NodeProvider;
-use crate::roots::Roots;
+use crate::roots::{Rooms, Roots};
 use crate::scheduling::{self, CrashLoops};
 use crate::tasks::Tasks;
+use crate::zygotes::{self, Zygotes};
 
 /// How long containers have for their exit hooks when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How often the lives of apps without clients are looked at.
 const LIFECYCLE_EVERY: Duration = Duration::from_secs(1);
+/// How often zygotes are held against the images that are there.
+const ZYGOTES_EVERY: Duration = Duration::from_secs(60);
 /// How much of a machine's memory containers may use, in tenths.
 const MEMORY_TENTHS: u64 = 9;
 
@@ -144,7 +148,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
         crashes: CrashLoops::default(),
         images: images.clone(),
         kept,
-        roots: Roots::new(store.clone(), trees),
+        roots: Roots::new(store.clone(), Arc::clone(&trees)),
         worker: Arc::default(),
         blobs: Blobs::open(store.clone(), &kv, keys.urls, &config.advertise).context("cannot open the blobs")?,
         files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
@@ -157,7 +161,9 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     let listener = listener(listeners.api)?;
     home_shards(&api).await?;
     let inside = containers_door(&api, &engine, config.api, &stop_serving)?;
-    let provider = NodeProvider::new(api.clone());
+    engine.make_ahead(zygotes::ahead(&config, Rooms::new(trees)?, arguments::shm_bytes()));
+    let zygotes = Zygotes::open(&config, engine.clone(), api.roots.clone()).context("cannot open the zygotes")?;
+    let provider = NodeProvider::new(api.clone(), zygotes.clone());
     let state = cluster.clone();
     let worker = Driver::start(
         shoal_worker::Config::new(keys.node, boot),
@@ -171,6 +177,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     let scheduler = tokio::spawn(scheduling::run(api.clone(), stop.clone()));
     let serving = tokio::spawn(transport::serve(api.clone(), listener, stop_serving.clone()));
     let apps = tokio::spawn(end_abandoned_apps(api.clone(), stop.clone()));
+    let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
     let operators = tokio::spawn({
         let (api, path, stop) = (api.clone(), config.admin_socket(), stop_serving.clone());
         async move { admin::serve(api, &path, stop).await }
@@ -180,7 +187,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     wait_for_signal().await?;
     tracing::info!("the node stops");
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps);
+    let _ = tokio::join!(scheduler, apps, images_watch);
     images.close();
     worker.handle().shutdown(STOP_GRACE).await;
     if let Err(error) = engine.close().await {
@@ -316,6 +323,18 @@ fn capacity(config: &Config) -> anyhow::Result<Resources> {
         memory_bytes: if config.memory_bytes == 0 { machine_bytes / 10 * MEMORY_TENTHS } else { config.memory_bytes },
         ..Resources::default()
     })
+}
+
+/// Drops the zygotes of images that are gone.
+async fn drop_zygotes(api: Api, zygotes: Zygotes, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(ZYGOTES_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        let images: HashSet<Digest> = api.local().images.values().filter_map(|image| image.manifest).collect();
+        zygotes.keep_those_of(|image| images.contains(image));
+    }
 }
 
 /// Stops ephemeral apps whose clients are gone.

@@ -17,6 +17,8 @@ pub(crate) struct Known {
     pub(crate) hello: Option<Instant>,
     /// The input it was given last, and its call.
     pub(crate) works_on: Option<(InputId, CallId)>,
+    /// Why its container does not go on from a zygote; none when it does, or is not planned yet.
+    pub(crate) plain: Option<String>,
     /// What went wrong, in words.
     pub(crate) notes: Vec<String>,
 }
@@ -59,6 +61,11 @@ impl Tasks {
         if let Some(entry) = self.known.lock().get_mut(&task) {
             entry.limits.remove(&input);
         }
+    }
+
+    /// Notes why a task's container does not go on from a zygote.
+    pub(crate) fn starts_plain(&self, task: TaskId, why: String) {
+        self.with(task, |entry| entry.known.plain = Some(why));
     }
 
     /// Notes what went wrong.

@@ -214,11 +214,11 @@ pub(crate) fn job(spec: &ContainerSpec) -> std::result::Result<Vec<u8>, String> 
     Ok(job)
 }
 
-/// Moves the files of one folder into another on the same file system, sockets included.
-pub(crate) fn move_files(from: &Path, to: &Path) -> Result<()> {
+/// Shows the files of one folder in another on the same file system too, sockets included.
+pub(crate) fn link_files(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).map_err(Error::file("list", from))? {
         let entry = entry.map_err(Error::file("list", from))?;
-        fs::rename(entry.path(), to.join(entry.file_name())).map_err(Error::file("move", entry.path()))?;
+        fs::hard_link(entry.path(), to.join(entry.file_name())).map_err(Error::file("link", entry.path()))?;
     }
     Ok(())
 }

@@ -274,7 +274,7 @@ impl Engine {
             group.limit(&spec.limits)?;
         }
         if let Some(own) = &spec.own {
-            ahead::move_files(&own.source, &inner.own(parts.id))?;
+            ahead::link_files(&own.source, &inner.own(parts.id))?;
         }
         timings.prepare = prepared.elapsed();
         Ok(job)

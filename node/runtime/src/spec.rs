@@ -29,8 +29,8 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Host directories and files to be seen inside.
     pub binds: Vec<Bind>,
-    /// A folder of files that only this container has, on the file system of the engine's state folder. They may be moved
-    /// to another folder when the container is made, and go with it.
+    /// A folder of files and sockets that only this container has, on the file system of the engine's state folder. What is
+    /// in it when the container is made is seen inside; what comes later may not be.
     pub own: Option<Bind>,
     /// The folder of a snapshot that [`Container::checkpoint`](crate::Container::checkpoint) wrote, of a program that waits
     /// for what to run on its stdin. Where the container fits a sandbox made ahead, that program goes on in it and is told

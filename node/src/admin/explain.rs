@@ -8,6 +8,7 @@ use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shoal_calls::calls::{self, CallInfo, CallKind, InputInfo, InputStatus, Status};
+use shoal_runtime::Way;
 use shoal_scheduler::Load;
 use shoal_state::{AppId, CallId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
 use shoal_worker::{Phase, PhaseTime};
@@ -62,8 +63,11 @@ pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<Explain
     let calls_load = api.calls.load().borrow().clone();
     let load = scheduling::load(&state, &calls_load, &api.crashes, now);
     let known = |task: TaskId| api.tasks.get(task);
-    let phases = |task: TaskId| api.worker.get().and_then(|worker| worker.container(task)).map_or_else(Vec::new, |status| status.phases);
-    let about = About { state: &state, load: &load, known: &known, phases: &phases, here: api.cluster.node, now };
+    let begun = |task: TaskId| {
+        let status = api.worker.get().and_then(|worker| worker.container(task));
+        status.map_or_else(Begun::default, |status| Begun { phases: status.phases, way: status.way })
+    };
+    let about = About { state: &state, load: &load, known: &known, begun: &begun, here: api.cluster.node, now };
     let of = wanted.of.as_str();
     let found = if let Ok(id) = of.parse::<FunctionId>() {
         about.function(id)
@@ -118,13 +122,21 @@ async fn image(api: &Api, state: &State, id: ImageId, now: Timestamp) -> Result<
     Ok(Some(told))
 }
 
+/// How a container began.
+#[derive(Default)]
+struct Begun {
+    /// When it came how far.
+    phases: Vec<PhaseTime>,
+    way: Option<Way>,
+}
+
 /// Everything that explanations are made from.
 struct About<'a> {
     state: &'a State,
     load: &'a Load,
     known: &'a (dyn Fn(TaskId) -> Option<Known> + Sync),
-    /// When a task's container came how far; empty for one that is not of this node.
-    phases: &'a (dyn Fn(TaskId) -> Vec<PhaseTime> + Sync),
+    /// How a task's container began; nothing for one that is not of this node.
+    begun: &'a (dyn Fn(TaskId) -> Begun + Sync),
     here: NodeId,
     now: Timestamp,
 }
@@ -166,11 +178,14 @@ impl About<'_> {
         if let Some(why) = &task.stopping {
             told.say(format!("is to stop: {why}"));
         }
-        let phases = (self.phases)(id);
-        if let Some(last) = phases.last() {
-            told.say(format!("its container is {}{}", last.phase, beginning(&phases)));
+        let (begun, known) = ((self.begun)(id), (self.known)(id));
+        if let Some(last) = begun.phases.last() {
+            told.say(format!("its container is {}{}", last.phase, beginning(&begun.phases)));
         }
-        match (self.known)(id) {
+        if let Some(way) = begun.way {
+            told.say(way_of(way, known.as_ref().and_then(|known| known.plain.as_deref())));
+        }
+        match known {
             Some(known) => told.says.extend(progress(&known)),
             None if task.node == self.here => told.say("is starting: its program has not asked for anything yet"),
             None => told.say(format!("how far it has come is known to node {node} only")),
@@ -292,6 +307,16 @@ fn beginning(phases: &[PhaseTime]) -> String {
     let took = phases.windows(2).filter(|pair| pair[0].phase < Phase::Ready);
     let took: Vec<String> = took.map(|pair| format!("{} {} ms", pair[0].phase, (pair[1].after - pair[0].after).as_millis())).collect();
     if took.is_empty() { String::new() } else { format!(": {}", took.join(", ")) }
+}
+
+/// Says in which way a container began, and why not in the quickest.
+fn way_of(way: Way, plain: Option<&str>) -> String {
+    let why = plain.map_or_else(String::new, |why| format!(": {why}"));
+    match way {
+        Way::Restored => "it went on from its image's zygote, with the client loaded".to_owned(),
+        Way::Ahead => format!("it started in a sandbox made ahead, without a zygote{why}"),
+        Way::Made => format!("it started in a sandbox made for it, without a zygote{why}"),
+    }
 }
 
 fn mebibytes(bytes: u64) -> String {

@@ -115,7 +115,14 @@ fn load(waiting: u64) -> Load {
 }
 
 fn told<T>(state: &State, waiting: u64, known: &(dyn Fn(TaskId) -> Option<Known> + Sync), tell: impl FnOnce(&About<'_>) -> T) -> T {
-    tell(&About { state, load: &load(waiting), known, phases: &|_| phases(), here: node(), now: NOW })
+    tell(&About {
+        state,
+        load: &load(waiting),
+        known,
+        begun: &|_| Begun { phases: phases(), way: Some(Way::Restored) },
+        here: node(),
+        now: NOW,
+    })
 }
 
 fn info(inputs: u32, unfinished: u32) -> CallInfo {
@@ -174,13 +181,14 @@ fn a_task_says_how_far_it_has_come() {
     assign(&mut state);
     let starting = told(&state, 0, &|_| None, |about| about.task(task())).unwrap();
     assert_eq!(starting.says[1], "holds 100m CPU and 128 MiB memory");
-    assert!(starting.says[0].contains("on node n1, decided 1.5 s ago") && starting.says[3].contains("is starting"), "{starting:?}");
+    assert!(starting.says[0].contains("on node n1, decided 1.5 s ago") && starting.says[4].contains("is starting"), "{starting:?}");
     assert_eq!(starting.says[2], "its container is ready: preparing 4 ms, creating 96 ms, loading 600 ms");
+    assert_eq!(starting.says[3], "it went on from its image's zygote, with the client loaded");
     let works_on = Some((InputId::from_random(8), CallId::from_random(7)));
-    let known = Known { hello: Some(Instant::now()), works_on, notes: vec!["a note".to_owned()] };
+    let known = Known { hello: Some(Instant::now()), works_on, plain: None, notes: vec!["a note".to_owned()] };
     let working = told(&state, 0, &|_| Some(known.clone()), |about| about.task(task())).unwrap();
-    assert!(working.says[3].contains("asked for work") && working.says[4].contains("was given input"), "{working:?}");
-    assert_eq!(working.says[5], "a note");
+    assert!(working.says[4].contains("asked for work") && working.says[5].contains("was given input"), "{working:?}");
+    assert_eq!(working.says[6], "a note");
 }
 
 #[test]
@@ -216,4 +224,13 @@ fn time_is_written_for_people() {
     for (ms, text) in [(1_250, "1.2 s"), (120_000, "2 min"), (7_200_000, "2 h"), (172_800_000, "2 days")] {
         assert_eq!(lasted(ms), text);
     }
+}
+
+#[test]
+fn a_container_that_was_not_quick_says_why() {
+    assert_eq!(
+        way_of(Way::Ahead, Some("zygotes are switched off")),
+        "it started in a sandbox made ahead, without a zygote: zygotes are switched off"
+    );
+    assert_eq!(way_of(Way::Made, None), "it started in a sandbox made for it, without a zygote");
 }

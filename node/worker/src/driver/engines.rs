@@ -1,11 +1,12 @@
 //! What the driver needs from the node: what a container is to be, and what makes it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use shoal_runtime::{Container, ContainerSpec, Engine, Exit, Result, Stdio};
+use shoal_runtime::{Container, ContainerSpec, Engine, Exit, Result, Stdio, Way};
 use shoal_state::TaskId;
 use shoal_state::model::Task;
 
@@ -44,6 +45,11 @@ pub trait Provider: Send + Sync + 'static {
     /// Takes away what `prepare` made, and proposes `EndTask` for this generation. It is called again after a failure,
     /// as long as the state has the task.
     fn ended(&self, id: TaskId, generation: u64, end: Ended) -> BoxFuture<'_, Result<(), Failure>>;
+
+    /// Is told that a container could not go on from its snapshot. It is started without.
+    fn distrust(&self, snapshot: &Path) {
+        let _ = snapshot;
+    }
 }
 
 /// Makes containers.
@@ -54,6 +60,10 @@ pub trait Engines: Send + Sync + 'static {
 
 /// A container. See [`Container`], whose methods these are.
 pub trait Running: Send + Sync + 'static {
+    /// In which way it begins.
+    fn way(&self) -> Way {
+        Way::Made
+    }
     /// Hands out the pipes.
     fn take_stdio(&self) -> Option<Stdio>;
     /// Runs the program.
@@ -81,6 +91,10 @@ impl Engines for Engine {
 }
 
 impl Running for Container {
+    fn way(&self) -> Way {
+        self.timings().way
+    }
+
     fn take_stdio(&self) -> Option<Stdio> {
         Container::take_stdio(self)
     }

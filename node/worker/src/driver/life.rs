@@ -1,9 +1,10 @@
 //! The life of one container, from the decision until its end is reported.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_runtime::Exit;
+use shoal_runtime::{Exit, Way};
 use shoal_state::TaskId;
 use shoal_state::model::Task;
 use tokio::sync::{mpsc, watch};
@@ -41,6 +42,19 @@ impl Order {
             Self::Stop { why, .. } | Self::Kill { why } => Some(why),
         }
     }
+}
+
+/// What became of a container.
+enum Tried {
+    Ended(Ended),
+    /// It could not go on from this snapshot.
+    SnapshotFailed(PathBuf),
+}
+
+/// Why a program does not run.
+enum NotStarted {
+    Failed(String),
+    Stopped(String),
 }
 
 /// What the owner is told.
@@ -97,11 +111,25 @@ impl Life {
     }
 
     /// Makes the container, lets it live, and takes it down.
-    async fn contain(&mut self, plan: ContainerPlan) -> Ended {
+    async fn contain(&mut self, mut plan: ContainerPlan) -> Ended {
+        match self.try_contain(&plan).await {
+            Tried::Ended(end) => end,
+            Tried::SnapshotFailed(snapshot) => {
+                self.provider.distrust(&snapshot);
+                plan.spec.snapshot = None;
+                match self.try_contain(&plan).await {
+                    Tried::Ended(end) => end,
+                    Tried::SnapshotFailed(_) => Ended::without_container("it was to go on from a snapshot that it was not given"),
+                }
+            }
+        }
+    }
+
+    async fn try_contain(&mut self, plan: &ContainerPlan) -> Tried {
         self.enter(Phase::Creating).await;
         let container = match self.engines.create(plan.spec.clone()).await {
             Ok(container) => container,
-            Err(error) => return Ended::without_container(&format!("cannot create the container: {}", in_full(&error))),
+            Err(error) => return Tried::Ended(Ended::without_container(&format!("cannot create the container: {}", in_full(&error)))),
         };
         let _ = self.news.send(News::Made(self.id, container.clone())).await;
         let mut pumps = JoinSet::new();
@@ -109,7 +137,18 @@ impl Life {
             pumps.spawn(self.printer.clone().pump(stdio.stdout, Stream::Stdout));
             pumps.spawn(self.printer.clone().pump(stdio.stderr, Stream::Stderr));
         }
-        let end = self.start_and_wait(&*container, &plan).await;
+        let end = match self.start(&*container).await {
+            Ok(()) => self.live_and_end(&*container, plan).await,
+            Err(NotStarted::Failed(error)) => match &plan.spec.snapshot {
+                Some(snapshot) if container.way() == Way::Restored => {
+                    tracing::warn!(task = %self.id, snapshot = %snapshot.display(), %error, "a snapshot cannot be restored: starting without it");
+                    self.destroy(&container).await;
+                    return Tried::SnapshotFailed(snapshot.clone());
+                }
+                _ => Ended::without_container(&format!("cannot start the container: {error}")),
+            },
+            Err(NotStarted::Stopped(why)) => Ended::without_container(&why),
+        };
         self.enter(Phase::Draining).await;
         // The pipes end with the container, so after a failed start it has to go first.
         if end.exit.is_none() {
@@ -122,21 +161,21 @@ impl Life {
         if end.exit.is_some() {
             self.destroy(&container).await;
         }
-        end
+        Tried::Ended(end)
     }
 
-    async fn start_and_wait(&mut self, container: &dyn Running, plan: &ContainerPlan) -> Ended {
+    async fn start(&mut self, container: &dyn Running) -> Result<(), NotStarted> {
         if let Some(why) = self.orders.borrow().why() {
-            return Ended::without_container(&format!("stopped before it started: {why}"));
+            return Err(NotStarted::Stopped(format!("stopped before it started: {why}")));
         }
         self.enter(Phase::Starting).await;
-        let started = tokio::select! {
-            started = container.start() => started,
-            why = told_to_end(&mut self.orders) => return Ended::without_container(&format!("stopped while it started: {why}")),
-        };
-        if let Err(error) = started {
-            return Ended::without_container(&format!("cannot start the container: {}", in_full(&error)));
+        tokio::select! {
+            started = container.start() => started.map_err(|error| NotStarted::Failed(in_full(&error))),
+            why = told_to_end(&mut self.orders) => Err(NotStarted::Stopped(format!("stopped while it started: {why}"))),
         }
+    }
+
+    async fn live_and_end(&mut self, container: &dyn Running, plan: &ContainerPlan) -> Ended {
         self.enter(Phase::Loading).await;
         let (exit, why, killed) = match self.live(container, plan).await {
             Some(exit) => (exit, None, false),

@@ -193,6 +193,7 @@ impl<S: Fn() -> State + Send + Sync + 'static> Owner<S> {
             }
             News::Made(task, container) => {
                 if let Some(held) = self.held.get_mut(&task) {
+                    held.status.way = Some(container.way());
                     held.container = Some(container);
                 }
             }
@@ -262,5 +263,5 @@ impl<S: Fn() -> State + Send + Sync + 'static> Owner<S> {
 fn status_of(id: TaskId, task: &Task, phase: Phase) -> ContainerStatus {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    ContainerStatus { task: id, app: task.app, function: task.function, phase, since, phases: Vec::new() }
+    ContainerStatus { task: id, app: task.app, function: task.function, phase, since, phases: Vec::new(), way: None }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use shoal_runtime::{Exit, ExitStatus};
+use shoal_runtime::{Exit, ExitStatus, Way};
 use shoal_state::{AppId, FunctionId, TaskId, Timestamp};
 
 /// How far a container is.
@@ -69,6 +69,8 @@ pub struct ContainerStatus {
     pub since: Timestamp,
     /// When each phase so far began, in order.
     pub phases: Vec<PhaseTime>,
+    /// In which way its sandbox began; `None` before there is one.
+    pub way: Option<Way>,
 }
 
 /// How a task ended.
