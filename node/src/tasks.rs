@@ -2,12 +2,13 @@
 //!
 //! Soft: it begins with the node, and a task's part ends with the task.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use shoal_state::{CallId, InputId, TaskId};
+use shoal_state::model::{Task, TaskEnd};
+use shoal_state::{AppId, CallId, InputId, TaskId, Timestamp};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How far a task has come.
@@ -23,6 +24,21 @@ pub(crate) struct Known {
     pub(crate) notes: Vec<String>,
 }
 
+/// How many ended tasks are remembered; then the oldest is forgotten.
+const ENDED_MAX: usize = 4096;
+
+/// A task that has ended on this node.
+#[derive(Debug, Clone)]
+pub(crate) struct EndedTask {
+    id: TaskId,
+    /// The app that it belonged to.
+    pub(crate) app: AppId,
+    /// When it was decided.
+    pub(crate) created: Timestamp,
+    /// When and how it ended.
+    pub(crate) end: TaskEnd,
+}
+
 #[derive(Debug, Default)]
 struct Entry {
     known: Known,
@@ -34,6 +50,7 @@ struct Entry {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks {
     known: Arc<Mutex<HashMap<TaskId, Entry>>>,
+    ended: Arc<Mutex<VecDeque<EndedTask>>>,
 }
 
 impl Tasks {
@@ -81,5 +98,19 @@ impl Tasks {
     /// Forgets a task that has ended.
     pub(crate) fn forget(&self, task: TaskId) -> Option<Known> {
         self.known.lock().remove(&task).map(|entry| entry.known)
+    }
+
+    /// Remembers how a task ended, for a while.
+    pub(crate) fn remember(&self, id: TaskId, task: &Task, end: TaskEnd) {
+        let mut ended = self.ended.lock();
+        if ended.len() >= ENDED_MAX {
+            ended.pop_front();
+        }
+        ended.push_back(EndedTask { id, app: task.app, created: task.created, end });
+    }
+
+    /// Returns how a task ended, if it did so here and lately.
+    pub(crate) fn ended(&self, id: TaskId) -> Option<EndedTask> {
+        self.ended.lock().iter().rev().find(|ended| ended.id == id).cloned()
     }
 }

@@ -1,11 +1,12 @@
 //! Apps: created, published, kept alive by their client, stopped.
 
+use prost::Message as _;
 use shoal_proto::modal_client as pb;
-use shoal_state::model::{App, AppLayout, AppState, Deployment};
-use shoal_state::{AppId, Command, State};
+use shoal_state::model::{App, AppLayout, AppState};
+use shoal_state::{AppId, Command, EnvironmentId, State};
 
 use super::error::Error;
-use super::{Api, Caller, environment, function, seconds};
+use super::{Api, Caller, environment, function, seconds, token};
 
 /// Finds an app by id. Found locally needs no confirmation; an absence does.
 pub(super) async fn find(api: &Api, id: &str) -> Result<(AppId, App), Error> {
@@ -25,15 +26,18 @@ fn state_of(app: &App) -> pb::AppState {
     }
 }
 
-fn lifecycle(app: &App) -> pb::AppLifecycle {
-    let last = app.deployments.last();
+fn lifecycle(state: &State, id: AppId, app: &App) -> pb::AppLifecycle {
+    let (last, notes) = (app.deployments.last(), state.app_notes.get(&id).cloned().unwrap_or_default());
+    let release = state.releases.get(&id).and_then(|releases| releases.last());
     pb::AppLifecycle {
         app_state: state_of(app).into(),
         created_at: seconds(app.created),
+        created_by: notes.created_by,
         deployed_at: last.map_or(0.0, |deployment| seconds(deployment.at)),
+        deployed_by: release.map(|release| release.by.clone()).unwrap_or_default(),
         version: last.and_then(|deployment| i32::try_from(deployment.version).ok()).unwrap_or(0),
         stopped_at: app.stopped.as_ref().map_or(0.0, |(at, _)| seconds(*at)),
-        ..Default::default()
+        stopped_by: notes.stopped_by,
     }
 }
 
@@ -42,27 +46,37 @@ fn metadata(state: &State, id: AppId, app: &App) -> pb::AppHandleMetadata {
         description: app.description.clone(),
         app_id: id.to_string(),
         environment_name: state.environments.get(&app.environment).map(|environment| environment.name.clone()).unwrap_or_default(),
-        lifecycle: Some(lifecycle(app)),
+        lifecycle: Some(lifecycle(state, id, app)),
         functions: app.layout.functions.iter().map(|(tag, id)| (tag.clone(), id.to_string())).collect(),
         ..Default::default()
     }
 }
 
-async fn make(api: &Api, caller: &Caller, environment: &str, name: &str, description: &str, state: AppState) -> Result<AppId, Error> {
-    let environment = environment::find(&api.local(), environment)?.id;
+/// What a client wants an app to be.
+struct Wanted {
+    environment: EnvironmentId,
+    name: String,
+    description: String,
+    state: AppState,
+    tags: std::collections::BTreeMap<String, String>,
+}
+
+async fn make(api: &Api, caller: &Caller, wanted: Wanted) -> Result<AppId, Error> {
     let id = AppId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
     let app = App {
-        environment,
-        name: name.to_owned(),
-        description: description.to_owned(),
-        state,
+        environment: wanted.environment,
+        name: wanted.name,
+        description: wanted.description,
+        state: wanted.state,
         created: api.now(),
         stopped: None,
         layout: AppLayout::default(),
         deployments: shoal_state::imbl::Vector::new(),
     };
-    api.propose(Command::CreateApp { id, app }).await?;
-    api.lifecycle.beat(id);
+    let created_by = Some(token::name_of(api, caller));
+    let tags = (!wanted.tags.is_empty()).then(|| wanted.tags.into_iter().collect());
+    api.propose_all(vec![Command::CreateApp { id, app }, Command::NoteApp { id, created_by, stopped_by: None, tags }]).await?;
+    api.lifecycle.beat(id, caller.connection);
     Ok(id)
 }
 
@@ -72,7 +86,9 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::AppCreateReq
         pb::AppState::Initializing | pb::AppState::Deployed => AppState::Initializing,
         _ => AppState::Ephemeral,
     };
-    let id = make(api, caller, &request.environment_name, "", &request.description, state).await?;
+    let environment = environment::find_latest(api, &request.environment_name).await?.id;
+    let wanted = Wanted { environment, name: String::new(), description: request.description, state, tags: request.tags };
+    let id = make(api, caller, wanted).await?;
     Ok(pb::AppCreateResponse { app_id: id.to_string(), app_page_url: api.page(caller, id), app_logs_url: api.page(caller, id) })
 }
 
@@ -81,8 +97,14 @@ pub(super) async fn get_or_create(
     caller: &Caller,
     request: pb::AppGetOrCreateRequest,
 ) -> Result<pb::AppGetOrCreateResponse, Error> {
+    if request.app_name.parse::<AppId>().is_ok() {
+        let (id, app) = find(api, &request.app_name).await?;
+        let metadata = metadata(&api.local(), id, &app);
+        return Ok(pb::AppGetOrCreateResponse { app_id: id.to_string(), handle_metadata: Some(metadata) });
+    }
     let state = api.read_latest().await?;
-    let environment = environment::find(&state, &request.environment_name)?.id;
+    let environment = environment::find(&state, &request.environment_name)?;
+    let (environment, environment_name) = (environment.id, environment.name.clone());
     let found = state.app_deployed(environment, &request.app_name);
     let id = match (found, request.object_creation_type()) {
         (Some(_), pb::ObjectCreationType::CreateFailIfExists) => {
@@ -90,9 +112,19 @@ pub(super) async fn get_or_create(
         }
         (Some(id), _) => id,
         (None, pb::ObjectCreationType::CreateIfMissing | pb::ObjectCreationType::CreateFailIfExists) => {
-            make(api, caller, &request.environment_name, &request.app_name, &request.app_name, AppState::Deployed).await?
+            let (name, description) = (request.app_name.clone(), request.app_name.clone());
+            let wanted = Wanted { environment, name, description, state: AppState::Deployed, tags: Default::default() };
+            match make(api, caller, wanted).await {
+                // Another client was faster.
+                Err(Error::Refused(shoal_state::Refused::NameHeld { holder, .. }))
+                    if request.object_creation_type() == pb::ObjectCreationType::CreateIfMissing =>
+                {
+                    holder
+                }
+                made => made?,
+            }
         }
-        (None, _) => return Err(Error::NotFound(format!("App '{}' not found", request.app_name))),
+        (None, _) => return Err(Error::NotFound(format!("App '{}' not found in environment '{environment_name}'", request.app_name))),
     };
     let state = api.local();
     let metadata = state.apps.get(&id).map(|app| metadata(&state, id, app));
@@ -107,65 +139,76 @@ pub(super) async fn by_name(
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?;
     let found = state.app_deployed(environment.id, &request.name);
+    let previous = if found.is_none() { stopped_lately(&state, environment.id, &request.name) } else { None };
+    let told = found.or(previous).and_then(|id| Some(lifecycle(&state, id, state.apps.get(&id)?)));
     Ok(pb::AppGetByDeploymentNameResponse {
         app_id: found.map(|id| id.to_string()).unwrap_or_default(),
+        previous_app_id: previous.map(|id| id.to_string()).unwrap_or_default(),
         environment_name: environment.name.clone(),
-        lifecycle: found.and_then(|id| state.apps.get(&id)).map(lifecycle),
-        ..Default::default()
+        lifecycle: told,
     })
 }
 
-fn tags<Id: Clone + std::str::FromStr<Err = shoal_state::NotAnId>>(
-    ids: std::collections::BTreeMap<String, String>,
-) -> Result<shoal_state::imbl::OrdMap<String, Id>, Error> {
-    ids.into_iter().map(|(tag, id)| Ok((tag, id.parse()?))).collect()
+/// Finds the app that had a name last, and is stopped.
+fn stopped_lately(state: &State, environment: EnvironmentId, name: &str) -> Option<AppId> {
+    let had = |app: &App| app.environment == environment && app.name == name && !name.is_empty();
+    let stopped = state.apps.iter().filter_map(|(id, app)| Some((app.stopped.as_ref().filter(|_| had(app))?.0, *id)));
+    stopped.max().map(|(_, id)| id)
 }
 
-pub(super) async fn publish(api: &Api, caller: &Caller, request: pb::AppPublishRequest) -> Result<pb::AppPublishResponse, Error> {
-    let (id, _) = find(api, &request.app_id).await?;
-    let detached = request.app_state() == pb::AppState::Detached;
-    let deployed = request.app_state() == pb::AppState::Deployed;
-    let layout = AppLayout { functions: tags(request.function_ids)?, classes: tags(request.class_ids)? };
-    let at = api.now();
-    let deployment = deployed.then(|| Deployment {
-        version: 0,
-        name: request.name,
-        tag: request.deployment_tag,
-        at,
-        client_version: if request.client_version.is_empty() { caller.client_version.clone() } else { request.client_version },
-    });
-    api.propose(Command::PublishApp { id, layout, deployment, detached }).await?;
-    Ok(pb::AppPublishResponse { url: api.page(caller, id), deployed_at: seconds(at), ..Default::default() })
-}
-
-pub(super) async fn heartbeat(api: &Api, _caller: &Caller, request: pb::AppHeartbeatRequest) -> Result<(), Error> {
+pub(super) async fn heartbeat(api: &Api, caller: &Caller, request: pb::AppHeartbeatRequest) -> Result<(), Error> {
     let (id, app) = find(api, &request.app_id).await?;
     if let Some((_, why)) = &app.stopped {
         return Err(Error::Precondition(format!("App '{id}' is stopped: {why}")));
     }
-    api.lifecycle.beat(id);
+    api.lifecycle.beat(id, caller.connection);
     Ok(())
 }
 
 pub(super) async fn disconnect(api: &Api, _caller: &Caller, request: pb::AppClientDisconnectRequest) -> Result<(), Error> {
     let (id, app) = find(api, &request.app_id).await?;
-    if matches!(app.state, AppState::Ephemeral | AppState::Initializing) {
-        stop(api, id, "its client disconnected").await?;
+    match app.state {
+        AppState::Ephemeral | AppState::Initializing => stop(api, id, "its client disconnected").await?,
+        // Ctrl-C leaves a detached app alone: it lives on for what its client was waiting for, too.
+        AppState::Detached if request.reason() != pb::AppDisconnectReason::KeyboardInterrupt && !works(api, id) => {
+            stop(api, id, "its client disconnected, and nothing was left to do").await?;
+        }
+        AppState::Detached => api.lifecycle.left(id),
+        AppState::Deployed | AppState::Stopped => {}
     }
     Ok(())
 }
 
+/// Says whether any input of an app waits or runs, or the app keeps containers without one.
+pub(crate) fn works(api: &Api, id: AppId) -> bool {
+    let (state, load) = (api.local(), api.calls.load());
+    let load = load.borrow();
+    state.functions.iter().filter(|(_, function)| function.app == id).any(|(function, settings)| {
+        let pool = load.pools.get(function).copied().unwrap_or_default();
+        settings.scaling.containers_min > 0 || pool.waiting + pool.running + pool.delayed > 0
+    })
+}
+
 /// Stops an app: no new containers, those that run are asked to end, what waits is cancelled.
 pub(crate) async fn stop(api: &Api, id: AppId, why: &str) -> Result<(), Error> {
+    stop_by(api, id, why, None).await
+}
+
+/// Stops an app as [`stop`] does, and keeps whose wish it was.
+pub(crate) async fn stop_by(api: &Api, id: AppId, why: &str, stopped_by: Option<String>) -> Result<(), Error> {
     let functions: Vec<_> = api.local().functions.iter().filter(|(_, function)| function.app == id).map(|(id, _)| *id).collect();
-    api.propose(Command::StopApp { id, at: api.now(), why: why.to_owned() }).await?;
+    let mut commands = vec![Command::StopApp { id, at: api.now(), why: why.to_owned() }];
+    if stopped_by.is_some() {
+        commands.push(Command::NoteApp { id, created_by: None, stopped_by, tags: None });
+    }
+    api.propose_all(commands).await?;
     api.calls_stop(&functions).await;
     Ok(())
 }
 
-pub(super) async fn stop_request(api: &Api, _caller: &Caller, request: pb::AppStopRequest) -> Result<(), Error> {
+pub(super) async fn stop_request(api: &Api, caller: &Caller, request: pb::AppStopRequest) -> Result<(), Error> {
     let (id, _) = find(api, &request.app_id).await?;
-    stop(api, id, "stopped by a user").await
+    stop_by(api, id, "stopped by a user", Some(token::name_of(api, caller))).await
 }
 
 pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::AppListRequest) -> Result<pb::AppListResponse, Error> {
@@ -188,7 +231,27 @@ pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::AppListReques
 
 pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::AppGetInfoRequest) -> Result<pb::AppGetInfoResponse, Error> {
     let (id, app) = find(api, &request.app_id).await?;
-    Ok(pb::AppGetInfoResponse { info: Some(metadata(&api.local(), id, &app)), ..Default::default() })
+    let state = api.local();
+    let mut function_info_summaries = std::collections::BTreeMap::new();
+    for of in app.layout.functions.values() {
+        if let Some(function) = state.functions.get(of) {
+            let view = pb::Function::decode(function::definition(api, function).await?);
+            let view = view.map_err(Error::failed(format!("cannot decode function {of}")))?;
+            function_info_summaries.insert(of.to_string(), summary(view));
+        }
+    }
+    Ok(pb::AppGetInfoResponse { info: Some(metadata(&state, id, &app)), function_info_summaries })
+}
+
+fn summary(view: pb::Function) -> pb::app_get_info_response::FunctionInfoSummary {
+    let gpu = view.resources.and_then(|resources| resources.gpu_config).filter(|gpu| gpu.count > 0);
+    pb::app_get_info_response::FunctionInfoSummary {
+        gpu_config: gpu.into_iter().collect(),
+        schedule: view.schedule,
+        requires_proxy_auth: view.webhook_config.as_ref().map(|webhook| webhook.requires_proxy_auth),
+        web_function: view.webhook_config.is_some(),
+        ..Default::default()
+    }
 }
 
 pub(super) async fn get_lifecycle(
@@ -196,29 +259,21 @@ pub(super) async fn get_lifecycle(
     _caller: &Caller,
     request: pb::AppGetLifecycleRequest,
 ) -> Result<pb::AppGetLifecycleResponse, Error> {
-    let (_, app) = find(api, &request.app_id).await?;
-    Ok(pb::AppGetLifecycleResponse { lifecycle: Some(lifecycle(&app)) })
+    let (id, app) = find(api, &request.app_id).await?;
+    Ok(pb::AppGetLifecycleResponse { lifecycle: Some(lifecycle(&api.local(), id, &app)) })
 }
 
-pub(super) async fn history(
-    api: &Api,
-    _caller: &Caller,
-    request: pb::AppDeploymentHistoryRequest,
-) -> Result<pb::AppDeploymentHistoryResponse, Error> {
-    let (id, app) = find(api, &request.app_id).await?;
-    let item = |deployment: &Deployment| pb::AppDeploymentHistory {
-        app_id: id.to_string(),
-        version: deployment.version,
-        client_version: deployment.client_version.clone(),
-        deployed_at: seconds(deployment.at),
-        tag: deployment.tag.clone(),
-        deployment_type: pb::DeploymentType::Standard.into(),
-        ..Default::default()
-    };
-    Ok(pb::AppDeploymentHistoryResponse {
-        app_deployment_histories: app.deployments.iter().map(item).collect(),
-        production_app_version: app.deployments.last().map_or(0, |last| last.version),
-    })
+pub(super) async fn get_tags(api: &Api, _caller: &Caller, request: pb::AppGetTagsRequest) -> Result<pb::AppGetTagsResponse, Error> {
+    let (id, _) = find(api, &request.app_id).await?;
+    let state = api.read_latest().await?;
+    let tags = state.app_notes.get(&id).map(|notes| notes.tags.iter().map(|(key, value)| (key.clone(), value.clone())).collect());
+    Ok(pb::AppGetTagsResponse { tags: tags.unwrap_or_default() })
+}
+
+pub(super) async fn set_tags(api: &Api, _caller: &Caller, request: pb::AppSetTagsRequest) -> Result<(), Error> {
+    let (id, _) = find(api, &request.app_id).await?;
+    let tags = Some(request.tags.into_iter().collect());
+    api.propose(Command::NoteApp { id, created_by: None, stopped_by: None, tags }).await
 }
 
 /// Returns everything that a container or a redeploy must know of an app's objects.
@@ -251,9 +306,9 @@ pub(super) async fn get_layout(api: &Api, _caller: &Caller, request: pb::AppGetL
     Ok(pb::AppGetLayoutResponse { app_layout: Some(layout(api, &app).await?) })
 }
 
-/// Returns whether an app's client is still needed for it to live.
-pub(crate) fn needs_client(app: &App) -> bool {
-    matches!(app.state, AppState::Ephemeral | AppState::Initializing)
+/// Returns whether an app ends with its client: at once, or when its work is done.
+pub(crate) fn has_client(app: &App) -> bool {
+    matches!(app.state, AppState::Ephemeral | AppState::Initializing | AppState::Detached)
 }
 
 /// Refuses what only a living app may do.

@@ -6,12 +6,18 @@ use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use shoal_proto::modal_client as pb;
 use shoal_state::model::Secret;
-use shoal_state::{Command, Digest, SecretId, State};
+use shoal_state::{AppId, Command, Digest, EnvironmentId, Refused, SecretId, State};
 
 use super::error::Error;
-use super::{Api, Caller, environment, seconds};
+use super::{Api, Caller, environment, seconds, token};
 
 const NONCE_BYTES: usize = 24;
+/// The most that names and values of a secret may take, in bytes: it travels in the log.
+const SECRET_BYTES_MAX: usize = 32 << 10;
+/// How often a change is tried again when others change the same secret.
+const CHANGE_TRIES: usize = 5;
+/// How far a client's clock may be off, in seconds: a list asked for "until now" has what was created a moment ago.
+const CLOCK_SLACK: f64 = 60.0;
 
 /// The cluster's key for secrets, 256 bits.
 #[derive(Clone)]
@@ -50,6 +56,11 @@ impl SealingKey {
         postcard::from_bytes(&plain).map_err(Error::failed(format!("cannot decode secret {id}")))
     }
 
+    /// Signs a message for one purpose, under a key of that purpose alone.
+    pub(super) fn sign(&self, purpose: &str, message: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&blake3::derive_key(purpose, &self.0), message).as_bytes()
+    }
+
     /// Returns a hash of the variables that says nothing to those without the key.
     fn content_hash(&self, variables: &BTreeMap<String, String>) -> Digest {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
@@ -71,14 +82,26 @@ pub(crate) fn open_all(api: &Api, state: &State, ids: &[SecretId]) -> Result<BTr
     Ok(variables)
 }
 
-fn metadata(state: &State, secret: &Secret) -> pb::SecretMetadata {
+fn metadata(state: &State, id: SecretId, secret: &Secret) -> pb::SecretMetadata {
+    let notes = state.secret_notes.get(&id).cloned().unwrap_or_default();
     pb::SecretMetadata {
         name: secret.name.clone(),
-        creation_info: Some(pb::CreationInfo { created_at: seconds(secret.updated), ..Default::default() }),
+        creation_info: Some(pb::CreationInfo { created_at: created_at(state, id, secret), created_by: notes.created_by }),
         keys: secret.keys.clone(),
         environment_name: state.environments.get(&secret.environment).map(|found| found.name.clone()).unwrap_or_default(),
         ..Default::default()
     }
+}
+
+fn created_at(state: &State, id: SecretId, secret: &Secret) -> f64 {
+    seconds(state.secret_notes.get(&id).map_or(secret.updated, |notes| notes.created))
+}
+
+async fn find(api: &Api, id: &str) -> Result<(SecretId, Secret, State), Error> {
+    let parsed: SecretId = id.parse()?;
+    let state = api.read_latest_unless(|state| state.secrets.contains_key(&parsed)).await?;
+    let found = state.secrets.get(&parsed).cloned().ok_or_else(|| Error::NotFound(format!("Secret '{id}' not found")))?;
+    Ok((parsed, found, state))
 }
 
 pub(super) async fn get_or_create(
@@ -87,60 +110,153 @@ pub(super) async fn get_or_create(
     request: pb::SecretGetOrCreateRequest,
 ) -> Result<pb::SecretGetOrCreateResponse, Error> {
     use pb::ObjectCreationType as Kind;
-    let state = api.read_latest().await?;
-    let environment = environment::find(&state, &request.environment_name)?.id;
-    let name = &request.deployment_name;
-    let found = state.secret_named(environment, name).map(|(id, _)| id);
-    let anonymous = matches!(request.object_creation_type(), Kind::AnonymousOwnedByApp | Kind::Ephemeral);
-    let id = match (found, request.object_creation_type()) {
-        (Some(_), Kind::CreateFailIfExists) => return Err(Error::Exists(format!("Secret '{name}' already exists"))),
-        (Some(id), Kind::Unspecified | Kind::CreateIfMissing) => id,
-        (None, Kind::Unspecified) => return Err(Error::NotFound(format!("Secret '{name}' not found in environment"))),
-        (found, _) => {
-            let derived = SecretId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
-            let id = found.unwrap_or(derived);
-            let name = if anonymous { String::new() } else { name.clone() };
-            put(api, id, environment, name, request.env_dict.into_iter().collect()).await?;
-            id
+    let kind = request.object_creation_type();
+    let anonymous = matches!(kind, Kind::AnonymousOwnedByApp | Kind::Ephemeral);
+    let name = if anonymous { String::new() } else { request.deployment_name.clone() };
+    if name.is_empty() && !anonymous {
+        return Err(Error::Invalid("a secret that is to be found again needs a name".to_owned()));
+    }
+    let app = if kind == Kind::AnonymousOwnedByApp { Some(request.app_id.parse::<AppId>()?) } else { None };
+    let wanted = Wanted { kind, name, app, variables: request.env_dict };
+    let mut tries = 0;
+    let id = loop {
+        tries += 1;
+        match get_or_write(api, caller, &request.environment_name, &wanted).await {
+            // Others were faster: they are the state to start from.
+            Err(Error::Refused(Refused::SecretExists { .. } | Refused::SecretChanged { .. } | Refused::NoSecret { .. }))
+                if tries < CHANGE_TRIES && kind != Kind::CreateFailIfExists => {}
+            done => break done?,
         }
     };
     let state = api.local();
     let secret = state.secrets.get(&id).ok_or_else(|| Error::NotFound(format!("Secret '{id}' not found")))?;
-    let missing: Vec<&String> = request.required_keys.iter().filter(|key| !secret.keys.contains(key)).collect();
+    let missing: Vec<&str> = request.required_keys.iter().filter(|key| !secret.keys.contains(key)).map(String::as_str).collect();
     if !missing.is_empty() {
-        return Err(Error::NotFound(format!("Secret '{}' is missing key(s): {missing:?}", secret.name)));
+        let keys = secret.keys.join(", ");
+        return Err(Error::NotFound(format!("Secret '{}' is missing key(s): {}. It has: {keys}", secret.name, missing.join(", "))));
     }
-    Ok(pb::SecretGetOrCreateResponse { secret_id: id.to_string(), metadata: Some(metadata(&state, secret)) })
+    Ok(pb::SecretGetOrCreateResponse { secret_id: id.to_string(), metadata: Some(metadata(&state, id, secret)) })
 }
 
-async fn put(
+struct Wanted {
+    kind: pb::ObjectCreationType,
+    name: String,
+    app: Option<AppId>,
+    variables: BTreeMap<String, String>,
+}
+
+async fn get_or_write(api: &Api, caller: &Caller, environment: &str, wanted: &Wanted) -> Result<SecretId, Error> {
+    use pb::ObjectCreationType as Kind;
+    let state = api.read_latest().await?;
+    let environment = environment::find(&state, environment)?;
+    let found = state.secret_named(environment.id, &wanted.name);
+    match (found, wanted.kind) {
+        (Some(_), Kind::CreateFailIfExists) => {
+            Err(Error::Exists(format!("Secret '{}' already exists in environment '{}'", wanted.name, environment.name)))
+        }
+        (Some((id, _)), Kind::Unspecified | Kind::CreateIfMissing) => Ok(id),
+        (None, Kind::Unspecified) => {
+            Err(Error::NotFound(format!("Secret '{}' not found in environment '{}'", wanted.name, environment.name)))
+        }
+        (found, _) => {
+            let id = SecretId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
+            let (id, expected) = found.map_or((id, None), |(id, secret)| (id, Some(secret.content_hash)));
+            write(api, caller, id, environment.id, wanted, expected).await.map(|()| id)
+        }
+    }
+}
+
+async fn write(
+    api: &Api,
+    caller: &Caller,
+    id: SecretId,
+    environment: EnvironmentId,
+    wanted: &Wanted,
+    expected: Option<Digest>,
+) -> Result<(), Error> {
+    let secret = Box::new(sealed(api, id, environment, wanted.name.clone(), &wanted.variables)?);
+    api.propose(Command::WriteSecret { id, secret, app: wanted.app, by: token::name_of(api, caller), expected }).await
+}
+
+fn sealed(
     api: &Api,
     id: SecretId,
-    environment: shoal_state::EnvironmentId,
+    environment: EnvironmentId,
     name: String,
-    variables: BTreeMap<String, String>,
-) -> Result<(), Error> {
-    let secret = Secret {
+    variables: &BTreeMap<String, String>,
+) -> Result<Secret, Error> {
+    check(variables)?;
+    Ok(Secret {
         environment,
         name,
         keys: variables.keys().cloned().collect(),
-        sealed: api.sealing.seal(id, &variables)?,
-        content_hash: api.sealing.content_hash(&variables),
+        sealed: api.sealing.seal(id, variables)?,
+        content_hash: api.sealing.content_hash(variables),
         updated: api.now(),
-    };
-    api.propose(Command::PutSecret { id, secret }).await
+    })
+}
+
+/// Refuses what cannot be environment variables, by the name of the variable and never by its value.
+fn check(variables: &BTreeMap<String, String>) -> Result<(), Error> {
+    for (name, value) in variables {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Error::Invalid(format!("{name:?} cannot name a variable of a secret: use letters, digits and '_'")));
+        }
+        if value.contains('\0') {
+            return Err(Error::Invalid(format!("the value of {name:?} has a zero byte, which no environment variable can hold")));
+        }
+    }
+    let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > SECRET_BYTES_MAX {
+        return Err(Error::Invalid(format!(
+            "the secret's names and values have {bytes} bytes, and {SECRET_BYTES_MAX} is the most: split it into several secrets"
+        )));
+    }
+    Ok(())
+}
+
+pub(super) async fn update(api: &Api, caller: &Caller, request: pb::SecretUpdateRequest) -> Result<(), Error> {
+    for _ in 0..CHANGE_TRIES {
+        let (id, secret, _) = find(api, &request.secret_id).await?;
+        let mut variables = api.sealing.open(id, &secret.sealed)?;
+        for update in &request.updates {
+            match &update.value {
+                Some(value) => drop(variables.insert(update.key.clone(), value.clone())),
+                None => drop(variables.remove(&update.key)),
+            }
+        }
+        let changed = Box::new(sealed(api, id, secret.environment, secret.name.clone(), &variables)?);
+        let command =
+            Command::WriteSecret { id, secret: changed, app: None, by: token::name_of(api, caller), expected: Some(secret.content_hash) };
+        match api.propose(command).await {
+            Err(Error::Refused(Refused::SecretChanged { .. })) => {}
+            done => return done,
+        }
+    }
+    Err(Error::Unavailable(format!("secret {} is changed by others all the time: try again", request.secret_id)))
+}
+
+pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::SecretGetInfoRequest) -> Result<pb::SecretGetInfoResponse, Error> {
+    let (id, secret, state) = find(api, &request.secret_id).await?;
+    Ok(pb::SecretGetInfoResponse { metadata: Some(metadata(&state, id, &secret)) })
 }
 
 pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::SecretListRequest) -> Result<pb::SecretListResponse, Error> {
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?;
+    let page = request.pagination.unwrap_or_default();
+    let until = Some(page.created_before).filter(|until| *until > 0.0 && (seconds(api.now()) - until).abs() > CLOCK_SLACK);
     let named = state.secrets.iter().filter(|(_, secret)| secret.environment == environment.id && !secret.name.is_empty());
-    let items = named.map(|(id, secret)| pb::SecretListItem {
+    let mut found: Vec<_> = named.map(|(id, secret)| (created_at(&state, *id, secret), *id, secret)).collect();
+    found.retain(|(created, ..)| until.is_none_or(|until| *created < until));
+    found.sort_by(|one, other| other.0.total_cmp(&one.0).then(one.1.cmp(&other.1)));
+    let count = usize::try_from(page.max_objects).ok().filter(|count| *count > 0).unwrap_or(usize::MAX);
+    let items = found.into_iter().take(count).map(|(created_at, id, secret)| pb::SecretListItem {
         label: secret.name.clone(),
-        created_at: seconds(secret.updated),
+        created_at,
         environment_name: environment.name.clone(),
         secret_id: id.to_string(),
-        metadata: Some(metadata(&state, secret)),
+        metadata: Some(metadata(&state, id, secret)),
         ..Default::default()
     });
     Ok(pb::SecretListResponse { items: items.collect(), environment_name: environment.name.clone() })
@@ -148,4 +264,42 @@ pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::SecretListReq
 
 pub(super) async fn delete(api: &Api, _caller: &Caller, request: pb::SecretDeleteRequest) -> Result<(), Error> {
     api.propose(Command::RemoveSecret { id: request.secret_id.parse()? }).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_sealed_secret_opens_with_its_key_and_under_its_id_alone() {
+        let (key, id, content) = (SealingKey::new([7; 32]), SecretId::from_random(1), variables(&[("A", "a value that is secret")]));
+        let sealed = key.seal(id, &content).unwrap();
+        assert_eq!(key.open(id, &sealed).unwrap(), content);
+        assert!(key.open(SecretId::from_random(2), &sealed).is_err(), "a sealed secret was moved to another id");
+        assert!(SealingKey::new([8; 32]).open(id, &sealed).is_err(), "another key opened it");
+        for cut in 0..sealed.len() {
+            assert!(key.open(id, &sealed[..cut]).is_err(), "{cut} of {} bytes opened", sealed.len());
+        }
+        let found = sealed.windows(6).any(|window| window == b"secret");
+        assert!(!found, "the value can be read in its sealed form");
+        assert_ne!(sealed, key.seal(id, &content).unwrap(), "equal contents have equal sealed forms");
+        assert_eq!(key.content_hash(&content), key.content_hash(&content));
+        assert_ne!(key.content_hash(&variables(&[("AB", "C")])), key.content_hash(&variables(&[("A", "BC")])));
+    }
+
+    #[test]
+    fn what_cannot_be_a_variable_is_refused_without_its_value() {
+        for bad in [("", "hush"), ("A=B", "hush"), ("A\0", "hush"), ("A", "hu\0sh")] {
+            let said = check(&variables(&[bad])).unwrap_err().to_string();
+            assert!(!said.contains("hu"), "{said}");
+        }
+        let long = "x".repeat(SECRET_BYTES_MAX);
+        let said = check(&variables(&[("A", &long)])).unwrap_err().to_string();
+        assert!(said.contains("split it"), "{said}");
+        check(&variables(&[("A", "several\nlines, and = signs"), ("", "")][..1])).unwrap();
+    }
 }

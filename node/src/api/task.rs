@@ -8,11 +8,13 @@ use super::{Api, Caller, environment, seconds};
 
 pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::TaskListRequest) -> Result<pb::TaskListResponse, Error> {
     let state = api.read_latest().await?;
-    let environment = environment::find(&state, &request.environment_name)?.id;
     let app: Option<shoal_state::AppId> = if request.app_id.is_empty() { None } else { Some(request.app_id.parse()?) };
+    // An app is in one environment: who names it means that one.
+    let all = app.is_some() && request.environment_name.is_empty();
+    let environment = environment::find(&state, &request.environment_name)?.id;
     let tasks = state.tasks.iter().filter_map(|(id, task)| {
         let of = state.apps.get(&task.app)?;
-        let wanted = of.environment == environment && app.is_none_or(|app| app == task.app);
+        let wanted = (all || of.environment == environment) && app.is_none_or(|app| app == task.app);
         wanted.then(|| pb::TaskStats {
             task_id: id.to_string(),
             app_id: task.app.to_string(),
@@ -22,6 +24,28 @@ pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::TaskListReque
         })
     });
     Ok(pb::TaskListResponse { tasks: tasks.collect() })
+}
+
+/// Tells of a container, and for a while of one that has ended on this node.
+pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::TaskGetInfoRequest) -> Result<pb::TaskGetInfoResponse, Error> {
+    let id: TaskId = request.task_id.parse()?;
+    let state = api.read_latest_unless(|state| state.tasks.contains_key(&id)).await?;
+    if let Some(task) = state.tasks.get(&id) {
+        let began = seconds(task.created);
+        let started_at = if api.tasks.get(id).is_some_and(|known| known.hello.is_some()) { began } else { 0.0 };
+        let info = pb::TaskInfo { id: id.to_string(), enqueued_at: began, started_at, ..Default::default() };
+        return Ok(pb::TaskGetInfoResponse { app_id: task.app.to_string(), info: Some(info) });
+    }
+    let ended = api.tasks.ended(id).ok_or_else(|| Error::NotFound(format!("Container '{id}' not found: it ended long ago, or never was")))?;
+    let info = pb::TaskInfo {
+        id: id.to_string(),
+        enqueued_at: seconds(ended.created),
+        started_at: seconds(ended.created),
+        finished_at: seconds(ended.end.at),
+        result: Some(pb::GenericResult { exception: ended.end.how, ..Default::default() }),
+        ..Default::default()
+    };
+    Ok(pb::TaskGetInfoResponse { app_id: ended.app.to_string(), info: Some(info) })
 }
 
 pub(super) async fn stop(api: &Api, _caller: &Caller, request: pb::ContainerStopRequest) -> Result<pb::ContainerStopResponse, Error> {
