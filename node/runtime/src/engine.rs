@@ -17,6 +17,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::mount::MountFlags;
 use serde::Deserialize;
 use tokio::{process::Command, sync::Semaphore, time::timeout};
 
@@ -120,6 +121,7 @@ impl Engine {
         let (run, overlay, own, networked) = (run_dir.clone(), overlay_dir.clone(), own_dir.clone(), config.network.is_some());
         let cgroups = blocking(move || {
             leftover::clean(tag, &run, &overlay, &own, networked)?;
+            keep_in_memory(&run)?;
             for folder in [&run, &root_of(&run), &bundles_of(&run), &overlay, &own] {
                 make_dir(folder)?;
                 // Descriptions hold environments, and those hold secrets.
@@ -540,6 +542,22 @@ fn bundles_of(run_dir: &Path) -> PathBuf {
 }
 
 /// Makes a folder and returns its path without symbolic links.
+/// The number by which the kernel names a filesystem in memory.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Makes sure that what is written in a folder never reaches a disk, as it does where /run is an ordinary folder:
+/// descriptions of containers, and what runsc notes of them, hold environments, and those hold secrets.
+fn keep_in_memory(folder: &Path) -> Result<()> {
+    make_dir(folder)?;
+    let found = rustix::fs::statfs(folder).map_err(|errno| Error::file("look at", folder)(errno.into()))?;
+    if u64::try_from(found.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC) {
+        return Ok(());
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("shoal-run", folder, "tmpfs", flags, Some(c"mode=0700"))
+        .map_err(|errno| Error::file("mount a filesystem in memory at", folder)(errno.into()))
+}
+
 fn make_dir(path: &Path) -> Result<PathBuf> {
     let made = match fs::create_dir_all(path) {
         // Another engine that closes has just removed the folder that both shared.
