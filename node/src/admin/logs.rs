@@ -3,7 +3,7 @@
 //! Without a number of lines the store is read from its oldest line on, a piece at a time, so that no answer has to fit
 //! into memory. While a follower waits, empty lines tell it that the node is alive.
 //!
-//! Caveats: only this node's containers are heard; that lines were dropped is said only with a number of lines.
+//! Caveat: only this node's containers are heard.
 
 use std::time::Duration;
 
@@ -14,11 +14,13 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use futures::stream;
 use serde::{Deserialize, Serialize};
-use shoal_state::{CallId, FunctionId, State, TaskId};
+use shoal_state::model::Function;
+use shoal_state::{AppId, CallId, FunctionId, State, TaskId};
 use shoal_worker::log::{Batch, Cursor, Entry, Error, Filter, LogStore, Stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Refusal, find_app};
+use crate::api::logs::with_bound;
 use crate::api::{self, Api, blocking};
 
 /// How often a follower without lines looks whether what it follows has ended, and hears of the node.
@@ -34,8 +36,26 @@ pub(crate) struct LogsWanted {
     pub(crate) of: String,
     /// The environment of the name; empty = the default one.
     pub(crate) environment: String,
+    /// Only lines of this function: its id, or its tag in the app.
+    #[serde(default)]
+    pub(crate) function: Option<String>,
+    /// Only lines of this call.
+    #[serde(default)]
+    pub(crate) call: Option<String>,
+    /// Only lines of this task.
+    #[serde(default)]
+    pub(crate) task: Option<String>,
+    /// Only lines with this text in them.
+    #[serde(default)]
+    pub(crate) search: Option<String>,
+    /// Only lines of this stream: `stdout`, `stderr` or `system`.
+    #[serde(default)]
+    pub(crate) stream: Option<String>,
     /// Only lines from then on, in milliseconds since 1970.
     pub(crate) since_ms: Option<u64>,
+    /// Only lines before then, in milliseconds since 1970.
+    #[serde(default)]
+    pub(crate) until_ms: Option<u64>,
     /// Only the newest so many; at most [`TAIL_MAX`].
     pub(crate) tail: Option<usize>,
     /// Go on with what is printed from now on, until what is followed has ended.
@@ -73,16 +93,19 @@ pub(crate) enum LogAnswer {
     BrokeOff(Refusal),
 }
 
+fn name_of(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+        Stream::System => "system",
+    }
+}
+
 impl From<&Entry> for LogLine {
     fn from(entry: &Entry) -> Self {
-        let stream = match entry.stream {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-            Stream::System => "system",
-        };
         Self {
             timestamp_ns: entry.timestamp_ns,
-            stream: stream.to_owned(),
+            stream: name_of(entry.stream).to_owned(),
             app_id: entry.app.to_string(),
             task_id: entry.task.to_string(),
             function_id: entry.function.to_string(),
@@ -100,18 +123,15 @@ pub(super) async fn logs(
     Json(wanted): Json<LogsWanted>,
 ) -> Result<Response, Failure> {
     let state = api.read_latest().await?;
-    let absent = || {
-        let of = &wanted.of;
-        Failure(
-            StatusCode::NOT_FOUND,
-            format!(
-                "cannot show the logs of {of:?}: no app, task, function or call has that id or name, and nothing it printed is kept; `shoal app list` and `shoal task list` show what there is"
-            ),
-        )
-    };
-    let filter = filter(&state, &wanted.of, &wanted.environment).ok_or_else(absent)?;
-    if !lives(&state, &filter) && fetch(&api.logs, &filter, None, 1).await?.entries.is_empty() {
-        return Err(absent());
+    let mut filter = filter(&state, &wanted)?;
+    if let Some(call) = filter.call.filter(|_| filter.functions.is_empty())
+        && let Ok(info) = api.calls.info(call).await
+    {
+        // Lines of other functions need then not be read.
+        filter.functions = vec![info.open.pool];
+    }
+    if !lives(&state, &filter) && fetch(&api.logs, &unbounded(&filter), 1).await?.entries.is_empty() {
+        return Err(absent(&wanted.of));
     }
     // What a call's function prints is never known to be all: who follows a call decides when to leave.
     let alive = {
@@ -123,13 +143,54 @@ pub(super) async fn logs(
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response())
 }
 
-/// Says which lines are meant by an id, or by the name of a deployed app.
-fn filter(state: &State, of: &str, environment: &str) -> Option<Filter> {
+fn absent(of: &str) -> Failure {
+    Failure(
+        StatusCode::NOT_FOUND,
+        format!(
+            "cannot show the logs of {of:?}: no app, task, function or call has that id or name, and nothing it printed is kept; `shoal app list` and `shoal task list` show what there is"
+        ),
+    )
+}
+
+/// The same lines, of any time and with any text.
+fn unbounded(filter: &Filter) -> Filter {
+    Filter { since_ns: None, until_ns: None, search: None, stream: None, ..filter.clone() }
+}
+
+/// Says which lines are meant.
+fn filter(state: &State, wanted: &LogsWanted) -> Result<Filter, Failure> {
+    let mut filter = subject(state, &wanted.of, &wanted.environment).ok_or_else(|| absent(&wanted.of))?;
+    if let Some(task) = &wanted.task {
+        filter.task = Some(task.parse()?);
+    }
+    if let Some(call) = &wanted.call {
+        filter.call = Some(call.parse()?);
+    }
+    if let Some(function) = &wanted.function {
+        filter.functions = functions(state, filter.app, function)?;
+    }
+    filter.stream = wanted.stream.as_deref().map(stream_named).transpose()?;
+    filter.search = wanted.search.clone().filter(|text| !text.is_empty());
+    let nanos = |ms: u64| ms.saturating_mul(NANOS_PER_MS);
+    filter.since_ns = wanted.since_ms.map(nanos);
+    filter.until_ns = wanted.until_ms.map(nanos);
+    Ok(filter)
+}
+
+fn stream_named(name: &str) -> Result<Stream, Failure> {
+    let all = [Stream::Stdout, Stream::Stderr, Stream::System];
+    let wrong = || Failure(StatusCode::BAD_REQUEST, format!("{name:?} is no stream: there are stdout, stderr and system"));
+    all.into_iter().find(|stream| name_of(*stream) == name).ok_or_else(wrong)
+}
+
+/// Says which lines an id means, or the name of a deployed app.
+fn subject(state: &State, of: &str, environment: &str) -> Option<Filter> {
     if let Ok(task) = of.parse::<TaskId>() {
-        return Some(Filter::task(task));
+        return Some(Filter { app: state.tasks.get(&task).map(|task| task.app), ..Filter::task(task) });
     }
     if let Ok(function) = of.parse::<FunctionId>() {
-        return Some(Filter { function: Some(function), ..Filter::default() });
+        let app = state.functions.get(&function).map(|function| function.app);
+        return Some(Filter { app, functions: with_bound(state, function), ..Filter::default() });
     }
     if let Ok(call) = of.parse::<CallId>() {
         return Some(Filter { call: Some(call), ..Filter::default() });
@@ -137,19 +198,33 @@ fn filter(state: &State, of: &str, environment: &str) -> Option<Filter> {
     find_app(state, of, environment).or_else(|| of.parse().ok()).map(Filter::app)
 }
 
+/// Finds functions by an id, or by the tag that one has in an app; a class has one for all its methods.
+fn functions(state: &State, app: Option<AppId>, which: &str) -> Result<Vec<FunctionId>, Failure> {
+    if let Ok(function) = which.parse::<FunctionId>() {
+        return Ok(with_bound(state, function));
+    }
+    let class = format!("{which}.*");
+    let tagged = |function: &Function| Some(function.app) == app && (function.tag == which || function.tag == class);
+    let found: Vec<FunctionId> = state.functions.iter().filter(|(_, function)| tagged(function)).map(|(id, _)| *id).collect();
+    if found.is_empty() {
+        return Err(Failure(StatusCode::NOT_FOUND, format!("the app has no function {which:?}; `shoal explain APP` shows those it has")));
+    }
+    Ok(found)
+}
+
 /// Says whether the app or task that is meant may still print.
 fn lives(state: &State, filter: &Filter) -> bool {
     if let Some(task) = filter.task {
         return state.tasks.contains_key(&task);
     }
-    let app = filter.app.or_else(|| state.functions.get(&filter.function?).map(|function| function.app));
+    let app = filter.app.or_else(|| state.functions.get(filter.functions.first()?).map(|function| function.app));
     let stands = app.and_then(|app| state.apps.get(&app)).is_some_and(|app| app.stopped.is_none());
     stands || state.tasks.values().any(|task| Some(task.app) == app)
 }
 
-async fn fetch(logs: &LogStore, filter: &Filter, since_ns: Option<u64>, limit: usize) -> Result<Batch, Failure> {
+async fn fetch(logs: &LogStore, filter: &Filter, limit: usize) -> Result<Batch, Failure> {
     let (logs, filter) = (logs.clone(), filter.clone());
-    let found = blocking(move || logs.fetch(&filter, since_ns, None, limit)).await;
+    let found = blocking(move || logs.fetch(&filter, limit)).await;
     Ok(found.map_err(api::Error::failed("cannot read the logs"))?)
 }
 
@@ -157,7 +232,6 @@ async fn fetch(logs: &LogStore, filter: &Filter, since_ns: Option<u64>, limit: u
 struct Reader<Alive> {
     logs: LogStore,
     filter: Filter,
-    since_ns: u64,
     /// What was collected ahead.
     first: Vec<Entry>,
     cursor: Cursor,
@@ -171,16 +245,15 @@ struct Reader<Alive> {
 
 impl<Alive: Fn() -> bool> Reader<Alive> {
     async fn new(logs: LogStore, filter: Filter, wanted: &LogsWanted, alive: Alive, stop: CancellationToken) -> Result<Self, Failure> {
-        let since_ns = wanted.since_ms.map(|since| since.saturating_mul(NANOS_PER_MS));
         let (first, cursor) = match wanted.tail {
             Some(tail) => {
-                let found = fetch(&logs, &filter, since_ns, tail.min(TAIL_MAX)).await?;
+                let found = fetch(&logs, &filter, tail.min(TAIL_MAX)).await?;
                 (found.entries, found.cursor)
             }
             None => (Vec::new(), Cursor::START),
         };
         let end = (!wanted.follow).then(|| if wanted.tail.is_some() { cursor } else { logs.end() });
-        Ok(Self { logs, filter, since_ns: since_ns.unwrap_or(0), first, cursor, end, alive, stop, ended: false })
+        Ok(Self { logs, filter, first, cursor, end, alive, stop, ended: false })
     }
 
     /// Returns the next lines, or an empty line after a while without any; none when there will be no more.
@@ -202,7 +275,7 @@ impl<Alive: Fn() -> bool> Reader<Alive> {
             Ok(found) => {
                 self.cursor = found.cursor;
                 self.ended = last && found.entries.is_empty();
-                Some(encode(found.entries.iter().filter(|entry| entry.timestamp_ns >= self.since_ns)))
+                Some(encode(found.entries.iter()))
             }
             Err(error) => self.break_off(sentence(&error)),
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use shoal_proto::modal_client as pb;
-use shoal_state::AppId;
+use shoal_state::{AppId, FunctionId, State};
 use shoal_worker::log::{Batch, Cursor, Entry, Filter, LogStore, Stream};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -32,18 +32,35 @@ fn stream(fd: i32) -> Option<Stream> {
     u8::try_from(fd).ok().and_then(Stream::of_fd)
 }
 
-/// Selects what a request names of an app; what is empty leaves all in. `of` are the ids of a task, a function and a call.
-fn filter(app: AppId, of: [&String; 3], fd: i32, search: &str) -> Result<Filter, Error> {
-    let [task, function, call] = of;
+/// What a request names of an app; what is empty leaves all in.
+struct Named<'a> {
+    task: &'a str,
+    function: &'a str,
+    /// A class with certain parameters: narrower than `function`.
+    bound: &'a str,
+    call: &'a str,
+    fd: i32,
+    search: &'a str,
+}
+
+/// Selects what a request names of an app.
+fn filter(state: &State, app: AppId, named: &Named<'_>) -> Result<Filter, Error> {
+    let function = if named.bound.is_empty() { named.function } else { named.bound };
     Ok(Filter {
         app: Some(app),
-        task: id(task)?,
-        function: id(function)?,
-        input: None,
-        call: id(call)?,
-        stream: stream(fd),
-        search: (!search.is_empty()).then(|| search.to_owned()),
+        task: id(named.task)?,
+        functions: id(function)?.map_or_else(Vec::new, |function| with_bound(state, function)),
+        call: id(named.call)?,
+        stream: stream(named.fd),
+        search: (!named.search.is_empty()).then(|| named.search.to_owned()),
+        ..Filter::default()
     })
+}
+
+/// Returns a function and those that were bound from it, whose containers are of it too.
+pub(crate) fn with_bound(state: &State, function: FunctionId) -> Vec<FunctionId> {
+    let bound = state.functions.iter().filter(|(_, other)| other.parent == Some(function)).map(|(id, _)| *id);
+    [function].into_iter().chain(bound).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the wire wants seconds as a double beside the exact nanoseconds")]
@@ -86,8 +103,16 @@ pub(super) async fn follow(
     request: pb::AppGetLogsRequest,
 ) -> Result<tonic::codegen::BoxStream<pb::TaskLogsBatch>, Error> {
     let (app, _) = app::find(api, &request.app_id).await?;
-    let of = [&request.task_id, &request.function_id, &request.function_call_id];
-    let filter = Filter { input: id(&request.input_id)?, ..filter(app, of, request.file_descriptor, &request.search_text)? };
+    api.lifecycle.called(app);
+    let named = Named {
+        task: &request.task_id,
+        function: &request.function_id,
+        bound: &request.parametrized_function_id,
+        call: &request.function_call_id,
+        fd: request.file_descriptor,
+        search: &request.search_text,
+    };
+    let filter = Filter { input: id(&request.input_id)?, ..filter(&api.local(), app, &named)? };
     let cursor = match request.last_entry_id.as_str() {
         "" => Cursor::START,
         text => text.parse().unwrap_or(Cursor::START),
@@ -161,12 +186,20 @@ async fn source(api: &Api, id: &str) -> Result<AppId, Error> {
 const BUCKETS_MAX: usize = 100_000;
 
 pub(super) async fn count(api: &Api, _caller: &Caller, request: pb::AppCountLogsRequest) -> Result<pb::AppCountLogsResponse, Error> {
-    let of = [&request.task_id, &request.function_id, &request.function_call_id];
-    let filter = filter(source(api, &request.app_id).await?, of, request.source, &request.search_text)?;
-    let (since, until) = (nanos(request.since), nanos(request.until));
+    let app = source(api, &request.app_id).await?;
+    let named = Named {
+        task: &request.task_id,
+        function: &request.function_id,
+        bound: &request.parametrized_function_id,
+        call: &request.function_call_id,
+        fd: request.source,
+        search: &request.search_text,
+    };
+    let filter = filter(&api.local(), app, &named)?;
+    let filter = Filter { since_ns: nanos(request.since), until_ns: nanos(request.until), ..filter };
     let bucket = u64::from(request.bucket_secs.max(1)) * NANOS;
     let logs = api.logs.clone();
-    let counted = blocking(move || logs.count(&filter, since, until, bucket)).await.map_err(Error::failed("cannot read the logs"))?;
+    let counted = blocking(move || logs.count(&filter, bucket)).await.map_err(Error::failed("cannot read the logs"))?;
     if counted.len() > BUCKETS_MAX {
         return Err(Error::Invalid(format!("the lines fill {} buckets, more than {BUCKETS_MAX}: ask for longer ones", counted.len())));
     }
@@ -186,11 +219,19 @@ pub(super) fn timestamp(ns: u64) -> prost_types::Timestamp {
 }
 
 pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogsRequest) -> Result<pb::AppFetchLogsResponse, Error> {
-    let of = [&request.task_id, &request.function_id, &request.function_call_id];
-    let filter = filter(source(api, &request.app_id).await?, of, request.source, &request.search_text)?;
+    let app = source(api, &request.app_id).await?;
+    let named = Named {
+        task: &request.task_id,
+        function: &request.function_id,
+        bound: &request.parametrized_function_id,
+        call: &request.function_call_id,
+        fd: request.source,
+        search: &request.search_text,
+    };
+    let filter = filter(&api.local(), app, &named)?;
+    let filter = Filter { since_ns: nanos(request.since), until_ns: nanos(request.until), ..filter };
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(LINES_MAX).min(LINES_MAX);
-    let (since, until) = (nanos(request.since), nanos(request.until));
     let logs: LogStore = api.logs.clone();
-    let found = blocking(move || logs.fetch(&filter, since, until, limit)).await.map_err(Error::failed("cannot read the logs"))?;
+    let found = blocking(move || logs.fetch(&filter, limit)).await.map_err(Error::failed("cannot read the logs"))?;
     Ok(pb::AppFetchLogsResponse { batches: batches(&found) })
 }

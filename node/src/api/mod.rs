@@ -15,7 +15,7 @@ pub(crate) mod identity;
 mod image;
 mod input_token;
 mod lifecycle;
-mod logs;
+pub(crate) mod logs;
 pub(crate) mod mount;
 pub(crate) mod secret;
 mod service;

@@ -23,9 +23,27 @@ pub(super) struct Logs {
     /// Go on with what is printed from now on, until the app or task has ended.
     #[arg(long, short)]
     follow: bool,
-    /// Only what was printed within this time: a number with s, m, h or d.
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    /// Only lines of this function: its name in the app, or its id.
+    #[arg(long, value_name = "FUNCTION")]
+    function: Option<String>,
+    /// Only lines of this call.
+    #[arg(long, value_name = "CALL")]
+    call: Option<String>,
+    /// Only lines of this container.
+    #[arg(long, visible_alias = "task", value_name = "TASK")]
+    container: Option<String>,
+    /// Only lines with this text in them.
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// Only lines of this stream: stdout, stderr, or system for what Shoal itself says.
+    #[arg(long, value_name = "STREAM", value_parser = ["stdout", "stderr", "system"])]
+    stream: Option<String>,
+    /// Only what was printed since: so long ago (a number with s, m, h or d), or a time as 2026-03-01T05:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<u64>,
+    /// Only what was printed before: as --since.
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "follow")]
+    until: Option<u64>,
     /// Only the newest lines.
     #[arg(long, short = 'n', value_name = "LINES", value_parser = lines)]
     tail: Option<usize>,
@@ -34,6 +52,15 @@ pub(super) struct Logs {
     timestamps: bool,
     #[command(flatten)]
     common: Common,
+}
+
+/// Reads a time: so long ago, or at a date. Returns milliseconds since 1970.
+fn moment(text: &str) -> Result<u64, String> {
+    if let Ok(seconds) = seconds(text) {
+        return Ok(crate::api::now().0.saturating_sub(seconds.saturating_mul(1000)));
+    }
+    let parsed = text.parse::<jiff::Timestamp>().ok().and_then(|time| u64::try_from(time.as_millisecond()).ok());
+    parsed.ok_or_else(|| format!("{text:?} is not a time: write how long ago, as 90m, or when, as 2026-03-01T05:00:00Z"))
 }
 
 fn lines(text: &str) -> Result<usize, String> {
@@ -47,7 +74,13 @@ impl Logs {
         let wanted = LogsWanted {
             of: self.of.clone(),
             environment: self.env.clone(),
-            since_ms: self.since.map(|seconds| crate::api::now().0.saturating_sub(seconds.saturating_mul(1000))),
+            function: self.function.clone(),
+            call: self.call.clone(),
+            task: self.container.clone(),
+            search: self.search.clone(),
+            stream: self.stream.clone(),
+            since_ms: self.since,
+            until_ms: self.until,
             tail: self.tail,
             follow: self.follow,
         };
@@ -154,6 +187,18 @@ mod tests {
         let lines = [line("stdout", "half "), line("stderr", "b\n"), line("stdout", "whole\n"), line("stdout", "next\n")];
         let at = "2023-11-14T22:13:20.120Z";
         assert_eq!(printed(true, &lines), (format!("{at} half whole\n{at} next\n"), format!("{at} b\n")));
+    }
+
+    #[test]
+    fn a_time_is_an_age_or_a_date() {
+        let now = crate::api::now().0;
+        let minute_ago = moment("1m").unwrap();
+        assert!((now - 60_000..now).contains(&minute_ago), "{minute_ago} is not a minute before {now}");
+        assert_eq!(moment("2023-11-14T22:13:20Z"), Ok(1_700_000_000_000));
+        assert_eq!(moment("2023-11-14T23:13:20+01:00"), Ok(1_700_000_000_000));
+        for wrong in ["", "yesterday", "5", "2023-11-14"] {
+            assert!(moment(wrong).is_err(), "{wrong:?} was taken");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ enum Command {
     Image(lists::ImageCommand),
     /// Show what containers printed.
     #[command(
-        after_help = "Examples:\n  shoal logs ap-…\n  shoal logs my-app --env main --since 10m\n  shoal logs ta-… --tail 100 --follow --timestamps\n  shoal logs fc-… --json"
+        after_help = "Examples:\n  shoal logs ap-…\n  shoal logs my-app --env main --since 10m\n  shoal logs ta-… --tail 100 --follow --timestamps\n  shoal logs my-app --function train --stream stderr --search Error\n  shoal logs fc-… --json"
     )]
     Logs(logs::Logs),
     /// Say what something does, what it waits for, and why.

@@ -39,15 +39,53 @@ fn an_end_is_told_from_a_line() {
     assert!(matches!(serde_json::from_slice(&line).unwrap(), LogAnswer::BrokeOff(Refusal { error }) if error == "why"));
 }
 
+fn wanted(of: &str) -> LogsWanted {
+    LogsWanted { of: of.to_owned(), ..LogsWanted::default() }
+}
+
+fn selected(state: &State, wanted: &LogsWanted) -> Result<Filter, String> {
+    filter(state, wanted).map_err(|failure| failure.1)
+}
+
 #[test]
 fn an_id_says_what_it_selects_and_a_wrong_name_nothing() {
     let state = State::default();
     let task = TaskId::from_random(9);
-    assert_eq!(filter(&state, &task.to_string(), ""), Some(Filter::task(task)));
+    assert_eq!(selected(&state, &wanted(&task.to_string())), Ok(Filter::task(task)));
     let app = AppId::from_random(9);
-    assert_eq!(filter(&state, &app.to_string(), ""), Some(Filter::app(app)), "what a removed app printed is found by its id");
-    assert_eq!(filter(&state, "no-such-app", ""), None);
+    assert_eq!(selected(&state, &wanted(&app.to_string())), Ok(Filter::app(app)), "what a removed app printed is found by its id");
+    assert!(selected(&state, &wanted("no-such-app")).is_err_and(|error| error.contains("no-such-app")));
     assert!(!lives(&state, &Filter::app(app)));
+}
+
+#[test]
+fn what_is_asked_for_besides_narrows_it_down_and_nonsense_is_named() {
+    let state = State::default();
+    let (app, task, call) = (AppId::from_random(9), TaskId::from_random(8), CallId::from_random(7));
+    let of_app = wanted(&app.to_string());
+    let narrow = LogsWanted {
+        task: Some(task.to_string()),
+        call: Some(call.to_string()),
+        search: Some("text".to_owned()),
+        stream: Some("stderr".to_owned()),
+        since_ms: Some(1),
+        until_ms: Some(2),
+        ..of_app.clone()
+    };
+    let expected = Filter {
+        task: Some(task),
+        call: Some(call),
+        search: Some("text".to_owned()),
+        stream: Some(Stream::Stderr),
+        since_ns: Some(MS),
+        until_ns: Some(2 * MS),
+        ..Filter::app(app)
+    };
+    assert_eq!(selected(&state, &narrow), Ok(expected));
+    let wrong_stream = LogsWanted { stream: Some("stdin".to_owned()), ..of_app.clone() };
+    assert!(selected(&state, &wrong_stream).is_err_and(|error| error.contains("stdin")));
+    let wrong_function = LogsWanted { function: Some("nobody".to_owned()), ..of_app };
+    assert!(selected(&state, &wrong_function).is_err_and(|error| error.contains("nobody")));
 }
 
 /// A store with ten lines of one task, one each millisecond.
@@ -60,7 +98,8 @@ fn ten() -> (TempDir, LogStore) {
 }
 
 async fn reader<Alive: Fn() -> bool>(logs: &LogStore, wanted: LogsWanted, alive: Alive) -> Reader<Alive> {
-    let filter = Filter::task(TaskId::from_random(2));
+    let since_ns = wanted.since_ms.map(|ms| ms * MS);
+    let filter = Filter { since_ns, ..Filter::task(TaskId::from_random(2)) };
     Reader::new(logs.clone(), filter, &wanted, alive, CancellationToken::new()).await.unwrap_or_else(|failure| panic!("{}", failure.1))
 }
 

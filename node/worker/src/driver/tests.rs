@@ -241,7 +241,7 @@ impl Test {
     }
 
     fn printed(&self) -> Vec<(Stream, String)> {
-        let batch = self.logs.fetch(&Filter::app(app()), None, None, 100).unwrap();
+        let batch = self.logs.fetch(&Filter::app(app()), 100).unwrap();
         batch.entries.into_iter().map(|entry| (entry.stream, entry.data)).collect()
     }
 }

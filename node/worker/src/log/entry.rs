@@ -1,6 +1,7 @@
 //! One line with its tags, what selects lines, and where they are.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use shoal_state::{AppId, CallId, FunctionId, InputId, TaskId};
@@ -65,8 +66,8 @@ pub struct Filter {
     pub app: Option<AppId>,
     /// Of this task.
     pub task: Option<TaskId>,
-    /// Of this function.
-    pub function: Option<FunctionId>,
+    /// Of one of these functions; of any when there is none.
+    pub functions: Vec<FunctionId>,
     /// Of this input.
     pub input: Option<InputId>,
     /// Of this call.
@@ -75,6 +76,10 @@ pub struct Filter {
     pub stream: Option<Stream>,
     /// Has this text in it.
     pub search: Option<String>,
+    /// Not before this time, in nanoseconds since 1970.
+    pub since_ns: Option<u64>,
+    /// Before this time, in nanoseconds since 1970.
+    pub until_ns: Option<u64>,
 }
 
 impl Filter {
@@ -86,6 +91,11 @@ impl Filter {
     /// Selects the lines of a task.
     pub fn task(task: TaskId) -> Self {
         Self { task: Some(task), ..Self::default() }
+    }
+
+    /// Returns the times that are selected, in nanoseconds since 1970.
+    pub(crate) fn times(&self) -> Range<u64> {
+        self.since_ns.unwrap_or(0)..self.until_ns.unwrap_or(u64::MAX)
     }
 }
 

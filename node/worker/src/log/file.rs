@@ -1,16 +1,14 @@
-//! How entries lie in a file, and what a file holds.
+//! How entries lie in a file.
 //!
 //! A record is: length u32 (of all that follows it) · crc32 u32 (of all that follows it) · time u64 · stream u8 · app,
 //! task, function, input, call u128 (0 = none) · text. Little-endian. Tags are at fixed places, so a scan looks at the
 //! text of those lines only that it wants.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
-use serde::{Deserialize, Serialize};
 use shoal_state::{AppId, CallId, FunctionId, InputId, TaskId};
 
 use super::cutter::LINE_BYTES_MAX;
@@ -23,37 +21,6 @@ const HEAD: usize = TAGS + 5 * 16;
 const RECORD_BYTES_MAX: usize = HEAD + 3 * LINE_BYTES_MAX;
 /// How much a scan reads at a time, in bytes.
 const READ_BYTES: usize = 1 << 20;
-
-/// What a file holds, so that most fetches need not open it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Summary {
-    pub(crate) first_ns: u64,
-    pub(crate) last_ns: u64,
-    /// Lines by app.
-    pub(crate) apps: BTreeMap<u128, u64>,
-    pub(crate) tasks: BTreeSet<u128>,
-    pub(crate) functions: BTreeSet<u128>,
-}
-
-impl Summary {
-    pub(crate) fn add(&mut self, timestamp_ns: u64, app: u128, task: u128, function: u128) {
-        let first = self.apps.is_empty();
-        self.first_ns = if first { timestamp_ns } else { self.first_ns.min(timestamp_ns) };
-        self.last_ns = self.last_ns.max(timestamp_ns);
-        *self.apps.entry(app).or_default() += 1;
-        self.tasks.insert(task);
-        self.functions.insert(function);
-    }
-
-    /// False when no line of the file can match.
-    pub(crate) fn may_hold(&self, filter: &Filter, since_ns: u64, until_ns: u64) -> bool {
-        self.last_ns >= since_ns
-            && self.first_ns < until_ns
-            && filter.app.is_none_or(|app| self.apps.contains_key(&app.bits()))
-            && filter.task.is_none_or(|task| self.tasks.contains(&task.bits()))
-            && filter.function.is_none_or(|function| self.functions.contains(&function.bits()))
-    }
-}
 
 /// Appends an entry's record to `out`. A text over the limit is cut.
 pub(crate) fn encode(entry: &Entry, out: &mut Vec<u8>) {
@@ -98,6 +65,11 @@ impl<'a> Record<'a> {
         (crc32fast::hash(&record[PREFIX..]) == crc).then_some(Self(record))
     }
 
+    /// Returns the length of the whole record.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.len() as u64
+    }
+
     pub(crate) fn timestamp_ns(&self) -> u64 {
         u64::from_le_bytes(self.0[PREFIX..PREFIX + 8].try_into().unwrap_or_default())
     }
@@ -118,9 +90,10 @@ impl<'a> Record<'a> {
     pub(crate) fn matches(&self, filter: &Filter) -> bool {
         let tag = |number: usize, wanted: Option<u128>| wanted.is_none_or(|wanted| self.tag(number) == wanted);
         let holds = |text: &str| self.text().windows(text.len()).any(|window| window == text.as_bytes());
-        tag(0, filter.app.map(AppId::bits))
+        filter.times().contains(&self.timestamp_ns())
+            && tag(0, filter.app.map(AppId::bits))
             && tag(1, filter.task.map(TaskId::bits))
-            && tag(2, filter.function.map(FunctionId::bits))
+            && (filter.functions.is_empty() || filter.functions.iter().any(|function| function.bits() == self.tag(2)))
             && tag(3, filter.input.map(InputId::bits))
             && tag(4, filter.call.map(CallId::bits))
             && filter.stream.is_none_or(|stream| stream.fd() == self.0[TAGS - 1])
