@@ -4,8 +4,11 @@
 
 mod explain;
 mod lists;
+mod images;
 mod logs;
 
+mod store;
+mod tokens;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -24,10 +27,13 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api};
 
 pub(crate) use explain::{ExplainWanted, Explanation};
-pub(crate) use lists::{ImageLine, NodeLine};
+pub(crate) use images::ImageLine;
+pub(crate) use lists::NodeLine;
 pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
 
 /// A refusal, as the command line prints it.
+pub(crate) use store::{GcWanted, LongAnswer};
+pub(crate) use tokens::{TokenLine, TokenMade, TokenPurpose, TokenWanted};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Refusal {
     /// What was attempted, on which thing, what stood in the way, and what to do.
@@ -188,7 +194,10 @@ pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> any
         .route("/tasks", get(tasks))
         .route("/tasks/{id}/stop", post(task_stop))
         .route("/nodes", get(lists::nodes))
-        .route("/images", get(lists::images))
+        .route("/images", get(images::images))
+        .route("/images/{id}", delete(images::remove))
+        .route("/store/check", post(store::check))
+        .route("/store/gc", post(store::collect))
         .route("/logs", post(logs::logs))
         .route("/explain", post(explain::explain))
         .fallback(unknown)

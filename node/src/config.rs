@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
 use anyhow::Context as _;
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
@@ -15,7 +16,22 @@ use shoal_image::build::Egress;
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
 
 /// Keys that a `SHOAL_…` variable may set; other variables of that prefix belong to somebody else.
-const KEYS: [&str; 11] = ["data", "api", "web", "advertise", "name", "runsc", "cpu_milli", "memory_bytes", "log", "images", "containers"];
+const KEYS: [&str; 14] = [
+    "data",
+    "api",
+    "web",
+    "advertise",
+    "name",
+    "runsc",
+    "cpu_milli",
+    "memory_bytes",
+    "dns",
+    "log",
+    "images",
+    "containers",
+    "audit",
+    "disk",
+];
 
 /// What a node is told from outside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,10 +61,56 @@ pub(crate) struct Config {
     pub(crate) containers: Containers,
 }
 
+    /// How much of the audit log is kept.
+    pub(crate) audit: crate::audit::Keep,
+    /// How much of the disk is for what.
+    pub(crate) disk: Disk,
 /// How containers are started.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Containers {
+/// How much of the disk is for what, and for how long things stay there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Disk {
+    /// The chunk store: images, files, blobs. What was not used for the longest time goes first; what functions need that may
+    /// run, and what containers are shown, stays. In bytes; 0 = until the disk is four fifths full.
+    pub(crate) chunks_bytes: u64,
+    /// How long a chunk stays that was put or said to be here, though nothing names it yet, in seconds. Not less than a build or
+    /// an upload takes.
+    pub(crate) chunks_keep_seconds: u64,
+    /// What containers and builds printed, in bytes. The oldest lines go first.
+    pub(crate) logs_bytes: u64,
+    /// For how many days lines are kept.
+    pub(crate) logs_days: u64,
+    /// What one container may write to its own disk when its function does not say, in bytes; 0 = as much as there is.
+    pub(crate) overlay_bytes: u64,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            chunks_bytes: 0,
+            chunks_keep_seconds: shoal_storage::store::KEEP.as_secs(),
+            logs_bytes: 1 << 30,
+            logs_days: 30,
+            overlay_bytes: 0,
+        }
+    }
+}
+
+impl Disk {
+    /// How the chunk store is kept.
+    pub(crate) fn chunks(&self) -> shoal_storage::store::Options {
+        shoal_storage::store::Options { keep: Duration::from_secs(self.chunks_keep_seconds), ..Default::default() }
+    }
+
+    /// How the logs of containers are bounded.
+    pub(crate) fn logs(&self) -> shoal_worker::log::Options {
+        shoal_worker::log::Options::keeping(self.logs_bytes, Duration::from_secs(self.logs_days.saturating_mul(86_400)))
+    }
+}
+
     /// How many sandboxes wait for a container, of some 14 MiB each.
     pub(crate) sandboxes_ahead: usize,
     /// Snapshots of Python with the client loaded are made for images in use, and new containers go on from them.
@@ -160,6 +222,8 @@ mod tests {
     fn variables_set_keys_in_any_case_and_strangers_are_left_alone() {
         for key in ["LOG", "log", "IMAGES__CA_BUNDLE", "CPU_MILLI", "CONTAINERS__ZYGOTES"] {
             assert!(is_key(key), "{key}");
+            audit: crate::audit::Keep::default(),
+            disk: Disk::default(),
         }
         for stranger in ["BIN", "TEST_DATA", "LOGS", "CLIENT_PYTHON"] {
             assert!(!is_key(stranger), "{stranger}");

@@ -25,6 +25,9 @@ use shoal_worker::log::{self, LogStore};
 use tokio::sync::watch;
 
 use crate::api::{Api, Error, Kept, now, secret};
+use crate::upkeep::{Thing, Upkeep};
+
+pub(crate) use request::request;
 use crate::cluster::Cluster;
 
 /// What is kept of an image beside its tree, as JSON.
@@ -95,13 +98,18 @@ pub(crate) async fn read_record(api: &Api, image: &Image) -> Result<ImageRecord,
 /// The results of build steps, in the replicated state.
 pub(crate) struct StateCache {
     cluster: Cluster,
+    upkeep: Upkeep,
     kept: Kept,
 }
 
 impl StateCache {
     /// Keeps large records in `kept`.
-    pub(crate) fn new(cluster: Cluster, kept: Kept) -> Self {
-        Self { cluster, kept }
+    pub(crate) fn new(cluster: Cluster, kept: Kept, upkeep: Upkeep) -> Self {
+        Self { cluster, kept, upkeep }
+    }
+
+    fn touch(&self, key: Digest) {
+        self.upkeep.uses.touch(Thing::Layer(key), now().0 / 1000);
     }
 }
 
@@ -109,6 +117,7 @@ impl Cache for StateCache {
     fn get(&self, key: Digest) -> BoxFuture<'_, Result<Option<LayerRecord>, CacheError>> {
         async move {
             let state = self.cluster.local();
+            self.touch(key);
             let Some(layer) = state.layers.get(&key) else { return Ok(None) };
             let config = serde_json::from_slice(&self.kept.read(&layer.record).await?)?;
             Ok(Some(LayerRecord { manifest: layer.manifest, config }))
@@ -119,6 +128,8 @@ impl Cache for StateCache {
     fn put(&self, key: Digest, record: LayerRecord) -> BoxFuture<'_, Result<(), CacheError>> {
         async move {
             let config = self.kept.keep(&serde_json::to_vec(&record.config)?).await?;
+            self.touch(key);
+            self.upkeep.promise(record.manifest).await?;
             let layer = Layer { manifest: record.manifest, record: config };
             self.cluster.propose(Command::PutLayer { key, layer }).await?;
             Ok(())
@@ -260,47 +271,25 @@ fn record_of(built: &Built) -> ImageRecord {
 }
 
 fn milliseconds(time: SystemTime) -> u64 {
+    api.upkeep.uses.touch(Thing::Image(id), api.store.now());
+    if let Some(manifest) = manifest {
+        api.promise(manifest).await?;
+    }
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Reads what a client asks for into the builder's terms: ids that are made anew for unchanged things become what stays.
-pub(crate) async fn request(api: &Api, wire: pb::ImageGetOrCreateRequest) -> Result<BuildRequest, Error> {
-    let state = api.local();
-    let image = wire.image.unwrap_or_default();
-    if image.build_function.is_some() || !wire.build_function_id.is_empty() {
-        return Err(Error::Unimplemented("Shoal does not run functions while it builds images yet (Image.run_function)".to_owned()));
-    }
-    let mut bases = BTreeMap::new();
-    for base in &image.base_images {
-        bases.insert(base.docker_tag.clone(), base_image(api, &state, &base.image_id).await?);
-    }
-    Ok(BuildRequest {
-        commands: image.dockerfile_commands,
-        bases,
-        context: context(&state, &image.context_mount_id)?,
-        context_files: image.context_files.into_iter().map(|file| (file.filename, file.data.to_vec())).collect(),
-        build_args: image.build_args.into_iter().collect(),
-        secrets: image.secret_ids.iter().map(|id| build_secret(api, &state, id)).collect::<Result<_, _>>()?,
-        builder_version: wire.builder_version,
-        force_build: wire.force_build,
-        ignore_cache: wire.ignore_cache,
-        ..BuildRequest::default()
-    })
-}
-
-async fn base_image(api: &Api, state: &State, id: &str) -> Result<BaseImage, Error> {
-    let parsed: ImageId = id.parse()?;
-    let absent = || Error::NotFound(format!("Image '{id}' not found"));
-    let image = state.images.get(&parsed).ok_or_else(absent)?;
-    let manifest = image.manifest.ok_or_else(|| Error::Precondition(format!("image {id} was not built")))?;
-    let record = read_record(api, image).await?;
-    Ok(BaseImage { key: image.key, record: LayerRecord { manifest, config: record.config } })
-}
-
-fn context(state: &State, id: &str) -> Result<Option<Digest>, Error> {
-    if id.is_empty() {
-        return Ok(None);
+/// Returns what lies over an image in the containers of a function: the client, and the function's own files.
+pub(crate) async fn over(
+    api: &Api,
+    state: &State,
+    function: &Function,
+    image: &Image,
+    record: &ImageRecord,
+) -> Result<Vec<Digest>, Error> {
+    let manifest = image.manifest.ok_or_else(|| Error::Precondition("its image was not built".to_owned()))?;
+    if let Some(image) = function.image {
+        api.upkeep.uses.touch(Thing::Image(image), api.store.now());
     }
     let parsed: MountId = id.parse()?;
     let mount = state.mounts.get(&parsed).ok_or_else(|| Error::NotFound(format!("Mount '{id}' not found")))?;

@@ -19,6 +19,7 @@ mod zygotes;
 fn main() {
     match cli::run() {
         Ok(code) => std::process::exit(code),
+mod upkeep;
         Err(error) => {
             eprintln!("shoal: {error:#}");
             std::process::exit(1);

@@ -36,6 +36,8 @@ struct Inner {
 
 struct Bound {
     dir: PathBuf,
+    /// The manifests that it was made of.
+    parts: Vec<Digest>,
     python: Option<&'static str>,
     added: Arc<[Path]>,
     users: usize,
@@ -76,9 +78,15 @@ impl Roots {
         let (store, roots, base, over) = (self.inner.store.clone(), self.clone(), base.to_vec(), over.to_vec());
         blocking(move || {
             let (tree, added) = merge(&store, &base, &over)?;
-            roots.bind(key, &tree, python(&tree, &path), added.into())
+            let parts = [base, over].concat();
+            roots.bind(key, Bound { dir: PathBuf::new(), parts, python: python(&tree, &path), added: added.into(), users: 0, last: 0 }, &tree)
         })
         .await
+    }
+
+    /// Returns the manifests that all roots are made of which containers are shown, or may be shown again.
+    pub(crate) fn parts(&self) -> Vec<Digest> {
+        self.inner.bound.lock().values().flat_map(|bound| bound.parts.iter().copied()).collect()
     }
 
     fn take(&self, key: Digest) -> Option<Root> {
@@ -88,12 +96,13 @@ impl Roots {
         Some(Root { roots: self.clone(), key, dir: found.dir.clone(), python: found.python, added: found.added.clone() })
     }
 
-    fn bind(&self, key: Digest, tree: &Tree, python: Option<&'static str>, added: Arc<[Path]>) -> Result<Root, Error> {
+    /// Shows a tree, and keeps what is known of it.
+    fn bind(&self, key: Digest, about: Bound, tree: &Tree) -> Result<Root, Error> {
         let name = key.to_string()[..24].to_owned();
         let mut bound = self.inner.bound.lock();
         if let Entry::Vacant(place) = bound.entry(key) {
             let dir = self.inner.trees.bind(&name, tree).map_err(Error::failed(format!("cannot show tree {name}")))?;
-            place.insert(Bound { dir, python, added, users: 0, last: 0 });
+            place.insert(Bound { dir, ..about });
         }
         drop(bound);
         self.take(key).ok_or_else(|| Error::Unavailable(format!("tree {name} is gone already")))

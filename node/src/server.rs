@@ -44,6 +44,7 @@ use crate::zygotes::{self, Zygotes};
 
 /// How long containers have for their exit hooks when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+use crate::upkeep::{self, Upkeep};
 /// How often the lives of apps without clients are looked at.
 const LIFECYCLE_EVERY: Duration = Duration::from_secs(1);
 /// How often zygotes are held against the images that are there.
@@ -111,6 +112,10 @@ fn key<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
+        store: store.clone(),
+        upkeep: upkeep.clone(),
+        room: room.clone(),
+        audit: Audit::open(&config.data.join("audit"), config.audit, || api::now().0).context("cannot open the audit log")?,
         .truncate(true)
         .mode(0o600)
         .open(&fresh)
@@ -129,8 +134,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     let boot = BootId::from_random(rand::random());
     let keys = Keys::open(&config.data)?;
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
-    let store =
-        Store::open(&config.data.join("chunks"), shoal_storage::store::Options::default()).context("cannot open the chunk store")?;
+    let store = Store::open(&config.data.join("chunks"), config.disk.chunks()).context("cannot open the chunk store")?;
+    let upkeep = Upkeep::open(store.clone(), &kv).context("cannot open the table of last uses")?;
     let cluster = consensus(&config, keys.node).await?;
     register(&config, &cluster, boot).await?;
 
@@ -140,17 +145,18 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     arguments::write_own_folder(&config).context("cannot write what containers see of this node")?;
     let engine = Engine::open(engine_config(&config)).await.context("cannot open the container engine")?;
     let kept = Kept::new(store.clone());
-    let images = Images::new(builder(&config, &store, &cluster, &kept, &engine, &trees)?);
+    let cache = StateCache::new(cluster.clone(), kept.clone(), upkeep.clone());
+    let images = Images::new(builder(&config, &store, Arc::new(cache), &engine, &trees)?);
     let api = Api {
         calls: calls.clone(),
-        logs: LogStore::open(config.data.join("logs")).context("cannot open the logs of containers")?,
+        logs: LogStore::open_with(config.data.join("logs"), config.disk.logs()).context("cannot open the logs of containers")?,
         tasks: Tasks::default(),
         crashes: CrashLoops::default(),
         images: images.clone(),
         kept,
         roots: Roots::new(store.clone(), Arc::clone(&trees)),
         worker: Arc::default(),
-        blobs: Blobs::open(store.clone(), &kv, keys.urls, &config.advertise).context("cannot open the blobs")?,
+        blobs: Blobs::open(store.clone(), &kv, upkeep.uses.clone(), keys.urls, &config.advertise).context("cannot open the blobs")?,
         files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
         sealing: SealingKey::new(keys.sealing),
         lifecycle: Lifecycle::new(),
@@ -175,8 +181,9 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     );
     let _ = api.worker.set(worker.handle());
     let scheduler = tokio::spawn(scheduling::run(api.clone(), stop.clone()));
-    let serving = tokio::spawn(transport::serve(api.clone(), listener, stop_serving.clone()));
-    let apps = tokio::spawn(end_abandoned_apps(api.clone(), stop.clone()));
+    let serving = tokio::spawn(transport::serve(api.clone(), listener, connections, stop_serving.clone()));
+    let apps = tokio::spawn(sweep::run(api.clone(), stop.clone()));
+    let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
     let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
     let operators = tokio::spawn({
         let (api, path, stop) = (api.clone(), config.admin_socket(), stop_serving.clone());
@@ -253,13 +260,10 @@ async fn register(config: &Config, cluster: &Cluster, boot: BootId) -> anyhow::R
 }
 
 /// Opens the builder of images: its bases, its cache in the state, its containers.
-fn builder(config: &Config, store: &Store, cluster: &Cluster, kept: &Kept, engine: &Engine, trees: &Arc<Trees>) -> anyhow::Result<Builder> {
-    let egress = config.egress();
+fn builder(config: &Config, store: &Store, cache: Arc<dyn Cache>, engine: &Engine, trees: &Arc<Trees>) -> anyhow::Result<Builder> {
     let certificates =
-        egress.ca_bundle.as_ref().map(std::fs::read).transpose().context("cannot read the certificates of images.ca_bundle")?;
-    let cache: Arc<dyn Cache> = Arc::new(StateCache::new(cluster.clone(), kept.clone()));
-    let bases = BasesConfig { offline: !config.images.registries, ..BasesConfig::default() };
-    let bases = Bases::new(bases, store.clone(), Arc::clone(&cache), config.data.join("images/bases"), certificates);
+        config.egress().ca_bundle.as_ref().map(std::fs::read).transpose().context("cannot read the certificates of images.ca_bundle")?;
+    let bases = Bases::new(config.images.bases(), store.clone(), Arc::clone(&cache), config.data.join("images/bases"), certificates);
     Builder::open(BuilderParts {
         store: store.clone(),
         cache,

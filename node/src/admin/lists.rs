@@ -1,10 +1,10 @@
-//! Nodes and images, as `shoal node list` and `shoal image list` show them.
+//! Nodes, as `shoal node list` shows them.
 
 use axum::Json;
 use axum::extract::State as Shared;
 use serde::{Deserialize, Serialize};
-use shoal_state::model::{Image, Node};
-use shoal_state::{ImageId, NodeId};
+use shoal_state::NodeId;
+use shoal_state::model::Node;
 
 use super::Answer;
 use crate::api::Api;
@@ -36,21 +36,6 @@ pub(crate) struct NodeLine {
     pub(crate) started_ms: u64,
 }
 
-/// A line of `shoal image list`.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ImageLine {
-    /// The image's id.
-    pub(crate) image_id: String,
-    /// `built` or `failed`.
-    pub(crate) state: String,
-    /// How many functions use it.
-    pub(crate) functions: usize,
-    /// The digest of its tree.
-    pub(crate) manifest: Option<String>,
-    /// When the build ended, in milliseconds since 1970.
-    pub(crate) built_ms: u64,
-}
-
 pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
     let state = api.read_latest().await?;
     let line = |(id, node): (&NodeId, &Node)| {
@@ -70,18 +55,4 @@ pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
         }
     };
     Ok(Json(state.nodes.iter().map(line).collect()))
-}
-
-pub(super) async fn images(Shared(api): Shared<Api>) -> Answer<Vec<ImageLine>> {
-    let state = api.read_latest().await?;
-    let line = |(id, image): (&ImageId, &Image)| ImageLine {
-        image_id: id.to_string(),
-        state: if image.manifest.is_some() { "built" } else { "failed" }.to_owned(),
-        functions: state.functions.values().filter(|function| function.image == Some(*id)).count(),
-        manifest: image.manifest.map(|manifest| manifest.to_string()),
-        built_ms: image.built.0,
-    };
-    let mut lines: Vec<ImageLine> = state.images.iter().map(line).collect();
-    lines.sort_by_key(|line| std::cmp::Reverse(line.built_ms));
-    Ok(Json(lines))
 }

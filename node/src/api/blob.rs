@@ -20,13 +20,14 @@ use md5::{Digest as _, Md5};
 use parking_lot::RwLock;
 use serde::Deserialize;
 use shoal_proto::modal_client as pb;
-use shoal_state::{BlobId, Digest};
+use shoal_state::{BlobId, CallId, Digest};
 use shoal_storage::chunk::{self, CHUNK_BYTES};
 use shoal_storage::kv::Kv;
-use shoal_storage::store::Store;
+use shoal_storage::store::{self, Store};
 
 use super::error::Error;
 use super::{Api, Caller, blocking, now};
+use crate::upkeep::{Thing, Uses};
 
 /// How long a URL may be used, in milliseconds: a day, as long as the longest call that could need it.
 const URL_MS: u64 = 24 * 3600 * 1000;
@@ -42,6 +43,9 @@ pub(crate) struct Blobs {
 struct Inner {
     store: Store,
     lists: shoal_storage::kv::Tree,
+    /// Which calls name a blob: the ids of both, and nothing more.
+    calls: shoal_storage::kv::Tree,
+    uses: Uses,
     key: [u8; 32],
     /// Where containers reach this node's HTTP side.
     container_address: RwLock<Option<SocketAddr>>,
@@ -57,9 +61,10 @@ struct Permission {
 
 impl Blobs {
     /// Keeps lists of chunks in `kv` and the chunks in `store`; URLs are signed with `key`.
-    pub(crate) fn open(store: Store, kv: &Kv, key: [u8; 32], advertise: &str) -> Result<Self, shoal_storage::kv::Error> {
-        let inner = Inner { store, lists: kv.tree("blobs")?, key, container_address: RwLock::new(None), advertise: advertise.to_owned() };
-        Ok(Self { inner: Arc::new(inner) })
+    pub(crate) fn open(store: Store, kv: &Kv, uses: Uses, key: [u8; 32], advertise: &str) -> Result<Self, shoal_storage::kv::Error> {
+        let (lists, calls) = (kv.tree("blobs")?, kv.tree("blob-calls")?);
+        let (container_address, advertise) = (RwLock::new(None), advertise.to_owned());
+        Ok(Self { inner: Arc::new(Inner { store, lists, calls, uses, key, container_address, advertise }) })
     }
 
     /// Tells under which address containers reach this node.
@@ -99,6 +104,54 @@ impl Blobs {
         let kept = self.inner.store.put(&list.encode()).map_err(io::Error::other)?;
         self.inner.store.sync().map_err(io::Error::other)?;
         self.inner.lists.insert(id.to_string().as_bytes(), kept.as_bytes()).map_err(io::Error::other)?;
+        self.touch(id);
+        self.inner.lists.kv().sync().map_err(io::Error::other)
+    }
+
+    fn touch(&self, id: BlobId) {
+        self.inner.uses.touch(Thing::Blob(id), self.inner.store.now());
+    }
+
+    /// Notes, durably, that a call names blobs.
+    pub(super) fn name(&self, blobs: &[BlobId], call: CallId) -> io::Result<()> {
+        for blob in blobs {
+            self.inner.calls.insert(format!("{blob} {call}").as_bytes(), b"").map_err(io::Error::other)?;
+        }
+        self.inner.calls.kv().sync().map_err(io::Error::other)
+    }
+
+    /// Returns the calls that were noted to name a blob.
+    pub(crate) fn calls_of(&self, id: BlobId) -> io::Result<Vec<CallId>> {
+        let prefix = format!("{id} ");
+        let mut calls = Vec::new();
+        for pair in self.inner.calls.range(prefix.as_bytes()..) {
+            let (key, _) = pair.map_err(io::Error::other)?;
+            let Some(call) = key.strip_prefix(prefix.as_bytes()) else { break };
+            calls.extend(std::str::from_utf8(call).ok().and_then(|call| call.parse::<CallId>().ok()));
+        }
+        Ok(calls)
+    }
+
+    /// Returns all blobs, each with the digest of its list of chunks.
+    pub(crate) fn all(&self) -> io::Result<Vec<(BlobId, Digest)>> {
+        let mut all = Vec::new();
+        for pair in self.inner.lists.range(..) {
+            let (key, value) = pair.map_err(io::Error::other)?;
+            let id = std::str::from_utf8(&key).ok().and_then(|id| id.parse().ok());
+            let list = value.as_ref().try_into().map(Digest::from_bytes).map_err(io::Error::other)?;
+            all.extend(id.map(|id| (id, list)));
+        }
+        Ok(all)
+    }
+
+    /// Forgets blobs, durably. Their chunks stay in the store until it is collected.
+    pub(crate) fn forget(&self, ids: &[BlobId]) -> io::Result<()> {
+        for id in ids {
+            for call in self.calls_of(*id)? {
+                self.inner.calls.remove(format!("{id} {call}").as_bytes()).map_err(io::Error::other)?;
+            }
+            self.inner.lists.remove(id.to_string().as_bytes()).map_err(io::Error::other)?;
+        }
         self.inner.lists.kv().sync().map_err(io::Error::other)
     }
 
@@ -112,8 +165,12 @@ impl Blobs {
 pub(super) fn read_list(store: &Store, table: &shoal_storage::kv::Tree, key: &[u8]) -> io::Result<Option<chunk::List>> {
     let Some(found) = table.get(key).map_err(io::Error::other)? else { return Ok(None) };
     let digest = found.as_ref().try_into().map(Digest::from_bytes).map_err(io::Error::other)?;
-    let list = store.get(&digest).map_err(io::Error::other)?;
-    chunk::List::decode(&list).map(Some).map_err(io::Error::other)
+    match store.get(&digest) {
+        Ok(list) => chunk::List::decode(&list).map(Some).map_err(io::Error::other),
+        // What was not named for long is deleted; what was damaged is dropped.
+        Err(store::Error::Missing { .. } | store::Error::Corrupt { .. }) => Ok(None),
+        Err(error) => Err(io::Error::other(error)),
+    }
 }
 
 /// The HTTP side.
@@ -189,7 +246,10 @@ async fn download(Shared(blobs): Shared<Blobs>, Path(id): Path<String>, Query(pe
     }
     let found = blobs.clone();
     match blocking(move || found.list(id)).await {
-        Ok(Some(list)) => send(&blobs, list),
+        Ok(Some(list)) => {
+            blobs.touch(id);
+            send(&blobs, list)
+        }
         Ok(None) => refuse(StatusCode::NOT_FOUND, format!("blob {id} does not exist: it was not uploaded, or is no longer kept\n")),
         Err(error) => failed("find", id, &error),
     }
@@ -219,7 +279,11 @@ pub(super) async fn create(api: &Api, caller: &Caller, _request: pb::BlobCreateR
 pub(super) async fn get_url(api: &Api, caller: &Caller, request: pb::BlobGetRequest) -> Result<pb::BlobGetResponse, Error> {
     let id: BlobId = request.blob_id.parse()?;
     let blobs = api.blobs.clone();
-    let found = blocking(move || blobs.list(id)).await.map_err(Error::failed(format!("cannot look for blob {id}")))?;
+    let found = blocking(move || {
+        blobs.touch(id);
+        blobs.list(id)
+    });
+    let found = found.await.map_err(Error::failed(format!("cannot look for blob {id}")))?;
     found.ok_or_else(|| Error::NotFound(format!("Blob '{id}' not found: it was not uploaded, or is no longer kept")))?;
     Ok(pb::BlobGetResponse { download_url: api.blobs.url(caller, "GET", id) })
 }

@@ -12,7 +12,7 @@ use shoal_state::model::Function;
 use shoal_state::{CallId, FunctionId, InputId};
 
 use super::error::Error;
-use super::{Api, Caller, Identity, function, input_token};
+use super::{Api, Caller, Identity, blob_uses, function, input_token};
 use shoal_calls::calls::streams::{Direction, StreamKey};
 use tonic::Status as Refusal;
 
@@ -104,6 +104,7 @@ pub(super) async fn map(api: &Api, caller: &Caller, request: pb::FunctionMapRequ
     let put = api.calls.open_call_with(open, inputs(&request.pipelined_inputs)?, &key).await.map_err(refused)?;
     Ok(pb::FunctionMapResponse {
         function_call_id: call.to_string(),
+    blob_uses::note_inputs(api, call, &request.pipelined_inputs).await?;
         pipelined_inputs: put_answer(put),
         retry_policy: Some(pb::FunctionRetryPolicy::default()),
         function_call_jwt: input_token::make(0, call),
@@ -121,6 +122,7 @@ pub(super) async fn put_inputs(
     let put = api.calls.put_inputs(call, inputs(&request.inputs)?, &caller.key()).await.map_err(refused)?;
     Ok(pb::FunctionPutInputsResponse { inputs: put_answer(put) })
 }
+    blob_uses::note_inputs(api, call, &request.inputs).await?;
 
 pub(super) async fn finish_inputs(api: &Api, _caller: &Caller, request: pb::FunctionFinishInputsRequest) -> Result<(), Error> {
     api.calls.finish_inputs(request.function_call_id.parse()?).await.map_err(refused)

@@ -15,7 +15,8 @@ use shoal_worker::log::{Entry, Stream};
 
 use super::call::refused;
 use super::error::Error;
-use super::{Api, Caller};
+use super::{Api, Caller, blob_uses, outcome};
+use crate::build_functions::Running;
 use crate::timeouts;
 
 /// How long a request for inputs is held before an empty answer.
@@ -153,6 +154,7 @@ pub(super) async fn task_result(api: &Api, caller: &Caller, request: pb::TaskRes
     let bytes = request.result.unwrap_or_default();
     let result = pb::GenericResult::decode(bytes.clone()).unwrap_or_default();
     if result.status() == pb::generic_result::GenericStatus::Success || bytes.is_empty() {
+        blob_uses::note_result(api, input, &result).await?;
         return Ok(());
     }
     api.tasks.note(id, format!("start-up failed: {}", result.exception));

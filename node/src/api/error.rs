@@ -117,3 +117,4 @@ impl From<Error> for Status {
         Status::new(code, message)
     }
 }
+        | Refused::NoSuchImage { .. }

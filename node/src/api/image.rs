@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use shoal_image::build::{LogEntry, LogPiece};
 use shoal_image::log::Stream;
 use shoal_proto::modal_client as pb;
-use shoal_state::ImageId;
-use tokio::sync::mpsc;
+use shoal_state::{Command, ImageId, Refused};
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tonic::Status;
 
 use super::error::Error;
@@ -16,6 +16,8 @@ use crate::images::{self, ImageRecord, Joined};
 /// How long one stream may last, whatever the client asks.
 const STREAM_MAX: Duration = Duration::from_secs(55);
 /// Answers that may wait for the client.
+use crate::upkeep::Thing;
+use crate::upkeep::gc::users_of;
 const QUEUE: usize = 16;
 /// Pieces of log in one answer.
 const PIECES_AT_ONCE: usize = 200;
@@ -87,6 +89,7 @@ fn task_log(entry: LogEntry) -> pb::TaskLogs {
         }
         LogPiece::Saving { done, total } => {
             let progress = pb::TaskProgress { len: total, pos: done, ..Default::default() };
+    api.upkeep.uses.touch(Thing::Image(id), api.store.now());
             pb::TaskLogs { task_progress: Some(progress), ..line }
         }
     }
@@ -187,3 +190,24 @@ pub(super) async fn from_id(api: &Api, _caller: &Caller, request: pb::ImageFromI
     let record = built(api, id).await?.ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
     Ok(pb::ImageFromIdResponse { image_id: id.to_string(), metadata: Some(metadata(&record)) })
 }
+/// Takes an image away, unless a function that may run needs it. Its chunks go with the next collection.
+pub(crate) async fn remove(api: &Api, id: ImageId) -> Result<(), Error> {
+    let state = api.read_latest().await?;
+    let users = users_of(&state, id);
+    if let Some(user) = users.first() {
+        let others = if users.len() > 1 { format!(" and {} more", users.len() - 1) } else { String::new() };
+        return Err(Error::Precondition(format!(
+            "image {id} is needed by function {} of app {} ({}){others}: stop the app first (`modal app stop {}`), or deploy it with another image; versions of a deployed app that can come back need their images too",
+            user.function, user.app, user.app_id, user.app_id
+        )));
+    }
+    match api.propose(Command::RemoveImage { id }).await {
+        Err(Error::Refused(Refused::NoSuchImage { .. })) => Err(Error::NotFound(format!("Image '{id}' not found"))),
+        done => done,
+    }
+}
+
+pub(super) async fn delete(api: &Api, _caller: &Caller, request: pb::ImageDeleteRequest) -> Result<(), Error> {
+    remove(api, request.image_id.parse()?).await
+}
+

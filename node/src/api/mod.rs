@@ -6,13 +6,14 @@
 
 pub(crate) mod app;
 mod blob;
+mod blob_uses;
 mod call;
 mod container;
 mod environment;
 pub(crate) mod error;
 pub(crate) mod function;
 pub(crate) mod identity;
-mod image;
+pub(crate) mod image;
 mod input_token;
 mod lifecycle;
 pub(crate) mod logs;
@@ -124,6 +125,8 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    pub(crate) store: shoal_storage::store::Store,
+    pub(crate) upkeep: crate::upkeep::Upkeep,
     /// Returns the time of this node's clock.
     pub(crate) fn now(&self) -> Timestamp {
         now()
@@ -168,6 +171,19 @@ impl Api {
     /// Cancels what waits and runs in the functions of a stopped app.
     pub(crate) async fn calls_stop(&self, functions: &[FunctionId]) {
         if let Err(error) = self.calls.cancel_pools(functions.to_vec()).await {
+    /// Puts several decisions into one entry; the first refusal is the answer to all.
+    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<(), Error> {
+        for answer in self.cluster.propose_all(commands).await? {
+            answer?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a tree is whole and stays, before the state names it.
+    pub(crate) async fn promise(&self, tree: shoal_state::Digest) -> Result<(), Error> {
+        self.upkeep.promise(tree).await
+    }
+
             tracing::warn!(%error, "cannot cancel the calls of a stopped app");
         }
     }

@@ -16,6 +16,7 @@ use shoal_storage::store::Store;
 
 use super::error::Error;
 use super::{Api, Caller, blob, blocking};
+use crate::upkeep::Thing;
 
 /// What named mounts of the client's own package begin with.
 const CLIENT_MOUNT: &str = "modal-client-mount-";
@@ -40,7 +41,8 @@ impl Files {
     /// Returns the chunks of a file whose every chunk is here still.
     fn find_whole(&self, sha256: &str) -> std::io::Result<Option<chunk::List>> {
         let Some(list) = self.find(sha256)? else { return Ok(None) };
-        let missing = self.store.missing(&list.chunks).map_err(std::io::Error::other)?;
+        let parts = [&[Digest::of(&list.encode())], &list.chunks[..]].concat();
+        let missing = self.store.missing(&parts).map_err(std::io::Error::other)?;
         Ok(missing.is_empty().then_some(list))
     }
 
@@ -48,6 +50,23 @@ impl Files {
         let kept = self.store.put(&list.encode()).map_err(std::io::Error::other)?;
         self.store.sync().map_err(std::io::Error::other)?;
         self.lists.insert(sha256.as_bytes(), kept.as_bytes()).map_err(std::io::Error::other)?;
+    /// Forgets files whose chunks are gone: nothing named them, and whoever wants them uploads them again.
+    pub(crate) fn forget_incomplete(&self) -> std::io::Result<()> {
+        for pair in self.lists.range(..) {
+            let (sha256, _) = pair.map_err(std::io::Error::other)?;
+            let list = blob::read_list(&self.store, &self.lists, &sha256)?;
+            let here = |digest: &Digest| self.store.has(digest).map_err(std::io::Error::other);
+            let whole = match list {
+                Some(list) => list.chunks.iter().try_fold(true, |whole, chunk| Ok::<_, std::io::Error>(whole && here(chunk)?))?,
+                None => false,
+            };
+            if !whole {
+                self.lists.remove(&sha256).map_err(std::io::Error::other)?;
+            }
+        }
+        self.lists.kv().sync().map_err(std::io::Error::other)
+    }
+
         self.lists.kv().sync().map_err(std::io::Error::other)
     }
 
@@ -190,9 +209,11 @@ async fn create(api: &Api, files: Vec<pb::MountFile>) -> Result<(MountId, String
         let kept = api.files.clone();
         let manifest = blocking(move || build(&kept, &files)).await?;
         api.propose(Command::PutMount { id, mount: Mount { manifest, content_sha256: content_sha256.clone() } }).await?;
+    api.upkeep.uses.touch(Thing::Mount(id), api.store.now());
     }
     Ok((id, content_sha256))
 }
+        api.promise(manifest).await?;
 
 /// Finds a mount that the cluster itself provides. The client's own package is one: every container gets the version
 /// that its app was made with, so the mount only says which, and holds no files.
@@ -223,5 +244,12 @@ async fn create_empty(api: &Api, name: &str) -> Result<(MountId, String), Error>
 /// Returns the client version that a named mount stands for.
 pub(crate) fn client_version(state: &shoal_state::State, mounts: &[MountId]) -> Option<String> {
     let named = state.named_mounts.iter().find(|(name, id)| name.starts_with(CLIENT_MOUNT) && mounts.contains(id));
+    put_named(api, name, manifest).await
+}
+
+async fn put_named(api: &Api, name: &str, manifest: Digest) -> Result<(MountId, String), Error> {
+    let content_sha256 = hex(&Sha256::digest([name.as_bytes(), manifest.as_bytes()].concat()));
+    let id = MountId::derive(&[name.as_bytes(), b"named"]);
+    api.promise(manifest).await?;
     named.and_then(|(name, _)| name.strip_prefix(CLIENT_MOUNT)).map(str::to_owned)
 }

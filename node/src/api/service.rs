@@ -102,3 +102,4 @@ methods! {
     task_list: pb::TaskListRequest => pb::TaskListResponse, task::list;
     container_stop: pb::ContainerStopRequest => pb::ContainerStopResponse, task::stop;
 }
+    image_delete: pb::ImageDeleteRequest => (), image::delete;

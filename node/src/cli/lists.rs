@@ -1,4 +1,4 @@
-//! Status, tokens, apps, tasks, nodes and images: what operators list and end.
+//! Status, apps, tasks and nodes: what operators list and end.
 
 use clap::{Args, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -6,35 +6,7 @@ use serde::Serialize;
 
 use super::Common;
 use super::admin::{ask, escaped};
-use crate::admin::{AppLine, ImageLine, NodeLine, StatusReport, TaskLine, TokenLine, TokenMade, TokenWanted};
-
-/// `shoal token …`
-#[derive(Debug, Subcommand)]
-pub(super) enum TokenCommand {
-    /// Make a token for clients; its secret is shown this once.
-    #[command(after_help = "Examples:\n  shoal token create --label laptop\n  shoal token create --expires-in 30d --json")]
-    Create {
-        /// What you call it.
-        #[arg(long, default_value = "")]
-        label: String,
-        /// When it ends: a number with s, m, h or d.
-        #[arg(long, value_parser = seconds)]
-        expires_in: Option<u64>,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// List tokens, ended ones included.
-    #[command(visible_alias = "ls", after_help = "Examples:\n  shoal token list\n  shoal token list --json")]
-    List(Common),
-    /// End a token for good.
-    #[command(after_help = "Examples:\n  shoal token revoke ak-…")]
-    Revoke {
-        /// The token's id.
-        token_id: String,
-        #[command(flatten)]
-        common: Common,
-    },
-}
+use crate::admin::{AppLine, NodeLine, StatusReport, TaskLine};
 
 /// `shoal app …`
 #[derive(Debug, Subcommand)]
@@ -80,14 +52,6 @@ pub(super) enum NodeCommand {
     List(Common),
 }
 
-/// `shoal image …`
-#[derive(Debug, Subcommand)]
-pub(super) enum ImageCommand {
-    /// List images, the newest first; failed builds too.
-    #[command(visible_alias = "ls", after_help = "Examples:\n  shoal image list\n  shoal image list --json")]
-    List(Common),
-}
-
 #[derive(Debug, Args)]
 pub(super) struct TaskStop {
     /// The task's id.
@@ -110,7 +74,8 @@ pub(super) fn seconds(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(wrong)
 }
 
-fn ago(ms: u64) -> String {
+/// Says how long ago a time was, in milliseconds since 1970.
+pub(super) fn ago(ms: u64) -> String {
     let seconds = crate::api::now().0.saturating_sub(ms) / 1000;
     match seconds {
         0..=119 => format!("{seconds} s ago"),
@@ -265,21 +230,6 @@ impl NodeCommand {
             [node.node_id, node.name, node.address, node.state, node.tasks.to_string(), cpu, memory, ago(node.started_ms)]
         };
         print_table(["NODE", "NAME", "ADDRESS", "STATE", "TASKS", "CPU FREE", "MEMORY FREE", "STARTED"], nodes.into_iter().map(row));
-        Ok(0)
-    }
-}
-
-impl ImageCommand {
-    /// Runs the command.
-    pub(super) fn run(self) -> anyhow::Result<i32> {
-        let Self::List(common) = self;
-        let images: Vec<ImageLine> = ask(&common, "GET", "/images", &())?;
-        if common.json {
-            print_json(&images)?;
-            return Ok(0);
-        }
-        let row = |image: ImageLine| [image.image_id, image.state, image.functions.to_string(), ago(image.built_ms)];
-        print_table(["IMAGE", "STATE", "FUNCTIONS", "BUILT"], images.into_iter().map(row));
         Ok(0)
     }
 }

@@ -7,9 +7,12 @@ mod admin;
 mod doctor;
 mod explain;
 mod lists;
+mod images;
 mod logs;
 mod start;
 
+mod store;
+mod token;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -55,9 +58,12 @@ enum Command {
     /// List nodes.
     #[command(subcommand, after_help = "Examples:\n  shoal node list\n  shoal node list --json")]
     Node(lists::NodeCommand),
-    /// List images.
-    #[command(subcommand, after_help = "Examples:\n  shoal image list\n  shoal image list --json")]
-    Image(lists::ImageCommand),
+    /// List and remove images.
+    #[command(subcommand, after_help = "Examples:\n  shoal image list\n  shoal image rm im-…")]
+    Image(images::ImageCommand),
+    /// Check the chunk store, and delete what nothing needs.
+    #[command(subcommand, after_help = "Examples:\n  shoal store check\n  shoal store gc --dry-run\n  shoal store gc --budget 20G")]
+    Store(store::StoreCommand),
     /// Show what containers printed.
     #[command(
         after_help = "Examples:\n  shoal logs ap-…\n  shoal logs my-app --env main --since 10m\n  shoal logs ta-… --tail 100 --follow --timestamps\n  shoal logs my-app --function train --stream stderr --search Error\n  shoal logs fc-… --json"
@@ -98,6 +104,7 @@ pub(crate) fn run() -> anyhow::Result<i32> {
         Command::Doctor(doctor) => doctor.run(),
     }
 }
+        Command::Store(command) => command.run(),
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,76 @@
+//! The chunk store, for `shoal store`: what takes long is answered in lines, empty ones while it goes on and the answer last.
+
+use std::future::Future;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::State as Shared;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use futures::stream;
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Refusal};
+use crate::api::{self, Api};
+use crate::upkeep::{self, check, gc};
+
+/// How often who waits hears that the node is alive.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
+/// What `shoal store gc` asks.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct GcWanted {
+    /// How much the store may take afterwards, in bytes; none = what the configuration says.
+    pub(crate) budget_bytes: Option<u64>,
+    /// Only say what would be deleted.
+    pub(crate) dry_run: bool,
+}
+
+/// The last line of an answer that took long.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum LongAnswer<T> {
+    /// Why there is none.
+    BrokeOff(Refusal),
+    /// The answer.
+    Done(T),
+}
+
+pub(super) async fn check(Shared(api): Shared<Api>) -> Response {
+    // Whoever leaves ends it.
+    long(async move { check::check(&api).await })
+}
+
+pub(super) async fn collect(Shared(api): Shared<Api>, Json(wanted): Json<GcWanted>) -> Result<Response, Failure> {
+    let budget = match wanted.budget_bytes {
+        Some(budget) => budget,
+        None => upkeep::budget_bytes(&api)?,
+    };
+    // It goes on when whoever asked has left.
+    let work = tokio::spawn(async move { gc::collect(&api, budget, wanted.dry_run).await });
+    Ok(long(async move { work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) }))
+}
+
+/// Answers with empty lines while the work goes on, and then with what came of it.
+fn long<T: Serialize + Send + 'static>(work: impl Future<Output = Result<T, api::Error>> + Send + 'static) -> Response {
+    let lines = stream::unfold(Some(Box::pin(work)), |work| async move {
+        let mut work = work?;
+        let line = tokio::select! {
+            done = &mut work => return Some((Ok::<_, std::convert::Infallible>(last(done)), None)),
+            () = tokio::time::sleep(ALIVE_EVERY) => Bytes::from_static(b"\n"),
+        };
+        Some((Ok(line), Some(work)))
+    });
+    ([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response()
+}
+
+fn last<T: Serialize>(done: Result<T, api::Error>) -> Bytes {
+    let answer = match done {
+        Ok(done) => LongAnswer::Done(done),
+        Err(error) => LongAnswer::BrokeOff(Refusal { error: Failure::from(error).1 }),
+    };
+    let mut line = serde_json::to_vec(&answer).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}

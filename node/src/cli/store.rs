@@ -1,0 +1,167 @@
+//! `shoal store`: whether what is on disk is whole, and giving back what nothing needs.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Common;
+use super::admin::stream;
+use super::lists::print_json;
+use crate::admin::{GcWanted, LongAnswer};
+use crate::upkeep::check::{CheckReport, DamageLine};
+use crate::upkeep::gc::Collected;
+
+/// `shoal store …`
+#[derive(Debug, Subcommand)]
+pub(super) enum StoreCommand {
+    /// Read every chunk and prove it by its digest, and see that everything that is named is whole. Ends with 1 when
+    /// something is not.
+    #[command(after_help = "Examples:\n  shoal store check\n  shoal store check --json")]
+    Check(Common),
+    /// Delete what nothing needs: what was not used for the longest time first, until the rest fits into the budget.
+    #[command(after_help = "Examples:\n  shoal store gc\n  shoal store gc --dry-run\n  shoal store gc --budget 20G --json")]
+    Gc {
+        /// How much the store may take afterwards: a number with K, M, G or T [default: disk.chunks_bytes of the configuration]
+        #[arg(long, value_name = "BYTES", value_parser = bytes)]
+        budget: Option<u64>,
+        /// Only say what would be deleted.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+impl StoreCommand {
+    /// Runs the command.
+    pub(super) fn run(self) -> anyhow::Result<i32> {
+        match self {
+            Self::Check(common) => {
+                let report: CheckReport = ask_long(&common, "/store/check", &())?;
+                if common.json {
+                    print_json(&report)?;
+                } else {
+                    print!("{}", told(&report));
+                }
+                Ok(i32::from(!report.whole))
+            }
+            Self::Gc { budget, dry_run, common } => {
+                let done: Collected = ask_long(&common, "/store/gc", &GcWanted { budget_bytes: budget, dry_run })?;
+                if common.json {
+                    print_json(&done)?;
+                } else {
+                    print!("{}", collected(&done));
+                }
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// Asks for an answer that may take long, and waits for it.
+fn ask_long<T: DeserializeOwned>(common: &Common, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+    let mut answer = None;
+    stream(common, path, body, |line| {
+        answer = Some(serde_json::from_slice::<LongAnswer<T>>(line).context("cannot read the node's answer")?);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    match answer.with_context(|| format!("the node's answer to {path} broke off"))? {
+        LongAnswer::Done(done) => Ok(done),
+        LongAnswer::BrokeOff(refusal) => bail!("{}", refusal.error),
+    }
+}
+
+/// Reads a number of bytes, as `20G`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is not a size: write a number with K, M, G or T, as 20G");
+    let factor = |unit| match unit {
+        'K' => Some(10),
+        'M' => Some(20),
+        'G' => Some(30),
+        'T' => Some(40),
+        _ => None,
+    };
+    let unit = text.chars().last().and_then(factor);
+    let number = if unit.is_some() { &text[..text.len() - 1] } else { text };
+    let number = number.parse::<u64>().map_err(|_| wrong())?;
+    number.checked_mul(1 << unit.unwrap_or(0)).ok_or_else(wrong)
+}
+
+/// Writes a number of bytes for people.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        0..=9_999 => format!("{bytes} B"),
+        10_000..=10_239_999 => format!("{} KiB", bytes >> 10),
+        10_240_000..=10_485_759_999 => format!("{} MiB", bytes >> 20),
+        _ => format!("{}.{} GiB", bytes >> 30, ((bytes >> 20) % 1024) * 10 / 1024),
+    }
+}
+
+fn told(report: &CheckReport) -> String {
+    let mut text = format!("{} chunks ({}) were read, {} things that name them were walked\n", report.chunks, size(report.bytes), report.named);
+    let damage = |line: &DamageLine, then: &str| format!("damaged: chunk {} at {} of {}: {}; {then}\n", line.digest, line.offset, line.pack, line.what);
+    report.repaired.iter().for_each(|line| text.push_str(&damage(line, "written again from a copy")));
+    report.dropped.iter().for_each(|line| text.push_str(&damage(line, "dropped")));
+    for lacks in &report.incomplete {
+        text.push_str(&format!("incomplete: {} lacks {} chunks, {} among them. What to do: {}\n", lacks.what, lacks.missing, lacks.first, lacks.cure));
+    }
+    text.push_str(if report.whole { "everything is whole\n" } else { "not everything is whole\n" });
+    text
+}
+
+fn collected(done: &Collected) -> String {
+    let verb = if done.dry_run { "would be" } else { "were" };
+    let mut text = format!(
+        "{} images, {} results of build steps, {} sets of files and {} blobs {verb} forgotten\n{} chunks ({}) {verb} deleted\n",
+        done.images.len(),
+        done.layers,
+        done.mounts,
+        done.blobs,
+        done.chunks,
+        size(done.bytes)
+    );
+    text.push_str(&format!(
+        "the store takes {} of {}; what is named takes {}\n",
+        size(done.disk_bytes),
+        size(done.budget_bytes),
+        size(done.named_bytes)
+    ));
+    done.incomplete.iter().for_each(|lacks| text.push_str(&format!("incomplete: {lacks}; `shoal store check` says more\n")));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_a_unit_or_none_and_must_fit() {
+        assert_eq!((bytes("20G"), bytes("512"), bytes("0")), (Ok(20 << 30), Ok(512), Ok(0)));
+        for wrong in ["", "G", "-1", "1.5G", "1X", "99999999999T", "é"] {
+            assert!(bytes(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_in_units_that_leave_few_digits() {
+        let written = [size(0), size(9_999), size(20 << 10), size(300 << 20), size((20 << 30) + (512 << 20))];
+        assert_eq!(written, ["0 B", "9999 B", "20 KiB", "300 MiB", "20.5 GiB"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_what_to_do() {
+        let incomplete = crate::upkeep::check::Incomplete {
+            what: "image im-1".to_owned(),
+            missing: 2,
+            first: "abcd".to_owned(),
+            cure: "build it again".to_owned(),
+        };
+        let report = CheckReport { chunks: 3, bytes: 10, named: 4, incomplete: vec![incomplete], ..CheckReport::default() };
+        let text = told(&report);
+        assert!(text.contains("image im-1 lacks 2 chunks, abcd among them. What to do: build it again"), "{text}");
+        assert!(text.ends_with("not everything is whole\n"), "{text}");
+    }
+}

@@ -1,0 +1,338 @@
+//! Collecting: forgetting what was not used for the longest time until the rest fits, and deleting what nothing names.
+//!
+//! 1. From a linearizable read of the state, everything that is needed is marked first: definitions, images and files of
+//!    functions that may run, blobs of calls that are kept, roots that containers are shown. Then what is only kept because
+//!    it may be used again, the latest used first, as long as it fits into the budget. What does not fit is forgotten, by
+//!    commands that the state may refuse; what was used within the time that the store keeps what it promised never is,
+//!    since deleting it would give no space back.
+//! 2. From a second read, after these commands, everything that is still named is marked, and the store deletes what is
+//!    neither marked nor promised to anyone.
+//!
+//! Whoever names a tree has it promised before (`Promises`), so what is named between the second read and the deletion stays.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use shoal_state::{BlobId, Command, Digest, ImageId, State};
+use shoal_storage::keep::{Added, Mark};
+use shoal_storage::store::{Condemned, Store, Swept};
+
+use super::named::{Named, Needs};
+use super::uses::{Thing, Uses};
+use crate::api::{Api, Error, blocking};
+
+/// How long the record of a failed build is kept that nobody asked for again, in seconds.
+const FAILED_KEPT: u64 = 7 * 24 * 3600;
+
+/// How many results of build steps one command forgets: an entry of the log stays small.
+const LAYERS_AT_ONCE: usize = 500;
+
+/// How many commands are put into the log at once.
+const COMMANDS_AT_ONCE: usize = 100;
+
+/// What a collection did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Collected {
+    /// Nothing was changed: this is what would be.
+    pub(crate) dry_run: bool,
+    /// Images that were forgotten.
+    pub(crate) images: Vec<String>,
+    /// How many results of build steps were forgotten.
+    pub(crate) layers: usize,
+    /// How many sets of files were forgotten.
+    pub(crate) mounts: usize,
+    /// How many blobs were forgotten.
+    pub(crate) blobs: usize,
+    /// How many chunks were deleted.
+    pub(crate) chunks: u64,
+    /// Their length on disk.
+    pub(crate) bytes: u64,
+    /// How many packs were rewritten because most of them was deleted.
+    pub(crate) packs: u64,
+    /// The length on disk of what is named.
+    pub(crate) named_bytes: u64,
+    /// How much the store may take of the disk.
+    pub(crate) budget_bytes: u64,
+    /// How much it takes now.
+    pub(crate) disk_bytes: u64,
+    /// What is needed and lacks chunks, in sentences. `shoal store check` says more.
+    pub(crate) incomplete: Vec<String>,
+}
+
+/// What must stay whatever its age: beside what the state says.
+#[derive(Debug, Clone, Default)]
+struct Pins {
+    /// Trees that containers are shown.
+    trees: Vec<Digest>,
+    /// Lists of chunks of blobs.
+    lists: Vec<Digest>,
+}
+
+/// Collects. One at a time; another waits for it.
+pub(crate) async fn collect(api: &Api, budget_bytes: u64, dry_run: bool) -> Result<Collected, Error> {
+    let _alone = api.upkeep.collecting.lock().await;
+    let mut done = Collected { dry_run, budget_bytes, ..Collected::default() };
+    let blobs = old_blobs(api).await?;
+    done.blobs = blobs.len();
+    if !dry_run {
+        forget_blobs(api, &blobs).await?;
+    }
+    let pins = pins(api, &blobs).await?;
+    let state = api.read_latest().await?;
+    let (store, uses, pinned) = (api.store.clone(), api.upkeep.uses.clone(), pins.clone());
+    let index_bytes = done.budget_bytes / 20;
+    let (chosen, mark) = blocking(move || choose(&store, &uses, &state, &pinned, budget_bytes.saturating_sub(index_bytes)))
+        .await
+        .map_err(Error::failed("cannot find out what the chunk store must keep"))?;
+    done.told(&chosen);
+    if dry_run {
+        let store = api.store.clone();
+        let condemned = blocking(move || {
+            let condemned = store.condemn(|digest| mark.contains(digest))?;
+            Ok::<_, shoal_storage::store::Error>((condemned.len() as u64, condemned.bytes(), mark.bytes(), store.disk_bytes()?))
+        });
+        let found = condemned.await.map_err(Error::failed("cannot look for chunks that nothing names"))?;
+        (done.chunks, done.bytes, done.named_bytes, done.disk_bytes) = found;
+        return Ok(done);
+    }
+    drop(mark);
+    forget(api, &chosen.forgotten).await?;
+    let state = api.read_latest().await?;
+    let store = api.store.clone();
+    let swept = blocking(move || delete(&store, &state, &pins)).await.map_err(Error::failed("cannot delete chunks that nothing names"))?;
+    (done.chunks, done.bytes, done.packs) = (swept.swept.chunks, swept.swept.bytes, swept.packs);
+    (done.named_bytes, done.disk_bytes) = (swept.named_bytes, swept.disk_bytes);
+    if swept.swept.chunks > 0 {
+        let files = api.files.clone();
+        blocking(move || files.forget_incomplete()).await.map_err(Error::failed("cannot forget uploaded files whose chunks are gone"))?;
+    }
+    tracing::info!(
+        images = done.images.len(), layers = done.layers, mounts = done.mounts, blobs = done.blobs, chunks = done.chunks,
+        bytes = done.bytes, disk_bytes = done.disk_bytes, budget_bytes, "collected what nothing needs"
+    );
+    Ok(done)
+}
+
+impl Collected {
+    fn told(&mut self, chosen: &Chosen) {
+        for needs in &chosen.forgotten {
+            match needs.thing {
+                Thing::Image(id) => self.images.push(id.to_string()),
+                Thing::Layer(_) => self.layers += 1,
+                Thing::Mount(_) => self.mounts += 1,
+                Thing::Blob(_) => {}
+            }
+        }
+        self.incomplete.clone_from(&chosen.incomplete);
+    }
+}
+
+/// Returns blobs that were not used for as long as anybody could name them, and that no call names which is kept.
+async fn old_blobs(api: &Api) -> Result<Vec<BlobId>, Error> {
+    let (blobs, uses, now) = (api.blobs.clone(), api.upkeep.uses.clone(), api.store.now());
+    let kept = api.store.keep().as_secs() * 2;
+    let candidates = blocking(move || {
+        let mut candidates = Vec::new();
+        for (id, _) in blobs.all()? {
+            if uses.last_or_now(Thing::Blob(id), now)? + kept <= now {
+                candidates.push((id, blobs.calls_of(id)?));
+            }
+        }
+        Ok::<_, Failure>(candidates)
+    });
+    let candidates = candidates.await.map_err(Error::failed("cannot read the table of blobs"))?;
+    let mut old = Vec::new();
+    for (id, calls) in candidates {
+        let mut named = false;
+        for call in calls {
+            named |= !is_forgotten(api.calls.info(call).await);
+        }
+        if !named {
+            old.push(id);
+        }
+    }
+    Ok(old)
+}
+
+/// Says whether a call is known not to exist: any other answer, or none, keeps what it names.
+fn is_forgotten<T>(info: Result<T, shoal_calls::calls::Error>) -> bool {
+    use shoal_calls::calls::{Error, Refused};
+    matches!(info, Err(Error::Refused(Refused::NoCall { .. })))
+}
+
+async fn forget_blobs(api: &Api, old: &[BlobId]) -> Result<(), Error> {
+    let (blobs, uses, old) = (api.blobs.clone(), api.upkeep.uses.clone(), old.to_vec());
+    let forgotten = blocking(move || {
+        for id in &old {
+            uses.forget(Thing::Blob(*id))?;
+        }
+        // Synced before anything is deleted: a blob that came back would be one without bytes.
+        blobs.forget(&old)?;
+        Ok::<_, Failure>(())
+    });
+    forgotten.await.map_err(Error::failed("cannot forget blobs that nothing names"))
+}
+
+async fn pins(api: &Api, forgotten: &[BlobId]) -> Result<Pins, Error> {
+    let (blobs, forgotten) = (api.blobs.clone(), BTreeSet::from_iter(forgotten));
+    let all = blocking(move || blobs.all()).await.map_err(Error::failed("cannot read the table of blobs"))?;
+    let lists = all.into_iter().filter(|(id, _)| !forgotten.contains(id)).map(|(_, list)| list).collect();
+    Ok(Pins { trees: api.roots.parts(), lists })
+}
+
+/// What is to be forgotten, and what is broken.
+#[derive(Debug, Default)]
+struct Chosen {
+    forgotten: Vec<Needs>,
+    incomplete: Vec<String>,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Marks what stays within a budget (bytes on disk); returns what does not.
+fn choose(store: &Store, uses: &Uses, state: &State, pins: &Pins, budget_bytes: u64) -> Result<(Chosen, Mark), Failure> {
+    let (named, mut mark, mut chosen) = (Named::of(state), Mark::new(store.clone()), Chosen::default());
+    let now = store.now();
+    mark_pins(&mut mark, &named, pins)?;
+    for needs in &named.used {
+        uses.touch(needs.thing, now);
+        let added = needed(&mut mark, needs)?;
+        mark.take(&added);
+        if let Some(first) = added.missing.first() {
+            let lacks = format!("{} lacks {} chunks, {first} among them", describe(needs.thing), added.missing.len());
+            chosen.incomplete.push(lacks);
+        }
+    }
+    let mut cached = Vec::new();
+    for needs in named.cached {
+        cached.push((uses.last_or_now(needs.thing, now)?, needs));
+    }
+    cached.sort_by_key(|(last, needs)| (std::cmp::Reverse(*last), needs.thing));
+    let mut full = false;
+    for (last, needs) in cached {
+        let added = needed(&mut mark, &needs)?;
+        let young = last + store.keep().as_secs() > now;
+        full |= !young && mark.bytes() + added.bytes > budget_bytes;
+        let failed_long_ago = needs.tree.is_none() && last + FAILED_KEPT <= now;
+        // What shares all of its chunks with what stays costs nothing.
+        let goes = !added.missing.is_empty() || failed_long_ago || (!young && full && added.bytes > 0);
+        if goes {
+            mark.undo(&added);
+            chosen.forgotten.push(needs);
+        } else {
+            mark.take(&added);
+        }
+    }
+    Ok((chosen, mark))
+}
+
+fn mark_pins(mark: &mut Mark, named: &Named, pins: &Pins) -> Result<(), Failure> {
+    let mut added = Added::default();
+    for definition in &named.definitions {
+        mark.chunk(*definition, &mut added)?;
+    }
+    for tree in &pins.trees {
+        mark.tree(*tree, &mut added)?;
+    }
+    for list in &pins.lists {
+        mark.list(*list, &mut added)?;
+    }
+    mark.take(&added);
+    Ok(())
+}
+
+fn needed(mark: &mut Mark, needs: &Needs) -> Result<Added, Failure> {
+    let mut added = Added::default();
+    if let Some(record) = needs.record {
+        mark.chunk(record, &mut added)?;
+    }
+    if let Some(tree) = needs.tree {
+        mark.tree(tree, &mut added)?;
+    }
+    Ok(added)
+}
+
+/// Writes what a thing is, for people.
+pub(super) fn describe(thing: Thing) -> String {
+    match thing {
+        Thing::Image(id) => format!("image {id}"),
+        Thing::Layer(key) => format!("the result of build step {key}"),
+        Thing::Mount(id) => format!("files {id}"),
+        Thing::Blob(id) => format!("blob {id}"),
+    }
+}
+
+/// Takes things out of the state. What the state refuses is needed again, and stays.
+async fn forget(api: &Api, forgotten: &[Needs]) -> Result<(), Error> {
+    let (mut commands, mut layers) = (Vec::new(), Vec::new());
+    for needs in forgotten {
+        match needs.thing {
+            Thing::Image(id) => commands.push(Command::RemoveImage { id }),
+            Thing::Mount(id) => commands.push(Command::RemoveMount { id }),
+            Thing::Layer(key) => layers.push(key),
+            Thing::Blob(_) => {}
+        }
+    }
+    commands.extend(layers.chunks(LAYERS_AT_ONCE).map(|keys| Command::RemoveLayers { keys: keys.to_vec() }));
+    for some in commands.chunks(COMMANDS_AT_ONCE) {
+        for refused in api.cluster.propose_all(some.to_vec()).await?.into_iter().filter_map(Result::err) {
+            tracing::debug!(%refused, "what was to be forgotten is needed");
+        }
+    }
+    let (uses, things): (_, Vec<Thing>) = (api.upkeep.uses.clone(), forgotten.iter().map(|needs| needs.thing).collect());
+    blocking(move || things.into_iter().try_for_each(|thing| uses.forget(thing)))
+        .await
+        .map_err(Error::failed("cannot forget when things were used"))
+}
+
+struct Deleted {
+    swept: Swept,
+    packs: u64,
+    named_bytes: u64,
+    disk_bytes: u64,
+}
+
+fn delete(store: &Store, state: &State, pins: &Pins) -> Result<Deleted, Failure> {
+    let (named, mut mark) = (Named::of(state), Mark::new(store.clone()));
+    mark_pins(&mut mark, &named, pins)?;
+    for needs in named.all() {
+        let added = needed(&mut mark, needs)?;
+        mark.take(&added);
+    }
+    let condemned: Condemned = store.condemn(|digest| mark.contains(digest))?;
+    let swept = store.sweep(&condemned)?;
+    Ok(Deleted { swept, packs: store.compact()?, named_bytes: mark.bytes(), disk_bytes: store.disk_bytes()? })
+}
+
+/// What `shoal image rm` would take, or what stands against it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Use {
+    /// The function that needs it.
+    pub(crate) function_id: String,
+    /// Its tag.
+    pub(crate) function: String,
+    /// Its app.
+    pub(crate) app_id: String,
+    /// What people call the app.
+    pub(crate) app: String,
+}
+
+/// Returns the functions that may run and need an image, each once.
+pub(crate) fn users_of(state: &State, image: ImageId) -> Vec<Use> {
+    let mut seen = BTreeSet::new();
+    let users = state.runnable().filter(|(id, function)| function.image == Some(image) && seen.insert(*id));
+    let told = users.map(|(id, function)| {
+        let app = state.apps.get(&function.app);
+        let app = app.map(|app| if app.name.is_empty() { &app.description } else { &app.name });
+        Use {
+            function_id: id.to_string(),
+            function: function.tag.clone(),
+            app_id: function.app.to_string(),
+            app: app.cloned().unwrap_or_default(),
+        }
+    });
+    told.collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! What this node's disk holds, and for how long: logs, chunks, what is only kept because it may be used again.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `uses` | when things were last used |
+//! | `named` | what the state names of the chunk store |
+//! | `gc` | collecting: forgetting what was not used for long, deleting what nothing names |
+//! | `check` | proving that everything is whole |
+//!
+//! The loop here only asks the clock: old lines of logs are dropped every minute, and the chunk store is collected once a day,
+//! and sooner when it takes more of the disk than its budget.
+//!
+//! Caveats: uses are known to the node on which they happen. Of what a container writes into its own root, its limit is the
+//! budget: it is pinned for as long as the container runs, and gone with it.
+
+pub(crate) mod check;
+pub(crate) mod gc;
+mod named;
+pub(crate) mod uses;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_state::Digest;
+use shoal_storage::keep::Promises;
+use shoal_storage::kv::{self, Kv};
+use shoal_storage::store::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Api, Error, blocking};
+pub(crate) use uses::{Thing, Uses};
+
+/// How often is looked for what is too old or too much.
+const EVERY: Duration = Duration::from_secs(60);
+/// How long chunks that nothing names may lie there, with room for them, until they are deleted.
+const COLLECT_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How long after a collection that could not bring the store below its budget the next is tried.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Without a budget of its own the chunk store may fill the disk up to this, in percent.
+const DISK_PERCENT: u64 = 80;
+
+/// What keeps the disk in order. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Upkeep {
+    /// When things were last used.
+    pub(crate) uses: Uses,
+    /// Promises that what is about to be named stays.
+    promises: Promises,
+    /// Held by the one who collects.
+    collecting: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Upkeep {
+    /// Keeps `store` in order, with a table of `kv`.
+    pub(crate) fn open(store: Store, kv: &Kv) -> Result<Self, kv::Error> {
+        Ok(Self { uses: Uses::open(kv)?, promises: Promises::new(store), collecting: Arc::default() })
+    }
+
+    /// Makes sure that a tree is whole and stays, before the state names it.
+    pub(crate) async fn promise(&self, tree: Digest) -> Result<(), Error> {
+        let promises = self.promises.clone();
+        let promised = blocking(move || promises.tree(&tree)).await;
+        let missing = promised.map_err(Error::failed(format!("cannot make sure that tree {tree} stays")))?;
+        match missing.first() {
+            None => Ok(()),
+            Some(first) => Err(Error::Unavailable(format!(
+                "{} chunks of tree {tree} are gone ({first} among them): they were not used for long, and deleted while this was made; try again",
+                missing.len()
+            ))),
+        }
+    }
+}
+
+/// Returns how much the chunk store may take of the disk, in bytes.
+pub(crate) fn budget_bytes(api: &Api) -> Result<u64, Error> {
+    let configured = api.config.disk.chunks_bytes;
+    if configured > 0 {
+        return Ok(configured);
+    }
+    let dir = &api.config.data;
+    let disk = rustix::fs::statvfs(dir).map_err(Error::failed(format!("cannot look at the disk under {}", dir.display())))?;
+    let own = api.store.disk_bytes().map_err(Error::failed("cannot measure the chunk store"))?;
+    let used = disk.f_blocks.saturating_sub(disk.f_bfree);
+    Ok(automatic_budget(own, used * disk.f_frsize, (used + disk.f_bavail) * disk.f_frsize))
+}
+
+/// What others leave of [`DISK_PERCENT`] of the disk.
+fn automatic_budget(own_bytes: u64, used_bytes: u64, disk_bytes: u64) -> u64 {
+    let others = used_bytes.saturating_sub(own_bytes);
+    (disk_bytes / 100 * DISK_PERCENT).saturating_sub(others)
+}
+
+/// Looks until `stop`.
+pub(crate) async fn run(api: Api, stop: CancellationToken) {
+    let mut collected = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        let (logs, now_ns) = (api.logs.clone(), api.now().0.saturating_mul(1_000_000));
+        if let Err(error) = blocking(move || logs.tidy(now_ns)).await {
+            tracing::warn!(%error, "cannot drop old lines of logs");
+        }
+        let since = collected.elapsed();
+        let wanted = since >= COLLECT_EVERY || (since >= PATIENCE.min(api.store.keep()) && is_over(&api));
+        if wanted {
+            collected = tokio::time::Instant::now();
+            let done = match budget_bytes(&api) {
+                Ok(budget) => gc::collect(&api, budget, false).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(done) if done.disk_bytes > done.budget_bytes => tracing::warn!(
+                    disk_bytes = done.disk_bytes,
+                    budget_bytes = done.budget_bytes,
+                    "the chunk store takes more than its budget, and all of it is needed or was used lately"
+                ),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "cannot collect what nothing needs"),
+            }
+        }
+    }
+}
+
+fn is_over(api: &Api) -> bool {
+    let (Ok(budget), Ok(taken)) = (budget_bytes(api), api.store.disk_bytes()) else { return false };
+    taken > budget
+}
+
+#[cfg(test)]
+mod tests {
+    use super::automatic_budget;
+
+    #[test]
+    fn without_a_budget_the_store_leaves_a_fifth_of_the_disk_free() {
+        assert_eq!(automatic_budget(10, 30, 100), 60, "others have 20 of the 80");
+        assert_eq!(automatic_budget(10, 95, 100), 0, "others have more than that");
+        assert_eq!(automatic_budget(0, 0, 1000), 800);
+    }
+}

@@ -1,0 +1,119 @@
+//! When things were last used, so that what was not used for the longest time goes first.
+//!
+//! Kept in a table of this node, a minute is exact enough. Not synced: what a power cut takes away counts as used when it is
+//! next looked at.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use shoal_state::{BlobId, Digest, ImageId, MountId};
+use shoal_storage::kv::{self, Kv, Tree};
+
+/// How exact the times are, in seconds: a use so soon after another is not written down.
+const EXACT_SECONDS: u64 = 60;
+
+/// How many times are remembered to save writes. Beyond it all are forgotten, and written again when they change.
+const RECENT_MAX: usize = 10_000;
+
+/// Something that is kept because it may be used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Thing {
+    /// An image.
+    Image(ImageId),
+    /// The result of a build step, by its key.
+    Layer(Digest),
+    /// A set of files.
+    Mount(MountId),
+    /// An uploaded blob.
+    Blob(BlobId),
+}
+
+impl Thing {
+    fn key(&self) -> Vec<u8> {
+        let key = |kind: u8, id: &[u8]| [&[kind], id].concat();
+        match self {
+            Self::Image(id) => key(b'i', &id.bits().to_le_bytes()),
+            Self::Layer(digest) => key(b'l', digest.as_bytes()),
+            Self::Mount(id) => key(b'm', &id.bits().to_le_bytes()),
+            Self::Blob(id) => key(b'b', &id.bits().to_le_bytes()),
+        }
+    }
+}
+
+/// The table of last uses. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Uses {
+    table: Tree,
+    recent: Arc<Mutex<HashMap<Thing, u64>>>,
+}
+
+impl Uses {
+    /// Keeps times in a table of `kv`.
+    pub(crate) fn open(kv: &Kv) -> Result<Self, kv::Error> {
+        Ok(Self { table: kv.tree("last-uses")?, recent: Arc::default() })
+    }
+
+    /// Notes that something is used at this time, in seconds of the Unix clock. What cannot be noted counts as used later on.
+    pub(crate) fn touch(&self, thing: Thing, now: u64) {
+        {
+            let mut recent = self.recent.lock();
+            if recent.get(&thing).is_some_and(|last| now < last + EXACT_SECONDS) {
+                return;
+            }
+            if recent.len() >= RECENT_MAX {
+                recent.clear();
+            }
+            recent.insert(thing, now);
+        }
+        if let Err(error) = self.table.insert(&thing.key(), &now.to_le_bytes()) {
+            tracing::warn!(?thing, %error, "cannot note when something was used");
+        }
+    }
+
+    /// Returns when something was last used, in seconds of the Unix clock; none when that was never noted.
+    pub(crate) fn last(&self, thing: Thing) -> Result<Option<u64>, kv::Error> {
+        let value = self.table.get(&thing.key())?;
+        Ok(value.and_then(|value| Some(u64::from_le_bytes(value[..].try_into().ok()?))))
+    }
+
+    /// Returns when something was last used; what was never noted is used now.
+    pub(crate) fn last_or_now(&self, thing: Thing, now: u64) -> Result<u64, kv::Error> {
+        let last = self.last(thing)?;
+        if last.is_none() {
+            self.touch(thing, now);
+        }
+        Ok(last.unwrap_or(now))
+    }
+
+    /// Forgets something that is gone.
+    pub(crate) fn forget(&self, thing: Thing) -> Result<(), kv::Error> {
+        self.recent.lock().remove(&thing);
+        self.table.remove(&thing.key())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_use_is_kept_over_a_restart_and_what_was_never_seen_is_used_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, layer) = (Thing::Image(ImageId::from_random(1)), Thing::Layer(Digest::of(b"1")));
+        let kv = Kv::open(dir.path()).unwrap();
+        let uses = Uses::open(&kv).unwrap();
+        uses.touch(image, 1000);
+        uses.touch(image, 1000 + EXACT_SECONDS - 1);
+        assert_eq!(uses.last(image).unwrap(), Some(1000), "soon after: not written");
+        uses.touch(image, 1000 + EXACT_SECONDS);
+        assert_eq!(uses.last_or_now(layer, 5000).unwrap(), 5000);
+        kv.sync().unwrap();
+        drop((uses, kv));
+        let uses = Uses::open(&Kv::open(dir.path()).unwrap()).unwrap();
+        assert_eq!(uses.last(image).unwrap(), Some(1000 + EXACT_SECONDS));
+        assert_eq!(uses.last_or_now(layer, 9000).unwrap(), 5000, "once looked at, its time counts");
+        uses.forget(layer).unwrap();
+        assert_eq!(uses.last(layer).unwrap(), None);
+    }
+}
