@@ -214,7 +214,7 @@ impl Rules {
         }
         self.replace_parked(&request);
         let wait_ms = request.wait_ms;
-        let timer = self.timers.set(now + wait_ms, Due::Lease(ticket));
+        let timer = self.timers.set(now.saturating_add(wait_ms), Due::Lease(ticket));
         self.parked.insert(ticket, Parked { request, timer, linger: Linger::NotBegun });
         self.pools.entry(pool).or_default().parked.insert(ticket);
         self.load_changed = true;
@@ -297,7 +297,7 @@ impl Rules {
             let Parked { request, linger, .. } = parked;
             if request.linger_ms > 0 && waiting < request.max as usize && *linger != Linger::Over {
                 if *linger == Linger::NotBegun {
-                    *linger = Linger::Until(self.timers.set(now + request.linger_ms, Due::Linger(*ticket)));
+                    *linger = Linger::Until(self.timers.set(now.saturating_add(request.linger_ms), Due::Linger(*ticket)));
                 }
                 continue;
             }

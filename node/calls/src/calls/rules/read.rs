@@ -49,7 +49,7 @@ impl Rules {
             return Ok(());
         }
         let wait_ms = if poll.gathers { GATHER_MS } else { wait_ms };
-        poll.timer = Some(self.timers.set(now + wait_ms, Due::Poll(ticket)));
+        poll.timer = Some(self.timers.set(now.saturating_add(wait_ms), Due::Poll(ticket)));
         self.polls_of.entry(call).or_default().push(ticket);
         self.polls.insert(ticket, poll);
         Ok(())

@@ -209,7 +209,7 @@ impl Rules {
             self.answer(ticket, Answer::HeldCancels(untold));
             return Ok(());
         }
-        let timer = self.timers.set(now + wait_ms, Due::Heartbeat(task));
+        let timer = self.timers.set(now.saturating_add(wait_ms), Due::Heartbeat(task));
         self.task_mut(now, task).heartbeat = Some((ticket, timer));
         Ok(())
     }
