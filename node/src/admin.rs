@@ -2,13 +2,14 @@
 //!
 //! The command line uses it; nothing else does. What it answers is the command line's `--json`, field for field.
 
+mod audit;
 mod explain;
-mod lists;
 mod images;
+mod lists;
 mod logs;
-
 mod store;
 mod tokens;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -19,21 +20,22 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
-use shoal_state::model::{App, Task, Token};
-use shoal_state::{AppId, Command, State, TaskId, Timestamp, TokenId};
+use shoal_state::model::{App, Task};
+use shoal_state::{AppId, Command, State, TaskId};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 
+pub(crate) use audit::{AuditAnswer, AuditWanted};
 pub(crate) use explain::{ExplainWanted, Explanation};
 pub(crate) use images::ImageLine;
 pub(crate) use lists::NodeLine;
 pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
-
-/// A refusal, as the command line prints it.
 pub(crate) use store::{GcWanted, LongAnswer};
 pub(crate) use tokens::{TokenLine, TokenMade, TokenPurpose, TokenWanted};
+
+/// A refusal, as the command line prints it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Refusal {
     /// What was attempted, on which thing, what stood in the way, and what to do.
@@ -67,37 +69,6 @@ impl From<shoal_state::NotAnId> for Failure {
 }
 
 type Answer<T> = Result<Json<T>, Failure>;
-
-/// What `shoal token create` asks.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct TokenWanted {
-    /// What its maker calls it.
-    pub(crate) label: String,
-    /// After how many seconds it stops being valid; none = never.
-    pub(crate) expires_in_seconds: Option<u64>,
-}
-
-/// What `shoal token create` is answered: the only time the secret is seen.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct TokenMade {
-    /// The token's id.
-    pub(crate) token_id: String,
-    /// The token's secret.
-    pub(crate) token_secret: String,
-}
-
-/// A line of `shoal token list`.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct TokenLine {
-    /// The token's id.
-    pub(crate) token_id: String,
-    /// What its maker called it.
-    pub(crate) label: String,
-    /// When it was created, in milliseconds since 1970.
-    pub(crate) created_ms: u64,
-    /// `valid`, `revoked` or `expired`.
-    pub(crate) state: String,
-}
 
 /// A line of `shoal app list`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -187,8 +158,9 @@ pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> any
         .with_context(|| format!("cannot close {} to others", path.display()))?;
     let router = Router::new()
         .route("/status", get(status))
-        .route("/tokens", get(tokens).post(token_create))
-        .route("/tokens/{id}", delete(token_revoke))
+        .route("/tokens", get(tokens::list).post(tokens::create))
+        .route("/tokens/{id}", delete(tokens::revoke))
+        .route("/audit", post(audit::audit))
         .route("/apps", get(apps))
         .route("/apps/{id}/stop", post(app_stop))
         .route("/tasks", get(tasks))
@@ -233,39 +205,6 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         images: state.images.len(),
         pid: std::process::id(),
     }))
-}
-
-fn token_state(token: &Token, now: Timestamp) -> &'static str {
-    match token {
-        Token { revoked: Some(_), .. } => "revoked",
-        Token { expires: Some(expires), .. } if *expires <= now => "expired",
-        _ => "valid",
-    }
-}
-
-async fn tokens(Shared(api): Shared<Api>) -> Answer<Vec<TokenLine>> {
-    let state = api.read_latest().await?;
-    let line = |(id, token): (&TokenId, &Token)| TokenLine {
-        token_id: id.to_string(),
-        label: token.label.clone(),
-        created_ms: token.created.0,
-        state: token_state(token, api.now()).to_owned(),
-    };
-    Ok(Json(state.tokens.iter().map(line).collect()))
-}
-
-async fn token_create(Shared(api): Shared<Api>, Json(wanted): Json<TokenWanted>) -> Answer<TokenMade> {
-    let expires = wanted.expires_in_seconds.map(|seconds| Timestamp(api.now().0 + seconds * 1000));
-    let (id, secret) = api::token::make(&api, &wanted.label, expires).await?;
-    tracing::info!(target: "shoal::audit", token = %id, label = wanted.label, "a token was created");
-    Ok(Json(TokenMade { token_id: id.to_string(), token_secret: secret }))
-}
-
-async fn token_revoke(Shared(api): Shared<Api>, UrlPath(id): UrlPath<String>) -> Answer<()> {
-    let id: TokenId = id.parse()?;
-    api.propose(Command::RevokeToken { id, at: api.now() }).await?;
-    tracing::info!(target: "shoal::audit", token = %id, "a token was revoked");
-    Ok(Json(()))
 }
 
 fn environment_name(state: &State, app: &App) -> String {

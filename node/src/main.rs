@@ -3,6 +3,8 @@
 mod admin;
 mod api;
 mod arguments;
+mod audit;
+mod build_functions;
 mod cli;
 mod cluster;
 mod config;

@@ -6,7 +6,7 @@
 use shoal_state::{NotAnId, Refused};
 use tonic::{Code, Status};
 
-/// Longer messages break HTTP/2 headers on the way to some clients.
+/// Longer messages break HTTP/2 headers on the way to some clients. In bytes as encoded for a header.
 const MESSAGE_BYTES_MAX: usize = 3000;
 
 /// Why a call was not answered as asked.
@@ -60,6 +60,11 @@ impl Error {
         move |source| Self::Failed { attempted, source: source.into() }
     }
 
+    /// Says whether somebody was refused for who they are.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Unauthenticated(_) | Self::Denied(_))
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::NotFound(_) => Code::NotFound,
@@ -72,23 +77,59 @@ impl Error {
             Self::Unavailable(_) => Code::Unavailable,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::Refused(refused) => refused_code(refused),
+            Self::Failed { source, .. } if is_full(source.as_ref()) => Code::ResourceExhausted,
             Self::Failed { .. } => Code::Internal,
         }
     }
 }
 
+/// Says whether a disk without room is at the bottom of a failure: trying again at once does not help then.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let full = |error: &std::io::Error| matches!(error.kind(), StorageFull | QuotaExceeded);
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(full)
+            || matches!(error.downcast_ref(), Some(shoal_storage::store::Error::Full { .. }))
+        {
+            return true;
+        }
+        // An error that was wrapped to pass as one of the system's shows itself, not its cause.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = inner.map_or_else(|| error.source(), |inner| Some(inner));
+    }
+    false
+}
+
+/// Cuts a message where its encoding gets too long: on the wire, what is not plain ASCII takes three bytes a byte.
+fn fit(message: &mut String) {
+    let encoded = |c: char| if matches!(c, ' '..='~') && c != '%' { 1 } else { 3 * c.len_utf8() };
+    let mut bytes = 0;
+    let end = message.char_indices().find(|(_, c)| {
+        bytes += encoded(*c);
+        bytes > MESSAGE_BYTES_MAX
+    });
+    if let Some((end, _)) = end {
+        message.truncate(end);
+    }
+}
+
 fn refused_code(refused: &Refused) -> Code {
     match refused {
-        Refused::EnvironmentExists { .. } | Refused::NameHeld { .. } => Code::AlreadyExists,
+        Refused::EnvironmentExists { .. } | Refused::NameHeld { .. } | Refused::SecretExists { .. } | Refused::SuffixHeld { .. } => {
+            Code::AlreadyExists
+        }
         Refused::NoEnvironment { .. }
         | Refused::NoToken { .. }
         | Refused::NoApp { .. }
         | Refused::NoFunction { .. }
         | Refused::NoImage { .. }
         | Refused::NoMount { .. }
+        | Refused::NoSuchImage { .. }
         | Refused::NoSecret { .. }
         | Refused::NoNode { .. }
-        | Refused::NoTask { .. } => Code::NotFound,
+        | Refused::NoTask { .. }
+        | Refused::NoRelease { .. } => Code::NotFound,
         _ => Code::FailedPrecondition,
     }
 }
@@ -107,9 +148,7 @@ impl From<Error> for Status {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        if let Some((end, _)) = message.char_indices().nth(MESSAGE_BYTES_MAX) {
-            message.truncate(end);
-        }
+        fit(&mut message);
         let code = error.code();
         if code == Code::Internal {
             tracing::error!(message, "a call failed");
@@ -117,4 +156,29 @@ impl From<Error> for Status {
         Status::new(code, message)
     }
 }
-        | Refused::NoSuchImage { .. }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_fits_into_a_header_whatever_it_is_of() {
+        for text in ["x", "é", "%", "\n", "🐟"] {
+            let status = Status::from(Error::Invalid(text.repeat(5000)));
+            let sent = status.into_http::<()>().headers()["grpc-message"].len();
+            assert!((MESSAGE_BYTES_MAX - 12..=MESSAGE_BYTES_MAX).contains(&sent), "{text:?}: {sent} bytes");
+        }
+        assert_eq!(Status::from(Error::Invalid("short".to_owned())).message(), "short");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart_however_deep_it_is_wrapped() {
+        let code = |error: std::io::Error| Status::from(Error::failed("cannot keep it")(error)).code();
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let of_store = shoal_storage::store::Error::Full { dir: "/data".into(), used_percent: 95, limit_percent: 90 };
+        assert_eq!(code(full()), Code::ResourceExhausted);
+        assert_eq!(code(std::io::Error::other(full())), Code::ResourceExhausted);
+        assert_eq!(code(std::io::Error::other(of_store)), Code::ResourceExhausted);
+        assert_eq!(code(std::io::ErrorKind::PermissionDenied.into()), Code::Internal);
+    }
+}

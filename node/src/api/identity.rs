@@ -1,7 +1,9 @@
-//! Who calls, and what they may: the policy of the whole API, in one table.
+//! Who calls.
 //!
 //! Clients show a token with every call. Containers show nothing: the unix socket that their calls arrive on was made
-//! for one task, so the *channel* is the identity. Whatever is not in [`needs`] is refused.
+//! for one task, so the *channel* is the identity. What each may do is in [`super::policy`].
+
+use std::fmt;
 
 use shoal_state::model::{Token, TokenPurpose};
 use shoal_state::{Digest, State, TaskId, Timestamp, TokenId};
@@ -16,6 +18,15 @@ pub(crate) enum Identity {
     Client(TokenId),
     /// A container, by its channel.
     Task(TaskId),
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(token) => write!(f, "token {token}"),
+            Self::Task(task) => write!(f, "task {task}"),
+        }
+    }
 }
 
 impl Identity {
@@ -39,83 +50,112 @@ impl Identity {
     }
 }
 
-/// What a method asks of its caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Needs {
-    /// A client's token or a container's channel.
-    Either,
-    /// A client's token.
-    Client,
-    /// A container's channel.
-    Task,
-}
-
-/// Returns what a method needs, by its name without the service.
-pub(crate) fn needs(method: &str) -> Needs {
-    match method {
-        "ContainerHello"
-        | "ContainerHeartbeat"
-        | "ContainerLog"
-        | "TaskResult"
-        | "FunctionGetInputs"
-        | "FunctionPutOutputs"
-        | "FunctionCallGetDataIn"
-        | "FunctionCallPutDataOut"
-        | "FunctionGetDynamicConcurrency"
-        | "FunctionStartPtyShell" => Needs::Task,
-        "AppStop"
-        | "AppRollback"
-        | "AppRollover"
-        | "EnvironmentCreate"
-        | "EnvironmentUpdate"
-        | "EnvironmentDelete"
-        | "ContainerStop"
-        | "AppClientDisconnect"
-        | "AppHeartbeat"
-        | "TokenInfoGet" => Needs::Client,
-        _ => Needs::Either,
-    }
-}
-
-/// Checks a caller against what a method needs.
-pub(crate) fn permit(method: &str, identity: Identity) -> Result<(), Error> {
-    match (needs(method), identity) {
-        (Needs::Either, _) | (Needs::Client, Identity::Client(_)) | (Needs::Task, Identity::Task(_)) => Ok(()),
-        (Needs::Client, Identity::Task(task)) => {
-            Err(Error::Denied(format!("{method} may not be called from a container (task {task}); call it from a client")))
-        }
-        (Needs::Task, Identity::Client(_)) => {
-            Err(Error::Denied(format!("{method} is for containers: it is answered on a task's own channel only")))
-        }
-    }
-}
-
 /// Returns the hash under which a token's secret is kept.
 pub(crate) fn hash_secret(id: TokenId, secret: &str) -> Digest {
     Digest::of(format!("shoal token {id} {secret}").as_bytes())
 }
 
 /// Checks a token as of `state`.
+///
+/// What came in place of an id is never repeated: it may be a secret, put where the id belongs.
 pub(crate) fn check_token(state: &State, id: &str, secret: &str, now: Timestamp) -> Result<TokenId, Error> {
-    let refuse = |why: &str| Error::Unauthenticated(format!("token {id:?} {why}; make a new one on a node with `shoal token create`"));
-    let parsed: TokenId = id.parse().map_err(|_| refuse("is not a token id of Shoal"))?;
+    let parsed: TokenId = id.parse().map_err(|_| {
+        let prefix = TokenId::PREFIX;
+        Error::Unauthenticated(format!(
+            "what this call shows as its token id is none: ids begin with {prefix:?}, secrets with \"as-\"; make a token on a node with `shoal token create`"
+        ))
+    })?;
+    let refuse = |why: &str| Error::Unauthenticated(format!("token {parsed} {why}; make a new one on a node with `shoal token create`"));
     let token = state.tokens.get(&parsed).ok_or_else(|| refuse("is not known to this cluster"))?;
     if !bool::from(token.secret_hash.as_bytes().ct_eq(hash_secret(parsed, secret).as_bytes())) {
         return Err(refuse("was shown with a wrong secret"));
     }
-    usable(token, now).map_err(|why| refuse(&why))?;
+    usable(state, token, now).map_err(|why| refuse(&why))?;
     Ok(parsed)
 }
 
-fn usable(token: &Token, now: Timestamp) -> Result<(), String> {
-    if token.revoked.is_some() {
-        return Err("was revoked".to_owned());
+fn usable(state: &State, token: &Token, now: Timestamp) -> Result<(), String> {
+    if let Some(revoked) = token.revoked {
+        return Err(format!("was revoked ({})", ago(revoked, now)));
     }
-    if token.expires.is_some_and(|expires| expires <= now) {
-        return Err("has expired".to_owned());
+    if let Some(expired) = token.expires.filter(|expires| *expires <= now) {
+        return Err(format!("has expired ({})", ago(expired, now)));
     }
-    if token.purpose != TokenPurpose::Client {
-        return Err("is for joining a node, not for clients".to_owned());
+    match token.purpose {
+        TokenPurpose::Client => Ok(()),
+        TokenPurpose::Node => Err("is for joining a node, not for clients".to_owned()),
+        TokenPurpose::Limited(limits) => match limits.environment {
+            Some(only) if !state.environments.contains_key(&only) => Err(format!("is limited to environment {only}, which was deleted")),
+            _ => Ok(()),
+        },
     }
-    Ok(())
+}
+
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.0.saturating_sub(then.0) / 1000;
+    match seconds {
+        0..=119 => format!("{seconds} s ago"),
+        120..=7199 => format!("{} min ago", seconds / 60),
+        7200..=172_799 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::model::{Environment, TokenLimits};
+    use shoal_state::{Command, EnvironmentId};
+
+    use super::*;
+
+    const SECRET: &str = "as-0123";
+
+    fn state_with(purpose: TokenPurpose, expires: Option<Timestamp>, revoked: Option<Timestamp>) -> (State, TokenId) {
+        let (mut state, id) = (State::default(), TokenId::from_random(5));
+        let environment = Environment {
+            id: EnvironmentId::from_random(1),
+            name: "main".to_owned(),
+            webhook_suffix: String::new(),
+            created: Timestamp(0),
+        };
+        state.apply(&Command::SetVersion { version: shoal_state::VERSION_KNOWN }).unwrap();
+        state.apply(&Command::CreateEnvironment { environment }).unwrap();
+        let secret_hash = hash_secret(id, SECRET);
+        let token = Token { secret_hash, purpose, label: String::new(), created: Timestamp(0), expires, revoked };
+        state.tokens.insert(id, token);
+        (state, id)
+    }
+
+    fn said(state: &State, id: &str, secret: &str) -> String {
+        check_token(state, id, secret, Timestamp(1_000_000)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_token_is_good_until_its_end() {
+        let (state, id) = state_with(TokenPurpose::Client, Some(Timestamp(1_000_000)), None);
+        assert_eq!(check_token(&state, &id.to_string(), SECRET, Timestamp(999_999)).unwrap(), id);
+        assert!(said(&state, &id.to_string(), SECRET).contains("has expired (0 s ago)"));
+        let (state, id) = state_with(TokenPurpose::Client, None, Some(Timestamp(400_000)));
+        assert!(said(&state, &id.to_string(), SECRET).contains("was revoked (10 min ago)"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_command_and_never_a_secret() {
+        let (state, id) = state_with(TokenPurpose::Client, None, None);
+        let unknown = TokenId::from_random(6).to_string();
+        for (id, secret) in [(SECRET, id.to_string()), (&id.to_string(), "as-wrong".to_owned()), (&unknown, SECRET.to_owned())] {
+            let said = said(&state, id, &secret);
+            assert!(said.contains("shoal token create"), "{said}");
+            assert!(!said.contains("0123") && !said.contains("wrong\""), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_token_ends_with_its_environment() {
+        let limited = |bits| TokenLimits { environment: Some(EnvironmentId::from_random(bits)), reads_only: false };
+        let (state, id) = state_with(TokenPurpose::Limited(limited(1)), None, None);
+        assert!(check_token(&state, &id.to_string(), SECRET, Timestamp(0)).is_ok());
+        let (state, id) = state_with(TokenPurpose::Limited(limited(2)), None, None);
+        assert!(said(&state, &id.to_string(), SECRET).contains("was deleted"));
+    }
 }

@@ -169,7 +169,7 @@ async fn stream_lines(
 
 fn nanos(time: Option<prost_types::Timestamp>) -> Option<u64> {
     let time = time?;
-    Some(u64::try_from(time.seconds).ok()? * NANOS + u64::try_from(time.nanos).ok()?)
+    u64::try_from(time.seconds).ok()?.checked_mul(NANOS)?.checked_add(u64::try_from(time.nanos).ok()?)
 }
 
 /// Finds whose lines are wanted: an app, or the builds of an image, which the client reads in the same way.

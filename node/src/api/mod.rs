@@ -1,5 +1,5 @@
-//! The API that clients and containers speak: one file a noun, thin methods in [`service`], policy in [`identity`],
-//! gRPC codes in [`error`].
+//! The API that clients and containers speak: one file a noun, thin methods in [`service`], who may call what in
+//! [`policy`], gRPC codes in [`error`].
 //!
 //! Any node answers any call. What is found by id in the local state needs no confirmation; what is looked up by name,
 //! listed, or *absent* is confirmed by a read index first.
@@ -20,6 +20,10 @@ pub(crate) mod logs;
 pub(crate) mod mount;
 pub(crate) mod secret;
 mod service;
+mod outcome;
+mod policy;
+mod release;
+mod scaling;
 mod task;
 pub(crate) mod token;
 pub(crate) mod transport;
@@ -49,6 +53,12 @@ pub(crate) struct Caller {
     /// The idempotency key: one per logical call, the same on each try; empty on streams.
     pub(crate) idempotency_key: String,
     /// The client's version, as `1.6.4`.
+    /// What is called: the name of the method, without its service.
+    pub(crate) method: String,
+    /// Where the connection comes from, as `address:port`; empty for a task's own channel.
+    pub(crate) from: String,
+    /// The connection that the call came on.
+    pub(crate) connection: Connection,
     pub(crate) client_version: String,
     /// The kind of client: 1 Python, 3 container, 8 JS, 9 Go.
     pub(crate) client_type: String,
@@ -129,6 +139,8 @@ impl Api {
     pub(crate) upkeep: crate::upkeep::Upkeep,
     /// Returns the time of this node's clock.
     pub(crate) fn now(&self) -> Timestamp {
+    pub(crate) audit: crate::audit::Audit,
+    pub(crate) room: crate::room::Room,
         now()
     }
 
@@ -168,13 +180,16 @@ impl Api {
         format!("http://{}/apps/{app}", caller.authority)
     }
 
-    /// Cancels what waits and runs in the functions of a stopped app.
-    pub(crate) async fn calls_stop(&self, functions: &[FunctionId]) {
-        if let Err(error) = self.calls.cancel_pools(functions.to_vec()).await {
-    /// Puts several decisions into one entry; the first refusal is the answer to all.
-    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<(), Error> {
-        for answer in self.cluster.propose_all(commands).await? {
-            answer?;
+    /// Keeps a refusal in the audit log; what is another error is none of its business.
+    pub(crate) fn note_refusal(&self, who: Option<Identity>, method: &str, from: &str, error: &Error) {
+        if error.is_refusal() {
+            self.audit.note(crate::audit::Event {
+                what: crate::audit::What::Refused,
+                who: who.map_or_else(|| "nobody".to_owned(), |who| who.to_string()),
+                method,
+                from: from.to_owned(),
+                why: error.to_string(),
+            });
         }
         Ok(())
     }
@@ -208,3 +223,14 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
+/// Finds an environment by name, or says which there are.
+pub(crate) fn environment_named(state: &State, name: &str) -> Result<shoal_state::EnvironmentId, Error> {
+    environment::find(state, name).map(|found| found.id)
+}
+
+/// Writes a time in milliseconds since 1970 for people, in UTC.
+pub(crate) fn time(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"))
+}
+

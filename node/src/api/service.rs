@@ -1,13 +1,18 @@
-//! The methods of the service, each a line: who answers it. Decode, call one function, encode.
+//! The methods of the service, each a line: who answers it. Decode, ask the policy, call one function, encode.
+//!
+//! A method that is added here needs its lines in [`policy`]: without, it is refused to everybody.
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::sync::OnceLock;
 
 use shoal_proto::modal_client as pb;
 use shoal_proto::modal_client::modal_client_server::ModalClient;
 use tonic::{Request, Response, Status};
 
 use super::error::Error;
-use super::{Api, Caller, app, blob, call, container, environment, function, image, logs, mount, secret, task, token};
+use super::policy::{self, Names};
+use super::{Api, Caller, app, blob, call, call_info, container, environment, function, image, logs, mount, release, scaling, secret, task, token};
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
 
@@ -16,7 +21,7 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     request.extensions().get::<Caller>().cloned().ok_or_else(|| Status::unauthenticated("this call did not pass the door"))
 }
 
-async fn answer<'a, Q, A, F>(
+async fn answer<'a, Q: Names, A, F>(
     api: &'a Api,
     caller: &'a Caller,
     request: Q,
@@ -25,11 +30,28 @@ async fn answer<'a, Q, A, F>(
 where
     F: Future<Output = Result<A, Error>>,
 {
-    Ok(Response::new(method(api, caller, request).await?))
+    let answered = match policy::permit(api, caller, &request).await {
+        Ok(()) => method(api, caller, request).await,
+        Err(refused) => Err(refused),
+    };
+    if let Err(error) = &answered {
+        api.note_refusal(Some(caller.identity), &caller.method, &caller.from, error);
+    }
+    Ok(Response::new(answered?))
+}
+
+/// Says whether a method of the schema is among those below: the others are declared, and not served yet.
+pub(super) fn implements(method: &str) -> bool {
+    static NAMES: OnceLock<HashSet<String>> = OnceLock::new();
+    let camel = |snake: &str| snake.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect();
+    NAMES.get_or_init(|| METHODS.iter().map(|name| camel(name)).collect()).contains(method)
 }
 
 macro_rules! methods {
     ($($name:ident: $request:ty => $response:ty, $function:path;)*) => {
+        /// The methods that are served, as Rust calls them.
+        const METHODS: &[&str] = &[$(stringify!($name)),*];
+
         #[tonic::async_trait]
         impl ModalClient for Api {
             $(

@@ -1,23 +1,38 @@
 //! Tokens, as clients see them: who am I, and where.
 
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use shoal_proto::modal_client as pb;
-use shoal_state::TokenId;
-use shoal_state::model::{Token, TokenPurpose};
-use shoal_state::{Command, Timestamp};
+use shoal_state::model::{Token, TokenLimits, TokenPurpose};
+use shoal_state::{Command, Timestamp, TokenId};
 
 use super::error::Error;
 use super::{Api, Caller, Identity, identity};
+use crate::audit::{Event, What};
 
 /// The one workspace of a cluster.
 const WORKSPACE: &str = "shoal";
+/// How long a short-lived token is good for.
+const SHORT_LIFE: Duration = Duration::from_secs(20 * 60);
+
+/// Returns what people call whoever calls: the label of the token, or what it is the token or container of.
+pub(super) fn name_of(api: &Api, caller: &Caller) -> String {
+    let label = match caller.identity {
+        Identity::Client(id) => api.local().tokens.get(&id).map(|token| token.label.clone()),
+        Identity::Task(_) => None,
+    };
+    label.filter(|label| !label.is_empty()).unwrap_or_else(|| caller.identity.to_string())
+}
 
 /// Makes a token for clients; returns its id and secret. The secret is nowhere else.
-pub(crate) async fn make(api: &Api, label: &str, expires: Option<Timestamp>) -> Result<(TokenId, String), Error> {
+pub(crate) async fn make(api: &Api, label: &str, limits: TokenLimits, expires: Option<Timestamp>) -> Result<(TokenId, String), Error> {
     let id = TokenId::from_random(rand::random());
     let secret = format!("as-{:032x}", rand::random::<u128>());
     let token = Token {
         secret_hash: identity::hash_secret(id, &secret),
-        purpose: TokenPurpose::Client,
+        purpose: if limits == TokenLimits::default() { TokenPurpose::Client } else { TokenPurpose::Limited(limits) },
         label: label.to_owned(),
         created: api.now(),
         expires,
@@ -39,13 +54,41 @@ pub(super) async fn info(api: &Api, caller: &Caller, _request: pb::TokenInfoGetR
     let Identity::Client(id) = caller.identity else {
         return Err(Error::Denied("a container has no token: its channel is its identity".to_owned()));
     };
-    let state = api.local();
-    let label = state.tokens.get(&id).map(|token| token.label.clone()).unwrap_or_default();
+    let state = api.read_latest_unless(|state| state.tokens.contains_key(&id)).await?;
+    let token = state.tokens.get(&id).ok_or_else(|| Error::NotFound(format!("token {id} is not known to this cluster")))?;
+    let time = |at: Timestamp| super::logs::timestamp(at.0.saturating_mul(1_000_000));
     Ok(pb::TokenInfoGetResponse {
         token_id: id.to_string(),
         workspace_id: WORKSPACE.to_owned(),
         workspace_name: WORKSPACE.to_owned(),
-        token_name: label,
+        token_name: token.label.clone(),
+        created_at: Some(time(token.created)),
+        expires_at: token.expires.map(time),
         ..Default::default()
     })
+}
+
+/// Ends the caller's own token: a client that has a new one asks it of the old one.
+pub(super) async fn delete(api: &Api, caller: &Caller, request: pb::TokenDeleteRequest) -> Result<(), Error> {
+    let id: TokenId = request.token_id.parse()?;
+    if caller.identity != Identity::Client(id) {
+        return Err(Error::Denied(format!("{} may end itself alone: end {id} on a node with `shoal token revoke {id}`", caller.identity)));
+    }
+    api.propose(Command::RevokeToken { id, at: api.now() }).await?;
+    let (who, why) = (caller.identity.to_string(), format!("token {id} was revoked"));
+    api.audit.note(Event { what: What::TokenRevoked, who, method: &caller.method, from: caller.from.clone(), why });
+    Ok(())
+}
+
+/// Gives out a token for calls outside this service: a JWT that names who it was given to, and when it ends.
+pub(super) async fn short_lived(api: &Api, caller: &Caller, _request: pb::AuthTokenGetRequest) -> Result<pb::AuthTokenGetResponse, Error> {
+    let until = api.now().0 / 1000 + SHORT_LIFE.as_secs();
+    let subject = match caller.identity {
+        Identity::Client(id) => id.to_string(),
+        Identity::Task(id) => id.to_string(),
+    };
+    let claims = serde_json::json!({ "iss": WORKSPACE, "sub": subject, "exp": until });
+    let signed = format!("{}.{}", BASE64.encode(r#"{"alg":"BLAKE3","typ":"JWT"}"#), BASE64.encode(claims.to_string()));
+    let signature = BASE64.encode(api.sealing.sign("shoal short-lived token", signed.as_bytes()));
+    Ok(pb::AuthTokenGetResponse { token: format!("{signed}.{signature}") })
 }

@@ -122,44 +122,6 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
     Ok(0)
 }
 
-impl TokenCommand {
-    /// Runs the command.
-    pub(super) fn run(self) -> anyhow::Result<i32> {
-        match self {
-            Self::Create { label, expires_in, common } => {
-                let made: TokenMade = ask(&common, "POST", "/tokens", &TokenWanted { label, expires_in_seconds: expires_in })?;
-                if common.json {
-                    print_json(&made)?;
-                } else {
-                    println!("token id      {}\ntoken secret  {}", made.token_id, made.token_secret);
-                    println!(
-                        "\nThe secret is not shown again. To use it:\n  modal token set --token-id {} --token-secret {}",
-                        made.token_id, made.token_secret
-                    );
-                }
-            }
-            Self::List(common) => {
-                let tokens: Vec<TokenLine> = ask(&common, "GET", "/tokens", &())?;
-                if common.json {
-                    print_json(&tokens)?;
-                } else {
-                    print_table(
-                        ["TOKEN", "LABEL", "STATE", "CREATED"],
-                        tokens.into_iter().map(|line| [line.token_id, line.label, line.state, ago(line.created_ms)]),
-                    );
-                }
-            }
-            Self::Revoke { token_id, common } => {
-                let () = ask(&common, "DELETE", &format!("/tokens/{}", escaped(&token_id)), &())?;
-                if !common.json {
-                    println!("token {token_id} is revoked");
-                }
-            }
-        }
-        Ok(0)
-    }
-}
-
 impl AppCommand {
     /// Runs the command.
     pub(super) fn run(self) -> anyhow::Result<i32> {

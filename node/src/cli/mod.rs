@@ -4,15 +4,16 @@
 //! Exit codes: 0 done; 1 refused or failed, with a sentence on stderr; 2 the command line itself was wrong.
 
 mod admin;
+mod audit;
 mod doctor;
 mod explain;
 mod lists;
 mod images;
 mod logs;
 mod start;
-
 mod store;
 mod token;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -48,7 +49,10 @@ enum Command {
     Status(Common),
     /// Make, list and revoke tokens.
     #[command(subcommand, after_help = "Examples:\n  shoal token create --label laptop\n  shoal token list\n  shoal token revoke ak-…")]
-    Token(lists::TokenCommand),
+    Token(token::TokenCommand),
+    /// Show who was refused what, and who made or ended a token.
+    #[command(after_help = "Examples:\n  shoal audit\n  shoal audit --since 1d --who ak-…\n  shoal audit --what token-created --json\n  shoal audit --follow")]
+    Audit(audit::Audit),
     /// List and stop apps.
     #[command(subcommand, after_help = "Examples:\n  shoal app list\n  shoal app stop ap-…\n  shoal app stop my-app --env main")]
     App(lists::AppCommand),
@@ -95,6 +99,7 @@ pub(crate) fn run() -> anyhow::Result<i32> {
         Command::Serve(start) => start.serve(),
         Command::Status(common) => lists::status(&common),
         Command::Token(command) => command.run(),
+        Command::Audit(audit) => audit.run(),
         Command::App(command) => command.run(),
         Command::Task(command) => command.run(),
         Command::Node(command) => command.run(),
