@@ -6,6 +6,8 @@
 //!
 //! Sockets are passed the way systemd does it: descriptors from 3 on, `LISTEN_FDS` and `LISTEN_FDNAMES`.
 
+mod holder;
+
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
 use std::os::unix::process::CommandExt as _;
@@ -25,6 +27,8 @@ const LIVED: Duration = Duration::from_secs(10);
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 /// A node that ends with this status asked not to be started again.
 pub(crate) const EXIT_FINAL: i32 = 78;
+/// A node that ends with this status did not get as far as to run.
+pub(crate) const EXIT_UNSTARTED: i32 = 77;
 /// The first passed descriptor.
 const LISTEN_FDS_START: RawFd = 3;
 
@@ -64,15 +68,23 @@ pub(crate) fn take_passed() -> anyhow::Result<Listeners> {
     Ok(Listeners { api: api.with_context(|| missing("api"))?, web: web.with_context(|| missing("web"))? })
 }
 
-fn bind(what: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).with_context(|| format!("cannot listen on {address} for {what}: is another node running here?"))
+fn bind(what: &str, flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| {
+        let (port, ip) = (address.port(), address.ip());
+        match holder::of(address) {
+            Some((pid, name)) => format!(
+                "cannot listen on {address} for {what}: process {pid} ({name}) has port {port}; stop it, or choose another port with {flag} {ip}:PORT"
+            ),
+            None => format!("cannot listen on {address} for {what}; choose another address or port with {flag} {ip}:PORT"),
+        }
+    })
 }
 
 /// Binds the sockets and keeps a node running on them until told to stop. `program` and `arguments` start the node.
 pub(crate) fn keep(api: SocketAddr, web: SocketAddr, arguments: &[std::ffi::OsString]) -> anyhow::Result<i32> {
-    let listeners = Listeners { api: bind("the API", api)?, web: bind("web endpoints", web)? };
+    let listeners = Listeners { api: bind("the API", "--api", api)?, web: bind("web endpoints", "--web", web)? };
     take_signals()?;
-    let mut wait = RESTART_AFTER;
+    let (mut wait, mut first) = (RESTART_AFTER, true);
     loop {
         let started = Instant::now();
         let child = start(&listeners, arguments)?;
@@ -80,9 +92,11 @@ pub(crate) fn keep(api: SocketAddr, web: SocketAddr, arguments: &[std::ffi::OsSt
         if STOP.load(Ordering::SeqCst) != 0 {
             return Ok(0);
         }
-        if status.code() == Some(EXIT_FINAL) {
-            return Ok(EXIT_FINAL);
+        // What keeps a node from its first start is for whoever started it to see; what comes later may pass.
+        if status.code() == Some(EXIT_FINAL) || (first && status.code() == Some(EXIT_UNSTARTED)) {
+            return Ok(1);
         }
+        first = false;
         wait = if started.elapsed() > LIVED { RESTART_AFTER } else { (wait * 2).min(RESTART_AFTER_MAX) };
         eprintln!(
             "shoal: the node ended ({status}) after {:.1} s; starting it again in {} ms",

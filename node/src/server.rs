@@ -6,12 +6,11 @@
 //! ```
 
 use std::collections::HashSet;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use shoal_calls::Calls;
 use shoal_fs::{StoreSource, Trees};
 use shoal_image::bases::{Bases, BasesConfig};
@@ -32,11 +31,15 @@ use tracing_subscriber::EnvFilter;
 use crate::admin;
 use crate::api::{self, Api, Blobs, Files, Kept, Lifecycle, SealingKey, transport};
 use crate::arguments;
+use crate::audit::Audit;
+use crate::build_functions::BuildFunctions;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::images::{Images, StateCache};
-use crate::keeper::Listeners;
+use crate::folder::{Folder, Keys};
+use crate::keeper::{EXIT_FINAL, EXIT_UNSTARTED, Listeners};
 use crate::provider::NodeProvider;
+use crate::room::Room;
 use crate::roots::{Rooms, Roots};
 use crate::scheduling::{self, CrashLoops};
 use crate::tasks::Tasks;
@@ -44,9 +47,8 @@ use crate::zygotes::{self, Zygotes};
 
 /// How long containers have for their exit hooks when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-use crate::upkeep::{self, Upkeep};
-/// How often the lives of apps without clients are looked at.
-const LIFECYCLE_EVERY: Duration = Duration::from_secs(1);
+/// Containers have one of so many connections for blobs, where they have a door of their own.
+const CONNECTIONS_INSIDE: usize = 10;
 /// How often zygotes are held against the images that are there.
 const ZYGOTES_EVERY: Duration = Duration::from_secs(60);
 /// How much of a machine's memory containers may use, in tenths.
@@ -62,79 +64,32 @@ pub(crate) fn run(config: Config, listeners: Listeners) -> anyhow::Result<i32> {
         .init();
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start a runtime")?;
-    let _alone = lock(&config.data)?;
-    runtime.block_on(serve(Arc::new(config), listeners))
-}
-
-/// Makes the data folder and makes sure that no other node uses it.
-fn lock(data: &Path) -> anyhow::Result<std::fs::File> {
-    let run = data.join("run");
-    std::fs::create_dir_all(&run).with_context(|| format!("cannot make the data folder {}", run.display()))?;
-    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700))
-        .with_context(|| format!("cannot close {} to others", data.display()))?;
-    let path = run.join("lock");
-    let file = std::fs::File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another node already runs on {}: stop it, or start this one with another --data", data.display());
-    }
-    Ok(file)
-}
-
-/// What never changes for a node or its cluster.
-struct Keys {
-    node: NodeId,
-    sealing: [u8; 32],
-    urls: [u8; 32],
-}
-
-impl Keys {
-    /// Reads the keys, or makes them on the first start.
-    fn open(data: &Path) -> anyhow::Result<Self> {
-        let dir = data.join("keys");
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let node: [u8; 16] = key(&dir.join("node-id"))?;
-        Ok(Self {
-            node: NodeId::from_random(u128::from_le_bytes(node)),
-            sealing: key(&dir.join("secrets"))?,
-            urls: key(&dir.join("urls"))?,
-        })
+    let _folder = match Folder::take(&config.data) {
+        Ok(folder) => folder,
+        Err(error) => return Ok(say(&error, EXIT_FINAL)),
+    };
+    let up = AtomicBool::new(false);
+    match runtime.block_on(serve(Arc::new(config), listeners, &up)) {
+        Err(error) if !up.load(Ordering::Relaxed) => Ok(say(&error, EXIT_UNSTARTED)),
+        ended => ended,
     }
 }
 
-/// Reads a random value of a node, making it durably on the first start.
-fn key<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
-    use std::io::Write as _;
-    if let Ok(bytes) = std::fs::read(path) {
-        return bytes.try_into().map_err(|bytes: Vec<u8>| anyhow::anyhow!("{} has {} bytes instead of {N}", path.display(), bytes.len()));
-    }
-    let made: [u8; N] = std::array::from_fn(|_| rand::random());
-    let fresh = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        store: store.clone(),
-        upkeep: upkeep.clone(),
-        room: room.clone(),
-        audit: Audit::open(&config.data.join("audit"), config.audit, || api::now().0).context("cannot open the audit log")?,
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)
-        .with_context(|| format!("cannot make {}", fresh.display()))?;
-    file.write_all(&made).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", fresh.display()))?;
-    std::fs::rename(&fresh, path).with_context(|| format!("cannot make {}", path.display()))?;
-    let parent = path.parent().unwrap_or(Path::new("."));
-    std::fs::File::open(parent).and_then(|dir| dir.sync_all()).with_context(|| format!("cannot sync {}", parent.display()))?;
-    Ok(made)
+fn say(error: &anyhow::Error, code: i32) -> i32 {
+    eprintln!("shoal: {error:#}");
+    code
 }
 
-async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32> {
+async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> anyhow::Result<i32> {
     let started = Instant::now();
     // Containers that end in order still talk to the API: it is closed last.
     let (stop, stop_serving) = (CancellationToken::new(), CancellationToken::new());
+    let connections = transport::raise_file_limit();
     let boot = BootId::from_random(rand::random());
     let keys = Keys::open(&config.data)?;
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
     let store = Store::open(&config.data.join("chunks"), config.disk.chunks()).context("cannot open the chunk store")?;
+    let room = Room::open(&config.data);
     let upkeep = Upkeep::open(store.clone(), &kv).context("cannot open the table of last uses")?;
     let cluster = consensus(&config, keys.node).await?;
     register(&config, &cluster, boot).await?;
@@ -157,6 +112,10 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
         roots: Roots::new(store.clone(), Arc::clone(&trees)),
         worker: Arc::default(),
         blobs: Blobs::open(store.clone(), &kv, upkeep.uses.clone(), keys.urls, &config.advertise).context("cannot open the blobs")?,
+        store: store.clone(),
+        upkeep: upkeep.clone(),
+        room: room.clone(),
+        audit: Audit::open(&config.data.join("audit"), config.audit, || api::now().0).context("cannot open the audit log")?,
         files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
         sealing: SealingKey::new(keys.sealing),
         lifecycle: Lifecycle::new(),
@@ -166,7 +125,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     };
     let listener = listener(listeners.api)?;
     home_shards(&api).await?;
-    let inside = containers_door(&api, &engine, config.api, &stop_serving)?;
+    let inside = containers_door(&api, &engine, config.api, connections / CONNECTIONS_INSIDE, &stop_serving)?;
     engine.make_ahead(zygotes::ahead(&config, Rooms::new(trees)?, arguments::shm_bytes()));
     let zygotes = Zygotes::open(&config, engine.clone(), api.roots.clone()).context("cannot open the zygotes")?;
     let provider = NodeProvider::new(api.clone(), zygotes.clone());
@@ -191,12 +150,22 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
     });
     tracing::info!(node = %keys.node, api = %config.api, data = %config.data.display(), ms = started.elapsed().as_millis(), "the node is up");
 
-    wait_for_signal().await?;
-    tracing::info!("the node stops");
+    let broken = tokio::select! {
+        signal = wait_for_signal() => signal.map(|()| None)?,
+        why = cluster.raft().stopped() => Some(why.to_string()),
+        why = room.watch(kv, store) => Some(why),
+        why = calls.ended() => Some(format!("the records of calls have ended: {why}")),
+    };
+    match &broken {
+        None => tracing::info!("the node stops"),
+        Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
+    }
+    up.store(true, Ordering::Relaxed);
     stop.cancel();
     let _ = tokio::join!(scheduler, apps, images_watch);
     images.close();
-    worker.handle().shutdown(STOP_GRACE).await;
+    // Without its records nothing that containers still do would count.
+    worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;
     if let Err(error) = engine.close().await {
         tracing::warn!(%error, "the container engine did not close in order");
     }
@@ -206,7 +175,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners) -> anyhow::Result<i32>
         tracing::warn!(%error, "the records of calls did not close in order");
     }
     cluster.raft().shutdown().await;
-    Ok(0)
+    broken.map_or(Ok(0), |why| Err(anyhow::anyhow!(why)))
 }
 
 fn listener(listener: std::net::TcpListener) -> anyhow::Result<tokio::net::TcpListener> {
@@ -298,11 +267,12 @@ fn containers_door(
         return Ok(tokio::spawn(async {}));
     }
     let bound = std::net::TcpListener::bind(inside).with_context(|| format!("cannot listen on {inside} for containers"))?;
-    Ok(tokio::spawn(transport::serve(api.clone(), listener(bound)?, stop.clone())))
+    Ok(tokio::spawn(transport::serve(api.clone(), listener(bound)?, connections, stop.clone())))
 }
 
 /// Mounts the one filesystem that shows all trees.
 fn mount_trees(config: &Config, store: &Store) -> anyhow::Result<Arc<Trees>> {
+    connections: usize,
     let mountpoint = config.data.join("trees");
     Trees::mount(&mountpoint, Arc::new(StoreSource::new(store.clone())))
         .map(Arc::new)

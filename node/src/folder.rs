@@ -1,0 +1,193 @@
+//! The data folder of a node: one process has it, a build that knows its layout opens it, and it holds the node's keys.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use shoal_state::NodeId;
+
+/// The layout of data folders that this build writes. It reads this one and all before.
+const FORMAT: u32 = 1;
+/// The file that says in which layout a folder is.
+const FORMAT_FILE: &str = "format.json";
+
+/// Why a data folder cannot be had. Starting again helps with none of them.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Another process has it.
+    #[error(
+        "another node runs on the data folder {}{}: stop that one, or start this one with another --data (and ports of its own, --api and --web)",
+        data.display(),
+        holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
+    Held {
+        /// The folder.
+        data: PathBuf,
+        /// Who has it, as far as that is known.
+        holder: Option<u32>,
+    },
+    /// A newer build wrote it.
+    #[error(
+        "the data folder {} was written by shoal {writer} in layout {format}, and this is shoal {}, which knows layouts up to {FORMAT}: start that version or a newer one, or this one with another --data",
+        data.display(),
+        env!("CARGO_PKG_VERSION")
+    )]
+    Newer {
+        /// The folder.
+        data: PathBuf,
+        /// The version of the build that wrote it.
+        writer: String,
+        /// Its layout.
+        format: u32,
+    },
+}
+
+/// What the file says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Format {
+    format: u32,
+    /// The newest version of Shoal that wrote into the folder.
+    writer: String,
+}
+
+/// A data folder that is this process's own until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    _lock: std::fs::File,
+}
+
+impl Folder {
+    /// Makes the folder if it is not there, and takes it.
+    pub(crate) fn take(data: &Path) -> anyhow::Result<Self> {
+        let run = data.join("run");
+        std::fs::create_dir_all(&run).with_context(|| format!("cannot make the data folder {}", run.display()))?;
+        std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("cannot close {} to others", data.display()))?;
+        let lock = lock(data, &run.join("lock"))?;
+        check_format(data)?;
+        Ok(Self { _lock: lock })
+    }
+}
+
+fn lock(data: &Path, path: &Path) -> anyhow::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let mut file = opened.with_context(|| format!("cannot open {}", path.display()))?;
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut text = String::new();
+        let holder = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+        return Err(Error::Held { data: data.to_owned(), holder }.into());
+    }
+    // For whoever comes second; nothing depends on it.
+    let _ = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+    Ok(file)
+}
+
+fn check_format(data: &Path) -> anyhow::Result<()> {
+    let path = data.join(FORMAT_FILE);
+    let found: Option<Format> = match std::fs::read(&path) {
+        Ok(bytes) => Some(serde_json::from_slice(&bytes).with_context(|| format!("{} cannot be read", path.display()))?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let ours = Format { format: FORMAT, writer: env!("CARGO_PKG_VERSION").to_owned() };
+    match found {
+        Some(Format { format, writer }) if format > FORMAT => Err(Error::Newer { data: data.to_owned(), writer, format }.into()),
+        Some(found) if found.format == FORMAT && found.writer == ours.writer => Ok(()),
+        _ => write_durably(&path, &serde_json::to_vec(&ours).context("cannot encode the layout")?),
+    }
+}
+
+/// What never changes for a node or its cluster.
+pub(crate) struct Keys {
+    /// This node.
+    pub(crate) node: NodeId,
+    /// Seals secrets.
+    pub(crate) sealing: [u8; 32],
+    /// Signs URLs.
+    pub(crate) urls: [u8; 32],
+}
+
+impl Keys {
+    /// Reads the keys, or makes them on the first start.
+    pub(crate) fn open(data: &Path) -> anyhow::Result<Self> {
+        let dir = data.join("keys");
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let node: [u8; 16] = key(&dir.join("node-id"))?;
+        Ok(Self {
+            node: NodeId::from_random(u128::from_le_bytes(node)),
+            sealing: key(&dir.join("secrets"))?,
+            urls: key(&dir.join("urls"))?,
+        })
+    }
+}
+
+/// Reads a random value of a node, making it durably on the first start.
+fn key<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
+    match std::fs::read(path) {
+        Ok(bytes) => bytes.try_into().map_err(|bytes: Vec<u8>| {
+            anyhow::anyhow!("the key {} has {} bytes instead of {N}: bring it back from a copy of the data folder", path.display(), bytes.len())
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let made: [u8; N] = std::array::from_fn(|_| rand::random());
+            write_durably(path, &made)?;
+            Ok(made)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read the key {}", path.display())),
+    }
+}
+
+/// Writes a file so that it is there whole, or as before, also after a power cut.
+fn write_durably(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)
+        .with_context(|| format!("cannot make {}", fresh.display()))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", fresh.display()))?;
+    std::fs::rename(&fresh, path).with_context(|| format!("cannot make {}", path.display()))?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(parent).and_then(|dir| dir.sync_all()).with_context(|| format!("cannot sync {}", parent.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_node_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Folder::take(dir.path()).unwrap();
+        let said = Folder::take(dir.path()).unwrap_err().to_string();
+        assert!(said.contains(&format!("(process {})", std::process::id())) && said.contains("--data"), "{said}");
+        drop(first);
+        Folder::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_a_newer_layout_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Folder::take(dir.path()).unwrap());
+        let path = dir.path().join(FORMAT_FILE);
+        let newer = br#"{"format":7,"writer":"9.9.0"}"#;
+        std::fs::write(&path, newer).unwrap();
+        let said = Folder::take(dir.path()).unwrap_err().to_string();
+        assert!(said.contains("shoal 9.9.0 in layout 7") && said.contains("--data"), "{said}");
+        assert_eq!(std::fs::read(&path).unwrap(), newer);
+    }
+
+    #[test]
+    fn keys_are_made_once_and_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Keys::open(dir.path()).unwrap();
+        assert_eq!(Keys::open(dir.path()).unwrap().node, first.node);
+        std::fs::write(dir.path().join("keys/secrets"), b"short").unwrap();
+        let said = Keys::open(dir.path()).err().unwrap().to_string();
+        assert!(said.contains("has 5 bytes instead of 32"), "{said}");
+    }
+}
