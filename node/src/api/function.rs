@@ -6,7 +6,7 @@ use shoal_state::model::{App, Class, Definition, Function, Resources, Retries, S
 use shoal_state::{AppId, ClassId, Command, FunctionId, ShardId, State};
 
 use super::error::Error;
-use super::{Api, Caller, app, environment};
+use super::{Api, Caller, app, environment, gpu, scaling};
 
 /// How long an idle container waits when nobody says, in milliseconds: the original's default.
 const SCALEDOWN_MS: u64 = 60_000;
@@ -15,6 +15,8 @@ const TIMEOUT_MS: u64 = 300_000;
 /// What a container reserves when nobody says: an eighth of a core.
 const CPU_MILLI: u32 = 125;
 /// What a container reserves when nobody says: 128 MiB.
+/// How many names are listed where one is not found.
+const NAMED_MAX: usize = 20;
 const MEMORY_BYTES: u64 = 128 << 20;
 const MIB: u64 = 1 << 20;
 
@@ -188,15 +190,26 @@ fn thousandths(factor: f32) -> u32 {
     (f64::from(factor) * 1000.0).clamp(0.0, f64::from(u32::MAX)).round() as u32
 }
 
-/// Finds the definition in a request: the function itself, or the first of the ranked choices.
-fn chosen(request: &pb::FunctionCreateRequest) -> Result<(prost::bytes::Bytes, Option<pb::FunctionData>), Error> {
+/// Finds the definition in a request: the function itself, or the first of the ranked choices that can be had here.
+fn chosen(state: &State, request: &pb::FunctionCreateRequest) -> Result<(prost::bytes::Bytes, pb::Function, String), Error> {
     let decode = |bytes: &prost::bytes::Bytes| {
         pb::FunctionData::decode(bytes.clone()).map_err(|error| Error::Invalid(format!("function_data cannot be decoded: {error}")))
     };
-    let data = request.function_data.as_ref().map(decode).transpose()?;
-    let ranked = data.as_ref().and_then(|data| data.ranked_functions.iter().min_by_key(|choice| choice.rank)?.function.clone());
-    let function = request.function.clone().filter(|function| !function.is_empty()).or(ranked);
-    Ok((function.ok_or_else(|| Error::Invalid("FunctionCreate names no function".to_owned()))?, data))
+    let mut data = request.function_data.as_ref().map(decode).transpose()?.unwrap_or_default();
+    data.ranked_functions.sort_by_key(|choice| choice.rank);
+    let choices: Vec<_> = match request.function.clone().filter(|function| !function.is_empty()) {
+        Some(function) => vec![function],
+        None => data.ranked_functions.into_iter().filter_map(|choice| choice.function).collect(),
+    };
+    let view = |bytes: prost::bytes::Bytes| {
+        let view = pb::Function::decode(bytes.clone());
+        view.map(|view| (bytes, view)).map_err(|error| Error::Invalid(format!("the function cannot be decoded: {error}")))
+    };
+    let choices = choices.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;
+    let named = choices.first().map(|(_, view)| view.function_name.clone()).filter(|name| !name.is_empty());
+    let name = named.unwrap_or(data.function_name);
+    let (bytes, view) = gpu::choose(state, &name, choices)?;
+    Ok((bytes, view, name))
 }
 
 fn parse_all<T: std::str::FromStr<Err = shoal_state::NotAnId>>(ids: &[String]) -> Result<Vec<T>, Error> {
@@ -205,10 +218,9 @@ fn parse_all<T: std::str::FromStr<Err = shoal_state::NotAnId>>(ids: &[String]) -
 
 pub(super) async fn create(api: &Api, _caller: &Caller, request: pb::FunctionCreateRequest) -> Result<pb::FunctionCreateResponse, Error> {
     let (app, _) = app::find(api, &request.app_id).await?;
-    let (bytes, data) = chosen(&request)?;
-    let view = pb::Function::decode(bytes.clone()).map_err(|error| Error::Invalid(format!("the function cannot be decoded: {error}")))?;
-    let tag = if view.function_name.is_empty() {
-        data.as_ref().map(|data| data.function_name.clone()).unwrap_or_default()
+    let (bytes, view, tag) = chosen(&api.local(), &request)?;
+    let id = if view.is_builder_function && request.existing_function_id.is_empty() {
+        builder_id(app, &tag, &bytes)
     } else {
         view.function_name.clone()
     };
@@ -266,6 +278,24 @@ fn function_data(bytes: &prost::bytes::Bytes, view: &pb::Function) -> prost::byt
         supported_input_formats: view.supported_input_formats.clone(),
         supported_output_formats: view.supported_output_formats.clone(),
         ..Default::default()
+/// Finds a deployed app by name, or says where to look.
+fn deployed<'a>(state: &'a State, environment: &Environment, name: &str) -> Result<&'a App, Error> {
+    let found = state.app_deployed(environment.id, name).and_then(|id| state.apps.get(&id));
+    found.ok_or_else(|| {
+        let environment = &environment.name;
+        Error::NotFound(format!(
+            "App '{name}' not found in environment '{environment}': deploy it with `modal deploy`, or see what there is with `modal app list --env {environment}`"
+        ))
+    })
+}
+
+/// Says that an app has nothing of that name, and what it has.
+fn no_such<'a>(app: &str, kind: &str, name: &str, there: impl Iterator<Item = &'a String>) -> Error {
+    let there: Vec<&str> = there.map(String::as_str).take(NAMED_MAX).collect();
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    Error::NotFound(format!("App '{app}' has no {kind} '{name}'. There are: {there}"))
+}
+
     };
     data.encode_to_vec().into()
 }
@@ -273,9 +303,8 @@ fn function_data(bytes: &prost::bytes::Bytes, view: &pb::Function) -> prost::byt
 pub(super) async fn get(api: &Api, _caller: &Caller, request: pb::FunctionGetRequest) -> Result<pb::FunctionGetResponse, Error> {
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?;
-    let absent = || Error::NotFound(format!("App '{}' not found in environment '{}'", request.app_name, environment.name));
-    let app = state.app_deployed(environment.id, &request.app_name).and_then(|id| state.apps.get(&id)).ok_or_else(absent)?;
-    let absent = || Error::NotFound(format!("App '{}' has no function '{}'", request.app_name, request.object_tag));
+    let app = deployed(&state, environment, &request.app_name)?;
+    let absent = || no_such(&request.app_name, "function", &request.object_tag, app.layout.functions.keys());
     let id = app.layout.functions.get(&request.object_tag).ok_or_else(absent)?;
     let function = state.functions.get(id).ok_or_else(absent)?;
     let bytes = definition(api, function).await?;
@@ -339,9 +368,8 @@ pub(super) async fn class_create(api: &Api, caller: &Caller, request: pb::ClassC
 pub(super) async fn class_get(api: &Api, _caller: &Caller, request: pb::ClassGetRequest) -> Result<pb::ClassGetResponse, Error> {
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?;
-    let absent = || Error::NotFound(format!("App '{}' not found in environment '{}'", request.app_name, environment.name));
-    let app = state.app_deployed(environment.id, &request.app_name).and_then(|id| state.apps.get(&id)).ok_or_else(absent)?;
-    let absent = || Error::NotFound(format!("App '{}' has no class '{}'", request.app_name, request.object_tag));
+    let app = deployed(&state, environment, &request.app_name)?;
+    let absent = || no_such(&request.app_name, "class", &request.object_tag, app.layout.classes.keys());
     let id = app.layout.classes.get(&request.object_tag).ok_or_else(absent)?;
     Ok(pb::ClassGetResponse {
         class_id: id.to_string(),

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tonic::Status;
 
 use super::error::Error;
-use super::{Api, Caller, Identity};
+use super::{Api, Caller, Identity, gpu};
 use crate::images::{self, ImageRecord, Joined};
 
 /// How long one stream may last, whatever the client asks.
@@ -56,7 +56,12 @@ pub(super) async fn get_or_create(
     let Identity::Client(_) = caller.identity else {
         return Err(Error::Unimplemented("images are built for clients; build it before the container starts".to_owned()));
     };
-    let wanted = images::request(api, request).await?;
+    gpu::check(&api.local(), "the build of this image", request.image.as_ref().and_then(|image| image.gpu_config.as_ref()))?;
+    let mut wanted = images::request(api, request).await?;
+    if wanted.ignore_cache {
+        // An image of its own: what is known under the usual name stays as it is.
+        wanted.apart = caller.key();
+    }
     let id = ImageId::derive(&[wanted.key().as_bytes()]);
     if !(wanted.force_build || wanted.ignore_cache)
         && let Some(record) = built(api, id).await?

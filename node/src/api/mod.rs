@@ -13,6 +13,7 @@ mod environment;
 pub(crate) mod error;
 pub(crate) mod function;
 pub(crate) mod identity;
+pub(crate) mod gpu;
 pub(crate) mod image;
 mod input_token;
 mod lifecycle;
