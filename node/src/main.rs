@@ -16,14 +16,15 @@ mod room;
 mod roots;
 mod scheduling;
 mod server;
+mod sweep;
 mod tasks;
 mod timeouts;
+mod upkeep;
 mod zygotes;
 
 fn main() {
     match cli::run() {
         Ok(code) => std::process::exit(code),
-mod upkeep;
         Err(error) => {
             eprintln!("shoal: {error:#}");
             std::process::exit(1);

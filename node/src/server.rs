@@ -19,7 +19,7 @@ use shoal_image::cache::Cache;
 use shoal_raft::Raft;
 use shoal_runtime::{Engine, EngineConfig, NetworkConfig};
 use shoal_state::model::{Environment, Node, Resources};
-use shoal_state::{BootId, Command, Digest, ENVIRONMENT_DEFAULT, EnvironmentId, NodeId};
+use shoal_state::{BootId, Command, Digest, ENVIRONMENT_DEFAULT, EnvironmentId, NodeId, VERSION_KNOWN};
 use shoal_storage::kv::Kv;
 use shoal_storage::store::Store;
 use shoal_worker::Driver;
@@ -42,7 +42,9 @@ use crate::provider::NodeProvider;
 use crate::room::Room;
 use crate::roots::{Rooms, Roots};
 use crate::scheduling::{self, CrashLoops};
+use crate::sweep;
 use crate::tasks::Tasks;
+use crate::upkeep::{self, Upkeep};
 use crate::zygotes::{self, Zygotes};
 
 /// How long containers have for their exit hooks when the node stops.
@@ -82,14 +84,14 @@ fn say(error: &anyhow::Error, code: i32) -> i32 {
 
 async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> anyhow::Result<i32> {
     let started = Instant::now();
+    let connections = transport::raise_file_limit();
     // Containers that end in order still talk to the API: it is closed last.
     let (stop, stop_serving) = (CancellationToken::new(), CancellationToken::new());
-    let connections = transport::raise_file_limit();
     let boot = BootId::from_random(rand::random());
     let keys = Keys::open(&config.data)?;
+    let room = Room::open(&config.data);
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
     let store = Store::open(&config.data.join("chunks"), config.disk.chunks()).context("cannot open the chunk store")?;
-    let room = Room::open(&config.data);
     let upkeep = Upkeep::open(store.clone(), &kv).context("cannot open the table of last uses")?;
     let cluster = consensus(&config, keys.node).await?;
     register(&config, &cluster, boot).await?;
@@ -109,13 +111,13 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         crashes: CrashLoops::default(),
         images: images.clone(),
         kept,
-        roots: Roots::new(store.clone(), Arc::clone(&trees)),
-        worker: Arc::default(),
-        blobs: Blobs::open(store.clone(), &kv, upkeep.uses.clone(), keys.urls, &config.advertise).context("cannot open the blobs")?,
         store: store.clone(),
         upkeep: upkeep.clone(),
         room: room.clone(),
         audit: Audit::open(&config.data.join("audit"), config.audit, || api::now().0).context("cannot open the audit log")?,
+        roots: Roots::new(store.clone(), Arc::clone(&trees)),
+        worker: Arc::default(),
+        blobs: Blobs::open(store.clone(), &kv, upkeep.uses.clone(), keys.urls, &config.advertise).context("cannot open the blobs")?,
         files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
         sealing: SealingKey::new(keys.sealing),
         lifecycle: Lifecycle::new(),
@@ -149,6 +151,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         async move { admin::serve(api, &path, stop).await }
     });
     tracing::info!(node = %keys.node, api = %config.api, data = %config.data.display(), ms = started.elapsed().as_millis(), "the node is up");
+    up.store(true, Ordering::Relaxed);
 
     let broken = tokio::select! {
         signal = wait_for_signal() => signal.map(|()| None)?,
@@ -160,9 +163,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         None => tracing::info!("the node stops"),
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
-    up.store(true, Ordering::Relaxed);
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps, images_watch);
+    let _ = tokio::join!(scheduler, apps, disk, images_watch);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;
@@ -211,17 +213,24 @@ async fn register(config: &Config, cluster: &Cluster, boot: BootId) -> anyhow::R
         draining: false,
         started: api::now(),
     };
-    let environment = Environment {
-        id: EnvironmentId::derive(&[ENVIRONMENT_DEFAULT.as_bytes()]),
-        name: ENVIRONMENT_DEFAULT.to_owned(),
-        webhook_suffix: String::new(),
-        created: api::now(),
-    };
-    let commands = vec![
-        Command::PutNode { id: cluster.node, node },
-        Command::CreateEnvironment { environment },
-        Command::InitShards { home: cluster.node },
-    ];
+    let state = cluster.read_latest().await?;
+    let alone = state.nodes.keys().all(|id| *id == cluster.node);
+    let mut commands = Vec::new();
+    if alone && state.version() < VERSION_KNOWN {
+        // Every member knows it: this one is all there are.
+        commands.push(Command::SetVersion { version: VERSION_KNOWN });
+    }
+    commands.push(Command::PutNode { id: cluster.node, node });
+    if state.environments.is_empty() {
+        let environment = Environment {
+            id: EnvironmentId::derive(&[ENVIRONMENT_DEFAULT.as_bytes()]),
+            name: ENVIRONMENT_DEFAULT.to_owned(),
+            webhook_suffix: String::new(),
+            created: api::now(),
+        };
+        commands.push(Command::CreateEnvironment { environment });
+    }
+    commands.push(Command::InitShards { home: cluster.node });
     for answer in cluster.propose_all(commands).await? {
         answer.context("cannot register this node")?;
     }
@@ -258,6 +267,7 @@ fn containers_door(
     api: &Api,
     engine: &Engine,
     address: std::net::SocketAddr,
+    connections: usize,
     stop: &CancellationToken,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let Some(gateway) = engine.gateway_address() else { return Ok(tokio::spawn(async {})) };
@@ -272,7 +282,6 @@ fn containers_door(
 
 /// Mounts the one filesystem that shows all trees.
 fn mount_trees(config: &Config, store: &Store) -> anyhow::Result<Arc<Trees>> {
-    connections: usize,
     let mountpoint = config.data.join("trees");
     Trees::mount(&mountpoint, Arc::new(StoreSource::new(store.clone())))
         .map(Arc::new)
@@ -299,6 +308,7 @@ fn capacity(config: &Config) -> anyhow::Result<Resources> {
     })
 }
 
+
 /// Drops the zygotes of images that are gone.
 async fn drop_zygotes(api: Api, zygotes: Zygotes, stop: CancellationToken) {
     loop {
@@ -308,20 +318,5 @@ async fn drop_zygotes(api: Api, zygotes: Zygotes, stop: CancellationToken) {
         }
         let images: HashSet<Digest> = api.local().images.values().filter_map(|image| image.manifest).collect();
         zygotes.keep_those_of(|image| images.contains(image));
-    }
-}
-
-/// Stops ephemeral apps whose clients are gone.
-async fn end_abandoned_apps(api: Api, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(LIFECYCLE_EVERY) => {}
-            () = stop.cancelled() => return,
-        }
-        for app in api.lifecycle.abandoned(&api.local(), Instant::now()) {
-            if let Err(error) = api::app::stop(&api, app, "its client was silent for 45 s").await {
-                tracing::warn!(%app, %error, "cannot stop an abandoned app");
-            }
-        }
     }
 }

@@ -12,19 +12,19 @@ mod container;
 mod environment;
 pub(crate) mod error;
 pub(crate) mod function;
-pub(crate) mod identity;
 pub(crate) mod gpu;
+pub(crate) mod identity;
 pub(crate) mod image;
 mod input_token;
 mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod mount;
-pub(crate) mod secret;
-mod service;
 mod outcome;
 mod policy;
 mod release;
 mod scaling;
+pub(crate) mod secret;
+mod service;
 mod task;
 pub(crate) mod token;
 pub(crate) mod transport;
@@ -42,7 +42,8 @@ use crate::config::Config;
 pub(crate) use blob::Blobs;
 pub(crate) use error::Error;
 pub(crate) use identity::Identity;
-pub(crate) use lifecycle::Lifecycle;
+pub(crate) use image::Told;
+pub(crate) use lifecycle::{Connection, Lifecycle};
 pub(crate) use mount::Files;
 pub(crate) use secret::SealingKey;
 
@@ -51,20 +52,22 @@ pub(crate) use secret::SealingKey;
 pub(crate) struct Caller {
     /// Who calls.
     pub(crate) identity: Identity,
-    /// The idempotency key: one per logical call, the same on each try; empty on streams.
-    pub(crate) idempotency_key: String,
-    /// The client's version, as `1.6.4`.
     /// What is called: the name of the method, without its service.
     pub(crate) method: String,
     /// Where the connection comes from, as `address:port`; empty for a task's own channel.
     pub(crate) from: String,
     /// The connection that the call came on.
     pub(crate) connection: Connection,
+    /// The idempotency key: one per logical call, the same on each try; empty on streams.
+    pub(crate) idempotency_key: String,
+    /// The client's version, as `1.6.4`.
     pub(crate) client_version: String,
     /// The kind of client: 1 Python, 3 container, 8 JS, 9 Go.
     pub(crate) client_type: String,
     /// The host and port that the client used to reach us; what URLs for it are built from.
     pub(crate) authority: String,
+    /// What this very connection was told of builds.
+    pub(crate) told: Told,
 }
 
 impl Caller {
@@ -121,6 +124,8 @@ pub(crate) struct Api {
     /// What the names of everything that containers need on this machine carry.
     pub(crate) tag: String,
     pub(crate) cluster: Cluster,
+    pub(crate) store: shoal_storage::store::Store,
+    pub(crate) upkeep: crate::upkeep::Upkeep,
     pub(crate) kept: Kept,
     pub(crate) blobs: Blobs,
     pub(crate) files: Files,
@@ -132,16 +137,14 @@ pub(crate) struct Api {
     pub(crate) crashes: crate::scheduling::CrashLoops,
     pub(crate) images: crate::images::Images,
     pub(crate) roots: crate::roots::Roots,
+    pub(crate) audit: crate::audit::Audit,
+    pub(crate) room: crate::room::Room,
     pub(crate) worker: Arc<OnceLock<shoal_worker::Handle>>,
 }
 
 impl Api {
-    pub(crate) store: shoal_storage::store::Store,
-    pub(crate) upkeep: crate::upkeep::Upkeep,
     /// Returns the time of this node's clock.
     pub(crate) fn now(&self) -> Timestamp {
-    pub(crate) audit: crate::audit::Audit,
-    pub(crate) room: crate::room::Room,
         now()
     }
 
@@ -164,6 +167,19 @@ impl Api {
     /// Puts one decision into the log and waits for its answer.
     pub(crate) async fn propose(&self, command: Command) -> Result<(), Error> {
         self.cluster.propose(command).await.map(|_: Vec<Event>| ())
+    }
+
+    /// Puts several decisions into one entry; the first refusal is the answer to all.
+    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<(), Error> {
+        for answer in self.cluster.propose_all(commands).await? {
+            answer?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a tree is whole and stays, before the state names it.
+    pub(crate) async fn promise(&self, tree: shoal_state::Digest) -> Result<(), Error> {
+        self.upkeep.promise(tree).await
     }
 
     /// Keeps a definition: small ones go into the log, larger ones into the store, durable before this returns.
@@ -192,14 +208,11 @@ impl Api {
                 why: error.to_string(),
             });
         }
-        Ok(())
     }
 
-    /// Makes sure that a tree is whole and stays, before the state names it.
-    pub(crate) async fn promise(&self, tree: shoal_state::Digest) -> Result<(), Error> {
-        self.upkeep.promise(tree).await
-    }
-
+    /// Cancels what waits and runs in the functions of a stopped app.
+    pub(crate) async fn calls_stop(&self, functions: &[FunctionId]) {
+        if let Err(error) = self.calls.cancel_pools(functions.to_vec()).await {
             tracing::warn!(%error, "cannot cancel the calls of a stopped app");
         }
     }
@@ -209,6 +222,17 @@ impl Api {
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Finds an environment by name, or says which there are.
+pub(crate) fn environment_named(state: &State, name: &str) -> Result<shoal_state::EnvironmentId, Error> {
+    environment::find(state, name).map(|found| found.id)
+}
+
+/// Writes a time in milliseconds since 1970 for people, in UTC.
+pub(crate) fn time(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"))
 }
 
 /// Turns a time into the wire's seconds.
@@ -224,14 +248,3 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
-/// Finds an environment by name, or says which there are.
-pub(crate) fn environment_named(state: &State, name: &str) -> Result<shoal_state::EnvironmentId, Error> {
-    environment::find(state, name).map(|found| found.id)
-}
-
-/// Writes a time in milliseconds since 1970 for people, in UTC.
-pub(crate) fn time(at_ms: u64) -> String {
-    let at = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    at.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"))
-}
-

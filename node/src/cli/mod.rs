@@ -7,8 +7,8 @@ mod admin;
 mod audit;
 mod doctor;
 mod explain;
-mod lists;
 mod images;
+mod lists;
 mod logs;
 mod start;
 mod store;
@@ -104,12 +104,12 @@ pub(crate) fn run() -> anyhow::Result<i32> {
         Command::Task(command) => command.run(),
         Command::Node(command) => command.run(),
         Command::Image(command) => command.run(),
+        Command::Store(command) => command.run(),
         Command::Logs(logs) => logs.run(),
         Command::Explain(explain) => explain.run(),
         Command::Doctor(doctor) => doctor.run(),
     }
 }
-        Command::Store(command) => command.run(),
 
 #[cfg(test)]
 mod tests {
