@@ -6,6 +6,7 @@
 
 SHOAL_BIN             the binary under test; else the newest build of this checkout
 SHOAL_CLIENT_PYTHON   the Python that runs client processes; else the one that runs pytest
+SHOAL_TEST_ZYGOTES    off: the node starts every container the plain way
 SHOAL_TEST_DATA       a data folder that is kept between runs, so that images are built once
 """
 
@@ -28,7 +29,7 @@ for _name in ("MODAL_PROFILE", "MODAL_ENVIRONMENT", "MODAL_TOKEN_ID", "MODAL_TOK
 # A run that a script put into the background ignores SIGINT, and so would every client that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from harness import Client, Machine, Node, Running, Token, wait_until_none  # noqa: E402
+from harness import SANDBOXES_AHEAD, Client, Machine, Node, Running, Token, wait_for, wait_until_none  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,7 +52,8 @@ def node() -> Iterator[Node]:
     kept = os.environ.get("SHOAL_TEST_DATA")
     folder = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="shoal-node-"))
     folder.mkdir(parents=True, exist_ok=True)
-    one = Node(folder / "data")
+    plain = {"SHOAL_CONTAINERS__ZYGOTES": "false"} if os.environ.get("SHOAL_TEST_ZYGOTES") == "off" else {}
+    one = Node(folder / "data", environment=plain)
     try:
         one.start()
         yield one
@@ -130,6 +132,7 @@ def no_leftovers(node: Node) -> Iterator[None]:
     """
 
     wait_until_none("tasks of earlier tests", node.tasks, 60, every=0.2)
+    wait_for("the sandboxes that the node makes ahead", lambda: len(node.sandboxes()) == SANDBOXES_AHEAD, 60, every=0.2)
     before = Machine.now(node)
     yield
     wait_until_none("tasks of the test", node.tasks, 60, every=0.2)

@@ -32,6 +32,8 @@ PROGRAMS = HERE / "programs"
 # How long a node may take from its start to its first answer, in seconds. A start on a data
 # folder with much in it replays logs and cleans up what a former process left.
 NODE_START_SECONDS = 90
+# How many sandboxes a node keeps for containers to come.
+SANDBOXES_AHEAD = 2
 # How long a node may take to stop all its containers and exit, in seconds.
 NODE_STOP_SECONDS = 60
 # How long after the end of an app the last of its containers may live, in seconds.

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from harness import CONTAINER_GONE_SECONDS, wait_for
+from harness import CONTAINER_GONE_SECONDS, SANDBOXES_AHEAD, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -24,12 +24,11 @@ def end_by_ctrl_c(node, running) -> str:
 
 def test_while_building(client, node, unique, no_leftovers):
     """Ctrl-C in a build ends the client at once and the build's sandbox soon after."""
-    sandboxes = len(node.sandboxes())
     running = client.run("long_build.py", environment={"MARK": unique})
     running.wait_line(rf"step 2 of {unique}", 180)
-    assert len(node.sandboxes()) > 0, "the build runs in a sandbox"
+    assert len(node.sandboxes()) > SANDBOXES_AHEAD, "the build runs in a sandbox"
     end_by_ctrl_c(node, running)
-    wait_for("the build's sandbox to be gone", lambda: len(node.sandboxes()) <= sandboxes, 10)
+    wait_for("the build's sandbox to be gone", lambda: len(node.sandboxes()) <= SANDBOXES_AHEAD, 10)
 
 
 def test_while_queued(client, node, no_leftovers):

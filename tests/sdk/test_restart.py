@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from harness import Machine, command_line, wait_for, wait_until_none
+from harness import SANDBOXES_AHEAD, Machine, command_line, wait_for, wait_until_none
 from programs import functions
 
 pytestmark = pytest.mark.timeout(400)
@@ -118,8 +118,8 @@ def test_a_token_made_before_still_works(node, token, client):
 def test_leftovers_of_the_killed_node_are_cleaned(token, node):
     """Mounts, namespaces, veths, cgroups and sandboxes of the killed node's containers are gone or its successor's own."""
     wait_until_none("tasks of earlier tests", node.tasks, 60, every=0.2)
+    wait_for("the sandboxes that the node makes ahead", lambda: len(node.sandboxes()) == SANDBOXES_AHEAD, 60, every=0.2)
     before = Machine.now(node)
-    sandboxes = len(node.sandboxes())
     with functions.app.run():
         functions.sleep.remote(0)
         old = node.sandboxes()
@@ -130,7 +130,7 @@ def test_leftovers_of_the_killed_node_are_cleaned(token, node):
         assert functions.square.remote(2) == 4
     wait_until_none("tasks of the app", node.tasks, 30)
     wait_until_none("leftovers on the machine", lambda: Machine.now(node).more_than(before), 20, every=0.2)
-    wait_for("no more sandboxes than before", lambda: len(node.sandboxes()) <= sandboxes, 20, every=0.2)
+    wait_for("no more sandboxes than before", lambda: len(node.sandboxes()) <= SANDBOXES_AHEAD, 20, every=0.2)
 
 
 def test_logs_from_before_are_readable(client, node):
