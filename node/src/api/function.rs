@@ -15,10 +15,10 @@ const TIMEOUT_MS: u64 = 300_000;
 /// What a container reserves when nobody says: an eighth of a core.
 const CPU_MILLI: u32 = 125;
 /// What a container reserves when nobody says: 128 MiB.
-/// How many names are listed where one is not found.
-const NAMED_MAX: usize = 20;
 const MEMORY_BYTES: u64 = 128 << 20;
 const MIB: u64 = 1 << 20;
+/// How many names are listed where one is not found.
+const NAMED_MAX: usize = 20;
 
 /// Derives a function's id: the same tag of the same app is the same function.
 fn id_of(app: AppId, tag: &str) -> FunctionId {
@@ -216,15 +216,14 @@ fn parse_all<T: std::str::FromStr<Err = shoal_state::NotAnId>>(ids: &[String]) -
     ids.iter().map(|id| Ok(id.parse()?)).collect()
 }
 
-pub(super) async fn create(api: &Api, _caller: &Caller, request: pb::FunctionCreateRequest) -> Result<pb::FunctionCreateResponse, Error> {
+pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCreateRequest) -> Result<pb::FunctionCreateResponse, Error> {
     let (app, _) = app::find(api, &request.app_id).await?;
     let (bytes, view, tag) = chosen(&api.local(), &request)?;
     let id = if view.is_builder_function && request.existing_function_id.is_empty() {
         builder_id(app, &tag, &bytes)
     } else {
-        view.function_name.clone()
+        existing(&request.existing_function_id, app, &tag)?
     };
-    let id = existing(&request.existing_function_id, app, &tag)?;
     let function = Function {
         definition: api.keep_definition(&bytes).await?,
         image: if view.image_id.is_empty() { None } else { Some(view.image_id.parse()?) },
@@ -278,6 +277,10 @@ fn function_data(bytes: &prost::bytes::Bytes, view: &pb::Function) -> prost::byt
         supported_input_formats: view.supported_input_formats.clone(),
         supported_output_formats: view.supported_output_formats.clone(),
         ..Default::default()
+    };
+    data.encode_to_vec().into()
+}
+
 /// Finds a deployed app by name, or says where to look.
 fn deployed<'a>(state: &'a State, environment: &Environment, name: &str) -> Result<&'a App, Error> {
     let found = state.app_deployed(environment.id, name).and_then(|id| state.apps.get(&id));
@@ -294,10 +297,6 @@ fn no_such<'a>(app: &str, kind: &str, name: &str, there: impl Iterator<Item = &'
     let there: Vec<&str> = there.map(String::as_str).take(NAMED_MAX).collect();
     let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
     Error::NotFound(format!("App '{app}' has no {kind} '{name}'. There are: {there}"))
-}
-
-    };
-    data.encode_to_vec().into()
 }
 
 pub(super) async fn get(api: &Api, _caller: &Caller, request: pb::FunctionGetRequest) -> Result<pb::FunctionGetResponse, Error> {

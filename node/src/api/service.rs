@@ -67,9 +67,15 @@ macro_rules! methods {
 methods! {
     client_hello: () => pb::ClientHelloResponse, token::hello;
     workspace_name_lookup: () => pb::WorkspaceNameLookupResponse, token::workspace;
+    workspace_settings: () => pb::WorkspaceSettingsResponse, environment::settings;
+    workspace_set_default_environment: pb::WorkspaceSetDefaultEnvironmentRequest => (), environment::set_default;
     token_info_get: pb::TokenInfoGetRequest => pb::TokenInfoGetResponse, token::info;
+    auth_token_get: pb::AuthTokenGetRequest => pb::AuthTokenGetResponse, token::short_lived;
+    token_delete: pb::TokenDeleteRequest => (), token::delete;
     environment_get_or_create: pb::EnvironmentGetOrCreateRequest => pb::EnvironmentGetOrCreateResponse, environment::get_or_create;
     environment_create: pb::EnvironmentCreateRequest => (), environment::create;
+    environment_update: pb::EnvironmentUpdateRequest => pb::EnvironmentListItem, environment::update;
+    environment_delete: pb::EnvironmentDeleteRequest => (), environment::delete;
     environment_list: () => pb::EnvironmentListResponse, environment::list;
     app_create: pb::AppCreateRequest => pb::AppCreateResponse, app::create;
     app_get_or_create: pb::AppGetOrCreateRequest => pb::AppGetOrCreateResponse, app::get_or_create;
@@ -77,18 +83,24 @@ methods! {
     app_get_layout: pb::AppGetLayoutRequest => pb::AppGetLayoutResponse, app::get_layout;
     app_get_info: pb::AppGetInfoRequest => pb::AppGetInfoResponse, app::info;
     app_get_lifecycle: pb::AppGetLifecycleRequest => pb::AppGetLifecycleResponse, app::get_lifecycle;
-    app_publish: pb::AppPublishRequest => pb::AppPublishResponse, app::publish;
+    app_publish: pb::AppPublishRequest => pb::AppPublishResponse, release::publish;
     app_heartbeat: pb::AppHeartbeatRequest => (), app::heartbeat;
     app_client_disconnect: pb::AppClientDisconnectRequest => (), app::disconnect;
     app_stop: pb::AppStopRequest => (), app::stop_request;
     app_list: pb::AppListRequest => pb::AppListResponse, app::list;
-    app_deployment_history: pb::AppDeploymentHistoryRequest => pb::AppDeploymentHistoryResponse, app::history;
+    app_deployment_history: pb::AppDeploymentHistoryRequest => pb::AppDeploymentHistoryResponse, release::history;
+    app_rollback: pb::AppRollbackRequest => pb::AppRollbackResponse, release::rollback;
+    app_rollover: pb::AppRolloverRequest => pb::AppRolloverResponse, release::rollover;
+    app_get_tags: pb::AppGetTagsRequest => pb::AppGetTagsResponse, app::get_tags;
+    app_set_tags: pb::AppSetTagsRequest => (), app::set_tags;
     mount_get_or_create: pb::MountGetOrCreateRequest => pb::MountGetOrCreateResponse, mount::get_or_create;
     mount_batched_check_existence: pb::MountBatchedCheckExistenceRequest => pb::MountBatchedCheckExistenceResponse, mount::check;
     mount_put_file: pb::MountPutFileRequest => pb::MountPutFileResponse, mount::put_file;
     blob_create: pb::BlobCreateRequest => pb::BlobCreateResponse, blob::create;
     blob_get: pb::BlobGetRequest => pb::BlobGetResponse, blob::get_url;
     secret_get_or_create: pb::SecretGetOrCreateRequest => pb::SecretGetOrCreateResponse, secret::get_or_create;
+    secret_update: pb::SecretUpdateRequest => (), secret::update;
+    secret_get_info: pb::SecretGetInfoRequest => pb::SecretGetInfoResponse, secret::info;
     secret_list: pb::SecretListRequest => pb::SecretListResponse, secret::list;
     secret_delete: pb::SecretDeleteRequest => (), secret::delete;
     function_precreate: pb::FunctionPrecreateRequest => pb::FunctionPrecreateResponse, function::precreate;
@@ -118,10 +130,11 @@ methods! {
     function_call_put_data_out: pb::FunctionCallPutDataRequest => (), container::put_data_out;
     image_get_or_create: pb::ImageGetOrCreateRequest => pb::ImageGetOrCreateResponse, image::get_or_create;
     image_join_streaming: pb::ImageJoinStreamingRequest => Stream<pb::ImageJoinStreamingResponse>, image::join;
+    image_delete: pb::ImageDeleteRequest => (), image::delete;
     image_from_id: pb::ImageFromIdRequest => pb::ImageFromIdResponse, image::from_id;
     image_build_chain_get: pb::ImageBuildChainGetRequest => pb::ImageBuildChainGetResponse, image::build_chain;
     app_count_logs: pb::AppCountLogsRequest => pb::AppCountLogsResponse, logs::count;
     task_list: pb::TaskListRequest => pb::TaskListResponse, task::list;
+    task_get_info: pb::TaskGetInfoRequest => pb::TaskGetInfoResponse, task::info;
     container_stop: pb::ContainerStopRequest => pb::ContainerStopResponse, task::stop;
 }
-    image_delete: pb::ImageDeleteRequest => (), image::delete;
