@@ -2,15 +2,17 @@
 //!
 //! Every key has a default; a cluster of one node needs no file.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-
 use std::time::Duration;
+
 use anyhow::Context as _;
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
-use shoal_image::build::Egress;
+use shoal_image::bases::{BaseRule, BaseSource, BasesConfig, RegistryConfig};
+use shoal_image::build::{BuildConfig, Egress};
 
 /// Where the node looks for its configuration when no flag names a file.
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
@@ -53,22 +55,20 @@ pub(crate) struct Config {
     pub(crate) cpu_milli: u32,
     /// The memory that containers may use, in bytes; 0 = nine tenths of the machine's.
     pub(crate) memory_bytes: u64,
+    /// DNS servers of containers and builds; empty = those of the machine.
+    pub(crate) dns: Vec<Ipv4Addr>,
     /// What may be logged: `info`, `debug`, or a filter of `tracing`.
     pub(crate) log: String,
     /// Builds of images.
     pub(crate) images: Images,
-    /// Starts of containers.
-    pub(crate) containers: Containers,
-}
-
     /// How much of the audit log is kept.
     pub(crate) audit: crate::audit::Keep,
     /// How much of the disk is for what.
     pub(crate) disk: Disk,
-/// How containers are started.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Containers {
+    /// Starts of containers.
+    pub(crate) containers: Containers,
+}
+
 /// How much of the disk is for what, and for how long things stay there.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -111,6 +111,10 @@ impl Disk {
     }
 }
 
+/// How containers are started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Containers {
     /// How many sandboxes wait for a container, of some 14 MiB each.
     pub(crate) sandboxes_ahead: usize,
     /// Snapshots of Python with the client loaded are made for images in use, and new containers go on from them.
@@ -134,10 +138,19 @@ pub(crate) struct Images {
     /// Certificates that builds and containers trust besides the image's own; empty = only the image's own. What the node
     /// itself was told to trust by `SSL_CERT_FILE` when nobody says.
     pub(crate) ca_bundle: PathBuf,
-    /// Directories with a root filesystem, by tag: `{ "python:3.12-slim" = "/srv/python" }`.
-    pub(crate) bases: std::collections::BTreeMap<String, PathBuf>,
-    /// Containers pull from registries.
+    /// Base images that lie on this machine, by the names that mean them: `{ "python:3.12-slim*" = "/srv/python" }`. A
+    /// directory with a root filesystem, a tar of one, or a directory in the OCI layout. In names `*` is anything.
+    pub(crate) bases: BTreeMap<String, PathBuf>,
+    /// Whether registries are asked for base images.
     pub(crate) registries: bool,
+    /// How single registries are asked, by host and port.
+    pub(crate) registry: BTreeMap<String, RegistryConfig>,
+    /// Directories with Python installations, beside those that are looked for anyway.
+    pub(crate) python_dirs: Vec<PathBuf>,
+    /// Whether a Python that this machine lacks is built from the distribution's source.
+    pub(crate) build_python: bool,
+    /// How builds are carried out, and what they and containers need to get out of the machine's network.
+    pub(crate) build: BuildConfig,
 }
 
 impl Default for Images {
@@ -145,9 +158,53 @@ impl Default for Images {
         Self {
             builder_version: "2025.06".to_owned(),
             ca_bundle: std::env::var_os("SSL_CERT_FILE").map(PathBuf::from).unwrap_or_default(),
-            bases: std::collections::BTreeMap::new(),
+            bases: BTreeMap::new(),
             registries: true,
+            registry: BTreeMap::new(),
+            python_dirs: Vec::new(),
+            build_python: true,
+            build: BuildConfig::default(),
         }
+    }
+}
+
+impl Images {
+    fn egress(&self) -> Egress {
+        let mut egress = self.build.egress.clone();
+        let bundle = Some(&self.ca_bundle).filter(|bundle| !bundle.as_os_str().is_empty());
+        egress.ca_bundle = egress.ca_bundle.or(bundle.cloned());
+        egress
+    }
+
+    /// How builds are carried out.
+    pub(crate) fn build(&self) -> BuildConfig {
+        BuildConfig { egress: self.egress(), ..self.build.clone() }
+    }
+
+    /// Where base images come from. Names without wildcards count before those with some, long ones before short ones.
+    pub(crate) fn bases(&self) -> BasesConfig {
+        let mut names: Vec<_> = self.bases.iter().collect();
+        names.sort_by_key(|(name, _)| (name.contains(['*', '{']), std::cmp::Reverse(name.len())));
+        let rule = |(name, path): (&String, &PathBuf)| BaseRule { pattern: name.clone(), source: source(path), config: Default::default() };
+        BasesConfig {
+            base: names.into_iter().map(rule).collect(),
+            registries: self.registry.clone(),
+            python_dirs: self.python_dirs.clone(),
+            offline: !self.registries,
+            build_python: Some(self.build_python),
+        }
+    }
+}
+
+/// Says what lies at a path. What is not there yet is taken for a directory.
+fn source(path: &Path) -> BaseSource {
+    let text = path.to_string_lossy().into_owned();
+    if path.join("oci-layout").exists() {
+        BaseSource::OciLayout { path: text, tag: None }
+    } else if path.is_file() {
+        BaseSource::Tar { path: text }
+    } else {
+        BaseSource::Directory { path: text }
     }
 }
 
@@ -162,8 +219,11 @@ impl Default for Config {
             runsc: PathBuf::from("/usr/local/bin/runsc"),
             cpu_milli: 0,
             memory_bytes: 0,
+            dns: Vec::new(),
             log: "info,openraft=warn,fuser=error".to_owned(),
             images: Images::default(),
+            audit: crate::audit::Keep::default(),
+            disk: Disk::default(),
             containers: Containers::default(),
         }
     }
@@ -186,8 +246,7 @@ impl Config {
 
     /// What builds and containers need to reach the world as this node does.
     pub(crate) fn egress(&self) -> Egress {
-        let bundle = &self.images.ca_bundle;
-        Egress { ca_bundle: (!bundle.as_os_str().is_empty()).then(|| bundle.clone()), ..Egress::default() }
+        self.images.egress()
     }
 
     /// The socket on which the node's own command line is answered; only root may use it.
@@ -222,8 +281,6 @@ mod tests {
     fn variables_set_keys_in_any_case_and_strangers_are_left_alone() {
         for key in ["LOG", "log", "IMAGES__CA_BUNDLE", "CPU_MILLI", "CONTAINERS__ZYGOTES"] {
             assert!(is_key(key), "{key}");
-            audit: crate::audit::Keep::default(),
-            disk: Disk::default(),
         }
         for stranger in ["BIN", "TEST_DATA", "LOGS", "CLIENT_PYTHON"] {
             assert!(!is_key(stranger), "{stranger}");

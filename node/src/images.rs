@@ -4,7 +4,9 @@
 //! ended then; what it has finished stays known. Its log stays with the node that built it for a while, its outcome becomes
 //! a record that every node knows.
 
-use std::collections::{BTreeMap, HashMap};
+mod request;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,23 +14,20 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use shoal_image::build::{
-    BaseImage, BuildHandle, BuildRequest, BuildSecret, Builder, ClientWanted, ImageMetadata, ImageRecord as Built, Outcome,
-};
+use shoal_image::build::{BuildHandle, BuildRequest, Builder, ClientWanted, ImageMetadata, ImageRecord as Built, Outcome};
 use shoal_image::cache::{Cache, CacheError, LayerRecord};
 use shoal_image::config::ImageConfig;
 use shoal_image::log::{BuildLog, Stream};
-use shoal_proto::modal_client as pb;
-use shoal_state::model::{Image, Layer};
-use shoal_state::{AppId, Command, Digest, FunctionId, ImageId, MountId, SecretId, State, TaskId};
+use shoal_state::model::{Function, Image, Layer};
+use shoal_state::{AppId, Command, Digest, FunctionId, ImageId, State, TaskId};
 use shoal_worker::log::{self, LogStore};
 use tokio::sync::watch;
 
-use crate::api::{Api, Error, Kept, now, secret};
+use crate::api::{Api, Error, Kept, mount, now};
+use crate::cluster::Cluster;
 use crate::upkeep::{Thing, Upkeep};
 
 pub(crate) use request::request;
-use crate::cluster::Cluster;
 
 /// What is kept of an image beside its tree, as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,8 +97,8 @@ pub(crate) async fn read_record(api: &Api, image: &Image) -> Result<ImageRecord,
 /// The results of build steps, in the replicated state.
 pub(crate) struct StateCache {
     cluster: Cluster,
-    upkeep: Upkeep,
     kept: Kept,
+    upkeep: Upkeep,
 }
 
 impl StateCache {
@@ -117,8 +116,8 @@ impl Cache for StateCache {
     fn get(&self, key: Digest) -> BoxFuture<'_, Result<Option<LayerRecord>, CacheError>> {
         async move {
             let state = self.cluster.local();
-            self.touch(key);
             let Some(layer) = state.layers.get(&key) else { return Ok(None) };
+            self.touch(key);
             let config = serde_json::from_slice(&self.kept.read(&layer.record).await?)?;
             Ok(Some(LayerRecord { manifest: layer.manifest, config }))
         }
@@ -128,9 +127,9 @@ impl Cache for StateCache {
     fn put(&self, key: Digest, record: LayerRecord) -> BoxFuture<'_, Result<(), CacheError>> {
         async move {
             let config = self.kept.keep(&serde_json::to_vec(&record.config)?).await?;
+            let layer = Layer { manifest: record.manifest, record: config };
             self.touch(key);
             self.upkeep.promise(record.manifest).await?;
-            let layer = Layer { manifest: record.manifest, record: config };
             self.cluster.propose(Command::PutLayer { key, layer }).await?;
             Ok(())
         }
@@ -186,6 +185,7 @@ impl Images {
     pub(crate) fn start(&self, api: &Api, id: ImageId, request: BuildRequest) {
         let key = request.key();
         let mut recording = self.recording.lock();
+        recording.retain(|_, build| !*build.recorded.borrow() || self.builder.find(build.key).is_some());
         if recording.get(&id).is_some_and(|build| !*build.recorded.borrow()) {
             return;
         }
@@ -221,6 +221,15 @@ impl Images {
     pub(crate) async fn client_tree(&self, wanted: &ClientWanted, image: &LayerRecord) -> Result<Digest, Error> {
         let gathered = self.builder.client_tree(wanted, image, &Traced).await;
         gathered.map_err(Error::failed(format!("cannot gather client {} for {}", wanted.version, wanted.abi)))
+    }
+
+    /// Returns the tree of a mount named `python-build-standalone.…`: an interpreter that this machine has.
+    pub(crate) async fn standalone_python(&self, name: &str) -> Result<Digest, Error> {
+        let made = self.builder.standalone_python(name, &Traced).await;
+        made.map_err(|error| match error {
+            shoal_image::Error::NoMount { .. } => Error::NotFound(error.to_string()),
+            error => Error::Failed { attempted: format!("cannot make mount {name}"), source: error.into() },
+        })
     }
 
     /// Ends all builds.
@@ -262,6 +271,10 @@ async fn record(api: &Api, id: ImageId, handle: &BuildHandle, outcome: Outcome) 
     // The last line is of the same millisecond, and who reads up to a time does not get what is of that time.
     record.finished_ms = milliseconds(finished.unwrap_or_else(SystemTime::now)) + 1;
     let json = serde_json::to_vec(&record).map_err(Error::failed("cannot encode an image's record"))?;
+    api.upkeep.uses.touch(Thing::Image(id), api.store.now());
+    if let Some(manifest) = manifest {
+        api.promise(manifest).await?;
+    }
     let image = Image { key: handle.key(), manifest, record: api.keep_definition(&json).await?, built: now() };
     api.propose(Command::PutImage { id, image }).await
 }
@@ -271,10 +284,6 @@ fn record_of(built: &Built) -> ImageRecord {
 }
 
 fn milliseconds(time: SystemTime) -> u64 {
-    api.upkeep.uses.touch(Thing::Image(id), api.store.now());
-    if let Some(manifest) = manifest {
-        api.promise(manifest).await?;
-    }
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -291,14 +300,16 @@ pub(crate) async fn over(
     if let Some(image) = function.image {
         api.upkeep.uses.touch(Thing::Image(image), api.store.now());
     }
-    let parsed: MountId = id.parse()?;
-    let mount = state.mounts.get(&parsed).ok_or_else(|| Error::NotFound(format!("Mount '{id}' not found")))?;
-    Ok(Some(mount.manifest))
-}
-
-fn build_secret(api: &Api, state: &State, id: &str) -> Result<BuildSecret, Error> {
-    let parsed: SecretId = id.parse()?;
-    let found = state.secrets.get(&parsed).ok_or_else(|| Error::NotFound(format!("Secret '{id}' not found")))?;
-    let identity = if found.name.is_empty() { found.content_hash } else { Digest::of(id.as_bytes()) };
-    Ok(BuildSecret { identity, env: secret::open_all(api, state, &[parsed])? })
+    let metadata = &record.metadata;
+    let wanted = ClientWanted {
+        version: mount::client_version(state, &function.mounts).unwrap_or_else(|| mount::CLIENT_VERSION.to_owned()),
+        abi: metadata.python_abi.clone().unwrap_or_default(),
+        musl: metadata.libc_version_info.as_deref().is_some_and(|libc| libc.starts_with("musl")),
+        python: metadata.python_path.clone().unwrap_or_default(),
+    };
+    let client = api.images.client_tree(&wanted, &LayerRecord { manifest, config: record.config.clone() }).await?;
+    let mut mounts = function.mounts.clone();
+    mounts.sort_unstable();
+    let mounts = mounts.iter().filter_map(|mount| state.mounts.get(mount)).map(|mount| mount.manifest);
+    Ok(std::iter::once(client).chain(mounts).collect())
 }

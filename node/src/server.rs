@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use shoal_calls::Calls;
 use shoal_fs::{StoreSource, Trees};
-use shoal_image::bases::{Bases, BasesConfig};
-use shoal_image::build::{BuildConfig, Builder, BuilderParts, Containers};
+use shoal_image::bases::Bases;
+use shoal_image::build::{Builder, BuilderParts, Containers};
 use shoal_image::cache::Cache;
 use shoal_raft::Raft;
 use shoal_runtime::{Engine, EngineConfig, NetworkConfig};
@@ -110,6 +110,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         tasks: Tasks::default(),
         crashes: CrashLoops::default(),
         images: images.clone(),
+        build_functions: BuildFunctions::default(),
         kept,
         store: store.clone(),
         upkeep: upkeep.clone(),
@@ -249,7 +250,7 @@ fn builder(config: &Config, store: &Store, cache: Arc<dyn Cache>, engine: &Engin
         containers: Some(Containers { trees: Arc::clone(trees), engine: engine.clone() }),
         work_dir: config.data.join("images/work"),
         cache_dir: config.data.join("images/cache"),
-        config: BuildConfig { egress, ..BuildConfig::default() },
+        config: config.images.build(),
     })
     .context("cannot open the builder of images")
 }
@@ -257,7 +258,11 @@ fn builder(config: &Config, store: &Store, cache: Arc<dyn Cache>, engine: &Engin
 fn engine_config(config: &Config) -> EngineConfig {
     let mut engine = EngineConfig::new(config.data.join("runtime"));
     engine.runsc.clone_from(&config.runsc);
-    let network = NetworkConfig { node_ports: vec![config.api.port(), config.web.port()], ..NetworkConfig::default() };
+    let network = NetworkConfig {
+        node_ports: vec![config.api.port(), config.web.port()],
+        resolvers: (!config.dns.is_empty()).then(|| config.dns.clone()),
+        ..NetworkConfig::default()
+    };
     engine.network = Some(network);
     engine
 }

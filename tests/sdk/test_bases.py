@@ -1,9 +1,11 @@
-"""Where bases come from. A registry on loopback serves an image that the node must pull, lay out and run.
+"""Where bases come from. A registry on loopback serves an image that the node must pull, lay out and run, to anybody or
+to those with a password only; a Python of the machine is added to it.
 
 The other sources (a folder named by the configuration, an interpreter of the machine, Debian's source
 package) are each tried by the tests of the crate `shoal-image`.
 """
 
+import base64
 import gzip
 import hashlib
 import http.server
@@ -37,9 +39,10 @@ def layer(entries: dict[str, bytes | None]) -> bytes:
 
 
 class Registry:
-    """A registry on a loopback port that serves one image of these layers under every tag; no authorisation."""
+    """A registry on a loopback port that serves one image of these layers under every tag: to anybody, or by HTTP's basic
+    authentication to one user."""
 
-    def __init__(self, layers: list[bytes]):
+    def __init__(self, layers: list[bytes], user: str | None = None, password: str = ""):
         zipped = [gzip.compress(one, 1) for one in layers]
         config = json.dumps({
             "architecture": "amd64", "os": "linux",
@@ -56,6 +59,7 @@ class Registry:
         }).encode()  # fmt: skip
         blobs = {digest(one): one for one in [config, *zipped]}
         self.pulled: list[str] = []
+        known = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode() if user else None
         registry = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -63,6 +67,12 @@ class Registry:
 
             def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
                 body, kind = b"{}", "application/json"
+                if known and self.headers.get("Authorization") != known:
+                    self.send_response(401)
+                    self.send_header("WWW-Authenticate", 'Basic realm="a test"')
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 last = self.path.rsplit("/", 1)[1]
                 if "/manifests/" in self.path:
                     body, kind = manifest, "application/vnd.oci.image.manifest.v1+json"
@@ -132,6 +142,85 @@ def main():
         assert len(registry.pulled) == 3, "the second run pulls nothing"
     finally:
         registry.close()
+
+
+def test_a_registry_that_wants_a_password(client, tmp_path, unique, debian_with_python):
+    """`from_registry(secret=…)` shows the secret's user and password; without them, or with wrong ones, the build says
+    which registry refused and which variables the secret needs. The password is in no log."""
+    registry = Registry([debian_with_python, layer({"etc/mark.txt": unique.encode()})], "robot", "hush-hush")
+    try:
+        for number, (secret, good) in enumerate([
+            ("None", False),
+            ('modal.Secret.from_dict({"REGISTRY_USERNAME": "robot", "REGISTRY_PASSWORD": "wrong-word"})', False),
+            ('modal.Secret.from_dict({"REGISTRY_USERNAME": "robot", "REGISTRY_PASSWORD": "hush-hush"})', True),
+        ]):  # fmt: skip
+            program = tmp_path / f"program{number}.py"
+            program.write_text(f"""
+import modal
+image = modal.Image.from_registry("127.0.0.1:{registry.port}/private/python:{unique}-{number}", secret={secret})
+app = modal.App("private")
+@app.function(image=image)
+def f():
+    import os
+    return [open("/etc/mark.txt").read(), os.environ.get("REGISTRY_PASSWORD")]
+@app.local_entrypoint()
+def main():
+    print("RESULT", f.remote())
+""")
+            running = client.run(program, cwd=tmp_path)
+            code, text = running.wait(600), running.text()
+            assert "hush-hush" not in text and "wrong-word" not in text
+            if good:
+                assert code == 0 and f"RESULT {[unique, None]}" in text, text
+            else:
+                assert code != 0 and f"127.0.0.1:{registry.port}" in text, text
+                assert "REGISTRY_USERNAME and REGISTRY_PASSWORD" in text, text
+    finally:
+        registry.close()
+
+
+def test_add_python(client, tmp_path, unique):
+    """`add_python` puts an interpreter of this machine under /usr/local of an image that has none, pip included, and the
+    image's own programs are left as they are. One that nobody has is refused with what to do."""
+    if shutil.which("mmdebstrap") is None:
+        pytest.skip("mmdebstrap is not installed, and the image is made with it")
+    for version in ("3.12", "3.15"):
+        folder = tmp_path / version
+        folder.mkdir()
+        (folder / "program.py").write_text(f"""
+import modal
+image = modal.Image.from_registry("debian:bookworm-slim", add_python="{version}").run_commands("python -m pip --version # {unique}")
+app = modal.App("added")
+@app.function(image=image)
+def f():
+    import os, ssl, sqlite3, sys
+    return [list(sys.version_info[:2]), sys.prefix, os.path.realpath(sys.executable).startswith("/usr/local/bin/"),
+            os.path.exists("/usr/bin/python3"), "/usr/share/terminfo" in os.environ["TERMINFO_DIRS"]]
+@app.local_entrypoint()
+def main():
+    print("RESULT", f.remote())
+""")
+    out = client.run(tmp_path / "3.12/program.py", cwd=tmp_path / "3.12").ok(600).text()
+    assert f"RESULT {[[3, 12], '/usr/local', True, False, True]}" in out
+    missing = client.run(tmp_path / "3.15/program.py", cwd=tmp_path / "3.15")
+    assert missing.wait(120) != 0
+    assert "no Python 3.15 to add" in missing.text() and "images.python_dirs" in missing.text()
+
+
+def test_what_cannot_be_had_is_refused_with_a_sentence(client, tmp_path):
+    """micromamba's image, a GPU in a build, a way of logging in that Shoal does not know: one sentence each, at once."""
+    for image, parts in {
+        "modal.Image.micromamba()": ["mambaorg/micromamba", "no source has the base image", "made here: only python"],
+        'modal.Image.debian_slim().pip_install("six", gpu="H100")': ["H100", "this cluster has none", "gpu="],
+        'modal.Image.from_aws_ecr("127.0.0.1:1/x:1", secret=modal.Secret.from_dict({'
+        '"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "c"}))': ["Amazon", "user name AWS"],
+    }.items():
+        program = tmp_path / "program.py"
+        program.write_text(f"import modal\napp = modal.App('refused', image={image})\n@app.function()\ndef f():\n    pass\n")
+        running = client.run(program, cwd=tmp_path)
+        assert running.wait(120) != 0
+        for part in parts:
+            assert part in running.text(), running.text()
 
 
 def test_missing_image_says_which_and_where_it_was_looked_for(client, tmp_path, unique):

@@ -1,59 +1,15 @@
 """Images: what each method of the client does to a container, what a failing step says, what is cached.
 
-Each test makes a program of its own, runs it in a process of its own and looks at the output, so that
-nothing is shared but the node's store. A unique marker in a command makes an image that no run has seen.
+Each test makes a program of its own (imaging.py), runs it in a process of its own and looks at the output.
+A unique marker in a command makes an image that no run has seen.
 """
 
-import json
 import re
-import textwrap
-from pathlib import Path
 
 import pytest
+from imaging import program, run, steps
 
 pytestmark = pytest.mark.timeout(600)
-
-# The node says this line before each step that it really runs, and nothing for one that it knows.
-STEP = re.compile(r"^=> Step \d+: RUN (.*)$", re.MULTILINE)
-
-
-def program(folder: Path, image: str, body: str = "return 1", *, options: str = "", name: str = "program.py") -> Path:
-    """Writes a program with one function `f` on `image`; its result is printed as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = f"""
-import json
-import os
-import modal
-
-image = {image}
-app = modal.App("{folder.name}")
-
-
-@app.function(image=image{options})
-def f():
-{textwrap.indent(textwrap.dedent(body).strip(), "    ")}
-
-
-@app.local_entrypoint()
-def main():
-    print("RESULT " + json.dumps(f.remote()))
-"""
-    path = folder / name
-    path.write_text(text)
-    return path
-
-
-def run(client, path: Path, seconds: float = 500, **environment: str):
-    """Runs a program and returns its function's result and all its output."""
-    out = client.run(path, cwd=path.parent, environment=environment).ok(seconds).text()
-    found = re.search(r"^RESULT (.*)$", out, re.MULTILINE)
-    assert found, out
-    return json.loads(found.group(1)), out
-
-
-def steps(out: str) -> list[str]:
-    """Returns the RUN commands that were really run."""
-    return STEP.findall(out)
 
 
 @pytest.mark.slow
@@ -67,37 +23,6 @@ def test_debian_slim(client, tmp_path):
     (version, release, pip, prefix), _ = run(client, program(tmp_path / "slim", 'modal.Image.debian_slim("3.11")', body))
     assert version.startswith("3.11.") and prefix == "/usr/local"
     assert "Debian" in release and pip.startswith("pip ")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_another_python(client, tmp_path):
-    """`python_version` gives another series than the client's own; a machine without one builds it from source."""
-    path = program(tmp_path / "series", 'modal.Image.debian_slim("3.13")', "import sys; return list(sys.version_info[:2])")
-    assert run(client, path, 1400)[0] == [3, 13]
-
-
-@pytest.mark.slow
-def test_pip_install(client, tmp_path):
-    """`pip_install` installs packages that a function imports, for the image's Python."""
-    path = program(
-        tmp_path / "pip",
-        'modal.Image.debian_slim().pip_install("numpy", "pandas")',
-        "import numpy, pandas; return int(pandas.Series(numpy.arange(5)).sum())",
-    )
-    assert run(client, path)[0] == 10
-
-
-@pytest.mark.slow
-def test_pip_install_takes_options_and_a_requirements_file(client, tmp_path):
-    """Version bounds, extra options and a requirements file reach pip."""
-    folder = tmp_path / "requirements"
-    folder.mkdir()
-    (folder / "needs.txt").write_text("six==1.16.0\n")
-    image = 'modal.Image.debian_slim().pip_install("idna<3.7", extra_options="--no-deps").pip_install_from_requirements("needs.txt")'
-    path = program(folder, image, "import six, importlib.metadata as m; return [m.version('idna'), six.__version__]")
-    (idna, six), _ = run(client, path)
-    assert [int(part) for part in idna.split(".")] < [3, 7] and six == "1.16.0"
 
 
 @pytest.mark.slow

@@ -48,6 +48,13 @@ pub enum Error {
     #[error("registry {registry}: cannot {action} {reference}")]
     Registry { registry: String, reference: String, action: &'static str, source: Box<oci_client::errors::OciDistributionError> },
 
+    /// A registry wants to know who asks, or does not let them.
+    #[error(
+        "registry {registry} does not let {who} read {reference}: give from_registry a secret with the variables \
+         REGISTRY_USERNAME and REGISTRY_PASSWORD of somebody who may"
+    )]
+    RegistryDenied { registry: String, reference: String, who: String },
+
     /// A registry did not answer.
     #[error("registry {registry} cannot be reached: {why}")]
     Unreachable { registry: String, why: String },

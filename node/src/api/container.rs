@@ -3,6 +3,7 @@
 //! The channel says which task asks; what a request names besides (function, input) is checked against that task. Put
 //! outputs are never answered with an error for an ordinary race: containers would send them for ever.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -16,6 +17,7 @@ use shoal_worker::log::{Entry, Stream};
 use super::call::refused;
 use super::error::Error;
 use super::{Api, Caller, blob_uses, outcome};
+use crate::build_functions::Running;
 use crate::build_functions::Running;
 use crate::timeouts;
 
@@ -31,7 +33,15 @@ fn task_of(api: &Api, caller: &Caller) -> Result<(TaskId, Task), Error> {
     Ok((id, state.tasks.get(&id).ok_or_else(gone)?.clone()))
 }
 
+/// Returns the function of a build that the caller is, if it is one: such a task is not in the state.
+fn build_function(api: &Api, caller: &Caller) -> Result<Option<Arc<Running>>, Error> {
+    Ok(api.build_functions.get(caller.identity.task()?))
+}
+
 pub(super) async fn hello(api: &Api, caller: &Caller, (): ()) -> Result<(), Error> {
+    if build_function(api, caller)?.is_some() {
+        return Ok(());
+    }
     task_of(api, caller).map(drop)
 }
 
@@ -40,6 +50,11 @@ pub(super) async fn heartbeat(
     caller: &Caller,
     _request: pb::ContainerHeartbeatRequest,
 ) -> Result<pb::ContainerHeartbeatResponse, Error> {
+    if build_function(api, caller)?.is_some() {
+        // Nothing cancels it but the end of its container.
+        tokio::time::sleep(HEARTBEAT_HELD).await;
+        return Ok(pb::ContainerHeartbeatResponse::default());
+    }
     let (task, _) = task_of(api, caller)?;
     let cancelled = api.calls.held_cancels(task, HEARTBEAT_HELD).await.map_err(refused)?;
     let event = (!cancelled.is_empty())
@@ -71,6 +86,9 @@ pub(super) async fn get_inputs(
     caller: &Caller,
     request: pb::FunctionGetInputsRequest,
 ) -> Result<pb::FunctionGetInputsResponse, Error> {
+    if let Some(running) = build_function(api, caller)? {
+        return Ok(pb::FunctionGetInputsResponse { inputs: vec![running.next(&request.function_id)?], ..Default::default() });
+    }
     let (id, task) = task_of(api, caller)?;
     if request.function_id != task.function.to_string() {
         return Err(Error::Denied(format!("task {id} serves function {}, not {}", task.function, request.function_id)));
@@ -119,12 +137,19 @@ fn status(result: &pb::GenericResult) -> Status {
     }
 }
 
+fn result_of(output: &pb::FunctionPutOutputsItem) -> Result<pb::GenericResult, Error> {
+    pb::GenericResult::decode(output.result.clone().unwrap_or_default())
+        .map_err(|error| Error::Invalid(format!("the result of input {} cannot be decoded: {error}", output.input_id)))
+}
+
 pub(super) async fn put_outputs(api: &Api, caller: &Caller, request: pb::FunctionPutOutputsRequest) -> Result<(), Error> {
+    if let Some(running) = build_function(api, caller)? {
+        return request.outputs.iter().try_for_each(|output| result_of(output).map(|result| running.ended(result)));
+    }
     let (id, task) = task_of(api, caller)?;
     let mut outcomes = Vec::new();
     for output in request.outputs {
-        let result = pb::GenericResult::decode(output.result.clone().unwrap_or_default())
-            .map_err(|error| Error::Invalid(format!("the result of input {} cannot be decoded: {error}", output.input_id)))?;
+        let result = result_of(&output)?;
         let input = output.input_id.parse()?;
         api.tasks.done(id, input);
         outcomes.push(Outcome { input, retry_count: output.retry_count, status: status(&result), result: output.encode_to_vec().into() });
@@ -133,6 +158,10 @@ pub(super) async fn put_outputs(api: &Api, caller: &Caller, request: pb::Functio
 }
 
 pub(super) async fn log(api: &Api, caller: &Caller, request: pb::ContainerLogRequest) -> Result<(), Error> {
+    if build_function(api, caller)?.is_some() {
+        // The lines of builds are what their containers print.
+        return Ok(());
+    }
     let (id, task) = task_of(api, caller)?;
     let line = |line: pb::TaskLogs| Entry {
         timestamp_ns: super::now().0 * 1_000_000,
@@ -150,9 +179,15 @@ pub(super) async fn log(api: &Api, caller: &Caller, request: pb::ContainerLogReq
 
 /// Start-up broke: the process exits with 0 after this, so what waits must fail with this very result.
 pub(super) async fn task_result(api: &Api, caller: &Caller, request: pb::TaskResultRequest) -> Result<(), Error> {
-    let (id, task) = task_of(api, caller)?;
     let bytes = request.result.unwrap_or_default();
     let result = pb::GenericResult::decode(bytes.clone()).unwrap_or_default();
+    if let Some(running) = build_function(api, caller)? {
+        if !bytes.is_empty() && result.status() != pb::generic_result::GenericStatus::Success {
+            running.ended(result);
+        }
+        return Ok(());
+    }
+    let (id, task) = task_of(api, caller)?;
     if result.status() == pb::generic_result::GenericStatus::Success || bytes.is_empty() {
         blob_uses::note_result(api, input, &result).await?;
         return Ok(());

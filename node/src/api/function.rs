@@ -3,7 +3,7 @@
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
 use shoal_state::model::{App, Class, Definition, Function, Resources, Retries, Scaling};
-use shoal_state::{AppId, ClassId, Command, FunctionId, ShardId, State};
+use shoal_state::{AppId, ClassId, Command, Digest, FunctionId, ShardId, State};
 
 use super::error::Error;
 use super::{Api, Caller, app, environment, gpu, scaling};
@@ -24,6 +24,13 @@ const NAMED_MAX: usize = 20;
 fn id_of(app: AppId, tag: &str) -> FunctionId {
     let app = app.to_string();
     FunctionId::derive_in(ShardId::of(&[app.as_bytes(), tag.as_bytes()].concat()), &[app.as_bytes(), tag.as_bytes()])
+}
+
+/// Derives the id of a function of a build. An app may have a function of the same name, and several builds may run
+/// functions of one name, so the whole definition counts.
+fn builder_id(app: AppId, tag: &str, definition: &[u8]) -> FunctionId {
+    let (app, definition) = (app.to_string(), Digest::of(definition));
+    FunctionId::derive_in(ShardId::of(&[app.as_bytes(), tag.as_bytes()].concat()), &[app.as_bytes(), tag.as_bytes(), definition.as_bytes()])
 }
 
 /// Finds a function by id.

@@ -1,6 +1,10 @@
 //! Images: what a client describes is built once, by whoever asks first, and joined by all others.
 
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
 
 use shoal_image::build::{LogEntry, LogPiece};
 use shoal_image::log::Stream;
@@ -12,15 +16,37 @@ use tonic::Status;
 use super::error::Error;
 use super::{Api, Caller, Identity, gpu};
 use crate::images::{self, ImageRecord, Joined};
+use crate::upkeep::Thing;
+use crate::upkeep::gc::users_of;
 
 /// How long one stream may last, whatever the client asks.
 const STREAM_MAX: Duration = Duration::from_secs(55);
 /// Answers that may wait for the client.
-use crate::upkeep::Thing;
-use crate::upkeep::gc::users_of;
 const QUEUE: usize = 16;
 /// Pieces of log in one answer.
 const PIECES_AT_ONCE: usize = 200;
+/// How many builds a connection is remembered to have heard of. Beyond it those that nobody follows are forgotten.
+const TOLD_MAX: usize = 256;
+
+/// How far one connection was told the lines of builds. A client whose program names one image several times follows its
+/// build as often; each line is for it once. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    builds: Arc<Mutex<HashMap<(ImageId, SystemTime), Teller>>>,
+}
+
+/// The number of the last piece that was told. Whoever holds it tells.
+type Teller = Arc<AsyncMutex<u64>>;
+
+impl Told {
+    fn teller(&self, id: ImageId, started: SystemTime) -> Teller {
+        let mut builds = self.builds.lock();
+        if builds.len() >= TOLD_MAX {
+            builds.retain(|_, teller| Arc::strong_count(teller) > 1);
+        }
+        builds.entry((id, started)).or_default().clone()
+    }
+}
 
 fn metadata(record: &ImageRecord) -> pb::ImageMetadata {
     pb::ImageMetadata {
@@ -63,6 +89,7 @@ pub(super) async fn get_or_create(
         wanted.apart = caller.key();
     }
     let id = ImageId::derive(&[wanted.key().as_bytes()]);
+    api.upkeep.uses.touch(Thing::Image(id), api.store.now());
     if !(wanted.force_build || wanted.ignore_cache)
         && let Some(record) = built(api, id).await?
     {
@@ -94,7 +121,6 @@ fn task_log(entry: LogEntry) -> pb::TaskLogs {
         }
         LogPiece::Saving { done, total } => {
             let progress = pb::TaskProgress { len: total, pos: done, ..Default::default() };
-    api.upkeep.uses.touch(Thing::Image(id), api.store.now());
             pb::TaskLogs { task_progress: Some(progress), ..line }
         }
     }
@@ -102,7 +128,7 @@ fn task_log(entry: LogEntry) -> pb::TaskLogs {
 
 pub(super) async fn join(
     api: &Api,
-    _caller: &Caller,
+    caller: &Caller,
     request: pb::ImageJoinStreamingRequest,
 ) -> Result<tonic::codegen::BoxStream<pb::ImageJoinStreamingResponse>, Error> {
     let id: ImageId = request.image_id.parse()?;
@@ -115,24 +141,39 @@ pub(super) async fn join(
     let from = request.last_entry_id.parse().unwrap_or(0);
     let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(STREAM_MAX);
     let (send, receive) = mpsc::channel(QUEUE);
-    tokio::spawn(stream(api.clone(), id, build, from, Instant::now() + wait, send));
+    // Who asks for the lines of a build by name gets them whatever it was told before.
+    let told = if request.include_logs_for_finished { Told::default() } else { caller.told.clone() };
+    let until = Instant::now() + wait;
+    let api = api.clone();
+    tokio::spawn(async move {
+        if let Some(joined) = build
+            && !follow(id, &joined, &told, from, until, &send).await
+        {
+            return;
+        }
+        let _ = send.send(outcome(&api, id).await.map_err(Status::from)).await;
+    });
     Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive)))
 }
 
-/// Sends a build's log from piece `from` on, and its outcome at the end.
-async fn stream(
-    api: Api,
-    id: ImageId,
-    joined: Option<Joined>,
-    mut from: u64,
-    until: Instant,
-    send: mpsc::Sender<Result<pb::ImageJoinStreamingResponse, Status>>,
-) {
-    while let Some(Joined { build, recorded, .. }) = &joined {
+type Answers = mpsc::Sender<Result<pb::ImageJoinStreamingResponse, Status>>;
+
+/// Sends a build's log from piece `from` on, but for what this connection was told. True when the build's outcome is there.
+async fn follow(id: ImageId, joined: &Joined, told: &Told, mut from: u64, until: Instant, send: &Answers) -> bool {
+    let Joined { build, recorded, .. } = joined;
+    let teller = told.teller(id, build.times().0);
+    // Another stream of this connection tells until it ends, and when the build has ended it has told everything.
+    let mut told = tokio::select! {
+        told = teller.lock() => told,
+        () = tokio::time::sleep_until(until.into()) => return false,
+        () = send.closed() => return false,
+    };
+    from = from.max(*told);
+    loop {
         let left = until.saturating_duration_since(Instant::now());
         tokio::select! {
             _ = tokio::time::timeout(left, build.changed(from)) => {}
-            () = send.closed() => return,
+            () = send.closed() => return false,
         }
         // Asked before the read: all that was said before the outcome is then in the read.
         let done = build.outcome().is_some();
@@ -141,31 +182,27 @@ async fn stream(
             let task_logs = some.iter().cloned().map(task_log).collect();
             let answer = pb::ImageJoinStreamingResponse { task_logs, entry_id: from.to_string(), ..Default::default() };
             if send.send(Ok(answer)).await.is_err() {
-                return;
+                return false;
             }
+            *told = from;
         }
         if done {
-            let _ = tokio::time::timeout(STREAM_MAX, recorded.clone().wait_for(|recorded| *recorded)).await;
             break;
         }
         if left.is_zero() {
-            return;
+            return false;
         }
     }
-    let _ = send.send(outcome(&api, id, from).await.map_err(Status::from)).await;
+    drop(told);
+    let _ = tokio::time::timeout(STREAM_MAX, recorded.clone().wait_for(|recorded| *recorded)).await;
+    true
 }
 
-async fn outcome(api: &Api, id: ImageId, entry: u64) -> Result<pb::ImageJoinStreamingResponse, Error> {
+async fn outcome(api: &Api, id: ImageId) -> Result<pb::ImageJoinStreamingResponse, Error> {
     let state = api.local();
     let image = state.images.get(&id).ok_or_else(|| Error::Unavailable(format!("the build of image {id} left no outcome; ask again")))?;
     let record = images::read_record(api, image).await?;
-    Ok(pb::ImageJoinStreamingResponse {
-        result: Some(result(&record)),
-        metadata: Some(metadata(&record)),
-        entry_id: entry.to_string(),
-        eof: true,
-        ..Default::default()
-    })
+    Ok(pb::ImageJoinStreamingResponse { result: Some(result(&record)), metadata: Some(metadata(&record)), eof: true, ..Default::default() })
 }
 
 /// Says where the lines of an image's build are. A base is an image of its own, with a build of its own.
@@ -190,11 +227,6 @@ pub(super) async fn build_chain(
     Ok(pb::ImageBuildChainGetResponse { build_steps: vec![step] })
 }
 
-pub(super) async fn from_id(api: &Api, _caller: &Caller, request: pb::ImageFromIdRequest) -> Result<pb::ImageFromIdResponse, Error> {
-    let id: ImageId = request.image_id.parse()?;
-    let record = built(api, id).await?.ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
-    Ok(pb::ImageFromIdResponse { image_id: id.to_string(), metadata: Some(metadata(&record)) })
-}
 /// Takes an image away, unless a function that may run needs it. Its chunks go with the next collection.
 pub(crate) async fn remove(api: &Api, id: ImageId) -> Result<(), Error> {
     let state = api.read_latest().await?;
@@ -216,3 +248,8 @@ pub(super) async fn delete(api: &Api, _caller: &Caller, request: pb::ImageDelete
     remove(api, request.image_id.parse()?).await
 }
 
+pub(super) async fn from_id(api: &Api, _caller: &Caller, request: pb::ImageFromIdRequest) -> Result<pb::ImageFromIdResponse, Error> {
+    let id: ImageId = request.image_id.parse()?;
+    let record = built(api, id).await?.ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
+    Ok(pb::ImageFromIdResponse { image_id: id.to_string(), metadata: Some(metadata(&record)) })
+}

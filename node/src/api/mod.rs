@@ -136,6 +136,7 @@ pub(crate) struct Api {
     pub(crate) tasks: crate::tasks::Tasks,
     pub(crate) crashes: crate::scheduling::CrashLoops,
     pub(crate) images: crate::images::Images,
+    pub(crate) build_functions: crate::build_functions::BuildFunctions,
     pub(crate) roots: crate::roots::Roots,
     pub(crate) audit: crate::audit::Audit,
     pub(crate) room: crate::room::Room,

@@ -20,6 +20,10 @@ use crate::upkeep::Thing;
 
 /// What named mounts of the client's own package begin with.
 const CLIENT_MOUNT: &str = "modal-client-mount-";
+/// What named mounts of interpreters begin with.
+const PYTHON_MOUNT: &str = "python-build-standalone.";
+/// The client in containers of functions that no mount says a version for.
+pub(crate) const CLIENT_VERSION: &str = "1.6.4";
 
 /// Which chunks an uploaded file is, by its SHA-256. Cheap to clone.
 #[derive(Clone)]
@@ -46,10 +50,6 @@ impl Files {
         Ok(missing.is_empty().then_some(list))
     }
 
-    fn keep(&self, sha256: &str, list: &chunk::List) -> std::io::Result<()> {
-        let kept = self.store.put(&list.encode()).map_err(std::io::Error::other)?;
-        self.store.sync().map_err(std::io::Error::other)?;
-        self.lists.insert(sha256.as_bytes(), kept.as_bytes()).map_err(std::io::Error::other)?;
     /// Forgets files whose chunks are gone: nothing named them, and whoever wants them uploads them again.
     pub(crate) fn forget_incomplete(&self) -> std::io::Result<()> {
         for pair in self.lists.range(..) {
@@ -67,6 +67,10 @@ impl Files {
         self.lists.kv().sync().map_err(std::io::Error::other)
     }
 
+    fn keep(&self, sha256: &str, list: &chunk::List) -> std::io::Result<()> {
+        let kept = self.store.put(&list.encode()).map_err(std::io::Error::other)?;
+        self.store.sync().map_err(std::io::Error::other)?;
+        self.lists.insert(sha256.as_bytes(), kept.as_bytes()).map_err(std::io::Error::other)?;
         self.lists.kv().sync().map_err(std::io::Error::other)
     }
 
@@ -205,18 +209,19 @@ async fn create(api: &Api, files: Vec<pb::MountFile>) -> Result<(MountId, String
     let by_name: BTreeMap<String, &pb::MountFile> = files.iter().map(|file| (file.filename.clone(), file)).collect();
     let content_sha256 = content_sha256(&by_name);
     let id = MountId::derive(&[content_sha256.as_bytes()]);
+    api.upkeep.uses.touch(Thing::Mount(id), api.store.now());
     if !api.local().mounts.contains_key(&id) {
         let kept = api.files.clone();
         let manifest = blocking(move || build(&kept, &files)).await?;
+        api.promise(manifest).await?;
         api.propose(Command::PutMount { id, mount: Mount { manifest, content_sha256: content_sha256.clone() } }).await?;
-    api.upkeep.uses.touch(Thing::Mount(id), api.store.now());
     }
     Ok((id, content_sha256))
 }
-        api.promise(manifest).await?;
 
-/// Finds a mount that the cluster itself provides. The client's own package is one: every container gets the version
-/// that its app was made with, so the mount only says which, and holds no files.
+/// Finds a mount that the cluster itself provides, or makes it: an interpreter for `add_python`, or the client's own
+/// package. Of the latter every container gets the version that its app was made with, so the mount only says which, and
+/// holds no files.
 async fn find_named(api: &Api, name: &str) -> Result<(MountId, String), Error> {
     let state = api.read_latest_unless(|state| state.named_mounts.contains_key(name)).await?;
     if let Some(id) = state.named_mounts.get(name)
@@ -224,26 +229,21 @@ async fn find_named(api: &Api, name: &str) -> Result<(MountId, String), Error> {
     {
         return Ok((*id, mount.content_sha256.clone()));
     }
-    if !name.starts_with(CLIENT_MOUNT) {
+    let (id, content_sha256) = if name.starts_with(CLIENT_MOUNT) {
+        create_empty(api, name).await?
+    } else if name.starts_with(PYTHON_MOUNT) {
+        let manifest = api.images.standalone_python(name).await?;
+        put_named(api, name, manifest).await?
+    } else {
         return Err(Error::NotFound(format!("Mount '{name}' not found: Shoal has no tree of that name")));
-    }
-    let (id, content_sha256) = create_empty(api, name).await?;
+    };
     api.propose(Command::NameMount { name: name.to_owned(), id }).await?;
     Ok((id, content_sha256))
 }
 
 async fn create_empty(api: &Api, name: &str) -> Result<(MountId, String), Error> {
-    let content_sha256 = hex(&Sha256::digest(name));
-    let id = MountId::derive(&[name.as_bytes(), b"named"]);
     let files = api.files.clone();
     let manifest = blocking(move || build(&files, &[])).await?;
-    api.propose(Command::PutMount { id, mount: Mount { manifest, content_sha256: content_sha256.clone() } }).await?;
-    Ok((id, content_sha256))
-}
-
-/// Returns the client version that a named mount stands for.
-pub(crate) fn client_version(state: &shoal_state::State, mounts: &[MountId]) -> Option<String> {
-    let named = state.named_mounts.iter().find(|(name, id)| name.starts_with(CLIENT_MOUNT) && mounts.contains(id));
     put_named(api, name, manifest).await
 }
 
@@ -251,5 +251,12 @@ async fn put_named(api: &Api, name: &str, manifest: Digest) -> Result<(MountId, 
     let content_sha256 = hex(&Sha256::digest([name.as_bytes(), manifest.as_bytes()].concat()));
     let id = MountId::derive(&[name.as_bytes(), b"named"]);
     api.promise(manifest).await?;
+    api.propose(Command::PutMount { id, mount: Mount { manifest, content_sha256: content_sha256.clone() } }).await?;
+    Ok((id, content_sha256))
+}
+
+/// Returns the client version that a named mount stands for.
+pub(crate) fn client_version(state: &shoal_state::State, mounts: &[MountId]) -> Option<String> {
+    let named = state.named_mounts.iter().find(|(name, id)| name.starts_with(CLIENT_MOUNT) && mounts.contains(id));
     named.and_then(|(name, _)| name.strip_prefix(CLIENT_MOUNT)).map(str::to_owned)
 }

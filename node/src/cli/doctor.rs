@@ -125,7 +125,7 @@ impl Doctor {
         checks.push(configuration);
         checks.push(disk(&config.data, room(&config.data)));
         checks.extend(ports(&config));
-        checks.push(python_bases(&interpreters::find(&[]), &config));
+        checks.push(python_bases(&interpreters::find(&config.images.python_dirs), &config));
         checks.push(debian_bases(in_path("mmdebstrap"), &config));
         Ok(checks)
     }

@@ -182,6 +182,13 @@ impl Pull {
             OciDistributionError::RequestError(error) => error.is_connect() || error.is_timeout(),
             _ => false,
         };
+        if is_denied(&source) {
+            let who = match &self.auth {
+                RegistryAuth::Basic(username, _) => format!("the user {username:?} with that password"),
+                _ => "anybody without a login".to_owned(),
+            };
+            return Error::RegistryDenied { registry: self.host.clone(), reference: self.name.clone(), who };
+        }
         match no_answer {
             true => Error::Unreachable { registry: self.host.clone(), why: innermost(&source) },
             false => Error::Registry { registry: self.host.clone(), reference: self.name.clone(), action, source: Box::new(source) },
@@ -236,6 +243,15 @@ impl Pull {
             Ok(tree)
         })
         .await
+    }
+}
+
+/// Says whether a registry refused whoever asked.
+fn is_denied(error: &OciDistributionError) -> bool {
+    match error {
+        OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => true,
+        OciDistributionError::ServerError { code, .. } => matches!(code, 401 | 403),
+        _ => false,
     }
 }
 

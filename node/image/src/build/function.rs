@@ -68,7 +68,9 @@ pub struct PreparedFunction {
     pub limits: Limits,
     /// Whom it may talk to.
     pub network: NetworkMode,
-    /// How long it may take.
+    /// How long its program may take to start.
+    pub startup: Duration,
+    /// How long it may take after that.
     pub timeout: Duration,
     /// What has become of the function; held until its container is gone.
     pub run: Box<dyn FunctionRun>,
@@ -111,7 +113,7 @@ impl Inner {
         prepared: PreparedFunction,
         log: &dyn BuildLog,
     ) -> Result<Arc<Tree>> {
-        let PreparedFunction { over: manifests, argv, env, cwd, binds, limits, network, timeout, run } = prepared;
+        let PreparedFunction { over: manifests, argv, env, cwd, binds, limits, network, startup, timeout, run } = prepared;
         let mut over = Vec::new();
         for manifest in &manifests {
             over.push(self.read_tree(*manifest).await?);
@@ -123,7 +125,7 @@ impl Inner {
         let mut sandbox = Sandbox::start(self.containers()?, &self.work_dir, &self.config, tree, equipment).await?;
         let exec = Exec { argv, env, cwd, user: User::default(), script: None };
         let mut tail = Tail::default();
-        let ended = sandbox.run(&exec, Instant::now() + timeout, log, &mut tail).await;
+        let ended = sandbox.run(&exec, Instant::now() + startup + timeout, log, &mut tail).await;
         let left = match ended {
             Ok(ended) => match problem(ended, run.outcome(), timeout, memory_bytes) {
                 None => sandbox.tree(&self.store).await.map(Arc::new),

@@ -24,15 +24,15 @@ const PROGRAMS: [&str; 12] = [
 ];
 
 /// A world that can run commands, with its engine to be closed.
-struct Running {
-    world: World,
+pub(super) struct Running {
+    pub(super) world: World,
     engine: Engine,
     /// The engine's folder, until it is closed.
     _state: tempfile::TempDir,
 }
 
 impl Running {
-    async fn start() -> Option<Running> {
+    pub(super) async fn start() -> Option<Running> {
         Self::with_config(BuildConfig { network: false, memory_bytes: Some(256 << 20), ..BuildConfig::default() }).await
     }
 
@@ -60,7 +60,7 @@ impl Running {
     }
 
     /// Takes everything down, and sees to it that nothing stays mounted.
-    async fn end(self) {
+    pub(super) async fn end(self) {
         let World { builder, dir, .. } = self.world;
         builder.close();
         let deadline = std::time::Instant::now() + Duration::from_secs(30);

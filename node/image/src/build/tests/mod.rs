@@ -1,6 +1,7 @@
 //! Builds as a whole: without containers (keys, COPY, joining), and with them where the machine can run any.
 
 mod containers;
+mod functions;
 mod keys;
 mod plain;
 
