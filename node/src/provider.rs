@@ -83,6 +83,7 @@ impl NodeProvider {
         spec.hostname = zygotes::HOSTNAME.to_owned();
         spec.limits = limits(function);
         spec.network = if function.block_network { NetworkMode::NodeOnly } else { NetworkMode::Nat };
+        spec.limits.disk_bytes = spec.limits.disk_bytes.or(Some(self.api.config.disk.overlay_bytes).filter(|bytes| *bytes > 0));
         let env = arguments::environment(None, variables(BTreeMap::new()));
         let kind = Kind { base, path: record.config.path().to_owned(), python, env };
         let start = match has_entrypoint {
