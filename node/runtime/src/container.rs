@@ -182,13 +182,16 @@ impl Container {
             let method = "containerManager.SetNetworkArgs";
             self.control.call::<_, Value>(method, &arguments, &[frames.as_fd()], CALL_DEADLINE).await?;
         }
+        let connected = began.elapsed();
         let job = self.job.lock().take();
         match job {
             // Together: a long job does not fit into the pipe before somebody reads it.
             Some((pipe, job)) => tokio::try_join!(self.run(), self.hand_over(pipe, &job)).map(drop)?,
             None => self.run().await?,
         }
-        self.timings.lock().start = Some(began.elapsed());
+        let mut timings = self.timings.lock();
+        timings.start = Some(began.elapsed());
+        tracing::debug!(container = %self.id, ?connected, timings = ?*timings, "a container has started");
         Ok(())
     }
 

@@ -9,6 +9,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod ahead;
 mod containers;
 mod lines;
 mod raw;
