@@ -17,7 +17,7 @@ use shoal_image::build::ClientWanted;
 use shoal_image::cache::LayerRecord;
 use shoal_proto::modal_client as pb;
 use shoal_runtime::{Bind, ContainerSpec, Limits, NetworkMode};
-use shoal_state::model::{Function, Image, Task, TaskEnd};
+use shoal_state::model::{Function, Image, Resources, Task, TaskEnd};
 use shoal_state::{Command, Digest, ImageId, State, TaskId};
 use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
 
@@ -81,7 +81,7 @@ impl NodeProvider {
         spec.binds.push(arguments::own_folder(&self.api.config));
         spec.own = Some(Bind { source: dir.clone(), target: arguments::TASK_DIR.to_owned(), read_only: false });
         spec.hostname = zygotes::HOSTNAME.to_owned();
-        spec.limits = limits(function);
+        spec.limits = limits(function, state.nodes.get(&self.api.cluster.node).map(|node| node.capacity));
         spec.network = if function.block_network { NetworkMode::NodeOnly } else { NetworkMode::Nat };
         spec.limits.disk_bytes = spec.limits.disk_bytes.or(Some(self.api.config.disk.overlay_bytes).filter(|bytes| *bytes > 0));
         let env = arguments::environment(None, variables(BTreeMap::new()));
@@ -192,13 +192,14 @@ fn no_python(image: ImageId) -> Error {
     ))
 }
 
-fn limits(function: &Function) -> Limits {
+/// Where a function sets no limit of memory, what the node has for containers is one: it goes on when a container takes all.
+fn limits(function: &Function, node: Option<Resources>) -> Limits {
     let resources = function.resources;
     let some = |value: u64| (value > 0).then_some(value);
     Limits {
         cpu_millis: some(resources.cpu_milli_max.into()),
         cpu_request_millis: some(resources.cpu_milli.into()),
-        memory_bytes: some(resources.memory_bytes_max),
+        memory_bytes: some(resources.memory_bytes_max).or(node.map(|capacity| capacity.memory_bytes)),
         disk_bytes: some(resources.disk_bytes),
         shm_bytes: Some(arguments::shm_bytes()),
     }

@@ -160,15 +160,18 @@ fn output_item(output: Output) -> pb::FunctionGetOutputsItem {
         };
         pb::GenericResult { status: status.into(), exception: exception.to_owned(), ..Default::default() }.encode_to_vec().into()
     };
+    // What a container says of a cancelled input is nothing but that it is.
+    let result = brought.result.filter(|result| !result.is_empty() && output.status != Status::Terminated);
     pb::FunctionGetOutputsItem {
-        result: Some(brought.result.filter(|result| !result.is_empty()).unwrap_or_else(made)),
+        result: Some(result.unwrap_or_else(made)),
         idx: i32::try_from(output.idx).unwrap_or(i32::MAX),
         input_id: output.input.to_string(),
         data_format: brought.data_format,
         task_id: output.task.map(|task| task.to_string()).unwrap_or_default(),
         input_started_at: brought.input_started_at,
         output_created_at: super::seconds(shoal_state::Timestamp(output.at_ms)),
-        retry_count: output.retry_count,
+        // Maps take an output of another try than they count for a stale one.
+        retry_count: output.client_count,
         ..Default::default()
     }
 }
@@ -199,6 +202,12 @@ pub(super) async fn get_outputs(
         if u32::try_from(first).is_ok_and(|first| first >= inputs) {
             return Err(Error::Invalid(format!("call {call} has no output {first}: it has {inputs} inputs, counted from 0")));
         }
+    }
+    if let [Output { status, .. }] = &outputs.items[..]
+        && *status != Status::Success
+    {
+        let chunks = api.calls.streams().read_up(call, DATA_READ_WAIT).await;
+        tokio::time::sleep((CHUNK_READ_TIME * chunks).min(DATA_READ_WAIT)).await;
     }
     let items: Vec<pb::FunctionGetOutputsItem> = outputs.items.into_iter().map(output_item).collect();
     Ok(pb::FunctionGetOutputsResponse {
@@ -238,6 +247,12 @@ pub(super) async fn from_id(
         metadata: Some(pb::FunctionCallHandleMetadata { app_id: app, function_id: function.to_string() }),
     })
 }
+
+/// How long a failure waits at most for whoever reads what the call yielded before: clients drop what they have not taken
+/// yet when they hear of it.
+const DATA_READ_WAIT: Duration = Duration::from_secs(1);
+/// How long a client takes for an item that has reached it.
+const CHUNK_READ_TIME: Duration = Duration::from_micros(300);
 
 /// How long a reader of a call's data is served before it asks again.
 const DATA_STREAM: Duration = Duration::from_secs(55);
@@ -284,7 +299,12 @@ pub(super) fn read_data(api: &Api, key: StreamKey, mut after: u64) -> tonic::cod
     tokio::spawn(async move {
         let until = Instant::now() + DATA_STREAM;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
-            let chunks = match streams.get(&key, after, DATA_BYTES_MAX, left).await {
+            let got = tokio::select! {
+                got = streams.get(&key, after, DATA_BYTES_MAX, left) => got,
+                // The reader has left.
+                () = send.closed() => return,
+            };
+            let chunks = match got {
                 Ok(chunks) => chunks,
                 Err(error) => {
                     let _ = send.send(Err(Refusal::from(Error::Unavailable(error.to_string())))).await;

@@ -22,11 +22,11 @@ use crate::build_functions::Running;
 use crate::timeouts;
 
 /// How long a request for inputs is held before an empty answer.
-const INPUTS_WAIT: Duration = Duration::from_secs(20);
+const INPUTS_WAIT: Duration = Duration::from_secs(55);
 /// How long a heartbeat is held for a cancellation; clients allow 15 s.
 const HEARTBEAT_HELD: Duration = Duration::from_secs(14);
 
-fn task_of(api: &Api, caller: &Caller) -> Result<(TaskId, Task), Error> {
+pub(super) fn task_of(api: &Api, caller: &Caller) -> Result<(TaskId, Task), Error> {
     let id = caller.identity.task()?;
     let state = api.local();
     let gone = || Error::Denied(format!("task {id} has ended: its channel serves nothing any more"));
@@ -42,7 +42,11 @@ pub(super) async fn hello(api: &Api, caller: &Caller, (): ()) -> Result<(), Erro
     if build_function(api, caller)?.is_some() {
         return Ok(());
     }
-    task_of(api, caller).map(drop)
+    let (id, _) = task_of(api, caller)?;
+    if let Some(worker) = api.worker.get() {
+        worker.hello(id).await;
+    }
+    Ok(())
 }
 
 pub(super) async fn heartbeat(
@@ -152,7 +156,7 @@ pub(super) async fn put_outputs(api: &Api, caller: &Caller, request: pb::Functio
         let result = result_of(&output)?;
         let input = output.input_id.parse()?;
         api.tasks.done(id, input);
-        outcomes.push(Outcome { input, retry_count: output.retry_count, status: status(&result), result: output.encode_to_vec().into() });
+        outcomes.push(Outcome { input, retry_count: output.retry_count, status: status(&result), result: outcome::record(&output, &result) });
     }
     api.calls.finish(Some((id, task.function)), outcomes).await.map_err(refused)
 }
@@ -194,7 +198,7 @@ pub(super) async fn task_result(api: &Api, caller: &Caller, request: pb::TaskRes
     }
     api.tasks.note(id, format!("start-up failed: {}", result.exception));
     let outcome = pb::FunctionPutOutputsItem { result: Some(bytes), data_format: pb::DataFormat::Pickle.into(), ..Default::default() };
-    api.calls.fail_pool(task.function, Status::InitFailed, outcome.encode_to_vec().into()).await.map_err(refused)
+    api.calls.fail_pool(task.function, Status::InitFailed, outcome::record(&outcome, &result)).await.map_err(refused)
 }
 
 /// How long a container that puts data out faster than it is read is held.

@@ -8,8 +8,6 @@ use shoal_state::{AppId, ClassId, Command, Digest, FunctionId, ShardId, State};
 use super::error::Error;
 use super::{Api, Caller, app, environment, gpu, scaling};
 
-/// How long an idle container waits when nobody says, in milliseconds: the original's default.
-const SCALEDOWN_MS: u64 = 60_000;
 /// How long an input may run when nobody says, in milliseconds.
 const TIMEOUT_MS: u64 = 300_000;
 /// What a container reserves when nobody says: an eighth of a core.
@@ -171,17 +169,6 @@ fn resources(view: &pb::Function) -> Resources {
     }
 }
 
-fn scaling(view: &pb::Function) -> Scaling {
-    let settings = view.autoscaler_settings.unwrap_or_default();
-    let idle = settings.scaledown_window.unwrap_or(view.task_idle_timeout_secs);
-    Scaling {
-        containers_min: settings.min_containers.unwrap_or(view.warm_pool_size),
-        containers_max: settings.max_containers.unwrap_or(view.concurrency_limit),
-        containers_buffer: settings.buffer_containers.unwrap_or(view.experimental_buffer_containers),
-        scaledown_ms: if idle == 0 { SCALEDOWN_MS } else { u64::from(idle) * 1000 },
-    }
-}
-
 /// Turns the policy of the wire into ours: the coefficient comes as a fraction, and decisions use no fractions.
 fn retries(policy: &pb::FunctionRetryPolicy) -> Retries {
     Retries {
@@ -237,7 +224,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
         mounts: parse_all(&view.mount_ids)?,
         secrets: parse_all(&view.secret_ids)?,
         resources: resources(&view),
-        scaling: scaling(&view),
+        scaling: scaling::of(&view),
         retries: view.retry_policy.as_ref().map(retries).unwrap_or_default(),
         timeout_ms: if view.timeout_secs == 0 { TIMEOUT_MS } else { u64::from(view.timeout_secs) * 1000 },
         startup_timeout_ms: if view.startup_timeout_secs == 0 { TIMEOUT_MS } else { u64::from(view.startup_timeout_secs) * 1000 },
@@ -249,6 +236,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
         builder: view.is_builder_function,
         ..blank(api, app, &tag)
     };
+    scaling::check(&function.scaling)?;
     let metadata = metadata_of(id, &function, &view);
     api.propose(Command::PutFunction { id, function: Box::new(function) }).await?;
     Ok(pb::FunctionCreateResponse {

@@ -8,6 +8,7 @@ pub(crate) mod app;
 mod blob;
 mod blob_uses;
 mod call;
+mod call_info;
 mod container;
 mod environment;
 pub(crate) mod error;

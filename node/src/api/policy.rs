@@ -68,7 +68,7 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         "TokenInfoGet" | "WorkspaceSettings" => (Who::Client, Does::Look),
 
         "AppStop" | "AppRollback" | "AppRollover" | "AppClientDisconnect" | "AppHeartbeat" | "EnvironmentCreate"
-        | "EnvironmentUpdate" | "EnvironmentDelete" | "WorkspaceSetDefaultEnvironment" | "TokenDelete" | "ContainerStop" => (Who::Client, Does::Change),
+        | "EnvironmentUpdate" | "EnvironmentDelete" | "WorkspaceSetDefaultEnvironment" | "TokenDelete" => (Who::Client, Does::Change),
 
         "ClientHello"
         | "WorkspaceNameLookup"
@@ -128,7 +128,8 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionUpdateSchedulingParams"
         | "FunctionFinishInputs"
         | "FunctionGetOutputs"
-        | "FunctionCallCancel" => (Who::Either, Does::Change),
+        | "FunctionCallCancel"
+        | "ContainerStop" => (Who::Either, Does::Change),
 
         _ => return None,
     })

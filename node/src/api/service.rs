@@ -108,6 +108,8 @@ methods! {
     function_get: pb::FunctionGetRequest => pb::FunctionGetResponse, function::get;
     function_get_by_id: pb::FunctionGetByIdRequest => pb::FunctionGetByIdResponse, function::get_by_id;
     function_get_current_stats: pb::FunctionGetCurrentStatsRequest => pb::FunctionStats, function::current_stats;
+    function_get_scheduling_params: pb::FunctionGetSchedulingParamsRequest => pb::FunctionGetSchedulingParamsResponse, scaling::get;
+    function_update_scheduling_params: pb::FunctionUpdateSchedulingParamsRequest => pb::FunctionUpdateSchedulingParamsResponse, scaling::update;
     class_create: pb::ClassCreateRequest => pb::ClassCreateResponse, function::class_create;
     class_get: pb::ClassGetRequest => pb::ClassGetResponse, function::class_get;
     app_get_logs: pb::AppGetLogsRequest => Stream<pb::TaskLogsBatch>, logs::follow;
@@ -119,6 +121,9 @@ methods! {
     function_get_outputs: pb::FunctionGetOutputsRequest => pb::FunctionGetOutputsResponse, call::get_outputs;
     function_call_cancel: pb::FunctionCallCancelRequest => (), call::cancel;
     function_call_from_id: pb::FunctionCallFromIdRequest => pb::FunctionCallFromIdResponse, call::from_id;
+    function_call_list: pb::FunctionCallListRequest => pb::FunctionCallListResponse, call_info::list;
+    function_call_get_info: pb::FunctionCallGetInfoRequest => pb::FunctionCallGetInfoResponse, call_info::get;
+    function_get_call_graph: pb::FunctionGetCallGraphRequest => pb::FunctionGetCallGraphResponse, call_info::graph;
     function_call_get_data_out: pb::FunctionCallGetDataRequest => Stream<pb::DataChunk>, call::data_out;
     container_hello: () => (), container::hello;
     container_heartbeat: pb::ContainerHeartbeatRequest => pb::ContainerHeartbeatResponse, container::heartbeat;
@@ -128,6 +133,7 @@ methods! {
     function_put_outputs: pb::FunctionPutOutputsRequest => (), container::put_outputs;
     function_call_get_data_in: pb::FunctionCallGetDataRequest => Stream<pb::DataChunk>, container::data_in;
     function_call_put_data_out: pb::FunctionCallPutDataRequest => (), container::put_data_out;
+    function_get_dynamic_concurrency: pb::FunctionGetDynamicConcurrencyRequest => pb::FunctionGetDynamicConcurrencyResponse, scaling::concurrency;
     image_get_or_create: pb::ImageGetOrCreateRequest => pb::ImageGetOrCreateResponse, image::get_or_create;
     image_join_streaming: pb::ImageJoinStreamingRequest => Stream<pb::ImageJoinStreamingResponse>, image::join;
     image_delete: pb::ImageDeleteRequest => (), image::delete;

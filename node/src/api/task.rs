@@ -4,7 +4,7 @@ use shoal_proto::modal_client as pb;
 use shoal_state::{Command, TaskId};
 
 use super::error::Error;
-use super::{Api, Caller, environment, seconds};
+use super::{Api, Caller, Identity, environment, seconds};
 
 pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::TaskListRequest) -> Result<pb::TaskListResponse, Error> {
     let state = api.read_latest().await?;
@@ -48,12 +48,23 @@ pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::TaskGetInfoRe
     Ok(pb::TaskGetInfoResponse { app_id: ended.app.to_string(), info: Some(info) })
 }
 
-pub(super) async fn stop(api: &Api, _caller: &Caller, request: pb::ContainerStopRequest) -> Result<pb::ContainerStopResponse, Error> {
+/// Stops a container: at once, or when it has done what it works on. A container may stop itself alone.
+pub(super) async fn stop(api: &Api, caller: &Caller, request: pb::ContainerStopRequest) -> Result<pb::ContainerStopResponse, Error> {
     let id: TaskId = request.task_id.parse()?;
+    if let Identity::Task(own) = caller.identity
+        && own != id
+    {
+        return Err(Error::Denied(format!("container {own} may stop itself, and not container {id}")));
+    }
     let state = api.read_latest_unless(|state| state.tasks.contains_key(&id)).await?;
     if !state.tasks.contains_key(&id) {
         return Err(Error::NotFound(format!("Container '{id}' not found: it has ended, or never was")));
     }
-    api.propose(Command::StopTask { id, why: "stopped by a user".to_owned() }).await?;
+    if request.graceful {
+        // It is told so when it asks for its next input, and then ends by itself.
+        api.calls.stop_task(id).await.map_err(super::call::refused)?;
+    } else {
+        api.propose(Command::StopTask { id, why: "stopped by a user".to_owned() }).await?;
+    }
     Ok(pb::ContainerStopResponse {})
 }

@@ -223,7 +223,8 @@ fn served(path: &str) -> Result<(), Error> {
     }
 }
 
-fn server() -> auto::Builder<TokioExecutor> {
+/// Makes what answers a connection. `asks`: whether an idle one is asked if it still lives; a unix socket tells that itself.
+fn server(asks: bool) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http2()
@@ -231,7 +232,7 @@ fn server() -> auto::Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(1000)
-        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_interval(asks.then_some(KEEP_ALIVE))
         .keep_alive_timeout(KEEP_ALIVE);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
     builder
@@ -244,7 +245,7 @@ async fn serve_connection(
     router: Router,
     stop: CancellationToken,
 ) -> bool {
-    let (builder, known) = (server(), Arc::clone(&peer.known));
+    let (builder, known) = (server(peer.address.is_some()), Arc::clone(&peer.known));
     let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         request

@@ -41,7 +41,7 @@ use crate::raw::{Program, Raw};
 use crate::say;
 
 /// How long a request for inputs is held, as by a node.
-const INPUTS_WAIT: Duration = Duration::from_secs(20);
+const INPUTS_WAIT: Duration = Duration::from_secs(55);
 /// How long a heartbeat is held, as by a node.
 const HEARTBEAT_HELD: Duration = Duration::from_secs(14);
 /// How many inputs of a map may be under way, as by a node.

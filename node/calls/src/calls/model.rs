@@ -218,6 +218,8 @@ pub struct Output {
     pub entry: Entry,
     /// The try that it came from.
     pub retry_count: u32,
+    /// The try that a client asked for last, 0 if none did: what it expects to see here.
+    pub client_count: u32,
     /// How it ended.
     pub status: Status,
     /// The result as the task brought it. Empty when nobody brought one (a cancelled input that waited, a timeout without a

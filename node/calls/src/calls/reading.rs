@@ -22,8 +22,8 @@ impl Calls {
                 _ => (0, 0, None),
             };
             let (idx, input, entry) = (item.idx, item.input, item.entry);
-            let (retry_count, status) = (item.retry_count, item.status);
-            Output { idx, input, entry, retry_count, status, result, started_ms, at_ms, task }
+            let (retry_count, client_count, status) = (item.retry_count, item.client_count, item.status);
+            Output { idx, input, entry, retry_count, client_count, status, result, started_ms, at_ms, task }
         });
         Ok(Outputs { items: outputs.collect(), last: found.last, unfinished: found.unfinished })
     }

@@ -60,6 +60,8 @@ pub struct Input {
     pub due_ms: Millis,
     /// Hash of the key of the last request to retry it; 0 for none.
     pub retry_key: u64,
+    /// The try that a client asked for last: the current one as clients count, who know nothing of the policy's.
+    pub client_count: u32,
     /// It is not to be tried any more.
     pub cancelled: bool,
     /// Its output.
@@ -170,6 +172,7 @@ impl CallsState {
         input.last = index;
         if *key != 0 {
             input.retry_key = *key;
+            input.client_count = *retry_count;
         }
         if *payload {
             input.payload = index;
@@ -209,6 +212,6 @@ impl Call {
 
 impl Input {
     fn new(call: CallId, idx: u32, index: u64, at_ms: Millis) -> Self {
-        Self { call, idx, retry_count: 0, payload: index, last: index, due_ms: at_ms, retry_key: 0, cancelled: false, output: None }
+        Self { call, idx, retry_count: 0, payload: index, last: index, due_ms: at_ms, retry_key: 0, client_count: 0, cancelled: false, output: None }
     }
 }

@@ -282,6 +282,17 @@ impl Streams {
         tokio::time::timeout(wait, get).await.unwrap_or_else(|_| Ok(Vec::new()))
     }
 
+    /// Waits up to `wait` until all that a call has put out was read. Returns how many chunks that is.
+    pub async fn read_up(&self, call: CallId, wait: Duration) -> u32 {
+        let of_call = self.shared.calls.lock().get(&call).cloned().unwrap_or_default();
+        let mut chunks = 0;
+        for (_, stream) in of_call.into_iter().filter(|(key, _)| key.direction == Direction::Out) {
+            let _ = tokio::time::timeout(wait, stream.is_read()).await;
+            chunks += u32::try_from(stream.content.lock().chunks.len()).unwrap_or(u32::MAX);
+        }
+        chunks
+    }
+
     /// Removes all streams of a call, with whoever waits at them.
     pub fn remove_call(&self, call: CallId) {
         let streams = self.shared.calls.lock().remove(&call).unwrap_or_default();
@@ -316,6 +327,20 @@ impl Stream {
     fn new(all_in_memory: Arc<AtomicU64>) -> Self {
         let content = Content { chunks: Vec::new(), bytes: 0, in_memory: 0, file: None, read: 0, touched: Instant::now(), removed: false };
         Self { content: Mutex::new(content), changed: Notify::new(), all_in_memory }
+    }
+
+    /// Waits until somebody has read all there is.
+    async fn is_read(&self) {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let content = self.content.lock();
+                if content.removed || content.read >= content.bytes {
+                    return;
+                }
+            }
+            changed.await;
+        }
     }
 
     fn remove(&self) {
@@ -438,6 +463,21 @@ mod tests {
         streams.remove_idle(NOW);
         assert_eq!(streams.shared.in_memory.load(Ordering::Relaxed), 0);
         assert_eq!(streams.get(&key(), 0, 1, NOW).await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn what_was_put_out_is_waited_for_until_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        assert_eq!(streams.read_up(key().call, SOON).await, 0, "a call without streams");
+        streams.put(&key(), vec![chunk(1, 5), chunk(2, 5)], SOON).await.unwrap();
+        let waits = streams.clone();
+        let read_up = tokio::spawn(async move { waits.read_up(key().call, SOON).await });
+        streams.get(&key(), 0, 1, NOW).await.unwrap();
+        tokio::task::yield_now().await;
+        assert!(!read_up.is_finished(), "the second chunk is not read");
+        streams.get(&key(), 1, u64::MAX, NOW).await.unwrap();
+        assert_eq!(read_up.await.unwrap(), 2);
     }
 
     #[tokio::test]

@@ -20,7 +20,8 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub struct ContainerPlan {
     /// Root, program, environment, binds, limits, network.
     pub spec: ContainerSpec,
-    /// How long the program may take from its start until [`Handle::ready`](super::Handle::ready); `None`: for ever.
+    /// How long the program may take from [`Handle::hello`](super::Handle::hello) until [`Handle::ready`](super::Handle::ready);
+    /// `None`: for ever.
     pub startup_timeout: Option<Duration>,
     /// The signal that asks it to stop: SIGINT for functions, SIGTERM for servers and sandboxes.
     pub stop_signal: i32,

@@ -71,7 +71,9 @@ pub(super) struct Life {
     pub(super) provider: Arc<dyn Provider>,
     pub(super) printer: Printer,
     pub(super) drain: Duration,
+    pub(super) hello_wait: Duration,
     pub(super) orders: watch::Receiver<Order>,
+    pub(super) hello: watch::Receiver<bool>,
     pub(super) ready: watch::Receiver<bool>,
     pub(super) news: mpsc::Sender<News>,
     pub(super) began: Instant,
@@ -190,15 +192,19 @@ impl Life {
 
     /// Waits until the container ends by itself; `None` when it is to be ended.
     async fn live(&mut self, container: &dyn Running, plan: &ContainerPlan) -> Option<Result<Exit, String>> {
-        let deadline = plan.startup_timeout.map(|timeout| Instant::now() + timeout);
-        let mut loading = true;
+        let mut deadline = plan.startup_timeout.map(|timeout| Instant::now() + self.hello_wait + timeout);
+        let (mut silent, mut loading) = (true, true);
         loop {
             tokio::select! {
                 // A container that ended by itself did so, even if it was told to a moment later.
                 biased;
                 exit = container.exit() => return Some(exit.map_err(|error| in_full(&error))),
                 _ = told_to_end(&mut self.orders) => return None,
-                () = became_ready(&mut self.ready), if loading => {
+                () = became_true(&mut self.hello), if silent && loading => {
+                    silent = false;
+                    deadline = plan.startup_timeout.map(|timeout| Instant::now() + timeout);
+                }
+                () = became_true(&mut self.ready), if loading => {
                     loading = false;
                     self.enter(Phase::Ready).await;
                 }
@@ -211,7 +217,8 @@ impl Life {
     async fn end(&mut self, container: &dyn Running, plan: &ContainerPlan) -> (Result<Exit, String>, Option<String>, bool) {
         let mut order = self.orders.borrow_and_update().clone();
         if order == Order::Run {
-            let waited = plan.startup_timeout.unwrap_or_default();
+            let hello_wait = if *self.hello.borrow() { Duration::ZERO } else { self.hello_wait };
+            let waited = hello_wait + plan.startup_timeout.unwrap_or_default();
             order = Order::Kill { why: format!("it did not start within {} s", waited.as_secs_f32()) };
         }
         let why = order.why().map(str::to_owned);
@@ -277,8 +284,8 @@ async fn told_to_end(orders: &mut watch::Receiver<Order>) -> String {
     }
 }
 
-async fn became_ready(ready: &mut watch::Receiver<bool>) {
-    if ready.wait_for(|ready| *ready).await.is_err() {
+async fn became_true(told: &mut watch::Receiver<bool>) {
+    if told.wait_for(|told| *told).await.is_err() {
         std::future::pending().await
     }
 }

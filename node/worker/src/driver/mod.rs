@@ -44,13 +44,16 @@ pub struct Config {
     pub grace_app_stopped: Duration,
     /// How long the pipes of a container that has ended may still give output.
     pub drain: Duration,
+    /// How long a container may take until its program says hello. The time that a function allows for its start begins
+    /// there: before, the node and the client are at work, and none of the user's code.
+    pub hello_wait: Duration,
 }
 
 impl Config {
     /// The usual patience.
     pub fn new(node: NodeId, boot: BootId) -> Self {
         let seconds = Duration::from_secs;
-        Self { node, boot, grace: seconds(30), grace_app_stopped: seconds(10), drain: seconds(5) }
+        Self { node, boot, grace: seconds(30), grace_app_stopped: seconds(10), drain: seconds(5), hello_wait: seconds(60) }
     }
 }
 
@@ -143,6 +146,11 @@ impl Handle {
     /// Ends a container at once. `why` becomes the end of its task: "killed: …". Nothing happens when there is none.
     pub async fn kill(&self, task: TaskId, why: impl Into<String>) {
         let _ = self.requests.send(Request::Kill { task, why: why.into() }).await;
+    }
+
+    /// Notes that a task's program is there, and begins with the user's code. The startup timeout runs from here.
+    pub async fn hello(&self, task: TaskId) {
+        let _ = self.requests.send(Request::Hello { task }).await;
     }
 
     /// Notes that a task's program has asked for its first input. Until then the startup timeout runs.

@@ -28,6 +28,7 @@ const TICK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Request {
     Kill { task: TaskId, why: String },
+    Hello { task: TaskId },
     Ready { task: TaskId },
     Container { task: TaskId, reply: oneshot::Sender<Option<Arc<Container>>> },
     Shutdown { grace: Duration },
@@ -39,6 +40,7 @@ struct Held {
     life: steps::Life,
     status: ContainerStatus,
     orders: watch::Sender<Order>,
+    hello: watch::Sender<bool>,
     ready: watch::Sender<bool>,
     container: Option<Arc<dyn Running>>,
     running: AbortHandle,
@@ -143,6 +145,7 @@ impl<S: Fn() -> State + Send + Sync + 'static> Owner<S> {
     /// Begins the life of a container.
     fn begin(&mut self, id: TaskId, task: Task) {
         let (orders, told) = watch::channel(Order::Run);
+        let (hello, said_hello) = watch::channel(false);
         let (ready, became_ready) = watch::channel(false);
         let printer = Printer { id, task: task.clone(), logs: self.logs.clone(), inputs: self.inputs.clone() };
         let life = Life {
@@ -152,7 +155,9 @@ impl<S: Fn() -> State + Send + Sync + 'static> Owner<S> {
             provider: self.provider.clone(),
             printer,
             drain: self.config.drain,
+            hello_wait: self.config.hello_wait,
             orders: told,
+            hello: said_hello,
             ready: became_ready,
             news: self.news.clone(),
             began: Instant::now(),
@@ -164,7 +169,7 @@ impl<S: Fn() -> State + Send + Sync + 'static> Owner<S> {
         });
         let status = status_of(id, &task, Phase::Preparing);
         let life = steps::Life::Runs;
-        self.held.insert(id, Held { generation: task.generation, life, status, orders, ready, container: None, running });
+        self.held.insert(id, Held { generation: task.generation, life, status, orders, hello, ready, container: None, running });
     }
 
     /// Reports the end of a task that has no container.
@@ -174,10 +179,10 @@ impl<S: Fn() -> State + Send + Sync + 'static> Owner<S> {
             report(&*provider, id, generation, end).await;
             id
         });
-        let (orders, ready) = (watch::Sender::new(Order::Run), watch::Sender::new(false));
+        let (orders, hello, ready) = (watch::Sender::new(Order::Run), watch::Sender::new(false), watch::Sender::new(false));
         let status = status_of(id, &task, Phase::Ended);
         let life = steps::Life::Ended;
-        self.held.insert(id, Held { generation, life, status, orders, ready, container: None, running });
+        self.held.insert(id, Held { generation, life, status, orders, hello, ready, container: None, running });
     }
 
     fn note(&mut self, news: News) {
@@ -224,6 +229,11 @@ impl<S: Fn() -> State + Send + Sync + 'static> Owner<S> {
             Request::Kill { task, why } => {
                 if self.held.get(&task).is_some_and(|held| held.life != steps::Life::Ended) {
                     self.order(task, steps::Life::Dies, Order::Kill { why });
+                }
+            }
+            Request::Hello { task } => {
+                if let Some(held) = self.held.get(&task) {
+                    held.hello.send_replace(true);
                 }
             }
             Request::Ready { task } => {

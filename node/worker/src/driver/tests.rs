@@ -20,6 +20,7 @@ use crate::log::{Filter, LogStore, Stream};
 
 const SOON: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_millis(300);
+const HELLO_WAIT: Duration = Duration::from_millis(300);
 
 fn node() -> NodeId {
     NodeId::from_random(1)
@@ -208,7 +209,7 @@ impl Test {
         let state = watch::Sender::new(state);
         let (made, destroyed, report_failures) = Default::default();
         let world = Arc::new(World { state, made, ends, destroyed, startup_timeout, report_failures });
-        let config = Config { grace: GRACE, grace_app_stopped: GRACE / 3, ..Config::new(node(), BootId::from_random(1)) };
+        let config = Config { grace: GRACE, grace_app_stopped: GRACE / 3, hello_wait: HELLO_WAIT, ..Config::new(node(), BootId::from_random(1)) };
         let seen = world.clone();
         let driver = Driver::start(
             config,
@@ -330,7 +331,12 @@ async fn what_cannot_run_ends_with_a_sentence_that_the_user_sees() {
 async fn a_program_that_does_not_ask_for_inputs_in_time_is_killed() {
     let mut test = Test::with(Some(Duration::from_millis(50)), State::default());
     test.assign(1, WAITS);
+    test.until_phase(1, Phase::Loading).await;
+    test.driver.handle.hello(ta(1)).await;
     assert_eq!(test.end().await.1, "killed: it did not start within 0.05 s");
+    // One that never says hello had the time for that besides.
+    test.assign(2, WAITS);
+    assert_eq!(test.end().await.1, "killed: it did not start within 0.35 s");
 }
 
 #[tokio::test]

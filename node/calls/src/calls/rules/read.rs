@@ -74,7 +74,7 @@ impl Rules {
     fn output_at(&self, entry: Entry, input: InputId) -> Option<OutputAt> {
         let (_, known, _) = self.known(input)?;
         let (_, status) = known.output?;
-        Some(OutputAt { idx: known.idx, input, entry, retry_count: known.retry_count, status })
+        Some(OutputAt { idx: known.idx, input, entry, retry_count: known.retry_count, client_count: known.client_count, status })
     }
 
     /// Answers a reader. When it has everything now and says so, the call is kept only a little longer.

@@ -133,6 +133,7 @@ pub struct OutputAt {
     pub input: InputId,
     pub entry: Entry,
     pub retry_count: u32,
+    pub client_count: u32,
     pub status: Status,
 }
 
