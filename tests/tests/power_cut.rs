@@ -82,6 +82,11 @@ fn chunks_and_promises_stay() {
 }
 
 #[test]
+fn what_is_named_outlives_collections() {
+    power_cuts("gc");
+}
+
+#[test]
 fn rafts_log_and_snapshots_keep_what_was_acknowledged() {
     power_cuts("raft");
 }

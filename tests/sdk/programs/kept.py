@@ -1,0 +1,32 @@
+"""A program whose image and arguments take some room in the chunk store."""
+
+import os
+
+import modal
+
+MARK = os.environ.get("MARK", "none")
+
+app = modal.App("kept")
+# Different for each mark, large enough to be seen, and the same whoever makes it.
+BALLAST = f"import random; open('/ballast-{MARK}', 'wb').write(random.Random('{MARK}').randbytes(3_000_000))"
+image = modal.Image.debian_slim().run_commands(f'python -c "{BALLAST}"')
+
+
+@app.function(image=image)
+def size(data: bytes = b"") -> int:
+    return len(data) + sum(os.path.getsize(f"/{name}") for name in os.listdir("/") if name.startswith("ballast-"))
+
+
+@app.function(image=modal.Image.debian_slim())
+def nothing() -> str:
+    return "nothing"
+
+
+@app.local_entrypoint()
+def base():
+    print(nothing.remote())
+
+
+@app.local_entrypoint()
+def main(extra: int = 0):
+    print(f"size {size.remote(b'x' * extra)}")

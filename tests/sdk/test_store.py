@@ -1,0 +1,185 @@
+"""What is on disk: whole, as small as it may be, and nothing of it gone that anybody needs."""
+
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import PROGRAMS, Client, Node, wait_for, wait_until_none
+
+pytestmark = pytest.mark.timeout(900)
+
+# How long the node of these tests keeps what nothing names yet, in seconds: longer than a step of a build or an upload takes.
+KEEP_SECONDS = 60
+BALLAST = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def small_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node of its own that keeps nothing for long, and few lines of logs. Its base images are kept between runs."""
+    config = f"[disk]\nchunks_keep_seconds = {KEEP_SECONDS}\nlogs_bytes = 2097152\n"
+    kept = os.environ.get("SHOAL_TEST_DATA")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("store")
+    node = Node(folder / "store", config=config)
+    try:
+        node.start()
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.fixture
+def user(small_node: Node, tmp_path: Path) -> Iterator[Client]:
+    """A client of that node."""
+    one = Client(small_node, small_node.create_token(), tmp_path / "home")
+    yield one
+    one.close()
+
+
+def check(node: Node, whole: bool = True) -> dict:
+    """Runs `shoal store check --json` and returns its report."""
+    done = node.shoal("store", "check", "--json", check=False, seconds=300)
+    report = json.loads(done.stdout)
+    assert report["whole"] == whole and done.returncode == (0 if whole else 1), done.stdout + done.stderr
+    return report
+
+
+def collect(node: Node, *arguments: str) -> dict:
+    """Runs `shoal store gc --json` and returns what it did."""
+    return json.loads(node.shoal("store", "gc", "--json", *arguments, seconds=300).stdout)
+
+
+def deploy(user: Client, name: str) -> None:
+    """Deploys the program under a name, with an image of its own."""
+    user.modal("deploy", "--name", name, str(PROGRAMS / "kept.py"), environment={"MARK": name}).ok(300)
+
+
+def images(node: Node) -> dict[str, dict]:
+    """Returns what `shoal image ls` shows, by id."""
+    return {image["image_id"]: image for image in json.loads(node.shoal("image", "ls", "--json").stdout)}
+
+
+def needed_by(node: Node, app: str, *functions: str) -> set[str]:
+    """Returns the images that an app needs, for some of its functions or for all."""
+
+    def needs(use: dict) -> bool:
+        return use["app"] == app and (not functions or use["function"] in functions)
+
+    return {id for id, image in images(node).items() if any(needs(use) for use in image["used_by"])}
+
+
+def run(user: Client, mark: str, extra: int = 0) -> None:
+    """Runs the program with an image of its own, and sees that it is whole."""
+    running = user.run("kept.py::main", "--extra", str(extra), environment={"MARK": mark}).ok(300)
+    assert f"size {BALLAST + extra}" in running.text()
+
+
+def find(node: Node, data: bytes) -> tuple[Path, int]:
+    """Returns the pack in which bytes lie that do not compress, and where."""
+    for pack in sorted((node.data / "chunks" / "packs").glob("*.pack")):
+        if (at := pack.read_bytes().find(data[:64])) >= 0:
+            return pack, at
+    raise AssertionError("the bytes are in no pack")
+
+
+def let_promises_end(node: Node, user: Client) -> None:
+    """Waits until what was put before is kept for no other reason than that it is named; the base image is used after that."""
+    wait_until_none("tasks", node.tasks, 60, every=0.2)
+    time.sleep(KEEP_SECONDS * 1.1)  # The time that promises last is what is waited for.
+    user.run("kept.py::base").ok(300)
+
+
+def test_what_was_run_is_whole_and_listed_with_its_size(user, small_node, unique):
+    """After a run every chunk is proven, everything named is complete, and the image is listed with size and last use."""
+    run(user, unique, extra=3 << 20)
+    report = check(small_node)
+    assert report["chunks"] > 100 and report["named"] > 3 and report["incomplete"] == []
+    large = [image for image in images(small_node).values() if image["size_bytes"] > BALLAST and image["state"] == "built"]
+    assert large and all(image["entries"] > 1000 and image["last_used_ms"] for image in large)
+
+
+def test_collecting_gives_space_back_and_what_is_needed_stays(user, small_node, unique):
+    """A deployed app's image outlives a collection with no budget at all; an unnamed one goes, its space comes back, and the
+    next run builds it again."""
+    name = f"{unique}-kept"
+    deploy(user, name)
+    run(user, unique)
+    needed = needed_by(small_node, name)
+    assert len(needed) == 2, "its own image and the base one"
+    let_promises_end(small_node, user)
+    there = images(small_node)
+    would = collect(small_node, "--dry-run", "--budget", "0")
+    assert would["dry_run"] and would["images"] and images(small_node).keys() == there.keys(), "a dry run changes nothing"
+    done = collect(small_node, "--budget", "0")
+    assert set(done["images"]) == there.keys() - images(small_node).keys()
+    assert done["chunks"] > 0 and done["bytes"] > BALLAST, done
+    assert needed <= images(small_node).keys(), "the deployed app's image is gone"
+    check(small_node)
+    call = user.start("-c", f"import modal; print('size', modal.Function.from_name({name!r}, 'size').remote())").ok(200)
+    assert f"size {BALLAST}" in call.text()
+    run(user, unique)
+    check(small_node)
+    user.stop_app(name)
+
+
+def test_an_image_that_is_needed_is_not_removed(user, small_node, unique):
+    """`shoal image rm` and the client's `image_delete` say who needs an image; once the app is stopped they take it."""
+    deploy(user, unique)
+    (image,) = needed_by(small_node, unique, "size")
+    refused = small_node.shoal("image", "rm", image, check=False)
+    assert refused.returncode == 1
+    assert unique in refused.stderr and "size" in refused.stderr and "stop the app first" in refused.stderr, refused.stderr
+    delete = f"from modal.experimental import image_delete; image_delete({image!r})"
+    by_client = user.start("-c", delete)
+    assert by_client.wait(60) != 0 and unique in by_client.text(), by_client.text()
+    user.stop_app(unique)
+    user.start("-c", delete).ok(60)
+    assert image not in images(small_node)
+    absent = small_node.shoal("image", "rm", image, check=False)
+    assert absent.returncode == 1 and image in absent.stderr and "not found" in absent.stderr
+    check(small_node)
+
+
+def test_damage_is_found_told_and_mended_by_building_again(user, small_node, unique):
+    """A byte that flips in a pack: the check names the chunk, ends with 1 and says what lacks it; the next check tells only
+    what is incomplete; a collection forgets the broken build step, and the next run is whole."""
+    run(user, unique)
+    wait_until_none("tasks", small_node.tasks, 60, every=0.2)
+    pack, at = find(small_node, random.Random(unique).randbytes(BALLAST)[1 << 20 :])
+    with pack.open("r+b") as file:
+        file.seek(at + 1000)
+        byte = file.read(1)
+        file.seek(at + 1000)
+        file.write(bytes([byte[0] ^ 1]))
+    report = check(small_node, whole=False)
+    (damaged,) = report["dropped"]
+    assert report["repaired"] == [] and damaged["pack"] == str(pack) and damaged["offset"] < at + 1000, report
+    assert {lacks["first"] for lacks in report["incomplete"]} == {damaged["digest"]}, report
+    assert check(small_node, whole=False)["dropped"] == []
+    assert collect(small_node)["layers"] > 0
+    run(user, unique)
+    check(small_node)
+
+
+def test_what_of_logs_is_dropped_is_told(user, small_node, unique):
+    """A function prints more than the node keeps: the newest lines are there, and a line says how many were dropped, to
+    `modal app logs` and to `shoal logs`, with a number of lines or without."""
+    running = user.run("output.py::many", "--n", "40000")
+    running.wait(200)
+    app_id = running.app_id()
+
+    def newest() -> list[str]:
+        return small_node.shoal("logs", app_id, "--tail", "100000").stdout.splitlines()
+
+    lines = wait_for("the last line", lambda: (found := newest()) and found[-1] == "line 039999" and found, 30)
+    assert lines[0] != "line 000000"
+    for arguments in (["--tail", "100000"], []):
+        said = small_node.shoal("logs", app_id, *arguments).stderr
+        dropped = re.search(r"\[(\d+) older lines of this app were dropped: a node keeps 2 MiB of logs, and none for more than 30 days\]", said)
+        assert dropped, said[:500]
+        assert int(dropped.group(1)) + len(lines) >= 40_000
+    assert any("older lines of this app were dropped" in line for line in user.logs(app_id, "--tail", "20000"))
