@@ -84,6 +84,9 @@ pub(super) async fn map(api: &Api, caller: &Caller, request: pb::FunctionMapRequ
     use pb::FunctionCallInvocationType as Wire;
     let (id, function) = function::find(api, &request.function_id).await?;
     super::app::must_live(api, function.app).await?;
+    if let Identity::Client(_) = caller.identity {
+        api.lifecycle.called(function.app);
+    }
     let shard = id.shard().ok_or_else(|| Error::Invalid(format!("function {id} names no shard")))?;
     let key = caller.key();
     let call = CallId::derive_in(shard, &[&caller.identity.scope(), key.as_bytes()]);
@@ -176,12 +179,24 @@ fn output_item(output: Output) -> pb::FunctionGetOutputsItem {
     }
 }
 
+/// Notes that whoever waits for a call is there, where that is in doubt.
+async fn note_client(api: &Api, caller: &Caller, call: CallId) {
+    if matches!(caller.identity, Identity::Client(_))
+        && api.lifecycle.misses_anyone()
+        && let Ok(info) = api.calls.info(call).await
+        && let Some(function) = api.local().functions.get(&info.open.function)
+    {
+        api.lifecycle.called(function.app);
+    }
+}
+
 pub(super) async fn get_outputs(
     api: &Api,
-    _caller: &Caller,
+    caller: &Caller,
     request: pb::FunctionGetOutputsRequest,
 ) -> Result<pb::FunctionGetOutputsResponse, Error> {
     let call: CallId = request.function_call_id.parse()?;
+    note_client(api, caller, call).await;
     let after: Entry = request.last_entry_id.parse().map_err(|error: calls::NotAnEntry| Error::Invalid(error.to_string()))?;
     let max = usize::try_from(request.max_values).ok().filter(|max| *max > 0).unwrap_or(OUTPUTS_MAX);
     let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(OUTPUTS_WAIT_MAX);
