@@ -146,6 +146,7 @@ impl NodeProvider {
             self.start_failed(task, end, known.map(|known| known.notes).unwrap_or_default()).await?;
         }
         let ended = TaskEnd { at: now(), how: end.how.clone() };
+        self.api.tasks.remember(id, task, ended.clone());
         match self.api.propose(Command::EndTask { id, generation, end: ended }).await {
             Err(Error::Refused(refused)) => {
                 tracing::debug!(task = %id, %refused, "the end of a task was known already");

@@ -149,11 +149,8 @@ pub(super) async fn update(api: &Api, _caller: &Caller, request: pb::Environment
                 .to_owned(),
         ));
     }
-    let change = EnvironmentChange {
-        name: request.name,
-        webhook_suffix: request.web_suffix,
-        builder_version: request.image_builder_version,
-    };
+    let change =
+        EnvironmentChange { name: request.name, webhook_suffix: request.web_suffix, builder_version: request.image_builder_version };
     change.name.as_deref().map(check_name).transpose()?;
     change.webhook_suffix.as_deref().map(check_suffix).transpose()?;
     if let Some(version) = change.builder_version.as_deref().filter(|version| !version.is_empty())

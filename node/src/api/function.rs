@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
-use shoal_state::model::{App, Class, Definition, Function, Resources, Retries, Scaling};
-use shoal_state::{AppId, ClassId, Command, Digest, FunctionId, ShardId, State};
+use shoal_state::model::{App, Class, Definition, Environment, Function, Resources, Retries, Scaling};
+use shoal_state::{AppId, ClassId, Command, DefinitionId, Digest, FunctionId, ShardId, State};
 
 use super::error::Error;
 use super::{Api, Caller, app, environment, gpu, scaling};
@@ -237,8 +237,10 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
         ..blank(api, app, &tag)
     };
     scaling::check(&function.scaling)?;
-    let metadata = metadata_of(id, &function, &view);
-    api.propose(Command::PutFunction { id, function: Box::new(function) }).await?;
+    // What is published already goes on as it is until the next publish, which names this definition.
+    let definition = DefinitionId::derive(&[&caller.identity.scope(), caller.key().as_bytes(), &id.bits().to_le_bytes()]);
+    let metadata = pb::FunctionHandleMetadata { definition_id: definition.to_string(), ..metadata_of(id, &function, &view) };
+    api.propose(Command::StageFunction { id, definition, function: Box::new(function) }).await?;
     Ok(pb::FunctionCreateResponse {
         function_id: id.to_string(),
         function_data: Some(request.function_data.unwrap_or_else(|| function_data(&bytes, &view))),

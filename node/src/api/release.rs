@@ -19,11 +19,7 @@ fn tagged<Id: Clone + std::str::FromStr<Err = shoal_state::NotAnId>>(
 }
 
 /// Finds which staged definition of each function is meant: what the client names, else the newest there is.
-fn definitions(
-    state: &State,
-    layout: &AppLayout,
-    named: &std::collections::BTreeMap<String, String>,
-) -> OrdMap<FunctionId, DefinitionId> {
+fn definitions(state: &State, layout: &AppLayout, named: &std::collections::BTreeMap<String, String>) -> OrdMap<FunctionId, DefinitionId> {
     let newest = |function: &FunctionId| {
         let staged = state.staged.range((*function, DefinitionId::MIN)..=(*function, DefinitionId::MAX));
         staged.max_by_key(|(_, staged)| staged.created).map(|((_, definition), _)| *definition)

@@ -245,13 +245,11 @@ pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::SecretListReq
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?;
     let page = request.pagination.unwrap_or_default();
-    let until = Some(page.created_before).filter(|until| *until > 0.0 && (seconds(api.now()) - until).abs() > CLOCK_SLACK);
     let named = state.secrets.iter().filter(|(_, secret)| secret.environment == environment.id && !secret.name.is_empty());
-    let mut found: Vec<_> = named.map(|(id, secret)| (created_at(&state, *id, secret), *id, secret)).collect();
-    found.retain(|(created, ..)| until.is_none_or(|until| *created < until));
-    found.sort_by(|one, other| other.0.total_cmp(&one.0).then(one.1.cmp(&other.1)));
+    let found = named.map(|(id, secret)| (created_at(&state, *id, secret), (*id, secret))).collect();
     let count = usize::try_from(page.max_objects).ok().filter(|count| *count > 0).unwrap_or(usize::MAX);
-    let items = found.into_iter().take(count).map(|(created_at, id, secret)| pb::SecretListItem {
+    let found = page_of(found, page.created_before, count, seconds(api.now()));
+    let items = found.into_iter().map(|(created_at, (id, secret))| pb::SecretListItem {
         label: secret.name.clone(),
         created_at,
         environment_name: environment.name.clone(),
@@ -260,6 +258,20 @@ pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::SecretListReq
         ..Default::default()
     });
     Ok(pb::SecretListResponse { items: items.collect(), environment_name: environment.name.clone() })
+}
+
+/// Returns the newest `count` things that were created before `until` (seconds; 0 = now), the newest first.
+///
+/// Clients ask for the first page until now, by their own clock, and for the next one until the last thing of a page. So
+/// things of one moment are not parted: the page is longer then.
+fn page_of<T>(mut things: Vec<(f64, T)>, until: f64, count: usize, now: f64) -> Vec<(f64, T)> {
+    things.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    let is_mark = things.iter().any(|(created, _)| created.total_cmp(&until).is_eq());
+    let is_now = until <= 0.0 || (!is_mark && (now - until).abs() < CLOCK_SLACK);
+    things.retain(|(created, _)| is_now || *created < until);
+    let last = count.checked_sub(1).and_then(|last| Some(things.get(last)?.0));
+    things.retain(|(created, _)| last.is_none_or(|last| *created >= last));
+    things
 }
 
 pub(super) async fn delete(api: &Api, _caller: &Caller, request: pb::SecretDeleteRequest) -> Result<(), Error> {
@@ -289,6 +301,29 @@ mod tests {
         assert_ne!(sealed, key.seal(id, &content).unwrap(), "equal contents have equal sealed forms");
         assert_eq!(key.content_hash(&content), key.content_hash(&content));
         assert_ne!(key.content_hash(&variables(&[("AB", "C")])), key.content_hash(&variables(&[("A", "BC")])));
+    }
+
+    #[test]
+    fn pages_follow_each_other_without_gaps_and_end() {
+        let now = 1_000_000.0;
+        // The youngest is of a moment ago, by a clock that is ahead of the client's; several are of one moment.
+        let created = [now, now - 1.0, now - 2.0, now - 2.0, now - 2.0, now - 3.0, now - 500.0];
+        let things = || created.iter().copied().zip(0..).rev().collect::<Vec<(f64, usize)>>();
+        let (mut until, mut seen, mut pages) = (now - 0.5, Vec::new(), 0);
+        loop {
+            let page = page_of(things(), until, 3, now);
+            pages += 1;
+            seen.extend(page.iter().map(|(_, number)| *number));
+            if page.len() < 3 {
+                break;
+            }
+            until = page[page.len() - 1].0;
+            assert!(pages < 9, "the pages do not end");
+        }
+        seen[2..5].sort_unstable();
+        assert_eq!(seen, (0..created.len()).collect::<Vec<_>>());
+        assert_eq!(page_of(things(), 0.0, usize::MAX, now).len(), created.len());
+        assert_eq!(page_of(things(), now - 400.0, usize::MAX, now).len(), 1);
     }
 
     #[test]

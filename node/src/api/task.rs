@@ -36,7 +36,8 @@ pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::TaskGetInfoRe
         let info = pb::TaskInfo { id: id.to_string(), enqueued_at: began, started_at, ..Default::default() };
         return Ok(pb::TaskGetInfoResponse { app_id: task.app.to_string(), info: Some(info) });
     }
-    let ended = api.tasks.ended(id).ok_or_else(|| Error::NotFound(format!("Container '{id}' not found: it ended long ago, or never was")))?;
+    let ended =
+        api.tasks.ended(id).ok_or_else(|| Error::NotFound(format!("Container '{id}' not found: it ended long ago, or never was")))?;
     let info = pb::TaskInfo {
         id: id.to_string(),
         enqueued_at: seconds(ended.created),
