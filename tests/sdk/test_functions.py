@@ -1,10 +1,15 @@
-"""Calls of every plain kind, from this process by the real client."""
+"""Calls of every plain kind, from this process by the real client.
+
+test_calls.py has spawned calls, test_generators.py generators, test_faults.py errors.
+"""
 
 import asyncio
 import random
 import time
 
+import modal
 import pytest
+from harness import PROGRAMS
 from programs import functions
 from programs.functions import Overripe, app
 
@@ -78,98 +83,6 @@ def test_map_raises_at_the_failed_input(running):
     assert all("Overripe" in repr(one) or isinstance(one, Overripe) for one in (results[1], results[3]))
 
 
-def test_spawn_and_get(running, sdk):
-    """`.spawn()` gives a call whose result can be asked for twice, and by id from another object."""
-    call = functions.square.spawn(12)
-    assert call.get(timeout=60) == 144
-    assert call.get(timeout=5) == 144
-    assert sdk.FunctionCall.from_id(call.object_id).get(timeout=5) == 144
-
-
-def test_get_with_a_timeout_says_not_yet(running):
-    """`get(timeout=…)` on a call that still runs raises TimeoutError in time, and the call goes on."""
-    call = functions.sleep.spawn(5, "slept")
-    for timeout in (0, 0.5):
-        begin = time.monotonic()
-        with pytest.raises(TimeoutError):
-            call.get(timeout=timeout)
-        assert time.monotonic() - begin < timeout + 1
-    assert call.get(timeout=60) == "slept"
-
-
-def test_cancel_of_a_running_call_is_at_once(running, sdk):
-    """`.cancel()` ends the waiting `.get()` and the input within a second: the heartbeat is held for it."""
-    functions.sleep.remote(0)  # A container is there, so that what follows is not a start.
-    call = functions.sleep.spawn(300)
-    time.sleep(2)  # Into the function.
-    begin = time.monotonic()
-    call.cancel()
-    with pytest.raises(sdk.exception.RemoteError):
-        call.get(timeout=20)
-    assert time.monotonic() - begin < 1.5
-    # The container is free again for the next input and was not thrown away.
-    assert functions.sleep.remote(0, "next") == "next"
-
-
-def test_cancel_of_a_queued_call(token, sdk):
-    """A call that is cancelled before it ran never runs."""
-    from programs import lifecycle
-
-    with lifecycle.app.run():
-        first = lifecycle.one_at_a_time.spawn(300)
-        second = lifecycle.one_at_a_time.spawn(300)
-        second.cancel()
-        with pytest.raises(sdk.exception.RemoteError):
-            second.get(timeout=10)
-        first.cancel()
-
-
-def test_gather(running, sdk):
-    """FunctionCall.gather waits for several calls and keeps their order."""
-    calls = [functions.sleep.spawn(delay, delay) for delay in (0.5, 0.0, 0.2)]
-    assert sdk.FunctionCall.gather(*calls) == [0.5, 0.0, 0.2]
-
-
-def test_generator(running):
-    """A generator's items come in order, from a plain and from an async generator."""
-    assert list(functions.count.remote_gen(50)) == list(range(50))
-    assert list(functions.count_async.remote_gen(50)) == list(range(50))
-
-
-def test_generator_of_nothing_and_of_many(running):
-    """No item at all, and more items than one batch of the data channel holds."""
-    assert list(functions.count.remote_gen(0)) == []
-    assert list(functions.count.remote_gen(5000)) == list(range(5000))
-
-
-def test_generator_that_fails_gives_its_items_first(running):
-    """Items that were yielded before an exception arrive before it."""
-    got = []
-    with pytest.raises(Overripe):
-        for item in functions.count_then_fail.remote_gen(3):
-            got.append(item)
-    assert got == [0, 1, 2]
-
-
-def test_exception_keeps_type_message_and_remote_traceback(running):
-    """The caller gets the exception's own type and arguments, and a traceback that reaches into remote code."""
-    import traceback
-
-    with pytest.raises(Overripe) as caught:
-        functions.fail.remote("fig", 3)
-    assert (caught.value.fruit, caught.value.days) == ("fig", 3)
-    shown = "".join(traceback.format_exception(caught.value))
-    assert "inner" in shown and "functions.py" in shown
-
-
-def test_failing_import_reaches_the_caller(client, node):
-    """A module that can't be imported in the container fails the call with the import's error, in seconds, once."""
-    running = client.run("broken_import.py")
-    assert running.wait(100) != 0
-    assert "package_that_nobody_has" in running.text()
-    assert running.text().count("ModuleNotFoundError") < 10, "the container is not started over and over"
-
-
 def test_function_that_calls_another(running):
     """A function calls another of its app, by a call and by a map, from inside its container."""
     assert functions.sum_of_squares.remote(5) == 25 + 0 + 1 + 4 + 9 + 16
@@ -192,15 +105,6 @@ def test_warm_container_is_used_again(running):
     assert time.monotonic() - begin < 1.0
 
 
-def test_spawn_map_accepts_and_runs_all(running):
-    """A spawned map hands its inputs over, and its call, which the client gives back when asked, ends when all have run."""
-    assert functions.square.spawn_map(range(3)) is None
-    call = functions.square.experimental_spawn_map(range(60))
-    assert call.num_inputs() == 60
-    assert list(call.iter()) == [x**2 for x in range(60)]
-    assert call.get(timeout=60, index=30) == 900
-
-
 def test_current_stats_say_what_runs(running):
     """`.get_current_stats()` counts the containers and inputs of a function while it works, and none of it afterwards."""
     call = functions.sleep.spawn(5)
@@ -221,3 +125,173 @@ def test_answers_come_without_waiting_out_a_poll(running):
         begin = time.monotonic()
         assert functions.square.remote(x) == x**2
         assert time.monotonic() - begin < 1.0
+
+
+def test_local(running):
+    """`.local()` runs the function here: no container takes part, and what it raises is raised as it is."""
+    assert functions.square.local(7) == 49
+    assert list(functions.count.local(3)) == [0, 1, 2]
+    with pytest.raises(Overripe):
+        functions.fail.local("fig", 1)
+
+
+def test_arguments_by_name_and_default(running):
+    """Positional, named, defaulted and keyword-only arguments arrive where they belong, from calls and from maps."""
+    assert functions.add.remote(1, y=2) == 3
+    assert functions.add.remote(5, times=3) == 15
+    assert list(functions.add.map([1, 2, 3], [10, 20, 30])) == [11, 22, 33]
+    assert list(functions.add.map([1, 2], kwargs={"times": 10})) == [10, 20]
+    assert list(functions.add.starmap([(1, 2), (3, 4)], kwargs={"times": 2})) == [6, 14]
+
+
+def test_wrong_arguments_are_the_callers_error(running):
+    """A call with an argument too many raises TypeError with the function's name, and the container lives on."""
+    with pytest.raises(TypeError, match="square"):
+        functions.square.remote(1, 2, 3)
+    assert functions.square.remote(3) == 9
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_map_over_an_iterator_that_raises(running, ordered):
+    """What an input iterator raises comes out of the map, after what it gave before; the function can be called again."""
+
+    def inputs():
+        yield 1
+        yield 2
+        raise KeyError("the iterator broke")
+
+    with pytest.raises(KeyError, match="the iterator broke"):
+        list(functions.square.map(inputs(), order_outputs=ordered))
+    assert functions.square.remote(3) == 9
+
+
+def test_map_takes_inputs_as_they_come(running):
+    """A map over an iterator that waits gives the first results before the last inputs exist."""
+    given = []
+
+    def inputs():
+        for x in range(3):
+            given.append(x)
+            yield x
+            time.sleep(1.5)
+
+    results = iter(functions.square.map(inputs()))
+    assert next(results) == 0
+    assert given[-1] < 2, "the first result came before the last input was there"
+    assert list(results) == [1, 4]
+
+
+def test_map_that_is_abandoned(running):
+    """Leaving a map after its first result leaves nothing behind that holds up the next call."""
+    for result in functions.square.map(range(1000)):
+        assert result == 0
+        break
+    assert functions.square.remote(5) == 25
+
+
+def test_map_and_for_each_with_failures(running):
+    """`return_exceptions` keeps failures at their places, also unordered; for_each raises, or goes on when told to."""
+    results = list(functions.fail_on_odd.map(range(6), return_exceptions=True, order_outputs=False))
+    assert sorted(one for one in results if isinstance(one, int)) == [0, 2, 4]
+    assert sorted(one.days for one in results if isinstance(one, Overripe)) == [1, 3, 5]
+    with pytest.raises(Overripe):
+        functions.fail_on_odd.for_each(range(4))
+    assert functions.fail_on_odd.for_each(range(4), ignore_exceptions=True) is None
+
+
+def test_every_kind_of_map_from_an_event_loop(running):
+    """map, starmap and for_each by their `.aio` forms, over plain and async iterators, failures included."""
+
+    async def inputs():
+        for x in range(5):
+            await asyncio.sleep(0.01)
+            yield x
+
+    async def broken():
+        yield 1
+        raise KeyError("the iterator broke")
+
+    async def maps():
+        assert [x async for x in functions.square.map.aio(inputs())] == [0, 1, 4, 9, 16]
+        assert sorted([x async for x in functions.square.map.aio(range(5), order_outputs=False)]) == [0, 1, 4, 9, 16]
+        assert [x async for x in functions.add.starmap.aio([(1, 2), (3, 4)])] == [3, 7]
+        assert await functions.square.for_each.aio(inputs()) is None
+        assert [x async for x in functions.square.map.aio([])] == []
+        mixed = [x async for x in functions.fail_on_odd.map.aio(range(3), return_exceptions=True)]
+        assert (mixed[0], mixed[2]) == (0, 2) and isinstance(mixed[1], Overripe)
+        with pytest.raises(KeyError, match="the iterator broke"):
+            async for _ in functions.square.map.aio(broken()):
+                pass
+        with pytest.raises(Overripe):
+            await functions.fail.remote.aio("fig", 2)
+
+    asyncio.run(maps())
+
+
+def test_a_container_knows_where_it_is(running):
+    """In a container: not local, the ids of its input and call; a local, a spawned and a generator call made from it work."""
+    assert modal.is_local() and modal.current_input_id() is None and modal.current_function_call_id() is None
+    call = functions.whereabouts.spawn("as given")
+    seen = call.get(timeout=100)
+    assert seen["local"] is False
+    assert seen["call"] == call.object_id
+    assert seen["input"].startswith("in-")
+    assert (seen["local call"], seen["spawned"], seen["generated"], seen["x"]) == (49, 36, [0, 1, 2], "as given")
+
+
+def test_ids_of_inputs_are_their_own(running):
+    """Each input of a map sees an id of its own and the same call's id, in a plain and in an async function."""
+    seen = list(functions.whereabouts.map(range(3)))
+    assert len({one["input"] for one in seen}) == 3 and len({one["call"] for one in seen}) == 1
+    inputs = [functions.whereabouts_async.remote() for _ in range(2)]
+    assert inputs[0] != inputs[1] and all(input_id.startswith("in-") for input_id, _ in inputs)
+
+
+def test_serialized_function_with_what_it_closes_over(token):
+    """`serialized=True`: a function made inside another one runs with the values and functions around it."""
+    offset = 100
+    small = modal.App("serialized")
+
+    def helper(x):
+        return x * 2
+
+    @small.function(serialized=True)
+    def shifted(x: int) -> int:
+        return helper(x) + offset
+
+    @small.function(serialized=True, name="with-a-name")
+    def counted(n: int):
+        yield from range(n)
+
+    @small.function(serialized=True)
+    async def waited(x):
+        await asyncio.sleep(0)
+        # A function of the same app, from inside.
+        return await shifted.remote.aio(x)
+
+    with small.run():
+        assert shifted.remote(1) == 102
+        assert list(shifted.map(range(3))) == [100, 102, 104]
+        assert list(counted.remote_gen(3)) == [0, 1, 2]
+        assert waited.remote(2) == 104
+
+
+def test_program_that_is_a_package(client):
+    """`modal run -m package.module`: relative imports and exceptions of the package work on both sides."""
+    running = client.modal("run", "-m", "orchard.app", cwd=PROGRAMS).ok(100)
+    assert "tasted quince from orchard.fruit" in running.text("stdout")
+    running = client.modal("run", "-m", "orchard.app", "--name", "medlar", cwd=PROGRAMS).ok(100)
+    assert "refused: medlar of the orchard is bruised (medlar)" in running.text("stdout")
+
+
+def test_deployed_functions_are_found_by_name(deployed, client, sdk, unique):
+    """Functions of a deployed app are called by their names, generators and maps too; a missing one is named in the error."""
+    deployed("functions.py", unique)
+    square = sdk.Function.from_name(unique, "square")
+    assert square.remote(6) == 36
+    assert list(square.map(range(3))) == [0, 1, 4]
+    assert list(sdk.Function.from_name(unique, "count").remote_gen(3)) == [0, 1, 2]
+    with pytest.raises(sdk.exception.NotFoundError, match="nowhere"):
+        sdk.Function.from_name(unique, "nowhere").remote(1)
+    with pytest.raises(sdk.exception.NotFoundError, match="no-such-app"):
+        sdk.Function.from_name("no-such-app", "square").remote(1)

@@ -99,6 +99,53 @@ def measure_bytes(data: bytes) -> tuple[int, int]:
     return len(data), zlib.crc32(data)
 
 
+@app.function()
+def add(x: int, y: int = 0, *, times: int = 1) -> int:
+    return (x + y) * times
+
+
+@app.function()
+def whereabouts(x=None) -> dict:
+    """Returns what the client's own words for "here" say in a container."""
+    return {
+        "local": modal.is_local(),
+        "input": modal.current_input_id(),
+        "call": modal.current_function_call_id(),
+        "local call": square.local(7),
+        "spawned": square.spawn(6).get(),
+        "generated": list(count.remote_gen(3)),
+        "x": x,
+    }
+
+
+@app.function()
+async def whereabouts_async() -> tuple[str | None, str | None]:
+    await asyncio.sleep(0.2)
+    return modal.current_input_id(), modal.current_function_call_id()
+
+
+@app.function()
+async def count_then_fail_async(n: int):
+    for i in range(n):
+        yield i
+    raise Overripe("apricot", n)
+
+
+@app.function(timeout=120)
+def count_for_ever(size: int):
+    """Never ends by itself, and each item has this many bytes."""
+    i = 0
+    while True:
+        yield i, bytes(size)
+        i += 1
+
+
+@app.function()
+def large_items(n: int, size: int):
+    for i in range(n):
+        yield i, bytes([i % 251]) * size
+
+
 @app.local_entrypoint()
 def main():
     print(f"result {square.remote(12)}")

@@ -1,0 +1,3 @@
+"""A package whose modules import each other, as people lay out their programs."""
+
+KIND = "orchard"
