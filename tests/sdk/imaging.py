@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -58,3 +60,15 @@ def run(client: Client, path: Path, seconds: float = 500, **environment: str) ->
 def steps(out: str) -> list[str]:
     """Returns the RUN commands that were really run."""
     return STEP.findall(out)
+
+
+def programs_of_this_machine(root: Path) -> None:
+    """Fills a folder with a shell and some programs, and the libraries that they need."""
+    programs = ["/bin/sh", "/bin/cat", "/usr/bin/env", "/usr/bin/sort", "/bin/ls"]
+    listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
+    libraries = re.findall(r"(/\S+) \(0x", listed)
+    for file in {*programs, *libraries}:
+        place = root / file.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    (root / "tmp").mkdir()

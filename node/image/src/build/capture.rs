@@ -1,11 +1,13 @@
 //! What a container changed in its root, as a tree.
+//!
+//! Caveat: the sandbox's archive has times rounded to whole seconds.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Read as _};
 
 use shoal_runtime::Container;
-use shoal_storage::manifest::{Change, Entry, Kind, Path, Tree, from_tar};
+use shoal_storage::manifest::{Change, Entry, Kind, Objects, Path, Tree, from_tar, read_content};
 use shoal_storage::store::Store;
 
 use crate::error::{Error, Result, TreeContext, blocking};
@@ -60,7 +62,9 @@ pub async fn capture(container: &Container, base: &Tree, hidden: &Hidden, store:
     let store = store.clone();
     let reading = blocking("reading a container's changes", move || {
         let reader = BufReader::with_capacity(BUFFER_BYTES, File::from(reader));
-        from_tar(reader, &store).tree("a container's changes")
+        let mut changes = from_tar(reader, &store).tree("a container's changes")?;
+        settle_sources(&mut changes, &store);
+        Ok(changes)
     });
     let exporting = async {
         let done = container.export_upper(&writer).await;
@@ -78,6 +82,37 @@ pub async fn capture(container: &Container, base: &Tree, hidden: &Hidden, store:
     let mut tree = base.clone();
     tree.apply_layer(own(changes, &hidden)).tree("a container's changes")?;
     Ok(tree)
+}
+
+/// Nanoseconds in a second.
+const SECOND_NS: i64 = 1_000_000_000;
+
+/// Gives sources the second that their compiled files name. The archive rounds to the nearest second and Python cuts, so
+/// every other source would seem newer than what was compiled of it, and be compiled anew at each start.
+fn settle_sources(changes: &mut [Change], objects: &impl Objects) {
+    let mut named: HashMap<Path, (i64, u64)> = HashMap::new();
+    for change in changes.iter() {
+        if let Change::Put(path, Entry { kind: Kind::File { size, content }, .. }) = change
+            && let Some(source) = source_of(path)
+            && let Ok(mut reader) = read_content(*size, content, objects)
+        {
+            let mut header = [0; 16];
+            let word = |header: &[u8; 16], at: usize| u32::from_le_bytes(std::array::from_fn(|index| header[at + index]));
+            // The second word is 0 where the source is told by its time and size, which follow.
+            if reader.read_exact(&mut header).is_ok() && word(&header, 4) == 0 {
+                named.insert(source, (word(&header, 8).into(), word(&header, 12).into()));
+            }
+        }
+    }
+    for change in changes {
+        if let Change::Put(path, Entry { kind: Kind::File { size, .. }, mtime_ns, .. }) = change
+            && let Some((second, bytes)) = named.get(path)
+            && bytes == size
+            && *mtime_ns == (second + 1) * SECOND_NS
+        {
+            *mtime_ns = second * SECOND_NS;
+        }
+    }
 }
 
 /// Leaves out what is hidden. A name that a hidden file was given elsewhere stays, as a file of its own.
@@ -108,10 +143,40 @@ fn own(changes: Vec<Change>, hidden: &Hidden) -> Vec<Change> {
 mod tests {
     use super::*;
     use crate::bases::path;
-    use shoal_storage::manifest::Content;
+    use shoal_storage::manifest::{Content, Memory, put_content};
 
     fn put(name: &str, kind: Kind) -> Change {
         Change::Put(path(name), Entry::new(kind, 0o644))
+    }
+
+    #[test]
+    fn a_source_gets_the_second_that_was_compiled_of_it() {
+        let objects = Memory::default();
+        let file = |name: &str, bytes: &[u8], second: i64| {
+            let (size, content) = put_content(bytes, name, &objects).unwrap();
+            Change::Put(path(name), Entry { mtime_ns: second * SECOND_NS, ..Entry::new(Kind::File { size, content }, 0o644) })
+        };
+        let compiled = |flags: u32, second: u32, size: u32| [7, flags, second, size].map(u32::to_le_bytes).concat();
+        let mut changes = vec![
+            file("lib/rounded.py", b"xx", 101),
+            file("lib/__pycache__/rounded.cpython-312.pyc", &compiled(0, 100, 2), 1),
+            file("lib/__pycache__/edited.cpython-312.pyc", &compiled(0, 100, 9), 1),
+            file("lib/edited.py", b"xx", 101),
+            file("lib/hashed.py", b"xx", 101),
+            file("lib/__pycache__/hashed.cpython-312.pyc", &compiled(1, 100, 2), 1),
+            file("lib/later.py", b"xx", 105),
+            file("lib/__pycache__/later.cpython-312.pyc", &compiled(0, 100, 2), 1),
+            file("lib/__pycache__/torn.cpython-312.pyc", b"short", 1),
+        ];
+        settle_sources(&mut changes, &objects);
+        let seconds = |name: &str| {
+            changes.iter().find_map(|change| match change {
+                Change::Put(at, entry) if *at == path(name) => Some(entry.mtime_ns / SECOND_NS),
+                _ => None,
+            })
+        };
+        let of = |name: &str| seconds(&format!("lib/{name}.py")).unwrap();
+        assert_eq!((of("rounded"), of("edited"), of("hashed"), of("later")), (100, 101, 101, 105));
     }
 
     #[test]
