@@ -9,8 +9,8 @@ use crate::{Load, demand, plan};
 
 /// Says what a function has, what waits for it, and why.
 ///
-/// For example: `3 inputs wait (the oldest for 1.5 s), 1 runs; 1 container of at most 10; waiting for 2000m CPU:
-/// node n1 has 500m free`.
+/// For example: `3 inputs wait (the oldest for 1.5 s), 1 runs; 1 container of at most 10; waiting for 2 cores:
+/// node n1 has 0.5 cores free`.
 pub fn explain(state: &State, load: &Load, id: FunctionId, now: Timestamp) -> String {
     let Some(function) = state.functions.get(&id) else { return format!("there is no function {id}") };
     match state.apps.get(&function.app) {

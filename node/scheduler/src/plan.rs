@@ -160,7 +160,7 @@ impl<'a> Planner<'a> {
         }
         let nodes = self.room.obstacles(&needs);
         if self.room.never_fits(&needs) {
-            return Why::NeverFits { needs, nodes };
+            return Why::NeverFits { needs, nodes: self.room.capacities() };
         }
         if let Some(node) = self.room.promise(&needs) {
             return Why::RoomSoon { node: self.room.name(node) };

@@ -197,6 +197,11 @@ impl Room {
         self.places.values().filter_map(of).collect()
     }
 
+    /// Says how much each node has when it is empty.
+    pub(crate) fn capacities(&self) -> Vec<(String, Resources)> {
+        self.places.values().map(|place| (place.name.clone(), place.capacity)).collect()
+    }
+
     /// True when no node could ever hold this, however empty it were.
     pub(crate) fn never_fits(&self, needs: &Resources) -> bool {
         let could = |place: &Place| {

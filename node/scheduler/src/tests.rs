@@ -419,17 +419,30 @@ fn explain_says_what_it_waits_for() {
     cluster.work(1, 1, 1);
     assert_eq!(
         explain(&cluster.state, &cluster.load, fu(1), NOW),
-        "1 input waiting (the oldest for 1.5 s), 1 running; 1 container of at most 10; waiting for 2000m CPU: node n1 has 500m free"
+        "1 input waiting (the oldest for 1.5 s), 1 running; 1 container of at most 10; waiting for 2 cores: node n1 has 0.5 cores free"
     );
     cluster.load.held_until.insert(fu(1), Timestamp(NOW.0 + 2_001));
     assert!(explain(&cluster.state, &cluster.load, fu(1), NOW).ends_with("next try in 3 s"));
     cluster.load.held_until.clear();
     cluster.function(2, resources(9_000), scaling(0, 0, 0));
     cluster.work(2, 1, 0);
-    assert!(
-        explain(&cluster.state, &cluster.load, fu(2), NOW)
-            .ends_with("no node is large enough: waiting for 9000m CPU: node n1 has 500m free")
-    );
+    assert!(explain(&cluster.state, &cluster.load, fu(2), NOW).ends_with("cannot start: needs 9 cores; the largest node has 2.5 cores"));
+}
+
+#[test]
+fn what_no_node_can_hold_is_told_with_numbers() {
+    let mut cluster = Cluster::new(&[2_000, 4_000]);
+    let mut told = |needs: Resources| {
+        cluster.function(1, needs, scaling(0, 0, 0));
+        cluster.work(1, 1, 0);
+        let text = explain(&cluster.state, &cluster.load, fu(1), NOW);
+        text.rsplit_once("; cannot start: ").map(|(_, why)| why.to_owned()).unwrap_or(text)
+    };
+    assert_eq!(told(resources(64_000)), "needs 64 cores; the largest node has 4 cores");
+    let gpus = Resources { gpus: 2, ..resources(125) };
+    assert_eq!(told(gpus), "needs 2 GPUs; the largest node has no GPU");
+    let both = Resources { memory_bytes: 1 << 50, ..resources(64_500) };
+    assert!(told(both).starts_with("needs 64.5 cores and 1073741824 MiB memory; the largest node has 4 cores and "));
 }
 
 /// Plans on random clusters until nothing changes: no command is refused, and with the same work the plans come to rest,

@@ -38,7 +38,7 @@ pub enum Why {
     /// No node has joined.
     NoNodes,
     /// No node is large enough, even when empty.
-    NeverFits { needs: Resources, nodes: Vec<(String, Obstacle)> },
+    NeverFits { needs: Resources, nodes: Vec<(String, Resources)> },
     /// No node has room now.
     NoRoom { needs: Resources, nodes: Vec<(String, Obstacle)> },
     /// A node will have room when tasks that stop have ended.
@@ -50,7 +50,7 @@ pub enum Why {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cpu { free_milli, .. } => write!(f, "has {free_milli}m free"),
+            Self::Cpu { free_milli, .. } => write!(f, "has {} free", cores(*free_milli)),
             Self::Memory { free_bytes, .. } => write!(f, "has {} free", mebibytes(*free_bytes)),
             Self::Gpus { free, .. } => write!(f, "has {free} free"),
             Self::Drains => f.write_str("drains"),
@@ -62,9 +62,9 @@ impl fmt::Display for Obstacle {
 impl Obstacle {
     fn wanted(&self) -> Option<String> {
         match self {
-            Self::Cpu { needs_milli, .. } => Some(format!("{needs_milli}m CPU")),
+            Self::Cpu { needs_milli, .. } => Some(cores(*needs_milli)),
             Self::Memory { needs_bytes, .. } => Some(format!("{} memory", mebibytes(*needs_bytes))),
-            Self::Gpus { needs, .. } => Some(format!("{needs} GPU{}", if *needs == 1 { "" } else { "s" })),
+            Self::Gpus { needs, .. } => Some(gpus(*needs)),
             Self::Drains | Self::Down => None,
         }
     }
@@ -84,10 +84,7 @@ impl fmt::Display for Why {
                 write!(f, "its containers end as soon as they start: next try in {} s", left_ms.div_ceil(1000))
             }
             Self::NoNodes => f.write_str("waiting for a node: none has joined"),
-            Self::NeverFits { nodes, .. } => {
-                f.write_str("no node is large enough: ")?;
-                waiting(f, nodes)
-            }
+            Self::NeverFits { needs, nodes } => never_fits(f, needs, nodes),
             Self::NoRoom { nodes, .. } => waiting(f, nodes),
             Self::RoomSoon { node } => write!(f, "waiting for containers to stop on node {node}"),
             Self::NextPlan => f.write_str("waiting for its turn: many containers are being started"),
@@ -95,7 +92,48 @@ impl fmt::Display for Why {
     }
 }
 
-/// Writes "waiting for 2000m CPU: node n1 has 500m free".
+/// Writes "needs 64 cores; the largest node has 2 cores", or, when it is only too much for one node all together, what each has.
+fn never_fits(f: &mut fmt::Formatter<'_>, needs: &Resources, nodes: &[(String, Resources)]) -> fmt::Result {
+    let largest = |of: fn(&Resources) -> u64| nodes.iter().map(|(_, has)| of(has)).max().unwrap_or(0);
+    let largest = Resources {
+        cpu_milli: u32::try_from(largest(|has| has.cpu_milli.into())).unwrap_or(u32::MAX),
+        memory_bytes: largest(|has| has.memory_bytes),
+        gpus: u32::try_from(largest(|has| has.gpus.into())).unwrap_or(u32::MAX),
+        ..Resources::default()
+    };
+    let (wants, has) = (parts(needs), parts(&largest));
+    let too_much = [needs.cpu_milli > largest.cpu_milli, needs.memory_bytes > largest.memory_bytes, needs.gpus > largest.gpus];
+    let those = |all: &[String; 3]| all.iter().zip(too_much).filter(|(_, too_much)| *too_much).map(|(part, _)| part.clone()).collect::<Vec<_>>().join(" and ");
+    if too_much.contains(&true) {
+        return write!(f, "cannot start: needs {}; the largest node has {}", those(&wants), those(&has));
+    }
+    let each: Vec<String> = nodes.iter().map(|(name, has)| format!("node {name} has {}", parts(has).join(", "))).collect();
+    write!(f, "cannot start: no node has all at once that it needs, {}; {}", wants.join(", "), each.join("; "))
+}
+
+fn parts(of: &Resources) -> [String; 3] {
+    [cores(of.cpu_milli), format!("{} memory", mebibytes(of.memory_bytes)), gpus(of.gpus)]
+}
+
+fn gpus(count: u32) -> String {
+    match count {
+        0 => "no GPU".to_owned(),
+        1 => "1 GPU".to_owned(),
+        count => format!("{count} GPUs"),
+    }
+}
+
+/// Writes thousandths of a core as cores.
+fn cores(milli: u32) -> String {
+    let whole = milli / 1000;
+    match milli % 1000 {
+        0 if whole == 1 => "1 core".to_owned(),
+        0 => format!("{whole} cores"),
+        rest => format!("{whole}.{} cores", format!("{rest:03}").trim_end_matches('0')),
+    }
+}
+
+/// Writes "waiting for 2 cores: node n1 has 0.5 cores free".
 fn waiting(f: &mut fmt::Formatter<'_>, nodes: &[(String, Obstacle)]) -> fmt::Result {
     let mut wanted: Vec<String> = nodes.iter().filter_map(|(_, obstacle)| obstacle.wanted()).collect();
     wanted.dedup();
