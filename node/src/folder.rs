@@ -128,7 +128,11 @@ impl Keys {
 fn key<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
     match std::fs::read(path) {
         Ok(bytes) => bytes.try_into().map_err(|bytes: Vec<u8>| {
-            anyhow::anyhow!("the key {} has {} bytes instead of {N}: bring it back from a copy of the data folder", path.display(), bytes.len())
+            anyhow::anyhow!(
+                "the key {} has {} bytes instead of {N}: bring it back from a copy of the data folder",
+                path.display(),
+                bytes.len()
+            )
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let made: [u8; N] = std::array::from_fn(|_| rand::random());

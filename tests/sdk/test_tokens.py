@@ -9,6 +9,7 @@ import urllib.request
 
 import pytest
 from harness import Client, Node, Token, wait_for
+from programs import fenced
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -133,8 +134,20 @@ def test_what_runs_in_a_limited_environment_stays_in_it(node, token, client, dep
     arguments = ("--app-name", name, "--function", "square", "--environment", "main")
     inside = client.modal("run", "programs/fenced.py", *arguments, environment=variables(limited, environment)).ok(120)
     assert "answer: PermissionDeniedError" in inside.text() and "is limited to it too" in inside.text(), inside.text()
+    kept = [record for record in records(node, "--since", "5m", "--method", "FunctionGet") if record["who"].startswith("task ta-")]
+    assert kept and environment in kept[-1]["why"], kept
     outside = client.modal("run", "programs/fenced.py", *arguments).ok(120)
     assert "answer: found" in outside.text()
+
+
+def test_a_container_is_nobody_elsewhere(node, token):
+    """A container's right is its own channel: at the port that everybody uses it is a stranger, and that is kept."""
+    with fenced.app.run():
+        for method in ("ContainerHello", "FunctionGetInputs", "AppList", "SecretList"):
+            status, said = fenced.knock.remote(node.api_port, method)
+            assert status == "UNAUTHENTICATED" and "shoal token create" in said, f"{method}: {status} {said}"
+    kept = [record for record in records(node, "--who", "nobody", "--since", "5m") if record["method"] == "FunctionGetInputs"]
+    assert kept and not kept[-1]["from"].startswith("127."), kept
 
 
 def test_a_reader(node, token, client, deployed, unique):

@@ -67,8 +67,16 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
 
         "TokenInfoGet" | "WorkspaceSettings" => (Who::Client, Does::Look),
 
-        "AppStop" | "AppRollback" | "AppRollover" | "AppClientDisconnect" | "AppHeartbeat" | "EnvironmentCreate"
-        | "EnvironmentUpdate" | "EnvironmentDelete" | "WorkspaceSetDefaultEnvironment" | "TokenDelete" => (Who::Client, Does::Change),
+        "AppStop"
+        | "AppRollback"
+        | "AppRollover"
+        | "AppClientDisconnect"
+        | "AppHeartbeat"
+        | "EnvironmentCreate"
+        | "EnvironmentUpdate"
+        | "EnvironmentDelete"
+        | "WorkspaceSetDefaultEnvironment"
+        | "TokenDelete" => (Who::Client, Does::Change),
 
         "ClientHello"
         | "WorkspaceNameLookup"
@@ -481,7 +489,9 @@ fn outside(state: &State, identity: Identity, own: EnvironmentId, thing: &Thing<
         }
         (_, Place::In(other)) => {
             let (what, other) = (what(thing), name(&other));
-            format!("{limited} and may not use {what}, which is in '{other}': make a token for '{other}' on a node with `shoal token create`")
+            format!(
+                "{limited} and may not use {what}, which is in '{other}': make a token for '{other}' on a node with `shoal token create`"
+            )
         }
         (_, Place::Everywhere) => {
             let what = what(thing);

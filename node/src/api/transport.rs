@@ -4,13 +4,13 @@
 //! of the methods stands one layer that finds out who calls, asks the policy, keeps what it refuses in the audit log, and
 //! says a sentence for methods that are known but not served.
 //!
-//! Connections are bounded, and one on which nobody has shown a right within [`KNOWN_WITHIN`] is closed: so strangers
-//! who hold connections open keep nobody else out for long.
+//! Connections are bounded, and one on which nobody has shown a right is closed when it is silent for [`KNOWN_WITHIN`]: so
+//! strangers who hold connections open keep nobody else out for long.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -45,7 +45,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long connections may take to end when the node stops.
 const DRAIN: Duration = Duration::from_secs(2);
-/// How long a connection may stay without one request that was let in.
+/// How long a connection may be silent of which no request was let in yet.
 const KNOWN_WITHIN: Duration = Duration::from_secs(30);
 /// How many connections a listener has at once. Further ones wait in the socket's queue until others end.
 const CONNECTIONS_MAX: usize = 15_000;
@@ -245,23 +245,24 @@ async fn serve_connection(
     router: Router,
     stop: CancellationToken,
 ) -> bool {
-    let (builder, known) = (server(peer.address.is_some()), Arc::clone(&peer.known));
+    let (builder, known, heard) = (server(peer.address.is_some()), Arc::clone(&peer.known), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&heard);
     let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
+        counted.fetch_add(1, Ordering::Relaxed);
         request.extensions_mut().insert(peer.clone());
         request
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), TowerToHyperService::new(service));
     tokio::pin!(connection);
-    let strange = async {
-        tokio::time::sleep(KNOWN_WITHIN).await;
-        if known.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
+    let closes = async {
+        tokio::select! {
+            () = stranger(&known, &heard) => {}
+            () = stop.cancelled() => {}
         }
     };
     let (ended, by_us) = tokio::select! {
         ended = connection.as_mut() => (ended, false),
-        () = strange => (Ok(()), true),
-        () = stop.cancelled() => {
+        () = closes => {
             connection.as_mut().graceful_shutdown();
             (tokio::time::timeout(DRAIN, connection).await.unwrap_or(Ok(())), true)
         }
@@ -271,6 +272,20 @@ async fn serve_connection(
     // After a ping without an answer the client may be there all the same, behind a network that is not.
     let unanswered = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout);
     !by_us && !unanswered
+}
+
+/// Returns when a connection has said nothing for a while of which anything was let in.
+async fn stranger(known: &AtomicBool, heard: &AtomicU64) {
+    loop {
+        let before = heard.load(Ordering::Relaxed);
+        tokio::time::sleep(KNOWN_WITHIN).await;
+        if known.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        if heard.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
 }
 
 /// Lets this process have as many files open as it is allowed to, and returns how many connections that is good for.

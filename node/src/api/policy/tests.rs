@@ -124,9 +124,8 @@ fn a_reader_changes_nothing() {
     }
     let said = admit(&state, &Room::plenty(), "AppCreate", reader).unwrap_err().to_string();
     assert!(said.contains("purpose reader") && said.contains("shoal token create"), "{said}");
-    let asks = |kind: pb::ObjectCreationType| {
-        pb::AppGetOrCreateRequest { object_creation_type: kind.into(), ..Default::default() }.creates()
-    };
+    let asks =
+        |kind: pb::ObjectCreationType| pb::AppGetOrCreateRequest { object_creation_type: kind.into(), ..Default::default() }.creates();
     assert!(asks(pb::ObjectCreationType::CreateIfMissing) && !asks(pb::ObjectCreationType::Unspecified));
 }
 
@@ -135,11 +134,7 @@ fn every_kind_of_thing_is_found_where_it_is() {
     let (mut state, main, other) = state();
     let (app_id, function, task) = app(&mut state, 7, other);
     let text = |id: &dyn std::fmt::Display| Cow::Owned(id.to_string());
-    let things = [
-        Thing::App(text(&app_id)),
-        Thing::Function(text(&function)),
-        Thing::Task(text(&task)),
-    ];
+    let things = [Thing::App(text(&app_id)), Thing::Function(text(&function)), Thing::Task(text(&task))];
     for thing in &things {
         assert_eq!(place_in(&state, thing, None), Some(Place::In(other)), "{thing:?}");
     }
