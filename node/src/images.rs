@@ -5,6 +5,7 @@
 //! a record that every node knows.
 
 mod request;
+mod unfinished;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,11 +24,12 @@ use shoal_state::{AppId, Command, Digest, FunctionId, ImageId, State, TaskId};
 use shoal_worker::log::{self, LogStore};
 use tokio::sync::watch;
 
-use crate::api::{Api, Error, Kept, mount, now};
+use crate::api::{Api, Error, Kept, blocking, mount, now};
 use crate::cluster::Cluster;
 use crate::upkeep::{Thing, Upkeep};
 
 pub(crate) use request::request;
+pub(crate) use unfinished::{Asked, Unfinished};
 
 /// What is kept of an image beside its tree, as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,16 +175,38 @@ pub(crate) struct Images {
     builder: Builder,
     /// Builds whose outcome is not in the state yet; true once it is.
     recording: Arc<Mutex<HashMap<ImageId, Recording>>>,
+    unfinished: Unfinished,
 }
 
 impl Images {
     /// Builds with `builder`.
-    pub(crate) fn new(builder: Builder) -> Self {
-        Self { builder, recording: Arc::default() }
+    pub(crate) fn new(builder: Builder, unfinished: Unfinished) -> Self {
+        Self { builder, recording: Arc::default(), unfinished }
+    }
+
+    /// Begins, or joins, the build that a client asks for, and returns its image.
+    ///
+    /// What it asks for is on disk before the build begins: a client is told of it, and may wait for it through a restart.
+    pub(crate) async fn build(&self, api: &Api, id: ImageId, asked: Asked, wanted: BuildRequest) -> Result<(), Error> {
+        let unfinished = self.unfinished.clone();
+        blocking(move || unfinished.keep(id, &asked)).await?;
+        self.start(api, id, wanted);
+        Ok(())
+    }
+
+    /// Begins the build of an image anew that a former process of this node did not end; false when there is none.
+    pub(crate) async fn resume(&self, api: &Api, id: ImageId) -> Result<bool, Error> {
+        let unfinished = self.unfinished.clone();
+        let Some(Asked { request, apart }) = blocking(move || unfinished.find(id)).await else { return Ok(false) };
+        let mut wanted = self::request(api, request).await?;
+        wanted.apart = apart;
+        tracing::info!(image = %id, "building on for a client that waits since before this start");
+        self.start(api, id, wanted);
+        Ok(true)
     }
 
     /// Joins the build of an image, or starts one. Its outcome is put into the state, whoever still waits.
-    pub(crate) fn start(&self, api: &Api, id: ImageId, request: BuildRequest) {
+    fn start(&self, api: &Api, id: ImageId, request: BuildRequest) {
         let key = request.key();
         let mut recording = self.recording.lock();
         recording.retain(|_, build| !*build.recorded.borrow() || self.builder.find(build.key).is_some());
@@ -193,7 +217,7 @@ impl Images {
         let (send, recorded) = watch::channel(false);
         let audience = Audience::default();
         recording.insert(id, Recording { key, recorded, audience: Arc::clone(&audience) });
-        let (api, builder) = (api.clone(), self.builder.clone());
+        let (api, builder, unfinished) = (api.clone(), self.builder.clone(), self.unfinished.clone());
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 outcome = handle.wait() => outcome,
@@ -204,6 +228,8 @@ impl Images {
             };
             if let Err(error) = record(&api, id, &handle, outcome).await {
                 tracing::error!(image = %id, %error, "cannot record the outcome of a build");
+            } else {
+                unfinished.forget(id);
             }
             let _ = send.send(true);
         });

@@ -35,7 +35,7 @@ use crate::audit::Audit;
 use crate::build_functions::BuildFunctions;
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::images::{Images, StateCache};
+use crate::images::{Images, StateCache, Unfinished};
 use crate::folder::{Folder, Keys};
 use crate::keeper::{EXIT_FINAL, EXIT_UNSTARTED, Listeners};
 use crate::provider::NodeProvider;
@@ -103,7 +103,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let engine = Engine::open(engine_config(&config)).await.context("cannot open the container engine")?;
     let kept = Kept::new(store.clone());
     let cache = StateCache::new(cluster.clone(), kept.clone(), upkeep.clone());
-    let images = Images::new(builder(&config, &store, Arc::new(cache), &engine, &trees)?);
+    let unfinished = Unfinished::open(config.data.join("images/unfinished")).context("cannot open the list of builds that run")?;
+    let images = Images::new(builder(&config, &store, Arc::new(cache), &engine, &trees)?, unfinished);
     let api = Api {
         calls: calls.clone(),
         logs: LogStore::open_with(config.data.join("logs"), config.disk.logs()).context("cannot open the logs of containers")?,

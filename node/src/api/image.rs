@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::error::Error;
 use super::{Api, Caller, Identity, gpu};
-use crate::images::{self, ImageRecord, Joined};
+use crate::images::{self, Asked, ImageRecord, Joined};
 use crate::upkeep::Thing;
 use crate::upkeep::gc::users_of;
 
@@ -83,10 +83,12 @@ pub(super) async fn get_or_create(
         return Err(Error::Unimplemented("images are built for clients; build it before the container starts".to_owned()));
     };
     gpu::check(&api.local(), "the build of this image", request.image.as_ref().and_then(|image| image.gpu_config.as_ref()))?;
+    let mut asked = Asked { request: request.clone(), apart: String::new() };
     let mut wanted = images::request(api, request).await?;
     if wanted.ignore_cache {
         // An image of its own: what is known under the usual name stays as it is.
         wanted.apart = caller.key();
+        asked.apart.clone_from(&wanted.apart);
     }
     let id = ImageId::derive(&[wanted.key().as_bytes()]);
     api.upkeep.uses.touch(Thing::Image(id), api.store.now());
@@ -99,7 +101,7 @@ pub(super) async fn get_or_create(
             metadata: Some(metadata(&record)),
         });
     }
-    api.images.start(api, id, wanted);
+    api.images.build(api, id, asked, wanted).await?;
     Ok(pb::ImageGetOrCreateResponse { image_id: id.to_string(), ..Default::default() })
 }
 
@@ -132,13 +134,17 @@ pub(super) async fn join(
     request: pb::ImageJoinStreamingRequest,
 ) -> Result<tonic::codegen::BoxStream<pb::ImageJoinStreamingResponse>, Error> {
     let id: ImageId = request.image_id.parse()?;
-    let build = api.images.join(id);
+    let mut build = api.images.join(id);
+    let mut from = request.last_entry_id.parse().unwrap_or(0);
+    if build.is_none() && api.images.resume(api, id).await? {
+        // Its lines are counted anew.
+        (build, from) = (api.images.join(id), 0);
+    }
     if build.is_none() && !api.read_latest_unless(|state| state.images.contains_key(&id)).await?.images.contains_key(&id) {
         return Err(Error::NotFound(format!(
-            "Image '{id}' not found: it was never built here, or the node was started again; ask for it again"
+            "Image '{id}' not found: it was never built here; ask for it again"
         )));
     }
-    let from = request.last_entry_id.parse().unwrap_or(0);
     let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(STREAM_MAX);
     let (send, receive) = mpsc::channel(QUEUE);
     // Who asks for the lines of a build by name gets them whatever it was told before.
