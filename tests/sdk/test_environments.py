@@ -165,7 +165,7 @@ def test_the_end_of_an_environment_ends_what_is_in_it(client, environments, node
     client.modal("environment", "delete", "--yes", name).ok(60)
     assert running.wait(30) != 0, "a call that was waited for fails"
     wait_for("its containers to be gone", lambda: not node.tasks(app_id) and not node.tasks(running.app_id()), 30)
-    assert app_id not in json.dumps(node.json("app", "list"))
+    assert app_id not in json.dumps(node.json("app", "list", "--all"))
     with pytest.raises(sdk.exception.NotFoundError):
         sdk.Secret.from_name("tells-secret", environment_name=name).hydrate()
     # The same name again is another environment, and empty.

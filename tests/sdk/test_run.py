@@ -123,7 +123,7 @@ def test_an_ephemeral_app_ends_soon_after_its_client_was_killed(client, node):
     begin = time.monotonic()
     wait_for("the app to be stopped", lambda: state_of(client, app_id) == "stopped", 20, every=0.5)
     assert time.monotonic() - begin > 3, "the client had time to come back"
-    assert any("did not come back" in (row["stopped"] or "") for row in node.json("app", "list") if row["app_id"] == app_id)
+    assert any("did not come back" in (row["stopped"] or "") for row in node.json("app", "list", "--all") if row["app_id"] == app_id)
 
 
 @pytest.mark.slow
