@@ -79,7 +79,11 @@ impl Roots {
         blocking(move || {
             let (tree, added) = merge(&store, &base, &over)?;
             let parts = [base, over].concat();
-            roots.bind(key, Bound { dir: PathBuf::new(), parts, python: python(&tree, &path), added: added.into(), users: 0, last: 0 }, &tree)
+            roots.bind(
+                key,
+                Bound { dir: PathBuf::new(), parts, python: python(&tree, &path), added: added.into(), users: 0, last: 0 },
+                &tree,
+            )
         })
         .await
     }

@@ -103,7 +103,9 @@ fn never_fits(f: &mut fmt::Formatter<'_>, needs: &Resources, nodes: &[(String, R
     };
     let (wants, has) = (parts(needs), parts(&largest));
     let too_much = [needs.cpu_milli > largest.cpu_milli, needs.memory_bytes > largest.memory_bytes, needs.gpus > largest.gpus];
-    let those = |all: &[String; 3]| all.iter().zip(too_much).filter(|(_, too_much)| *too_much).map(|(part, _)| part.clone()).collect::<Vec<_>>().join(" and ");
+    let those = |all: &[String; 3]| {
+        all.iter().zip(too_much).filter(|(_, too_much)| *too_much).map(|(part, _)| part.clone()).collect::<Vec<_>>().join(" and ")
+    };
     if too_much.contains(&true) {
         return write!(f, "cannot start: needs {}; the largest node has {}", those(&wants), those(&has));
     }

@@ -37,7 +37,8 @@ pub(crate) struct ImageLine {
 pub(super) async fn images(Shared(api): Shared<Api>) -> Answer<Vec<ImageLine>> {
     let state = api.read_latest().await?;
     let (store, uses) = (api.store.clone(), api.upkeep.uses.clone());
-    let mut lines = blocking(move || state.images.iter().map(|(id, image)| line(&state, &store, &uses, *id, image)).collect::<Vec<_>>()).await;
+    let mut lines =
+        blocking(move || state.images.iter().map(|(id, image)| line(&state, &store, &uses, *id, image)).collect::<Vec<_>>()).await;
     lines.sort_by_key(|line| std::cmp::Reverse(line.built_ms));
     Ok(Json(lines))
 }

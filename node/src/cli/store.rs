@@ -101,12 +101,18 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 fn told(report: &CheckReport) -> String {
-    let mut text = format!("{} chunks ({}) were read, {} things that name them were walked\n", report.chunks, size(report.bytes), report.named);
-    let damage = |line: &DamageLine, then: &str| format!("damaged: chunk {} at {} of {}: {}; {then}\n", line.digest, line.offset, line.pack, line.what);
+    let mut text =
+        format!("{} chunks ({}) were read, {} things that name them were walked\n", report.chunks, size(report.bytes), report.named);
+    let damage = |line: &DamageLine, then: &str| {
+        format!("damaged: chunk {} at {} of {}: {}; {then}\n", line.digest, line.offset, line.pack, line.what)
+    };
     report.repaired.iter().for_each(|line| text.push_str(&damage(line, "written again from a copy")));
     report.dropped.iter().for_each(|line| text.push_str(&damage(line, "dropped")));
     for lacks in &report.incomplete {
-        text.push_str(&format!("incomplete: {} lacks {} chunks, {} among them. What to do: {}\n", lacks.what, lacks.missing, lacks.first, lacks.cure));
+        text.push_str(&format!(
+            "incomplete: {} lacks {} chunks, {} among them. What to do: {}\n",
+            lacks.what, lacks.missing, lacks.first, lacks.cure
+        ));
     }
     text.push_str(if report.whole { "everything is whole\n" } else { "not everything is whole\n" });
     text

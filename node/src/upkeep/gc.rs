@@ -24,6 +24,10 @@ use crate::api::{Api, Error, blocking};
 /// How long the record of a failed build is kept that nobody asked for again, in seconds.
 const FAILED_KEPT: u64 = 7 * 24 * 3600;
 
+/// How long a blob is kept that no call was noted to name, in seconds: longer than any call is kept whose record may name it
+/// without a note, as records of earlier versions do.
+const UNNAMED_KEPT: u64 = 8 * 24 * 3600;
+
 /// How many results of build steps one command forgets: an entry of the log stays small.
 const LAYERS_AT_ONCE: usize = 500;
 
@@ -107,8 +111,15 @@ pub(crate) async fn collect(api: &Api, budget_bytes: u64, dry_run: bool) -> Resu
         blocking(move || files.forget_incomplete()).await.map_err(Error::failed("cannot forget uploaded files whose chunks are gone"))?;
     }
     tracing::info!(
-        images = done.images.len(), layers = done.layers, mounts = done.mounts, blobs = done.blobs, chunks = done.chunks,
-        bytes = done.bytes, disk_bytes = done.disk_bytes, budget_bytes, "collected what nothing needs"
+        images = done.images.len(),
+        layers = done.layers,
+        mounts = done.mounts,
+        blobs = done.blobs,
+        chunks = done.chunks,
+        bytes = done.bytes,
+        disk_bytes = done.disk_bytes,
+        budget_bytes,
+        "collected what nothing needs"
     );
     Ok(done)
 }
@@ -134,8 +145,13 @@ async fn old_blobs(api: &Api) -> Result<Vec<BlobId>, Error> {
     let candidates = blocking(move || {
         let mut candidates = Vec::new();
         for (id, _) in blobs.all()? {
-            if uses.last_or_now(Thing::Blob(id), now)? + kept <= now {
-                candidates.push((id, blobs.calls_of(id)?));
+            let last = uses.last_or_now(Thing::Blob(id), now)?;
+            if last + kept > now {
+                continue;
+            }
+            let calls = blobs.calls_of(id)?;
+            if !calls.is_empty() || last + UNNAMED_KEPT <= now {
+                candidates.push((id, calls));
             }
         }
         Ok::<_, Failure>(candidates)

@@ -19,7 +19,7 @@ mod named;
 pub(crate) mod uses;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shoal_state::Digest;
 use shoal_storage::keep::Promises;
@@ -92,7 +92,8 @@ fn automatic_budget(own_bytes: u64, used_bytes: u64, disk_bytes: u64) -> u64 {
 
 /// Looks until `stop`.
 pub(crate) async fn run(api: Api, stop: CancellationToken) {
-    let mut collected = tokio::time::Instant::now();
+    // Of this process: a node that comes up over its budget collects at once, others a day later.
+    let (started, mut collected) = (Instant::now(), None::<Instant>);
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -102,10 +103,9 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
         if let Err(error) = blocking(move || logs.tidy(now_ns)).await {
             tracing::warn!(%error, "cannot drop old lines of logs");
         }
-        let since = collected.elapsed();
-        let wanted = since >= COLLECT_EVERY || (since >= PATIENCE.min(api.store.keep()) && is_over(&api));
-        if wanted {
-            collected = tokio::time::Instant::now();
+        let patient = collected.is_none_or(|last| last.elapsed() >= PATIENCE.min(api.store.keep()));
+        if collected.unwrap_or(started).elapsed() >= COLLECT_EVERY || (patient && is_over(&api)) {
+            collected = Some(Instant::now());
             let done = match budget_bytes(&api) {
                 Ok(budget) => gc::collect(&api, budget, false).await,
                 Err(error) => Err(error),

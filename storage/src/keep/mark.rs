@@ -117,9 +117,19 @@ impl Mark {
         fresh
     }
 
-    /// Counts what was added.
+    /// Counts what was added. What lacks something is walked again for the next thing that needs it, so that this is told of
+    /// each.
     pub fn take(&mut self, added: &Added) {
         self.bytes += added.bytes;
+        if added.missing.is_empty() {
+            return;
+        }
+        for object in &added.walked {
+            self.walked.remove(object);
+        }
+        for digest in &added.missing {
+            self.marked.remove(digest);
+        }
     }
 
     /// Takes marks back.

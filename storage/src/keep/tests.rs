@@ -144,3 +144,21 @@ fn lists_are_marked_with_their_chunks_and_what_is_not_there_is_told() {
     assert_eq!(added.missing, [Digest::of(b"never put"), Digest::of(b"no tree")]);
     NOW.load(Ordering::Relaxed);
 }
+
+#[test]
+fn what_is_missing_is_told_of_each_thing_that_lacks_it() {
+    store!(store, NOW);
+    let one = tree(&store, &BTreeMap::from([("a", b"alpha".to_vec())]));
+    let two = tree(&store, &BTreeMap::from([("a", b"alpha".to_vec()), ("b", b"beta".to_vec())]));
+    NOW.fetch_add(KEEP.as_secs() * 2, Ordering::Relaxed);
+    let alpha = Digest::of(b"alpha");
+    store.sweep(&store.condemn(|digest| *digest != alpha).unwrap()).unwrap();
+    let mut marked = Mark::new(store.clone());
+    for root in [one, one, two] {
+        let mut added = Added::default();
+        marked.tree(root, &mut added).unwrap();
+        assert_eq!(added.missing, [alpha]);
+        marked.take(&added);
+    }
+    assert!(marked.contains(&two) && marked.contains(&Digest::of(b"beta")), "what is there is marked all the same");
+}

@@ -22,6 +22,17 @@ def nothing() -> str:
     return "nothing"
 
 
+@app.function()
+def chatter(n: int):
+    for number in range(n):
+        print(f"line {number:06d} {'x' * 1000}")
+
+
+@app.local_entrypoint()
+def chat(n: int = 2000):
+    chatter.remote(n)
+
+
 @app.local_entrypoint()
 def base():
     print(nothing.remote())

@@ -60,7 +60,8 @@ impl World {
     fn tree(&self, files: &[u8]) -> Digest {
         let mut tree = Tree::new();
         for file in files {
-            let noise: Vec<u8> = (0..FILE_BYTES as u32 / 32).flat_map(|at| *Digest::of(&[&[*file], &at.to_le_bytes()[..]].concat()).as_bytes()).collect();
+            let noise: Vec<u8> =
+                (0..FILE_BYTES as u32 / 32).flat_map(|at| *Digest::of(&[&[*file], &at.to_le_bytes()[..]].concat()).as_bytes()).collect();
             let (size, content) = put_content(&noise[..], "a file", &self.store).unwrap();
             tree.insert(&Path::parse(format!("{file}")).unwrap(), Entry::new(Kind::File { size, content }, 0o644)).unwrap();
         }
