@@ -175,6 +175,7 @@ def test_map_takes_inputs_as_they_come(running):
             yield x
             time.sleep(1.5)
 
+    functions.square.remote(0)  # A container is there.
     results = iter(functions.square.map(inputs()))
     assert next(results) == 0
     assert given[-1] < 2, "the first result came before the last input was there"

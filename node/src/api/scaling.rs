@@ -136,7 +136,8 @@ mod tests {
         let before = Scaling { containers_min: 2, containers_max: 3, containers_buffer: 1, scaledown_ms: 2000 };
         let nothing = changed(before, &update(pb::AutoscalerSettings::default()));
         assert_eq!(nothing, before);
-        let after = changed(before, &update(pb::AutoscalerSettings { max_containers: Some(0), scaledown_window: Some(5), ..Default::default() }));
+        let after =
+            changed(before, &update(pb::AutoscalerSettings { max_containers: Some(0), scaledown_window: Some(5), ..Default::default() }));
         assert_eq!(after, Scaling { containers_max: 0, scaledown_ms: 5000, ..before });
         let differ = changes(&before, &after);
         assert_eq!((differ.min_containers, differ.max_containers, differ.scaledown_window), (None, Some(0), Some(5)));
