@@ -198,7 +198,11 @@ impl Rules {
         while let Some(due) = self.timers.take_due(now) {
             match due {
                 Due::Poll(ticket) => self.poll_late(now, ticket),
-                Due::Lease(ticket) => self.lease_late(ticket),
+                Due::Lease(ticket) => {
+                    // Who waits for a batch gets what there is: its next request would begin to wait anew.
+                    self.lingered(now, ticket);
+                    self.lease_late(ticket);
+                }
                 Due::Linger(ticket) => self.lingered(now, ticket),
                 Due::Heartbeat(task) => self.heartbeat_late(task),
                 Due::Retry(input) => self.retry_due(now, input),
