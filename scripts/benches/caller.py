@@ -7,6 +7,7 @@ this process's own, around nothing but the call.
     {"do": "map", "function": "many", "inputs": 1000}              {"seconds": s}
     {"do": "spawn", "function": "warm", "times": 200}              {"ms": [...]}
     {"do": "spawn", "function": "warm", "times": 200, "at_once": 16}   {"seconds": s}
+    {"do": "keep", "function": "idle", "containers": 50}           {}
 """
 
 import asyncio
@@ -64,6 +65,12 @@ async def spawn_together(function: modal.Function, times: int, at_once: int, arg
     return {"seconds": seconds}
 
 
+def keep(function: modal.Function, containers: int) -> dict:
+    # Those that are not kept go at once.
+    function.autoscaler.update(min_containers=containers, scaledown_window=1200 if containers else 2)
+    return {}
+
+
 def main() -> None:
     functions: dict[str, modal.Function] = {}
     for line in sys.stdin:
@@ -79,6 +86,8 @@ def main() -> None:
                 answer = map_all(function, order["inputs"])
             case "spawn":
                 answer = spawn(function, order["times"], order.get("at_once"), order.get("arguments", [1]))
+            case "keep":
+                answer = keep(function, order["containers"])
             case other:
                 raise ValueError(f"{other!r} is not an order")
         print(json.dumps(answer), flush=True)

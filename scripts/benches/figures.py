@@ -164,6 +164,52 @@ def submit(rig: Rig) -> Iterator[Figure]:
     yield Figure("submit_16_at_once", "spawns/s", rate["node"], rate["relay"], what, higher_is_better=True)
 
 
+# How many idle containers are many.
+IDLE_MANY = 50
+# What a node without containers may use, in per cent of a core.
+IDLE_NODE_AIM = 0.5
+
+
+def idle(rig: Rig) -> Iterator[Figure]:
+    """CPU and memory of a node with no container and with many that wait, and of a relay with as many."""
+    seconds, node = 10 if rig.quick else 60, rig.caller("node")
+    assert rig.node.keeper is not None
+    of_node = rig.node.keeper.pid
+    rig.live_task("idle")
+    relay = rig.start_relay("idle relay", {"idle": IDLE_MANY})
+    try:
+        relay.answer()
+        bare = idling(rig, relay.process.pid, seconds)
+    finally:
+        relay.close(60)
+    # What other benches keep would count too.
+    kept = {"warm": 1, "many": MANY}
+    for tag in kept:
+        node.do(do="keep", function=tag, containers=0)
+    rig.wait_idle_node()
+    none = idling(rig, of_node, seconds)
+    node.do(do="keep", function="idle", containers=IDLE_MANY)
+    rig.wait_tasks("idle", IDLE_MANY)
+    many = idling(rig, of_node, seconds)
+    node.do(do="keep", function="idle", containers=0)
+    for tag, containers in kept.items():
+        node.do(do="keep", function=tag, containers=containers)
+    what = f"the relay with {IDLE_MANY} entrypoints"
+    yield Figure("idle_cpu_0", "% of a core", [none[0]], [IDLE_NODE_AIM], "what is aimed at", 1.0)
+    yield Figure(f"idle_cpu_{IDLE_MANY}", "% of a core", [many[0]], [bare[0]], what)
+    yield Figure("idle_memory_0", "MiB", [none[1]], [bare[1]], what)
+    yield Figure(f"idle_memory_{IDLE_MANY}", "MiB", [many[1]], [bare[1]], what)
+
+
+def idling(rig: Rig, pid: int, seconds: float) -> tuple[float, float]:
+    """Lets a process and all below it be for a while; returns the share of a core it used meanwhile (%), and its memory (MiB)."""
+    time.sleep(10)  # Starts have their aftermath.
+    began, before = time.perf_counter(), rig.used_by(pid)
+    time.sleep(seconds)
+    after, passed = rig.used_by(pid), time.perf_counter() - began
+    return 100 * (after.cpu_seconds - before.cpu_seconds) / passed, after.memory_mib
+
+
 def log_lines(rig: Rig) -> Iterator[Figure]:
     """Lines that a container prints, from the first to the last at a reader, beside a pipe from runsc."""
     lines, samples, baselines = 20_000, [], []
@@ -228,5 +274,5 @@ def store_read(rig: Rig) -> Iterator[Figure]:
 
 BENCHES: dict[str, Callable[[Rig], Iterator[Figure]]] = {
     bench.__name__: bench
-    for bench in (container_start, cold_start, warm_remote, map_throughput, submit, log_lines, store_write, store_read)
+    for bench in (container_start, cold_start, warm_remote, map_throughput, submit, idle, log_lines, store_write, store_read)
 }

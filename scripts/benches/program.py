@@ -23,6 +23,12 @@ def cold(x):
     return x
 
 
+# As many containers as a bench says, which wait. So small that a machine has room for many.
+@app.function(cpu=0.01, memory=64, scaledown_window=2)
+def idle(x):
+    return x
+
+
 @app.function(scaledown_window=2)
 def chatter(lines: int, mark: str):
     print(f"first of {mark}")

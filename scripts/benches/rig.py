@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tests/sdk"))
 
-from harness import Client, Node, client_python, shoal_binary, wait_for  # noqa: E402
+from harness import Client, Node, client_python, descendants, shoal_binary, wait_for  # noqa: E402
 
 APP = "shoal-bench"
 # How many containers serve a map, by the node and behind the relay; program.py says the same.
@@ -209,23 +209,26 @@ class Rig:
         """The relay with its entrypoints started."""
         for tag in ("many", "cold"):
             self.live_task(tag)
+        relay = self.start_relay("relay", {"warm": 1, "many": MANY, "cold": 0})
+        self.at_close.append(relay.close)
+        self.relay_ports = relay.answer()
+        return relay
+
+    def start_relay(self, name: str, containers: dict[str, int]) -> Partner:
+        """Starts a relay with so many entrypoints of each function, whose arguments `live_task` has kept; it answers when they are there."""
         setup = {
             "work": str(self.work()), "runsc": self.runsc, "folder": str(self.image),
             "argv": self.task.argv, "env": self.task.env, "cwd": self.task.cwd, "binds": self.task.binds,
             "task_dir": TASK_DIR, "socket": "api.sock",
             "node": self.node.url, "token_id": self.client.token.id, "token_secret": self.client.token.secret, "app": APP,
             "functions": [
-                {"tag": tag, "dir": str(self.folder / tag), "containers": containers}
-                for tag, containers in (("warm", 1), ("many", MANY), ("cold", 0))
+                {"tag": tag, "dir": str(self.folder / tag), "containers": count} for tag, count in containers.items()
             ],
         }  # fmt: skip
-        file = self.folder / "relay.json"
+        file = self.folder / f"{name}.json"
         file.write_text(json.dumps(setup))
-        self.progress("starting the relay and its entrypoints")
-        relay = Partner("the relay", [str(self.tool), "relay", "--setup", str(file)], os.environ.copy(), self.log)
-        self.at_close.append(relay.close)
-        self.relay_ports = relay.answer()
-        return relay
+        self.progress(f"starting the {name} and its entrypoints")
+        return Partner(f"the {name}", [str(self.tool), "relay", "--setup", str(file)], os.environ.copy(), self.log)
 
     @cached_property
     def relay_ports(self) -> dict[str, int]:
@@ -233,9 +236,22 @@ class Rig:
         _ = self.relay
         return self.__dict__["relay_ports"]
 
+    def wait_tasks(self, tag: str, count: int) -> None:
+        """Waits until a function has so many containers that have asked for work."""
+        wait_for(f"{count} containers of {tag}", lambda: len(self.tasks_of(tag)) == count, 300, every=0.5)
+
+    def wait_idle_node(self) -> None:
+        """Waits until the node has no container at all."""
+        wait_for("the node to have no container", lambda: not self.node.tasks(), 120, every=0.5)
+
     def wait_none(self, tag: str) -> None:
         """Waits until a function has no container left."""
         wait_for(f"the containers of {tag} to end", lambda: not self.tasks_of(tag), 60, every=0.2)
+
+    def used_by(self, pid: int) -> Used:
+        """Returns what a process and all below it have used and hold."""
+        pids = [pid, *descendants(pid)]
+        return Used(cpu_seconds=sum(map(cpu_seconds, pids)), memory_mib=sum(map(memory_mib, pids)))
 
     def tool_lines(self, *arguments: str) -> list[dict[str, Any]]:
         """Runs a part of the tool to its end and returns its lines."""
@@ -243,6 +259,32 @@ class Rig:
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join([self.tool.name, *arguments])} ended with {done.returncode}")
         return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a tree of processes has used and holds."""
+
+    cpu_seconds: float
+    memory_mib: float
+
+
+def cpu_seconds(pid: int) -> float:
+    """Returns the CPU time of a process, and of children that it has waited for; none for one that is gone."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return sum(int(word) for word in words[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid: int) -> float:
+    """Returns the memory of a process, pages that it shares counted in part."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def task_of(id: str, config: dict[str, Any], bundle: Path) -> Task:
