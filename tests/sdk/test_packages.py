@@ -116,7 +116,7 @@ def test_each_way_to_install_for_a_project(client, tmp_path):
         "poetry": 'poetry_install_from_file("poetry/pyproject.toml", ignore_lockfile=True)',
     }
     functions = "".join(
-        f"@app.function(image=modal.Image.debian_slim('3.12').{method})\ndef {name}():\n    return about()\n"
+        f"@app.function(image=modal.Image.debian_slim().{method})\ndef {name}():\n    return about()\n"
         for name, method in images.items()
     )
     (folder / "program.py").write_text(f"""
