@@ -61,7 +61,7 @@ fn function(line: &Line<'_>) -> Function {
         tag: format!("f{}", line.plain[0]),
         definition: shoal_state::model::Definition::default(),
         image: line.keyed.get("image").map(|id| shoal_state::ImageId::from_random(id.parse().expect("a number"))),
-        mounts: vec![],
+        mounts: line.keyed.get("mount").map(|id| shoal_state::MountId::from_random(id.parse().expect("a number"))).into_iter().collect(),
         secrets: vec![],
         resources: Resources::default(),
         scaling: Scaling { containers_max: line.keyed("max", 0) as u32, ..Scaling::default() },
@@ -190,6 +190,26 @@ fn registry_command(line: &Line<'_>) -> Command {
     }
 }
 
+/// What functions need: images, results of build steps, files.
+fn part_command(line: &Line<'_>) -> Command {
+    let digest = |number: u128| Digest::of(&number.to_le_bytes());
+    let (image, mount) = (|| shoal_state::ImageId::from_random(line.number(0)), || shoal_state::MountId::from_random(line.number(0)));
+    let (manifest, record) = (digest(0), shoal_state::model::Definition::default());
+    match line.verb {
+        "image" => {
+            let image_of = shoal_state::model::Image { key: digest(0), manifest: Some(manifest), record, built: Timestamp(0) };
+            Command::PutImage { id: image(), image: image_of }
+        }
+        "layer" => Command::PutLayer { key: digest(line.number(0)), layer: shoal_state::model::Layer { manifest, record } },
+        "mount" => Command::PutMount { id: mount(), mount: shoal_state::model::Mount { manifest, content_sha256: String::new() } },
+        "name_mount" => Command::NameMount { name: line.plain[1].to_owned(), id: mount() },
+        "remove_image" => Command::RemoveImage { id: image() },
+        "remove_layers" => Command::RemoveLayers { keys: line.plain.iter().map(|key| digest(id(key))).collect() },
+        "remove_mount" => Command::RemoveMount { id: mount() },
+        other => panic!("no command is called {other:?}"),
+    }
+}
+
 fn command(line: &Line<'_>) -> Command {
     let node = |index| NodeId::from_random(line.number(index));
     match line.verb {
@@ -283,6 +303,7 @@ fn command(line: &Line<'_>) -> Command {
             },
         },
         "version" => Command::SetVersion { version: line.number(0) as u32 },
+        "image" | "layer" | "mount" | "name_mount" | "remove_image" | "remove_layers" | "remove_mount" => part_command(line),
         _ => registry_command(line),
     }
 }
@@ -340,6 +361,7 @@ fn show(state: &State, line: &Line<'_>) -> String {
                 |(id, secret): (&SecretId, &Secret)| format!("{} {:?} notes {:?}", id.bits(), secret.name, state.secret_notes.get(id));
             format!("{} secrets {}", state.secrets.len(), state.secrets.iter().map(tell).collect::<Vec<_>>().join(" | "))
         }
+        "parts" => format!("{} images, {} layers, {} mounts", state.images.len(), state.layers.len(), state.mounts.len()),
         other => panic!("nothing to show is called {other:?}"),
     }
 }
@@ -357,6 +379,7 @@ fn shorten(text: &str) -> String {
             TokenId::from_random(bits).to_string(),
             SecretId::from_random(bits).to_string(),
             shoal_state::ImageId::from_random(bits).to_string(),
+            shoal_state::MountId::from_random(bits).to_string(),
         ] {
             out = out.replace(&id, &format!("{}-{bits}", &id[..2]));
         }
