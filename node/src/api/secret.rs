@@ -308,7 +308,7 @@ mod tests {
         let now = 1_000_000.0;
         // The youngest is of a moment ago, by a clock that is ahead of the client's; several are of one moment.
         let created = [now, now - 1.0, now - 2.0, now - 2.0, now - 2.0, now - 3.0, now - 500.0];
-        let things = || created.iter().copied().zip(0..).rev().collect::<Vec<(f64, usize)>>();
+        let things = || created.iter().copied().zip(0..created.len()).rev().collect::<Vec<(f64, usize)>>();
         let (mut until, mut seen, mut pages) = (now - 0.5, Vec::new(), 0);
         loop {
             let page = page_of(things(), until, 3, now);
