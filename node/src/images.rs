@@ -7,9 +7,9 @@
 mod request;
 mod unfinished;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -19,7 +19,7 @@ use shoal_image::build::{BuildHandle, BuildRequest, Builder, ClientWanted, Image
 use shoal_image::cache::{Cache, CacheError, LayerRecord};
 use shoal_image::config::ImageConfig;
 use shoal_image::log::{BuildLog, Stream};
-use shoal_state::model::{Function, Image, Layer};
+use shoal_state::model::{AppState, Function, Image, Layer};
 use shoal_state::{AppId, Command, Digest, FunctionId, ImageId, State, TaskId};
 use shoal_worker::log::{self, LogStore};
 use tokio::sync::watch;
@@ -139,11 +139,24 @@ impl Cache for StateCache {
     }
 }
 
-/// How long a build goes on without anybody who waits for it: a client may come back, or another may join.
-const ABANDONED_AFTER: Duration = Duration::from_secs(5);
+/// How long a build goes on without anybody who waits for it: a client on a busy machine takes its time between two
+/// questions, and one whose connection broke comes back.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+/// The same when no app is left that asked for it: another may join.
+const UNWANTED_AFTER: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How many wait for a build.
-type Audience = Arc<watch::Sender<usize>>;
+/// Who a build is for.
+#[derive(Default)]
+struct Wanted {
+    /// How many wait for it now.
+    waiting: watch::Sender<usize>,
+    /// The apps that asked for it.
+    apps: Mutex<BTreeSet<AppId>>,
+}
+
+type Audience = Arc<Wanted>;
 
 /// A build whose outcome is to be put into the state.
 #[derive(Clone)]
@@ -165,7 +178,7 @@ pub(crate) struct Joined {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        self.audience.send_modify(|waiting| *waiting = waiting.saturating_sub(1));
+        self.audience.waiting.send_modify(|waiting| *waiting = waiting.saturating_sub(1));
     }
 }
 
@@ -188,9 +201,9 @@ impl Images {
     ///
     /// What it asks for is on disk before the build begins: a client is told of it, and may wait for it through a restart.
     pub(crate) async fn build(&self, api: &Api, id: ImageId, asked: Asked, wanted: BuildRequest) -> Result<(), Error> {
-        let unfinished = self.unfinished.clone();
+        let (unfinished, app) = (self.unfinished.clone(), asked.request.app_id.parse().ok());
         blocking(move || unfinished.keep(id, &asked)).await?;
-        self.start(api, id, wanted);
+        self.start(api, id, wanted, app);
         Ok(())
     }
 
@@ -198,30 +211,33 @@ impl Images {
     pub(crate) async fn resume(&self, api: &Api, id: ImageId) -> Result<bool, Error> {
         let unfinished = self.unfinished.clone();
         let Some(Asked { request, apart }) = blocking(move || unfinished.find(id)).await else { return Ok(false) };
+        let app = request.app_id.parse().ok();
         let mut wanted = self::request(api, request).await?;
         wanted.apart = apart;
         tracing::info!(image = %id, "building on for a client that waits since before this start");
-        self.start(api, id, wanted);
+        self.start(api, id, wanted, app);
         Ok(true)
     }
 
     /// Joins the build of an image, or starts one. Its outcome is put into the state, whoever still waits.
-    fn start(&self, api: &Api, id: ImageId, request: BuildRequest) {
+    fn start(&self, api: &Api, id: ImageId, request: BuildRequest, app: Option<AppId>) {
         let key = request.key();
         let mut recording = self.recording.lock();
         recording.retain(|_, build| !*build.recorded.borrow() || self.builder.find(build.key).is_some());
-        if recording.get(&id).is_some_and(|build| !*build.recorded.borrow()) {
+        if let Some(build) = recording.get(&id).filter(|build| !*build.recorded.borrow()) {
+            build.audience.apps.lock().extend(app);
             return;
         }
         let handle = self.builder.get_or_start(request, Some(Lines::new(api.logs.clone(), id)));
         let (send, recorded) = watch::channel(false);
         let audience = Audience::default();
+        audience.apps.lock().extend(app);
         recording.insert(id, Recording { key, recorded, audience: Arc::clone(&audience) });
         let (api, builder, unfinished) = (api.clone(), self.builder.clone(), self.unfinished.clone());
         tokio::spawn(async move {
             let outcome = tokio::select! {
                 outcome = handle.wait() => outcome,
-                () = abandoned(&audience) => {
+                () = abandoned(&api, &audience) => {
                     builder.abandon(key);
                     handle.wait().await
                 }
@@ -239,7 +255,7 @@ impl Images {
     pub(crate) fn join(&self, id: ImageId) -> Option<Joined> {
         let Recording { key, recorded, audience } = self.recording.lock().get(&id).cloned()?;
         let build = self.builder.find(key)?;
-        audience.send_modify(|waiting| *waiting += 1);
+        audience.waiting.send_modify(|waiting| *waiting += 1);
         Some(Joined { build, recorded, audience })
     }
 
@@ -274,16 +290,27 @@ impl BuildLog for Traced {
 }
 
 /// Returns when nobody has waited for a build for a while.
-async fn abandoned(audience: &Audience) {
-    let mut waiting = audience.subscribe();
+async fn abandoned(api: &Api, audience: &Audience) {
+    let mut waiting = audience.waiting.subscribe();
     loop {
         if waiting.wait_for(|waiting| *waiting == 0).await.is_err() {
             return;
         }
-        let joined = waiting.wait_for(|waiting| *waiting > 0);
-        if tokio::time::timeout(ABANDONED_AFTER, joined).await.is_err() {
-            return;
+        let left = Instant::now();
+        while tokio::time::timeout(LOOK_EVERY, waiting.wait_for(|waiting| *waiting > 0)).await.is_err() {
+            let patience = if audience.is_wanted(&api.local()) { ABANDONED_AFTER } else { UNWANTED_AFTER };
+            if left.elapsed() >= patience {
+                return;
+            }
         }
+    }
+}
+
+impl Wanted {
+    /// Whether an app is there that asked for the build; one that nobody named an app for counts as wanted.
+    fn is_wanted(&self, state: &State) -> bool {
+        let apps = self.apps.lock();
+        apps.is_empty() || apps.iter().any(|app| state.apps.get(app).is_some_and(|app| app.state != AppState::Stopped))
     }
 }
 
