@@ -104,10 +104,10 @@ pub(super) async fn map(api: &Api, caller: &Caller, request: pb::FunctionMapRequ
         created_ms: api.now().0,
         policy: policy(&function),
     };
+    blob_uses::note_inputs(api, call, &request.pipelined_inputs).await?;
     let put = api.calls.open_call_with(open, inputs(&request.pipelined_inputs)?, &key).await.map_err(refused)?;
     Ok(pb::FunctionMapResponse {
         function_call_id: call.to_string(),
-    blob_uses::note_inputs(api, call, &request.pipelined_inputs).await?;
         pipelined_inputs: put_answer(put),
         retry_policy: Some(pb::FunctionRetryPolicy::default()),
         function_call_jwt: input_token::make(0, call),
@@ -122,10 +122,10 @@ pub(super) async fn put_inputs(
     request: pb::FunctionPutInputsRequest,
 ) -> Result<pb::FunctionPutInputsResponse, Error> {
     let call: CallId = request.function_call_id.parse()?;
+    blob_uses::note_inputs(api, call, &request.inputs).await?;
     let put = api.calls.put_inputs(call, inputs(&request.inputs)?, &caller.key()).await.map_err(refused)?;
     Ok(pb::FunctionPutInputsResponse { inputs: put_answer(put) })
 }
-    blob_uses::note_inputs(api, call, &request.inputs).await?;
 
 pub(super) async fn finish_inputs(api: &Api, _caller: &Caller, request: pb::FunctionFinishInputsRequest) -> Result<(), Error> {
     api.calls.finish_inputs(request.function_call_id.parse()?).await.map_err(refused)

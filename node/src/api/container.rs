@@ -18,7 +18,6 @@ use super::call::refused;
 use super::error::Error;
 use super::{Api, Caller, blob_uses, outcome};
 use crate::build_functions::Running;
-use crate::build_functions::Running;
 use crate::timeouts;
 
 /// How long a request for inputs is held before an empty answer.
@@ -155,6 +154,7 @@ pub(super) async fn put_outputs(api: &Api, caller: &Caller, request: pb::Functio
     for output in request.outputs {
         let result = result_of(&output)?;
         let input = output.input_id.parse()?;
+        blob_uses::note_result(api, input, &result).await?;
         api.tasks.done(id, input);
         outcomes.push(Outcome { input, retry_count: output.retry_count, status: status(&result), result: outcome::record(&output, &result) });
     }
@@ -193,7 +193,6 @@ pub(super) async fn task_result(api: &Api, caller: &Caller, request: pb::TaskRes
     }
     let (id, task) = task_of(api, caller)?;
     if result.status() == pb::generic_result::GenericStatus::Success || bytes.is_empty() {
-        blob_uses::note_result(api, input, &result).await?;
         return Ok(());
     }
     api.tasks.note(id, format!("start-up failed: {}", result.exception));
