@@ -220,11 +220,10 @@ impl View {
         for node in empty.nodes() {
             let (number, same) = layout.find(&empty.path(node)).ok_or(Refused::Unfit)?;
             let (wanted, given) = (&node.inode.entry, &same.inode.entry);
-            let both_files = matches!((&wanted.kind, &given.kind), (Kind::File { .. }, Kind::File { .. }));
-            if !both_files && !(wanted.is_dir() && given.is_dir()) {
-                return Err(Refused::Unfit);
+            match (&wanted.kind, &given.kind) {
+                (Kind::File { .. }, Kind::File { .. }) | (Kind::Dir, Kind::Dir) => fixed.push(number),
+                _ => return Err(Refused::Unfit),
             }
-            fixed.push(number);
         }
         let known = (0..fixed.len() as u64).map(|place| room.first_ino + place).collect();
         let filled = BoundTree { name: room.name.clone(), first_ino: room.first_ino, shown: like.shown.clone(), fixed: fixed.into() };

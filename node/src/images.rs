@@ -342,13 +342,7 @@ fn milliseconds(time: SystemTime) -> u64 {
 }
 
 /// Returns what lies over an image in the containers of a function: the client, and the function's own files.
-pub(crate) async fn over(
-    api: &Api,
-    state: &State,
-    function: &Function,
-    image: &Image,
-    record: &ImageRecord,
-) -> Result<Vec<Digest>, Error> {
+pub(crate) async fn over(api: &Api, state: &State, function: &Function, image: &Image, record: &ImageRecord) -> Result<Vec<Digest>, Error> {
     let manifest = image.manifest.ok_or_else(|| Error::Precondition("its image was not built".to_owned()))?;
     if let Some(image) = function.image {
         api.upkeep.uses.touch(Thing::Image(image), api.store.now());

@@ -35,8 +35,8 @@ use crate::audit::Audit;
 use crate::build_functions::BuildFunctions;
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::images::{Images, StateCache, Unfinished};
 use crate::folder::{Folder, Keys};
+use crate::images::{Images, StateCache, Unfinished};
 use crate::keeper::{EXIT_FINAL, EXIT_UNSTARTED, Listeners};
 use crate::provider::NodeProvider;
 use crate::room::Room;
@@ -313,7 +313,6 @@ fn capacity(config: &Config) -> anyhow::Result<Resources> {
         ..Resources::default()
     })
 }
-
 
 /// Drops the zygotes of images that are gone.
 async fn drop_zygotes(api: Api, zygotes: Zygotes, stop: CancellationToken) {

@@ -156,7 +156,12 @@ pub(super) async fn put_outputs(api: &Api, caller: &Caller, request: pb::Functio
         let input = output.input_id.parse()?;
         blob_uses::note_result(api, input, &result).await?;
         api.tasks.done(id, input);
-        outcomes.push(Outcome { input, retry_count: output.retry_count, status: status(&result), result: outcome::record(&output, &result) });
+        outcomes.push(Outcome {
+            input,
+            retry_count: output.retry_count,
+            status: status(&result),
+            result: outcome::record(&output, &result),
+        });
     }
     api.calls.finish(Some((id, task.function)), outcomes).await.map_err(refused)
 }

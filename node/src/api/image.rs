@@ -141,9 +141,7 @@ pub(super) async fn join(
         (build, from) = (api.images.join(id), 0);
     }
     if build.is_none() && !api.read_latest_unless(|state| state.images.contains_key(&id)).await?.images.contains_key(&id) {
-        return Err(Error::NotFound(format!(
-            "Image '{id}' not found: it was never built here; ask for it again"
-        )));
+        return Err(Error::NotFound(format!("Image '{id}' not found: it was never built here; ask for it again")));
     }
     let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(STREAM_MAX);
     let (send, receive) = mpsc::channel(QUEUE);

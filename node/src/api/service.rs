@@ -12,7 +12,9 @@ use tonic::{Request, Response, Status};
 
 use super::error::Error;
 use super::policy::{self, Names};
-use super::{Api, Caller, app, blob, call, call_info, container, environment, function, image, logs, mount, release, scaling, secret, task, token};
+use super::{
+    Api, Caller, app, blob, call, call_info, container, environment, function, image, logs, mount, release, scaling, secret, task, token,
+};
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
 

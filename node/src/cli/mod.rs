@@ -51,7 +51,9 @@ enum Command {
     #[command(subcommand, after_help = "Examples:\n  shoal token create --label laptop\n  shoal token list\n  shoal token revoke ak-…")]
     Token(token::TokenCommand),
     /// Show who was refused what, and who made or ended a token.
-    #[command(after_help = "Examples:\n  shoal audit\n  shoal audit --since 1d --who ak-…\n  shoal audit --what token-created --json\n  shoal audit --follow")]
+    #[command(
+        after_help = "Examples:\n  shoal audit\n  shoal audit --since 1d --who ak-…\n  shoal audit --what token-created --json\n  shoal audit --follow"
+    )]
     Audit(audit::Audit),
     /// List and stop apps.
     #[command(subcommand, after_help = "Examples:\n  shoal app list\n  shoal app stop ap-…\n  shoal app stop my-app --env main")]

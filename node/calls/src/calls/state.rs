@@ -212,6 +212,17 @@ impl Call {
 
 impl Input {
     fn new(call: CallId, idx: u32, index: u64, at_ms: Millis) -> Self {
-        Self { call, idx, retry_count: 0, payload: index, last: index, due_ms: at_ms, retry_key: 0, client_count: 0, cancelled: false, output: None }
+        Self {
+            call,
+            idx,
+            retry_count: 0,
+            payload: index,
+            last: index,
+            due_ms: at_ms,
+            retry_key: 0,
+            client_count: 0,
+            cancelled: false,
+            output: None,
+        }
     }
 }

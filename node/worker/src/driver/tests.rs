@@ -209,7 +209,8 @@ impl Test {
         let state = watch::Sender::new(state);
         let (made, destroyed, report_failures) = Default::default();
         let world = Arc::new(World { state, made, ends, destroyed, startup_timeout, report_failures });
-        let config = Config { grace: GRACE, grace_app_stopped: GRACE / 3, hello_wait: HELLO_WAIT, ..Config::new(node(), BootId::from_random(1)) };
+        let config =
+            Config { grace: GRACE, grace_app_stopped: GRACE / 3, hello_wait: HELLO_WAIT, ..Config::new(node(), BootId::from_random(1)) };
         let seen = world.clone();
         let driver = Driver::start(
             config,
