@@ -56,7 +56,7 @@ impl Disk {
 
     /// Returns how much must be free for new work.
     fn needed(self) -> u64 {
-        (self.total / 100 * FREE_PERCENT).min(FREE_BYTES_ENOUGH).max(FREE_BYTES_LEAST)
+        (self.total / 100 * FREE_PERCENT).clamp(FREE_BYTES_LEAST, FREE_BYTES_ENOUGH)
     }
 }
 

@@ -232,7 +232,7 @@ mod tests {
         let mut spec = ContainerSpec::new("/r", ["python", "-u"]);
         spec.cwd = "/root".into();
         spec.env = vec![("A".into(), "1".into()), ("A".into(), "2=3".into())];
-        assert_eq!(job(&spec).unwrap(), b"\x1e\0\0\x000\0/root\x002\0python\0-u\0A=2=3\0");
+        assert_eq!(job(&spec).unwrap(), b"\x1a\0\0\x000\0/root\x002\0python\0-u\0A=2=3\0");
         spec.stdin = true;
         assert_eq!(job(&spec).unwrap()[4], b'1');
         spec.env[0].1 = "a\0b".into();

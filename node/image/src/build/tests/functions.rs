@@ -93,9 +93,9 @@ async fn a_function_that_fails_says_so_with_its_last_words() {
     let Some(running) = Running::start().await else { return };
     let base = running.world.build(request(&["FROM mini:1", "RUN mkdir /root"])).await;
     for (text, expected) in [
-        ("echo words; echo raised X > /__modal/task/outcome; exit 1", "the function f raised X\nlast output:\nwords\n"),
-        ("echo words; exit 3", "the function f ended with exit code 3\nlast output:\nwords\n"),
-        ("echo words", "the function f ended without a result\nlast output:\nwords\n"),
+        ("echo words; echo raised X > /__modal/task/outcome; exit 1", "the function f raised X\nlast output:\nwords"),
+        ("echo words; exit 3", "the function f ended with exit code 3\nlast output:\nwords"),
+        ("echo words", "the function f ended without a result\nlast output:\nwords"),
         ("sleep 1000", "the function f did not end within 3 s: give it longer with timeout="),
     ] {
         let shell = Shell { text, over: vec![], timeout: Duration::from_secs(3) };
