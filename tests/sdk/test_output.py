@@ -53,6 +53,15 @@ def test_text_of_every_kind(client):
     assert "the end without a newline" in out
 
 
+@pytest.mark.timeout(120)
+def test_long_lines_come_whole(client):
+    """Lines of a megabyte, on both streams and in bytes, lose nothing: a pipe takes less at once."""
+    out = client.run("output.py::long").ok(100).text()
+    for letter in "abc":
+        # What the client itself prints has some of these letters too, but no run of them.
+        assert len("".join(re.findall(rf"{letter}{{100,}}", out))) == 1_000_000, letter
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_no_line_is_lost_at_a_sudden_end(client, full):

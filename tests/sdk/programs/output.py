@@ -33,6 +33,13 @@ def both(n: int):
 
 
 @app.function()
+def long_line(n: int):
+    print("a" * n + "|")
+    print("b" * n + "|", file=sys.stderr)
+    assert sys.stdout.buffer.write(b"c" * n + b"|\n") == n + 2
+
+
+@app.function()
 def odd_bytes():
     # A line in pieces, text of several bytes a letter, bytes that are no text, no newline at the end.
     sys.stdout.write("first ")
@@ -68,3 +75,8 @@ def streams(n: int = 200):
 @app.local_entrypoint()
 def odd():
     odd_bytes.remote()
+
+
+@app.local_entrypoint()
+def long(n: int = 1_000_000):
+    long_line.remote(n)

@@ -240,6 +240,22 @@ mod tests {
         assert_eq!(a.deps_key(), wanted("1.0.0", "cp312", false).deps_key());
     }
 
+    /// What is printed comes whole through a pipe that takes a part at a time, as a sandbox's does: here one that does not block.
+    #[test]
+    fn unbuffered_output_is_written_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("sitecustomize.py"), SITECUSTOMIZE).unwrap();
+        let program = "import os, sys\nos.set_blocking(1, False)\nprint('x' * 1000000)\nsys.stderr.write(sys.stdout.name + sys.stdout.mode)";
+        let mut command = std::process::Command::new("/usr/bin/python3");
+        command.env_clear().env("PYTHONPATH", folder.path()).args(["-u", "-c", program]);
+        let Ok(output) = command.output() else {
+            eprintln!("skipped: this machine has no /usr/bin/python3");
+            return;
+        };
+        assert_eq!(output.stdout.len(), 1_000_001, "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stderr).ends_with("<stdout>w"));
+    }
+
     /// Runs the hook with a folder of an image's own hook behind it on the path.
     #[test]
     fn a_hidden_sitecustomize_still_runs() {
