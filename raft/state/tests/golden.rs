@@ -337,7 +337,8 @@ fn show(state: &State, line: &Line<'_>) -> String {
             let tell = |release: &shoal_state::model::Release| {
                 format!("v{} {:?} of {:?} kept={}", release.version, release.kind, release.of, release.contents.is_some())
             };
-            releases.map(tell).collect::<Vec<_>>().join(" | ")
+            let told = releases.map(tell).collect::<Vec<_>>();
+            if told.is_empty() { "none".to_owned() } else { told.join(" | ") }
         }
         "functions" => {
             let tell = |(id, function): (&FunctionId, &Function)| format!("{} max={}", id.bits(), function.scaling.containers_max);

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use shoal_runtime::{Container, ContainerId, ContainerSpec, Error, Exit, ExitStatus, Result, Stdio};
 use shoal_state::imbl::OrdMap;
-use shoal_state::model::{App, AppLayout, AppState, Resources, Task, TaskEnd};
+use shoal_state::model::{App, AppLayout, AppState, Environment, Resources, Task, TaskEnd};
 use shoal_state::{AppId, BootId, CallId, Command, EnvironmentId, FunctionId, InputId, NodeId, State, TaskId, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -202,6 +202,10 @@ impl Test {
             layout: AppLayout::default(),
             deployments: Default::default(),
         };
+        // An app goes with its environment, so there is one.
+        let environment =
+            Environment { id: record.environment, name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
+        state.environments = OrdMap::unit(environment.id, environment);
         state.apps = OrdMap::unit(app(), record);
         let dir = tempfile::tempdir().unwrap();
         let logs = LogStore::open(dir.path()).unwrap();
