@@ -245,7 +245,8 @@ mod tests {
     fn unbuffered_output_is_written_whole() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("sitecustomize.py"), SITECUSTOMIZE).unwrap();
-        let program = "import os, sys\nos.set_blocking(1, False)\nprint('x' * 1000000)\nsys.stderr.write(sys.stdout.name + sys.stdout.mode)";
+        let program =
+            "import os, sys\nos.set_blocking(1, False)\nprint('x' * 1000000)\nsys.stderr.write(sys.stdout.name + sys.stdout.mode)";
         let mut command = std::process::Command::new("/usr/bin/python3");
         command.env_clear().env("PYTHONPATH", folder.path()).args(["-u", "-c", program]);
         let Ok(output) = command.output() else {

@@ -203,8 +203,7 @@ impl Test {
             deployments: Default::default(),
         };
         // An app goes with its environment, so there is one.
-        let environment =
-            Environment { id: record.environment, name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
+        let environment = Environment { id: record.environment, name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
         state.environments = OrdMap::unit(environment.id, environment);
         state.apps = OrdMap::unit(app(), record);
         let dir = tempfile::tempdir().unwrap();

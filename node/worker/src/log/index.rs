@@ -122,6 +122,7 @@ pub(super) fn joined(parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 mod tests {
     use shoal_state::{AppId, FunctionId, TaskId};
 

@@ -13,7 +13,7 @@ use crate::calls::refused::Refused;
 /// Names a request.
 pub type Ticket = u64;
 
-/// What can be asked of the calls of a node. See [`super::Calls`] for what each means.
+/// What can be asked of the calls of a node. See [`Calls`](crate::Calls) for what each means.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "each is a method of `Calls`, where its fields are explained")]
 pub enum Request {
