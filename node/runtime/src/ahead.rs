@@ -235,8 +235,9 @@ mod tests {
         assert_eq!(job(&spec).unwrap(), b"\x1a\0\0\x000\0/root\x002\0python\0-u\0A=2=3\0");
         spec.stdin = true;
         assert_eq!(job(&spec).unwrap()[4], b'1');
-        spec.env[0].1 = "a\0b".into();
+        spec.env[1].1 = "a\0b".into();
         assert!(job(&spec).unwrap_err().contains("NUL"));
+        spec.env[1].1 = "1".into();
         spec.env[0].1 = "x".repeat(JOB_BYTES_MAX);
         assert!(job(&spec).is_ok(), "the last value counts");
         spec.env[1].1 = "x".repeat(JOB_BYTES_MAX);
