@@ -1,6 +1,9 @@
 """Pythons and their packages: every series that this machine can make, and each way to install."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from imaging import program, run
@@ -99,6 +102,13 @@ six = "1.16.0"
 """
 
 
+def poetry_source() -> str:
+    """Poetry does not read pip's settings: where this machine's index is another one, the project has to name it."""
+    asked = subprocess.run([sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True)
+    index = os.environ.get("PIP_INDEX_URL") or asked.stdout.strip()
+    return f'\n[[tool.poetry.source]]\nname = "index"\nurl = "{index}"\npriority = "primary"\n' if index else ""
+
+
 def test_each_way_to_install_for_a_project(client, tmp_path):
     """`uv_pip_install`, `pip_install_from_pyproject`, `uv_sync` and `poetry_install_from_file`: in each image a function
     imports what the project names. uv and poetry come from the package index."""
@@ -107,7 +117,7 @@ def test_each_way_to_install_for_a_project(client, tmp_path):
     (folder / "uv").mkdir()
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "uv/pyproject.toml").write_text(PYPROJECT)
-    (folder / "poetry/pyproject.toml").write_text(POETRY)
+    (folder / "poetry/pyproject.toml").write_text(POETRY + poetry_source())
     (folder / "needs.txt").write_text("idna==3.7\n")
     images = {
         "uv_pip": 'uv_pip_install("six==1.16.0", requirements=["needs.txt"])',

@@ -13,10 +13,10 @@ pytestmark = [
 ]
 
 
-def explanation(node: Node, function) -> str:
-    """What `explain` says of the function's first container; the function must be working."""
-    function_id = function.object_id
-    tasks = wait_for("a container", lambda: [t for t in node.tasks() if t["function_id"] == function_id], 60, every=0.1)
+def explanation(node: Node, function: str) -> str:
+    """What `explain` says of the first container of a function of the running app."""
+    app_id = starts.app.app_id
+    tasks = wait_for("a container", lambda: [t for t in node.tasks(app_id) if t["function"] == function], 60, every=0.1)
     return node.shoal("explain", tasks[0]["task_id"]).stdout
 
 
@@ -27,7 +27,7 @@ def from_zygote(node: Node, seconds: float = 120) -> None:
         with starts.app.run():
             call = starts.wait.spawn(3)
             time.sleep(1)
-            said = explanation(node, starts.wait)
+            said = explanation(node, "wait")
             call.get()
         return "went on from its image's zygote" in said
 
@@ -77,7 +77,7 @@ def test_a_sensitive_variable_means_the_plain_way(zygote, node):
     for _ in range(2):
         with starts.app.run():
             hashes.add(starts.look_with_another_seed.remote()["hash"])
-            said = explanation(node, starts.look_with_another_seed)
+            said = explanation(node, "look_with_another_seed")
     assert len(hashes) == 1
     assert "without a zygote: its PYTHONHASHSEED differs" in said, said
 

@@ -132,6 +132,8 @@ def main():
     job = read_job()
     become(*job)
     runpy = importlib.import_module("runpy")
-    vars(sys.modules["__main__"]).pop("main", None)
+    main_names = vars(sys.modules["__main__"])
+    for name in [name for name in main_names if not name.startswith("__")]:
+        del main_names[name]
     sys.modules.pop(__name__, None)
     runpy._run_module_as_main(ENTRYPOINT)
