@@ -84,19 +84,25 @@ def test_a_sensitive_variable_means_the_plain_way(zygote, node):
 
 def test_a_module_of_ones_own_wins_over_a_loaded_one(zygote, client, tmp_path):
     """A program that brings a module by the name of one that the zygote has loaded gets its own."""
-    (tmp_path / "cbor2.py").write_text("mine = True\nclass CBORTag: pass\ndef loads(*a, **k): pass\ndumps = load = dump = loads\n")
+    (tmp_path / "quopri.py").write_text(
+        "import importlib.util, sysconfig\n"
+        "spec = importlib.util.spec_from_file_location('_', sysconfig.get_path('stdlib') + '/quopri.py')\n"
+        "theirs = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(theirs)\n"
+        "globals().update({name: value for name, value in vars(theirs).items() if not name.startswith('__')})\n"
+    )
     program = tmp_path / "own.py"
     program.write_text(
         "import modal\n"
         "app = modal.App('own')\n"
-        "image = modal.Image.debian_slim().add_local_python_source('cbor2')\n"
-        "@app.function(image=image, serialized=False)\n"
+        "image = modal.Image.debian_slim().add_local_file('quopri.py', '/root/quopri.py')\n"
+        "@app.function(image=image)\n"
         "def mine():\n"
-        "    import sys\n"
-        "    return getattr(sys.modules.get('cbor2'), '__file__', None) or __import__('cbor2').__file__\n"
+        "    import quopri\n"
+        "    return quopri.__file__\n"
         "@app.local_entrypoint()\n"
         "def main():\n"
         "    print('from', mine.remote())\n"
     )
     done = client.run(program, cwd=tmp_path).ok(120)
-    assert "from /root/cbor2.py" in done.text("stdout")
+    assert "from /root/quopri.py" in done.text("stdout")

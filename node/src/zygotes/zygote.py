@@ -125,6 +125,7 @@ def main():
     # The entry for the working directory, which is only known with the job.
     if not getattr(sys.flags, "safe_path", False):
         del sys.path[0]
+    sys.path.remove(os.path.dirname(os.path.abspath(__file__)))
     variables = load()
     gc.collect()
     gc.freeze()
