@@ -102,7 +102,7 @@ def cold_start(rig: Rig) -> Iterator[Figure]:
         if turn > 0:
             samples.append(taken)
             baselines.append(bare)
-    yield Figure("cold_start", "ms", samples, baselines, "bare entrypoint by runsc run, until it asks for an input", 1.1)
+    yield Figure("cold_start", "ms", samples, baselines, "bare entrypoint by runsc run, until it asks for an input", 0.35)
 
 
 def interleaved(rig: Rig, rounds: int, sides: list[str], **order) -> dict[str, list[dict]]:

@@ -177,32 +177,48 @@ class Rig:
         """Returns the ids of the tasks of a function that live on the node."""
         return [task["task_id"] for task in self.node.tasks() if task["function"] == tag]
 
-    def live_task(self, tag: str) -> Task:
-        """Calls a function and returns its task as it runs; keeps the task's arguments in the folder."""
+    def live_task(self, tag: str) -> Path:
+        """Calls a function and keeps the arguments of its task in the folder; returns the task's own folder."""
         self.caller("node").do(do="remote", function=tag, times=1)
-        id = self.tasks_of(tag)[0]
         own = self.folder / tag
         own.mkdir(exist_ok=True)
-        of_task = self.data / "run/tasks" / id
+        of_task = self.data / "run/tasks" / self.tasks_of(tag)[0]
         shutil.copy(of_task / "arguments.bin", own)
+        return of_task
+
+    def described(self, of_task: Path) -> Task:
+        """Returns a task as its container is described."""
         for config in Path("/run/shoal").glob("*/bundles/*/config.json"):
             text = config.read_text()
             if str(of_task) in text:
-                return task_of(id, json.loads(text), config.parent)
-        raise RuntimeError(f"no container of task {id} is described in /run/shoal")
+                return task_of(of_task.name, json.loads(text), config.parent)
+        raise RuntimeError(f"no container of task {of_task.name} is described in /run/shoal")
 
     @cached_property
     def task(self) -> Task:
-        """The container of `warm`, which stays."""
-        return self.live_task("warm")
+        """The container of `warm`, which stays, and its root as a plain folder.
 
-    @cached_property
+        A sandbox made ahead says nothing of what it runs, so the node is started without them for a look."""
+        _ = self.caller("node")
+        self.restart({"SHOAL_CONTAINERS__SANDBOXES_AHEAD": "0", "SHOAL_CONTAINERS__ZYGOTES": "false"})
+        task = self.described(self.live_task("warm"))
+        self.progress("copying the image into a folder")
+        subprocess.run(["cp", "-a", str(task.root), str(self.folder / "image")], check=True)
+        self.restart({})
+        self.live_task("warm")
+        return task
+
+    def restart(self, environment: dict[str, str]) -> None:
+        """Starts the node anew, with these variables."""
+        self.node.stop()
+        self.node.environment = environment
+        self.node.start()
+
+    @property
     def image(self) -> Path:
         """The root of the node's containers as a plain folder."""
-        folder = self.folder / "image"
-        self.progress("copying the image into a folder")
-        subprocess.run(["cp", "-a", str(self.task.root), str(folder)], check=True)
-        return folder
+        _ = self.task
+        return self.folder / "image"
 
     @cached_property
     def relay(self) -> Partner:
