@@ -17,8 +17,8 @@ use prost::bytes::Bytes;
 use shoal_image::build::{FunctionRun, FunctionRunner, PreparedFunction, RunnerFailure};
 use shoal_proto::modal_client as pb;
 use shoal_runtime::{Bind, Limits, NetworkMode};
-use shoal_state::model::{Function, Image, Task};
-use shoal_state::{AppId, BootId, CallId, Digest, FunctionId, ImageId, InputId, ShardId, State, TaskId};
+use shoal_state::model::{Function, Task};
+use shoal_state::{AppId, BootId, CallId, Digest, FunctionId, ImageId, InputId, ShardId, TaskId};
 
 use crate::api::{Api, Error, now, secret, transport};
 use crate::arguments::{self, Variables};
@@ -142,9 +142,9 @@ impl Runner {
         let state = api.local();
         let absent = || Error::NotFound(format!("Function '{}' not found", self.function));
         let function = state.functions.get(&self.function).ok_or_else(absent)?.clone();
-        let (base_id, base) = base_of(&state, &function)?;
+        let (base_id, base) = images::image_of(&state, &function)?;
         let record = images::read_record(api, &base).await?;
-        let python = record.metadata.python_path.clone().ok_or_else(|| no_python(base_id))?;
+        let python = record.metadata.python_path.clone().ok_or_else(|| images::no_python(base_id))?;
         let over = images::over(api, &state, &function, &base, &record).await?;
 
         let (_, id) = images::build_log(ImageId::derive(&[key.as_bytes()]));
@@ -198,18 +198,6 @@ impl FunctionRunner for Runner {
     fn prepare(&self, image: Digest) -> BoxFuture<'_, Result<PreparedFunction, RunnerFailure>> {
         async move { Runner::prepare(self, image).await.map_err(|error| tonic::Status::from(error).message().to_owned().into()) }.boxed()
     }
-}
-
-fn base_of(state: &State, function: &Function) -> Result<(ImageId, Image), Error> {
-    let id = function.image.ok_or_else(|| Error::Precondition(format!("function '{}' names no image", function.tag)))?;
-    let image = state.images.get(&id).ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
-    Ok((id, image.clone()))
-}
-
-fn no_python(image: ImageId) -> Error {
-    Error::Precondition(format!(
-        "image {image} has no python on its PATH: give it one with add_python=, as in Image.from_registry(…, add_python=\"3.12\")"
-    ))
 }
 
 /// The task that the container takes itself for; none of it is in the state.

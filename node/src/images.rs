@@ -341,12 +341,32 @@ fn milliseconds(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Returns the image of a function.
+pub(crate) fn image_of(state: &State, function: &Function) -> Result<(ImageId, Image), Error> {
+    let id = function.image.ok_or_else(|| Error::Precondition(format!("function '{}' names no image", function.tag)))?;
+    let image = state.images.get(&id).ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
+    Ok((id, image.clone()))
+}
+
+/// Says that nothing can run in an image.
+pub(crate) fn no_python(image: ImageId) -> Error {
+    Error::Precondition(format!(
+        "image {image} has no python on its PATH: give it one with add_python=, as in Image.from_registry(…, add_python=\"3.12\")"
+    ))
+}
+
 /// Returns what lies over an image in the containers of a function: the client, and the function's own files.
 pub(crate) async fn over(api: &Api, state: &State, function: &Function, image: &Image, record: &ImageRecord) -> Result<Vec<Digest>, Error> {
-    let manifest = image.manifest.ok_or_else(|| Error::Precondition("its image was not built".to_owned()))?;
     if let Some(image) = function.image {
         api.upkeep.uses.touch(Thing::Image(image), api.store.now());
     }
+    let [_, client] = base(api, state, function, image, record).await?;
+    Ok(std::iter::once(client).chain(files(state, function)).collect())
+}
+
+/// Returns what the roots of a function's containers begin with: its image, and the client over it.
+pub(crate) async fn base(api: &Api, state: &State, function: &Function, image: &Image, record: &ImageRecord) -> Result<[Digest; 2], Error> {
+    let manifest = image.manifest.ok_or_else(|| Error::Precondition("its image was not built".to_owned()))?;
     let metadata = &record.metadata;
     let wanted = ClientWanted {
         version: mount::client_version(state, &function.mounts).unwrap_or_else(|| mount::CLIENT_VERSION.to_owned()),
@@ -355,8 +375,12 @@ pub(crate) async fn over(api: &Api, state: &State, function: &Function, image: &
         python: metadata.python_path.clone().unwrap_or_default(),
     };
     let client = api.images.client_tree(&wanted, &LayerRecord { manifest, config: record.config.clone() }).await?;
+    Ok([manifest, client])
+}
+
+/// Returns the function's own files, in the order in which they lie over the client.
+pub(crate) fn files(state: &State, function: &Function) -> Vec<Digest> {
     let mut mounts = function.mounts.clone();
     mounts.sort_unstable();
-    let mounts = mounts.iter().filter_map(|mount| state.mounts.get(mount)).map(|mount| mount.manifest);
-    Ok(std::iter::once(client).chain(mounts).collect())
+    mounts.iter().filter_map(|mount| state.mounts.get(mount)).map(|mount| mount.manifest).collect()
 }

@@ -13,17 +13,15 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
 use shoal_calls::calls::{Lost, Status};
-use shoal_image::build::ClientWanted;
-use shoal_image::cache::LayerRecord;
 use shoal_proto::modal_client as pb;
 use shoal_runtime::{Bind, ContainerSpec, Limits, NetworkMode};
-use shoal_state::model::{Function, Image, Resources, Task, TaskEnd};
-use shoal_state::{Command, Digest, ImageId, State, TaskId};
+use shoal_state::model::{Function, Resources, Task, TaskEnd};
+use shoal_state::{Command, State, TaskId};
 use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
 
-use crate::api::{Api, Error, mount, now, secret, transport};
+use crate::api::{Api, Error, now, secret, transport};
 use crate::arguments::{self, Variables};
-use crate::images::{self, ImageRecord};
+use crate::images;
 use crate::roots::Root;
 use crate::zygotes::{self, Kind, Start, Zygotes};
 
@@ -51,11 +49,14 @@ impl NodeProvider {
         let state = self.api.local();
         let absent = || Error::NotFound(format!("Function '{}' not found", task.function));
         let function = state.functions.get(&task.function).ok_or_else(absent)?;
-        let (image_id, image) = image_of(&state, function)?;
+        let (image_id, image) = images::image_of(&state, function)?;
         let record = images::read_record(&self.api, &image).await?;
-        let base = self.base(&state, function, &image, &record).await?;
-        let root = self.root(&state, function, base, &record).await?;
-        let python = root.python.ok_or_else(|| no_python(image_id))?;
+        if image.manifest.is_some() && record.metadata.python_path.is_none() {
+            return Err(images::no_python(image_id));
+        }
+        let base = images::base(&self.api, &state, function, &image, &record).await?;
+        let root = self.api.roots.get(&base, &images::files(&state, function), record.config.path().to_owned()).await?;
+        let python = root.python.ok_or_else(|| images::no_python(image_id))?;
         let secrets = secret::open_all(&self.api, &state, &function.secrets)?;
         let dir = self.api.config.data.join("run/tasks").join(id.to_string());
         let arguments = arguments::encode(&self.api, &state, id, task, function).await?;
@@ -98,27 +99,6 @@ impl NodeProvider {
         let mut plan = ContainerPlan::new(spec);
         plan.startup_timeout = Some(Duration::from_millis(function.startup_timeout_ms));
         Ok(plan)
-    }
-
-    /// Returns what the roots of an image's containers begin with: the image and the client.
-    async fn base(&self, state: &State, function: &Function, image: &Image, record: &ImageRecord) -> Result<[Digest; 2], Error> {
-        let manifest = image.manifest.ok_or_else(|| Error::Precondition("its image was not built".to_owned()))?;
-        let version = mount::client_version(state, &function.mounts).unwrap_or_else(|| "1.6.4".to_owned());
-        let metadata = &record.metadata;
-        let image_id = function.image.unwrap_or(ImageId::from_random(0));
-        let python = metadata.python_path.clone().ok_or_else(|| no_python(image_id))?;
-        let musl = metadata.libc_version_info.as_deref().is_some_and(|libc| libc.starts_with("musl"));
-        let wanted = ClientWanted { version, abi: metadata.python_abi.clone().unwrap_or_default(), musl, python };
-        let client = self.api.images.client_tree(&wanted, &LayerRecord { manifest, config: record.config.clone() }).await?;
-        Ok([manifest, client])
-    }
-
-    /// Returns the root of a function's containers: its files over the base.
-    async fn root(&self, state: &State, function: &Function, base: [Digest; 2], record: &ImageRecord) -> Result<Root, Error> {
-        let mut mounts: Vec<_> = function.mounts.clone();
-        mounts.sort_unstable();
-        let mounts: Vec<_> = mounts.iter().filter_map(|mount| state.mounts.get(mount)).map(|mount| mount.manifest).collect();
-        self.api.roots.get(&base, &mounts, record.config.path().to_owned()).await
     }
 
     async fn end(&self, id: TaskId, generation: u64, end: &Ended) -> Result<(), Error> {
@@ -179,18 +159,6 @@ fn result(status: pb::generic_result::GenericStatus, exception: &str) -> bytes::
 fn environment_name(state: &State, task: &Task) -> String {
     let app = state.apps.get(&task.app);
     app.and_then(|app| state.environments.get(&app.environment)).map(|environment| environment.name.clone()).unwrap_or_default()
-}
-
-fn image_of(state: &State, function: &Function) -> Result<(ImageId, Image), Error> {
-    let id = function.image.ok_or_else(|| Error::Precondition(format!("function '{}' names no image", function.tag)))?;
-    let image = state.images.get(&id).ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
-    Ok((id, image.clone()))
-}
-
-fn no_python(image: ImageId) -> Error {
-    Error::Precondition(format!(
-        "image {image} has no python on its PATH: give it one with add_python=, as in Image.from_registry(…, add_python=\"3.12\")"
-    ))
 }
 
 /// Where a function sets no limit of memory, what the node has for containers is one: it goes on when a container takes all.
