@@ -88,9 +88,24 @@ impl Roots {
         .await
     }
 
-    /// Returns the manifests that all roots are made of which containers are shown, or may be shown again.
-    pub(crate) fn parts(&self) -> Vec<Digest> {
-        self.inner.bound.lock().values().flat_map(|bound| bound.parts.iter().copied()).collect()
+    /// Returns the manifests of which those roots are made that containers are shown now.
+    pub(crate) fn parts_in_use(&self) -> Vec<Digest> {
+        let bound = self.inner.bound.lock();
+        bound.values().filter(|bound| bound.users > 0).flat_map(|bound| bound.parts.iter().copied()).collect()
+    }
+
+    /// Forgets roots that no container is shown, but for those whose manifests are all `needed`; returns the manifests of the
+    /// roots that are left.
+    pub(crate) fn forget_idle(&self, needed: impl Fn(&Digest) -> bool) -> Vec<Digest> {
+        let mut bound = self.inner.bound.lock();
+        bound.retain(|key, bound| {
+            let stays = bound.users > 0 || bound.parts.iter().all(&needed);
+            if !stays {
+                self.inner.trees.unbind(&name(key));
+            }
+            stays
+        });
+        bound.values().flat_map(|bound| bound.parts.iter().copied()).collect()
     }
 
     fn take(&self, key: Digest) -> Option<Root> {
@@ -102,7 +117,7 @@ impl Roots {
 
     /// Shows a tree, and keeps what is known of it.
     fn bind(&self, key: Digest, about: Bound, tree: &Tree) -> Result<Root, Error> {
-        let name = key.to_string()[..24].to_owned();
+        let name = name(&key);
         let mut bound = self.inner.bound.lock();
         if let Entry::Vacant(place) = bound.entry(key) {
             let dir = self.inner.trees.bind(&name, tree).map_err(Error::failed(format!("cannot show tree {name}")))?;
@@ -124,9 +139,14 @@ impl Roots {
         idle.sort_unstable();
         for (_, key) in idle.iter().take(idle.len().saturating_sub(IDLE_MAX)) {
             bound.remove(key);
-            self.inner.trees.unbind(&key.to_string()[..24]);
+            self.inner.trees.unbind(&name(&key));
         }
     }
+}
+
+/// Returns what a root is called in the node's FUSE mount.
+fn name(key: &Digest) -> String {
+    key.to_string()[..24].to_owned()
 }
 
 fn key<'a>(parts: impl Iterator<Item = &'a Digest>, path: &str) -> Digest {

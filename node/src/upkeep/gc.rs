@@ -20,6 +20,7 @@ use shoal_storage::store::{Condemned, Store, Swept};
 use super::named::{Named, Needs};
 use super::uses::{Thing, Uses};
 use crate::api::{Api, Error, blocking};
+use crate::roots::Roots;
 
 /// How long the record of a failed build is kept that nobody asked for again, in seconds.
 const FAILED_KEPT: u64 = 7 * 24 * 3600;
@@ -66,7 +67,7 @@ pub(crate) struct Collected {
 /// What must stay whatever its age: beside what the state says.
 #[derive(Debug, Clone, Default)]
 struct Pins {
-    /// Trees that containers are shown.
+    /// Trees that containers are shown now.
     trees: Vec<Digest>,
     /// Lists of chunks of blobs.
     lists: Vec<Digest>,
@@ -102,8 +103,9 @@ pub(crate) async fn collect(api: &Api, budget_bytes: u64, dry_run: bool) -> Resu
     drop(mark);
     forget(api, &chosen.forgotten).await?;
     let state = api.read_latest().await?;
-    let store = api.store.clone();
-    let swept = blocking(move || delete(&store, &state, &pins)).await.map_err(Error::failed("cannot delete chunks that nothing names"))?;
+    let (store, roots) = (api.store.clone(), api.roots.clone());
+    let swept =
+        blocking(move || delete(&store, &state, &pins, &roots)).await.map_err(Error::failed("cannot delete chunks that nothing names"))?;
     (done.chunks, done.bytes, done.packs) = (swept.swept.chunks, swept.swept.bytes, swept.packs);
     (done.named_bytes, done.disk_bytes) = (swept.named_bytes, swept.disk_bytes);
     if swept.swept.chunks > 0 {
@@ -193,7 +195,7 @@ async fn pins(api: &Api, forgotten: &[BlobId]) -> Result<Pins, Error> {
     let (blobs, forgotten) = (api.blobs.clone(), BTreeSet::from_iter(forgotten));
     let all = blocking(move || blobs.all()).await.map_err(Error::failed("cannot read the table of blobs"))?;
     let lists = all.into_iter().filter(|(id, _)| !forgotten.contains(id)).map(|(_, list)| list).collect();
-    Ok(Pins { trees: api.roots.parts(), lists })
+    Ok(Pins { trees: api.roots.parts_in_use(), lists })
 }
 
 /// What is to be forgotten, and what is broken.
@@ -308,13 +310,17 @@ struct Deleted {
     disk_bytes: u64,
 }
 
-fn delete(store: &Store, state: &State, pins: &Pins) -> Result<Deleted, Failure> {
+fn delete(store: &Store, state: &State, pins: &Pins, roots: &Roots) -> Result<Deleted, Failure> {
     let (named, mut mark) = (Named::of(state), Mark::new(store.clone()));
     mark_pins(&mut mark, &named, pins)?;
     for needs in named.all() {
         let added = needed(&mut mark, needs)?;
         mark.take(&added);
     }
+    // A root that only waits to be shown again keeps nothing; one that was shown since the pins were read does.
+    let mut shown = Added::default();
+    roots.forget_idle(|part| mark.contains(part)).into_iter().try_for_each(|part| mark.tree(part, &mut shown))?;
+    mark.take(&shown);
     let condemned: Condemned = store.condemn(|digest| mark.contains(digest))?;
     let swept = store.sweep(&condemned)?;
     Ok(Deleted { swept, packs: store.compact()?, named_bytes: mark.bytes(), disk_bytes: store.disk_bytes()? })

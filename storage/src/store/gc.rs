@@ -123,7 +123,7 @@ impl Core {
         let mut places = Vec::new();
         let mut batches = Batches::new(&self.chunks);
         for digest in digests {
-            if fresh.written.contains_key(digest) || fresh.touched.contains(digest) {
+            if fresh.written.contains_key(digest) || fresh.touched.contains_key(digest) {
                 continue;
             }
             if let Some(entry) = self.indexed(digest)?.filter(|entry| entry.keep_until <= now) {

@@ -25,7 +25,7 @@ mod recover;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -212,8 +212,8 @@ struct Core {
 #[derive(Debug, Default)]
 struct Fresh {
     written: HashMap<Digest, Entry>,
-    /// Chunks of the index that were promised anew.
-    touched: HashSet<Digest>,
+    /// Chunks of the index that were promised anew, and until when.
+    touched: HashMap<Digest, u64>,
 }
 
 /// What is known of a chunk.
@@ -357,17 +357,22 @@ impl Core {
         (self.options.clock)()
     }
 
-    /// Says what is known of a chunk; one that is here is kept for [`Options::keep`] from the next sync on.
+    /// Says what is known of a chunk; one that is here is kept for [`Options::keep`] from now on, once it is synced.
     fn touch(&self, digest: &Digest) -> Result<Known> {
         let mut fresh = self.fresh.write();
-        if fresh.written.contains_key(digest) || fresh.touched.contains(digest) {
+        let keep_until = self.kept_from_now();
+        let fresh = &mut *fresh;
+        // A sync that is under way may be writing an earlier promise: what is longer now stays for the next one.
+        let promised = fresh.written.get_mut(digest).map(|entry| &mut entry.keep_until).or_else(|| fresh.touched.get_mut(digest));
+        if let Some(until) = promised {
+            *until = keep_until.max(*until);
             return Ok(Known::Unsynced);
         }
         let Some(entry) = self.indexed(digest)? else { return Ok(Known::No) };
-        if entry.keep_until >= self.now() + self.options.keep.as_secs() {
+        if entry.keep_until >= keep_until {
             return Ok(Known::Synced);
         }
-        fresh.touched.insert(*digest);
+        fresh.touched.insert(*digest, keep_until);
         Ok(Known::Unsynced)
     }
 
@@ -460,7 +465,7 @@ impl Core {
         let (unsynced, written, touched) = {
             let mut writer = self.writer.lock();
             let fresh = self.fresh.read();
-            if writer.unsynced.is_empty() && fresh.touched.is_empty() {
+            if writer.unsynced.is_empty() && fresh.written.is_empty() && fresh.touched.is_empty() {
                 return Ok(());
             }
             (std::mem::take(&mut writer.unsynced), fresh.written.clone(), fresh.touched.clone())
@@ -470,7 +475,7 @@ impl Core {
         self.kv.sync()?;
         let mut fresh = self.fresh.write();
         fresh.written.retain(|digest, entry| written.get(digest) != Some(entry));
-        fresh.touched.retain(|digest| !touched.contains(digest));
+        fresh.touched.retain(|digest, until| touched.get(digest) != Some(until));
         Ok(())
     }
 
@@ -485,17 +490,19 @@ impl Core {
     }
 
     /// Writes to the index what is in the packs, then how far the packs are in the index.
-    fn index(&self, written: &HashMap<Digest, Entry>, touched: &HashSet<Digest>, unsynced: &Unsynced) -> Result<()> {
+    fn index(&self, written: &HashMap<Digest, Entry>, touched: &HashMap<Digest, u64>, unsynced: &Unsynced) -> Result<()> {
         let mut batches = recover::Batches::new(&self.chunks);
         for (digest, entry) in written {
             let mut entry = entry.clone();
-            // A chunk that was only moved keeps a promise made meanwhile.
-            entry.keep_until = self.indexed(digest)?.map_or(0, |old| old.keep_until).max(entry.keep_until);
+            // A chunk that was only moved keeps a promise made before and meanwhile.
+            let indexed = self.indexed(digest)?.map(|old| old.keep_until);
+            let promised = indexed.max(touched.get(digest).copied());
+            entry.keep_until = promised.unwrap_or(0).max(entry.keep_until);
             batches.insert(digest, &entry)?;
         }
-        for digest in touched.iter().filter(|digest| !written.contains_key(*digest)) {
+        for (digest, keep_until) in touched.iter().filter(|(digest, _)| !written.contains_key(*digest)) {
             if let Some(entry) = self.indexed(digest)? {
-                batches.insert(digest, &Entry { keep_until: self.kept_from_now(), ..entry })?;
+                batches.insert(digest, &Entry { keep_until: *keep_until, ..entry })?;
             }
         }
         batches.finish()?;

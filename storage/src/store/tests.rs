@@ -278,6 +278,36 @@ fn a_promise_is_on_disk_when_it_is_given() {
 }
 
 #[test]
+fn a_promise_counts_from_when_it_is_given_though_the_chunk_waits_for_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, now) = with_clock!(dir.path(), NOW);
+    let digest = store.put(&noise(1, 9000)).unwrap();
+    now.fetch_add(PROMISES_END, Ordering::Relaxed);
+    assert_eq!(store.missing(&[digest]).unwrap(), []);
+    assert!(store.condemn(|_| false).unwrap().is_empty(), "the promise is as old as the chunk");
+    // The same of a promise that waits itself.
+    now.fetch_add(PROMISES_END, Ordering::Relaxed);
+    store.put(&noise(1, 9000)).unwrap();
+    now.fetch_add(PROMISES_END, Ordering::Relaxed);
+    assert_eq!(store.missing(&[digest]).unwrap(), []);
+    assert!(store.condemn(|_| false).unwrap().is_empty(), "the promise is as old as the one before");
+}
+
+#[test]
+fn moving_a_chunk_keeps_a_promise_that_waits_for_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, now) = with_clock!(dir.path(), NOW);
+    let digests: Vec<_> = (0..50).map(|seed| store.put(&noise(seed, 20 << 10)).unwrap()).collect();
+    store.sync().unwrap();
+    now.fetch_add(PROMISES_END, Ordering::Relaxed);
+    let condemned = store.condemn(|digest| *digest == digests[0]).unwrap();
+    store.sweep(&condemned).unwrap();
+    store.put(&noise(0, 20 << 10)).unwrap();
+    assert!(store.compact().unwrap() >= 2);
+    assert!(store.condemn(|_| false).unwrap().is_empty(), "moving the chunk lost its promise");
+}
+
+#[test]
 fn deleting_gives_space_back() {
     let dir = tempfile::tempdir().unwrap();
     let (store, now) = with_clock!(dir.path(), NOW);

@@ -51,12 +51,12 @@ pub fn strace_is_here() -> Result<()> {
 /// Runs the workload of a writer by `program WRITER FOLDER SEED` and returns what it did.
 pub fn record(writer: &Writer, program: &Path, seed: u64) -> Result<Trace> {
     let temp = tempfile::Builder::new().prefix("power-cut-").tempdir()?;
-    let (folder, file) = (temp.path().join("folder"), temp.path().join("trace"));
+    let (folder, file, said) = (temp.path().join("folder"), temp.path().join("trace"), temp.path().join("stderr"));
     fs::create_dir(&folder)?;
     let mut strace = Command::new("strace");
     strace.args(["-f", "-y", "-xx", "--seccomp-bpf", "-s", "33554432", "-e", "signal=none", "-e"]);
     strace.arg(format!("trace={}", trace::CALLS)).arg("-o").arg(&file);
-    strace.arg(program).arg(writer.name).arg(&folder).arg(seed.to_string()).stdout(Stdio::null());
+    strace.arg(program).arg(writer.name).arg(&folder).arg(seed.to_string()).stdout(Stdio::null()).stderr(fs::File::create(&said)?);
     let mut child = strace.spawn().context("strace did not start")?;
     let deadline = Instant::now() + WORK_DEADLINE;
     let status = loop {
@@ -69,7 +69,7 @@ pub fn record(writer: &Writer, program: &Path, seed: u64) -> Result<Trace> {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    ensure!(status.success(), "the workload of {} failed: {status}", writer.name);
+    ensure!(status.success(), "the workload of {} failed: {status}: {}", writer.name, fs::read_to_string(&said)?.trim_end());
     let text = fs::read_to_string(&file)?;
     Ok(Trace { writer: *writer, events: trace::parse(&text, &folder)? })
 }
