@@ -76,6 +76,11 @@ def test_cores(seen):
     assert seen["cpus"] == seen["affinity"] == os.cpu_count()
 
 
+def test_cores_of_a_limited_function(running):
+    """A function that may use one core at most sees one core, so that its pools of threads and processes fit it."""
+    assert machine.cores.remote() == (1, 1, 1)
+
+
 def test_processes(running):
     """fork, a pool of processes, a shell with a pipe, two hundred threads: all of it works and is waited for."""
     done = machine.fork_and_pool.remote()

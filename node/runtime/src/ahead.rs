@@ -86,6 +86,7 @@ impl AheadConfig {
             && spec.hostname == self.hostname
             && spec.binds == self.binds
             && spec.own.as_ref().is_some_and(|own| own.target == self.own_target && !own.read_only)
+            && limits.cores(crate::cores::machine()).is_none()
             && limits.disk_bytes.is_none()
             && limits.shm_bytes == Some(self.shm_bytes)
             && spec.files.is_empty()

@@ -143,6 +143,15 @@ impl Cgroup {
         folders.into_iter().map(open).collect()
     }
 
+    /// The file that lists all threads of the container, one a line.
+    pub(crate) fn threads(&self) -> Option<PathBuf> {
+        let file = match self.version {
+            Version::V1 => "tasks",
+            Version::V2 => "cgroup.threads",
+        };
+        self.folders.first().map(|(_, folder)| folder.join(file))
+    }
+
     /// True when the kernel killed a process of this container because it reached its memory
     /// limit. Ask before the groups are removed.
     pub(crate) fn oom_killed(&self) -> bool {

@@ -27,6 +27,7 @@ use crate::{
     blocking,
     cgroup::Cgroups,
     container::{Parts, Sandbox, Stdio},
+    cores::{self, Cores},
     leftover,
     network::{Claim, Network, resolver, slot::Slot},
     oci, process,
@@ -468,6 +469,8 @@ impl Inner {
             .stdout(stdout_in)
             .stderr(stderr_in);
         let entrances: Vec<OwnedFd> = entrances.into_iter().map(OwnedFd::from).collect();
+        let cores = spec.limits.cores(cores::machine()).map(Cores::choose).transpose();
+        let cores = cores.map_err(|e| Error::file("choose", "cores")(e.into()))?;
         // SAFETY: between fork and exec the closure makes plain system calls on descriptors and
         // memory that exist already; it does not allocate or lock.
         unsafe {
@@ -475,6 +478,7 @@ impl Inner {
                 for entrance in &entrances {
                     rustix::io::write(entrance, b"0")?;
                 }
+                cores.map_or(Ok(()), Cores::enter)?;
                 // Signals of our terminal are not meant for containers.
                 rustix::process::setsid()?;
                 Ok(())
@@ -502,6 +506,9 @@ impl Inner {
             }
         }
         parts.sandbox = Some(sandbox?);
+        if let (Some(cores), Some(threads)) = (cores, parts.cgroup.as_ref().and_then(|group| group.threads())) {
+            cores.let_out(&threads).map_err(Error::file("let onto all cores", &threads))?;
+        }
         Ok(Stdio { stdin, stdout, stderr })
     }
 

@@ -18,7 +18,7 @@
 //! - [`spec`](ContainerSpec): what a container is to be; `oci`: that, as runsc reads it (pure).
 //! - `control`: the sandbox's control socket.
 //! - `network`: slots, addresses, the firewall table, resolv.conf.
-//! - `cgroup`: limits and usage, for both versions of the kernel's interface.
+//! - `cgroup`: limits and usage, for both versions of the kernel's interface; `cores`: how many of them a container sees.
 //! - `process`: waiting for processes that are not our children from the start.
 //! - `leftover`: cleaning by name.
 //! - [`doctor_checks`]: what is wrong with this machine, and how to repair it.
@@ -31,6 +31,7 @@ mod ahead;
 mod cgroup;
 mod container;
 mod control;
+mod cores;
 mod doctor;
 mod engine;
 mod error;

@@ -132,7 +132,7 @@ pub struct Device {
 /// What a container may use. `None` means as much as there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Hard limit of CPU time, in thousandths of a core.
+    /// Hard limit of CPU time, in thousandths of a core. The container sees as many cores as it needs to use that up.
     pub cpu_millis: Option<u64>,
     /// Its share when cores are scarce, in thousandths of a core.
     pub cpu_request_millis: Option<u64>,
@@ -142,6 +142,14 @@ pub struct Limits {
     pub disk_bytes: Option<u64>,
     /// Size of /dev/shm. `None`: half of the memory limit, at least Docker's 64 MiB.
     pub shm_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// Returns how many cores a container is shown on a machine of so many: `None` for all.
+    pub(crate) fn cores(&self, machine: usize) -> Option<usize> {
+        let cores = usize::try_from(self.cpu_millis?.div_ceil(1000)).unwrap_or(usize::MAX).max(1);
+        (cores < machine).then_some(cores)
+    }
 }
 
 /// Where a container's changes to its root are kept.

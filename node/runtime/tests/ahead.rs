@@ -151,6 +151,7 @@ async fn a_description_that_differs_is_made_in_full() {
         (|spec: &mut ContainerSpec| spec.user.uid = 7) as fn(&mut ContainerSpec),
         |spec| spec.network = NetworkMode::None,
         |spec| spec.limits.disk_bytes = Some(1 << 20),
+        |spec| spec.limits.cpu_millis = Some(1000),
         |spec| spec.capabilities.push("CAP_NET_ADMIN".into()),
     ] {
         let mut spec = ahead.probe(&["cat", "/etc/fixed"], &[]);

@@ -69,6 +69,28 @@ async fn a_cpu_quota_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_sees_as_many_cores_as_its_quota_needs_and_may_run_on_all() {
+    needs_runsc!();
+    let bench = Bench::without_network().await;
+    let machine = std::thread::available_parallelism().unwrap().get() as u64;
+    for (cpu_millis, seen) in [(300, 1), (1000, 1), (1001, machine.min(2)), (machine * 1000 + 500, machine)] {
+        let mut spec = bench.probe(&["cores"]);
+        spec.limits = Limits { cpu_millis: Some(cpu_millis), ..Limits::default() };
+        let (_, out, err) = bench.run(spec).await;
+        assert_eq!((out.trim(), &*err), (&*seen.to_string(), ""), "{cpu_millis} thousandths of {machine} cores");
+    }
+    let mut spec = bench.probe(&["burn", "100"]);
+    spec.limits = Limits { cpu_millis: Some(300), ..Limits::default() };
+    let container = bench.start(spec).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", container.sandbox_pid())).unwrap();
+    let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let allowed = |status: &str| status.lines().find(|line| line.starts_with("Cpus_allowed:")).map(str::to_owned);
+    assert_eq!(allowed(&status), allowed(&own));
+    container.destroy().await.unwrap();
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_exec_is_a_process_of_its_own() {
     needs_runsc!();
     let bench = Bench::without_network().await;

@@ -63,6 +63,12 @@ def about() -> dict:
     }
 
 
+@app.function(cpu=(0.5, 1.0))
+def cores() -> tuple[int, int, int]:
+    """Returns how many cores a function with a hard limit of one sees."""
+    return os.cpu_count(), len(os.sched_getaffinity(0)), multiprocessing.cpu_count()
+
+
 @app.function()
 def share_memory(mebibytes: int) -> int:
     """Hands a block from a process to another one through /dev/shm, as data loaders do."""

@@ -59,6 +59,7 @@ fn main() {
         }
         "jobs" => await_job(),
         "fill" => fill(word(1).parse().unwrap()),
+        "cores" => say(&thread::available_parallelism().unwrap().to_string()),
         "burn" => burn(Duration::from_millis(word(1).parse().unwrap())),
         "write" => fs::write(word(1), word(2)).unwrap(),
         "cat" => print!("{}", fs::read_to_string(word(1)).unwrap()),
