@@ -1,0 +1,158 @@
+//! What a node is: a key, and a certificate of the cluster's CA that says which node holds it.
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use shoal_state::NodeId;
+
+use crate::error::{Error, Result, certificate};
+use crate::join::Fingerprint;
+
+/// What the names of all nodes end with.
+const SUFFIX: &str = ".node.shoal";
+/// A name that every node has: for those that do not know yet which node they will find.
+pub(crate) const ANY_HOST: &str = "any.node.shoal";
+
+/// A node's request for a certificate (a PKCS#10 request, DER).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request(pub Vec<u8>);
+
+/// A node's key and certificate, and the CA that it trusts.
+#[derive(Debug)]
+pub struct Identity {
+    node: NodeId,
+    key: PrivatePkcs8KeyDer<'static>,
+    leaf: CertificateDer<'static>,
+    ca: CertificateDer<'static>,
+    renew_at: i64,
+}
+
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        let Self { node, key, leaf, ca, renew_at } = self;
+        Self { node: *node, key: key.clone_key(), leaf: leaf.clone(), ca: ca.clone(), renew_at: *renew_at }
+    }
+}
+
+impl Identity {
+    /// Makes a key; returns the request to have it certified, and the key (PEM), which is a secret.
+    ///
+    /// # Errors
+    /// When there is no randomness.
+    pub fn ask() -> Result<(Request, String)> {
+        let key = KeyPair::generate().map_err(certificate("make this node's key"))?;
+        Ok((request(&key)?, key.serialize_pem()))
+    }
+
+    /// Returns the request to have an existing key (PEM) certified anew.
+    ///
+    /// # Errors
+    /// When the key cannot be read.
+    pub fn ask_again(key: &str) -> Result<Request> {
+        request(&KeyPair::from_pem(key).map_err(certificate("read this node's key"))?)
+    }
+
+    /// Puts a key (PEM), its certificate (DER) and the CA's (DER) together.
+    ///
+    /// # Errors
+    /// When one of them cannot be read, or the certificate names no node.
+    pub fn new(key: &str, leaf: &[u8], ca: &[u8]) -> Result<Self> {
+        let key = KeyPair::from_pem(key).map_err(certificate("read this node's key"))?;
+        let leaf = CertificateDer::from(leaf.to_vec());
+        let about = About::of(&leaf)?;
+        Ok(Self {
+            node: about.node,
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()),
+            leaf,
+            ca: CertificateDer::from(ca.to_vec()),
+            renew_at: about.from + (about.until - about.from) / 2,
+        })
+    }
+
+    /// Returns which node this is.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Returns when the certificate should be renewed: half-way through its life, in seconds since 1970.
+    pub fn renew_at(&self) -> i64 {
+        self.renew_at
+    }
+
+    /// Returns what a token that lets a node join says of the CA.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.ca)
+    }
+
+    /// Returns the certificate of the CA (DER).
+    pub fn ca(&self) -> &CertificateDer<'static> {
+        &self.ca
+    }
+
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.key.clone_key())
+    }
+
+    /// Returns what is shown to peers: the certificate and the CA's.
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.leaf.clone(), self.ca.clone()]
+    }
+}
+
+fn request(key: &KeyPair) -> Result<Request> {
+    let failed = || certificate("make a request for a certificate");
+    let params = CertificateParams::new(vec![ANY_HOST.to_owned()]).map_err(failed())?;
+    let request = params.serialize_request(key).map_err(failed())?;
+    Ok(Request(request.der().to_vec()))
+}
+
+/// Returns the name of a node in its certificate. Upper and lower case mean the same in names, so it is no id as people see it.
+pub(crate) fn host(node: NodeId) -> String {
+    format!("{:032x}{SUFFIX}", node.bits())
+}
+
+/// What a node's certificate says.
+pub(crate) struct About {
+    pub(crate) node: NodeId,
+    from: i64,
+    until: i64,
+}
+
+impl About {
+    /// Reads a certificate. Whether it is to be trusted was found out before.
+    pub(crate) fn of(leaf: &CertificateDer<'_>) -> Result<Self> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(certificate("read a node's certificate"))?;
+        let names = parsed.subject_alternative_name().map_err(certificate("read the names in a node's certificate"))?;
+        let names = names.iter().flat_map(|names| &names.value.general_names);
+        let node = names
+            .filter_map(|name| match name {
+                x509_parser::extensions::GeneralName::DNSName(name) => node_of(name),
+                _ => None,
+            })
+            .next();
+        let unnamed = || Error::Certificate { doing: "find a node's id in its certificate", why: "it has no such name".into() };
+        let validity = parsed.validity();
+        Ok(Self { node: node.ok_or_else(unnamed)?, from: validity.not_before.timestamp(), until: validity.not_after.timestamp() })
+    }
+}
+
+fn node_of(name: &str) -> Option<NodeId> {
+    let bits = name.strip_suffix(SUFFIX).filter(|digits| digits.len() == 32)?;
+    u128::from_str_radix(bits, 16).ok().map(NodeId::from_random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_leads_back_to_its_node() {
+        for bits in [0, 7, u128::MAX] {
+            let node = NodeId::from_random(bits);
+            assert_eq!(node_of(&host(node)), Some(node));
+        }
+        for name in [ANY_HOST, "7.node.shoal", "x", "00000000000000000000000000000007.node.other"] {
+            assert_eq!(node_of(name), None);
+        }
+    }
+}

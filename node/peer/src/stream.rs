@@ -1,0 +1,130 @@
+//! Frames on a stream.
+//!
+//! A frame is its length and what it is (four bytes, little-endian), and its bytes. What it is: a message, or the words of an
+//! error, after which nothing comes.
+
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use shoal_state::NodeId;
+
+use crate::error::{Error, Result};
+
+/// The most bytes of a frame.
+pub const FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// The most bytes of an error's words: the rest is cut off.
+const WORDS_BYTES_MAX: usize = 4 << 10;
+
+/// Set in a frame's length when it holds the words of an error.
+const WORDS: u32 = 1 << 31;
+
+/// A conversation with a peer: frames in both directions. Dropping it tells the peer that nobody listens any more.
+#[derive(Debug)]
+pub struct Stream {
+    peer: NodeId,
+    address: SocketAddr,
+    send: quinn::SendStream,
+    receive: quinn::RecvStream,
+}
+
+impl Stream {
+    pub(crate) fn new(peer: NodeId, address: SocketAddr, (send, receive): (quinn::SendStream, quinn::RecvStream)) -> Self {
+        Self { peer, address, send, receive }
+    }
+
+    /// Returns where the other end's packets come from.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns who is at the other end.
+    pub fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Sends a frame; waits while the peer does not keep up.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when nobody listens any more.
+    pub async fn send(&mut self, frame: Bytes) -> Result<()> {
+        if frame.len() > FRAME_BYTES_MAX {
+            return Err(Error::TooLong { peer: self.peer, bytes: frame.len(), max: FRAME_BYTES_MAX });
+        }
+        self.write(frame.len() as u32, frame).await
+    }
+
+    /// Sends the words of an error, and ends this side.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when nobody listens any more.
+    pub async fn fail(&mut self, words: &str) -> Result<()> {
+        let cut = (0..=WORDS_BYTES_MAX.min(words.len())).rev().find(|at| words.is_char_boundary(*at)).unwrap_or(0);
+        let words = Bytes::copy_from_slice(&words.as_bytes()[..cut]);
+        self.write(words.len() as u32 | WORDS, words).await?;
+        self.finish()
+    }
+
+    async fn write(&mut self, head: u32, frame: Bytes) -> Result<()> {
+        let mut pieces = [Bytes::copy_from_slice(&head.to_le_bytes()), frame];
+        let peer = self.peer;
+        self.send.write_all_chunks(&mut pieces).await.map_err(|error| Error::Broken { peer, why: error.to_string() })
+    }
+
+    /// Says that this side sends nothing more.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when the peer does not want more anyway.
+    pub fn finish(&mut self) -> Result<()> {
+        let peer = self.peer;
+        self.send.finish().map_err(|error| Error::Broken { peer, why: error.to_string() })
+    }
+
+    /// Returns the next frame; none when the peer has said that there are no more.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] with the peer's words, [`Error::Broken`] when the stream ended in the middle, [`Error::TooLong`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let peer = self.peer;
+        let broken = |why: String| Error::Broken { peer, why };
+        let mut head = [0; 4];
+        let mut have = 0;
+        while have < head.len() {
+            match self.receive.read(&mut head[have..]).await.map_err(|error| broken(error.to_string()))? {
+                Some(read) => have += read,
+                None if have == 0 => return Ok(None),
+                None => return Err(broken("it ended in the middle of a message".into())),
+            }
+        }
+        let head = u32::from_le_bytes(head);
+        let length = (head & !WORDS) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(Error::TooLong { peer: self.peer, bytes: length, max: FRAME_BYTES_MAX });
+        }
+        let frame = self.read(length).await.map_err(broken)?;
+        match head & WORDS {
+            0 => Ok(Some(frame)),
+            _ => Err(Error::Failed { peer: self.peer, why: String::from_utf8_lossy(&frame).into_owned() }),
+        }
+    }
+
+    /// Reads so many bytes. Memory is taken as they come, so that a length alone costs nothing.
+    async fn read(&mut self, length: usize) -> std::result::Result<Bytes, String> {
+        let mut whole = BytesMut::new();
+        while whole.len() < length {
+            let read = self.receive.read_chunk(length - whole.len(), true).await.map_err(|error| error.to_string())?;
+            let Some(chunk) = read else { return Err("it ended in the middle of a message".into()) };
+            if chunk.bytes.len() == length {
+                return Ok(chunk.bytes);
+            }
+            whole.extend_from_slice(&chunk.bytes);
+        }
+        Ok(whole.freeze())
+    }
+
+    /// Waits until the peer listens no more: it has what it wanted, or is gone.
+    pub async fn closed(&mut self) {
+        // Either way nobody listens.
+        let _ = self.send.stopped().await;
+    }
+}
