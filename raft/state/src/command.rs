@@ -7,15 +7,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    App, AppLayout, Class, Deployment, Environment, EnvironmentChange, Function, Image, Layer, Mount, NewRelease, Node, Publish,
-    ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose,
+    App, AppLayout, Class, Cluster, Deployment, Environment, EnvironmentChange, Function, Image, Layer, Member, Mount, NewRelease, Node,
+    Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose,
 };
 use crate::{
     AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, Timestamp, TokenId,
 };
 
 /// The newest version of the rules that this build knows. See the version gate in ARCHITECTURE.md.
-pub const VERSION_KNOWN: u32 = 2;
+pub const VERSION_KNOWN: u32 = 3;
 
 /// One decision.
 #[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
@@ -91,6 +91,14 @@ pub enum Command {
     RemoveLayers { keys: Vec<Digest> },
     /// Forgets a set of files that no function needs which may run, and that has no name.
     RemoveMount { id: MountId },
+    /// Names the cluster; nothing happens when it has a name.
+    FoundCluster { cluster: Cluster },
+    /// Makes a node a member by a token that is used up by it, or tells of a member's new start.
+    AdmitNode { id: NodeId, member: Member, token: Option<TokenId>, at: Timestamp },
+    /// Takes a node out of the cluster for good, with the tasks that it ran.
+    RemoveNode { id: NodeId, at: Timestamp, why: String },
+    /// Replaces the labels of a node.
+    LabelNode { id: NodeId, labels: imbl::OrdMap<String, String> },
 }
 
 impl Command {
@@ -107,6 +115,7 @@ impl Command {
             | Self::RemoveImage { .. }
             | Self::RemoveLayers { .. }
             | Self::RemoveMount { .. } => 2,
+            Self::FoundCluster { .. } | Self::AdmitNode { .. } | Self::RemoveNode { .. } | Self::LabelNode { .. } => 3,
             Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
             _ => 1,
         }

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AppId, BootId, ClassId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId};
 
+mod member;
 mod release;
 
+pub use member::{Cluster, Member, Removed};
 pub use release::{
     AppNotes, EnvironmentChange, EnvironmentSettings, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind, SecretNotes,
 };

@@ -80,6 +80,18 @@ pub enum Refused {
     MountUsed { id: MountId, function: FunctionId, app: AppId },
     #[error("files {id} are named {name:?}")]
     MountNamed { id: MountId, name: String },
+    #[error("token {id} was used by node {by}: it admits one node; make another with `shoal token create --node`")]
+    TokenUsed { id: TokenId, by: NodeId },
+    #[error("token {id} was revoked")]
+    TokenRevoked { id: TokenId },
+    #[error("token {id} has expired: make another with `shoal token create --node`")]
+    TokenExpired { id: TokenId },
+    #[error("node {id} was removed from this cluster ({why}): wipe its data folder, and join it anew")]
+    NodeRemoved { id: NodeId, why: String },
+    #[error("node {id} is the only one of this cluster")]
+    LastNode { id: NodeId },
+    #[error("node {id} holds {count} shards of calls ({shard} is the first): drain it before it is removed")]
+    NodeHoldsShards { id: NodeId, shard: ShardId, count: u32 },
 }
 
 /// What a node is to a shard, where that forbids a change.

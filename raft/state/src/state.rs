@@ -6,8 +6,8 @@
 use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::model::{
-    App, AppLayout, AppNotes, AppState, Class, Deployment, Environment, EnvironmentSettings, Function, Image, Layer, Mount, Node, Release,
-    Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose,
+    App, AppLayout, AppNotes, AppState, Class, Cluster, Deployment, Environment, EnvironmentSettings, Function, Image, Layer, Member,
+    Mount, Node, Release, Removed, Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose,
 };
 use crate::refused::MemberIs;
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
 
 mod environments;
 mod layout;
+mod members;
 mod parts;
 mod releases;
 mod secrets;
@@ -72,6 +73,14 @@ pub struct State {
     pub environment_settings: OrdMap<EnvironmentId, EnvironmentSettings>,
     /// What is said of secrets.
     pub secret_notes: OrdMap<SecretId, SecretNotes>,
+    /// The cluster; none until it is named.
+    pub cluster: Option<Cluster>,
+    /// The nodes that belong to it.
+    pub members: OrdMap<NodeId, Member>,
+    /// The nodes that did once.
+    pub removed: OrdMap<NodeId, Removed>,
+    /// Which node a token has admitted.
+    pub tokens_used: OrdMap<TokenId, NodeId>,
 }
 
 type Applied = Result<Vec<Event>, Refused>;
@@ -148,6 +157,10 @@ impl State {
             Command::RemoveImage { id } => self.remove_image(*id),
             Command::RemoveLayers { keys } => self.remove_layers(keys),
             Command::RemoveMount { id } => self.remove_mount(*id),
+            Command::FoundCluster { cluster } => self.found_cluster(cluster),
+            Command::AdmitNode { id, member, token, at } => self.admit_node(*id, member, *token, *at),
+            Command::RemoveNode { id, at, why } => self.remove_node(*id, *at, why),
+            Command::LabelNode { id, labels } => self.label_node(*id, labels),
         }
     }
 
@@ -161,8 +174,12 @@ impl State {
     }
 
     fn put_node(&mut self, id: NodeId, node: &Node) -> Applied {
-        let draining = self.nodes.get(&id).is_some_and(|old| old.draining);
-        self.nodes.insert(id, Node { draining: draining || node.draining, ..node.clone() });
+        self.not_removed(id)?;
+        let old = self.nodes.get(&id);
+        let draining = old.is_some_and(|old| old.draining);
+        // What operators have said of it outlives its restart.
+        let labels = old.map_or_else(|| node.labels.clone(), |old| old.labels.clone());
+        self.nodes.insert(id, Node { draining: draining || node.draining, labels, ..node.clone() });
         Ok(vec![Event::NodesChanged, Event::TasksChanged(id)])
     }
 

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use shoal_state::model::{
-    App, AppLayout, AppState, Deployment, Environment, EnvironmentChange, Function, Lasting, NewRelease, Node, Publish, ReleaseKind,
-    Resources, Retries, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose,
+    App, AppLayout, AppState, Cluster, Deployment, Environment, EnvironmentChange, Function, Lasting, Member, NewRelease, Node, Publish,
+    ReleaseKind, Resources, Retries, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose,
 };
 use shoal_state::{
     AppId, BootId, Command, DefinitionId, Digest, EnvironmentId, FunctionId, NodeId, SecretId, ShardId, State, TaskId, Timestamp, TokenId,
@@ -304,7 +304,42 @@ fn command(line: &Line<'_>) -> Command {
         },
         "version" => Command::SetVersion { version: line.number(0) as u32 },
         "image" | "layer" | "mount" | "name_mount" | "remove_image" | "remove_layers" | "remove_mount" => part_command(line),
+        "found" | "admit" | "remove_node" | "label" | "join_token" => member_command(line),
         _ => registry_command(line),
+    }
+}
+
+/// The cluster, and who belongs to it.
+fn member_command(line: &Line<'_>) -> Command {
+    let node = || NodeId::from_random(line.number(0));
+    let at = Timestamp(line.keyed("at", 10));
+    match line.verb {
+        "found" => Command::FoundCluster { cluster: Cluster { id: [line.number(0) as u8; 16], generation: 1, founded: at } },
+        "admit" => Command::AdmitNode {
+            id: node(),
+            member: Member {
+                address: format!("n{}:7470", line.plain[0]),
+                version: line.keyed("version", 3) as u32,
+                release: "1.0".to_owned(),
+                joined: at,
+            },
+            token: line.keyed.get("token").map(|token| TokenId::from_random(id(token))),
+            at,
+        },
+        "remove_node" => Command::RemoveNode { id: node(), at, why: "asked by alice".to_owned() },
+        "label" => {
+            let labels = pairs(line, "labels").into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+            Command::LabelNode { id: node(), labels: labels.collect() }
+        }
+        "join_token" => Command::CreateToken {
+            id: TokenId::from_random(line.number(0)),
+            token: Token {
+                purpose: TokenPurpose::Node,
+                expires: line.keyed.get("expires").map(|_| Timestamp(line.keyed("expires", 0))),
+                ..token(line)
+            },
+        },
+        other => panic!("no command is called {other:?}"),
     }
 }
 
@@ -327,6 +362,15 @@ fn show(state: &State, line: &Line<'_>) -> String {
             let token = &state.tokens[&TokenId::from_random(line.number(1))];
             format!("{:?}, revoked {:?}", token.purpose, token.revoked)
         }
+        "members" => {
+            let members = state.members.iter().map(|(id, member)| {
+                let node = state.nodes.get(id);
+                let labels: Vec<_> = node.iter().flat_map(|node| &node.labels).map(|(key, value)| format!("{key}={value}")).collect();
+                format!("n{} at {} since {} [{}]", id.bits(), member.address, member.joined.0, labels.join(","))
+            });
+            members.collect::<Vec<_>>().join("; ")
+        }
+        "cluster" => format!("{:?}", state.cluster.as_ref().map(|cluster| (cluster.id[0], cluster.generation))),
         "free" => format!("{:?}", state.free(NodeId::from_random(line.number(1)))),
         "app" => {
             let app = &state.apps[&AppId::from_random(line.number(1))];

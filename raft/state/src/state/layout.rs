@@ -52,6 +52,7 @@ layout! {
     1: environments, tokens, apps, deployed, functions, classes, images, layers, mounts, named_mounts, secrets, nodes, shards,
        tasks, tasks_of, settings;
     2: app_notes, staged, releases, environment_settings, secret_notes;
+    3: cluster, members, removed, tokens_used;
 }
 
 struct Reader;
