@@ -62,6 +62,8 @@ pub(crate) enum What {
     TokenCreated,
     /// A token was ended.
     TokenRevoked,
+    /// A node came into the cluster.
+    NodeJoined,
     /// Records that were too many to be written each by itself.
     Omitted,
 }

@@ -18,11 +18,15 @@ use shoal_image::build::{BuildConfig, Egress};
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
 
 /// Keys that a `SHOAL_…` variable may set; other variables of that prefix belong to somebody else.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 18] = [
     "data",
     "api",
     "web",
     "advertise",
+    "peers",
+    "segmentation",
+    "join",
+    "token",
     "name",
     "runsc",
     "cpu_milli",
@@ -47,6 +51,14 @@ pub(crate) struct Config {
     pub(crate) web: SocketAddr,
     /// The host name that clients are told for blobs; empty = the one they used themselves.
     pub(crate) advertise: String,
+    /// Where other nodes reach this one (UDP); none = the address of the API.
+    pub(crate) peers: Option<SocketAddr>,
+    /// Whether the network card cuts packets to other nodes. A few cannot; then a core moves a quarter as much.
+    pub(crate) segmentation: bool,
+    /// A node of the cluster to join, `host:port`; empty = found one. Counts only for a data folder that belongs to none.
+    pub(crate) join: String,
+    /// What lets this node join, from `shoal token create --node`.
+    pub(crate) token: String,
     /// What people call this node; empty = the machine's host name.
     pub(crate) name: String,
     /// The program that runs containers.
@@ -215,6 +227,10 @@ impl Default for Config {
             api: SocketAddr::from(([0, 0, 0, 0], 7470)),
             web: SocketAddr::from(([0, 0, 0, 0], 7480)),
             advertise: String::new(),
+            peers: None,
+            segmentation: true,
+            join: String::new(),
+            token: String::new(),
             name: String::new(),
             runsc: PathBuf::from("/usr/local/bin/runsc"),
             cpu_milli: 0,
@@ -247,6 +263,11 @@ impl Config {
     /// What builds and containers need to reach the world as this node does.
     pub(crate) fn egress(&self) -> Egress {
         self.images.egress()
+    }
+
+    /// Where other nodes reach this one.
+    pub(crate) fn peers(&self) -> SocketAddr {
+        self.peers.unwrap_or(self.api)
     }
 
     /// The socket on which the node's own command line is answered; only root may use it.

@@ -1,4 +1,4 @@
-//! The data folder of a node: one process has it, a build that knows its layout opens it, and it holds the node's keys.
+//! The data folder of a node: one process has it, and a build that knows its layout opens it.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use shoal_state::NodeId;
 
 /// The layout of data folders that this build writes. It reads this one and all before.
 const FORMAT: u32 = 1;
@@ -100,51 +99,8 @@ fn check_format(data: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// What never changes for a node or its cluster.
-pub(crate) struct Keys {
-    /// This node.
-    pub(crate) node: NodeId,
-    /// Seals secrets.
-    pub(crate) sealing: [u8; 32],
-    /// Signs URLs.
-    pub(crate) urls: [u8; 32],
-}
-
-impl Keys {
-    /// Reads the keys, or makes them on the first start.
-    pub(crate) fn open(data: &Path) -> anyhow::Result<Self> {
-        let dir = data.join("keys");
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let node: [u8; 16] = key(&dir.join("node-id"))?;
-        Ok(Self {
-            node: NodeId::from_random(u128::from_le_bytes(node)),
-            sealing: key(&dir.join("secrets"))?,
-            urls: key(&dir.join("urls"))?,
-        })
-    }
-}
-
-/// Reads a random value of a node, making it durably on the first start.
-fn key<const N: usize>(path: &Path) -> anyhow::Result<[u8; N]> {
-    match std::fs::read(path) {
-        Ok(bytes) => bytes.try_into().map_err(|bytes: Vec<u8>| {
-            anyhow::anyhow!(
-                "the key {} has {} bytes instead of {N}: bring it back from a copy of the data folder",
-                path.display(),
-                bytes.len()
-            )
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let made: [u8; N] = std::array::from_fn(|_| rand::random());
-            write_durably(path, &made)?;
-            Ok(made)
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot read the key {}", path.display())),
-    }
-}
-
 /// Writes a file so that it is there whole, or as before, also after a power cut.
-fn write_durably(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = std::fs::OpenOptions::new()
         .write(true)
@@ -183,15 +139,5 @@ mod tests {
         let said = Folder::take(dir.path()).unwrap_err().to_string();
         assert!(said.contains("shoal 9.9.0 in layout 7") && said.contains("--data"), "{said}");
         assert_eq!(std::fs::read(&path).unwrap(), newer);
-    }
-
-    #[test]
-    fn keys_are_made_once_and_never_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Keys::open(dir.path()).unwrap();
-        assert_eq!(Keys::open(dir.path()).unwrap().node, first.node);
-        std::fs::write(dir.path().join("keys/secrets"), b"short").unwrap();
-        let said = Keys::open(dir.path()).err().unwrap().to_string();
-        assert!(said.contains("has 5 bytes instead of 32"), "{said}");
     }
 }

@@ -1,4 +1,4 @@
-//! The leader's scheduler: it plans on every change and on a timer, and puts the decisions into the log.
+//! The scheduler: where calls are at home it plans on every change and on a timer, and puts the decisions into the log.
 //!
 //! What to prefer is in `shoal-scheduler`, what can't be is refused by the state; this loop only brings them together.
 //! Waking from zero takes one message (a pool's first input changes the load) and one command.
@@ -92,8 +92,13 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             }
         }
         next = tokio::time::Instant::now() + PLAN_GAP;
-        due = if api.cluster.raft().leads() { round(&api).await } else { PLAN_EVERY };
+        due = if is_home(&api.local(), api.cluster.node) { round(&api).await } else { PLAN_EVERY };
     }
+}
+
+/// Says whether a node is the home of all calls. Only there is known what waits: so it plans, whoever leads.
+pub(crate) fn is_home(state: &State, node: NodeId) -> bool {
+    !state.shards.is_empty() && state.shards.values().all(|shard| shard.home == node)
 }
 
 /// Says whether a function has work and no container.

@@ -1,7 +1,7 @@
 //! The map of the system: what a node is made of, started in order of dependency and stopped in reverse.
 //!
 //! ```text
-//! keys → storage (kv, chunks) → raft → this node's entry in the state → calls, logs, trees (FUSE)
+//! keys → storage (kv, chunks) → peers (QUIC) → raft → this node's entry in the state → calls, logs, trees (FUSE)
 //!      → container engine → worker → scheduler → api, admin
 //! ```
 
@@ -18,8 +18,8 @@ use shoal_image::build::{Builder, BuilderParts, Containers};
 use shoal_image::cache::Cache;
 use shoal_raft::Raft;
 use shoal_runtime::{Engine, EngineConfig, NetworkConfig};
-use shoal_state::model::{Environment, Node, Resources};
-use shoal_state::{BootId, Command, Digest, ENVIRONMENT_DEFAULT, EnvironmentId, NodeId, VERSION_KNOWN};
+use shoal_state::model::{self, Environment, Member, Node, Resources};
+use shoal_state::{BootId, Command, Digest, ENVIRONMENT_DEFAULT, EnvironmentId, State, VERSION_KNOWN};
 use shoal_storage::kv::Kv;
 use shoal_storage::store::Store;
 use shoal_worker::Driver;
@@ -35,9 +35,13 @@ use crate::audit::Audit;
 use crate::build_functions::BuildFunctions;
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::folder::{Folder, Keys};
+use crate::folder::Folder;
 use crate::images::{Images, StateCache, Unfinished};
+use crate::join::{self, Gate};
 use crate::keeper::{EXIT_FINAL, EXIT_UNSTARTED, Listeners};
+use crate::keys::{self, Keys};
+use crate::members;
+use crate::peers::Peers;
 use crate::provider::NodeProvider;
 use crate::room::Room;
 use crate::roots::{Rooms, Roots};
@@ -53,6 +57,8 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 const CONNECTIONS_INSIDE: usize = 10;
 /// How often zygotes are held against the images that are there.
 const ZYGOTES_EVERY: Duration = Duration::from_secs(60);
+/// How long a node that starts waits for the leader of its cluster.
+const LEADER_WAIT: Duration = Duration::from_secs(50);
 /// How much of a machine's memory containers may use, in tenths.
 const MEMORY_TENTHS: u64 = 9;
 
@@ -88,13 +94,18 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     // Containers that end in order still talk to the API: it is closed last.
     let (stop, stop_serving) = (CancellationToken::new(), CancellationToken::new());
     let boot = BootId::from_random(rand::random());
-    let keys = Keys::open(&config.data)?;
+    if !config.join.is_empty() && !keys::belongs(&config.data) {
+        let host = (!config.advertise.is_empty()).then(|| config.advertise.clone());
+        join::join(&config.data, &config.join, &config.token, host, config.peers().port()).await?;
+    }
+    let keys = Keys::open(&config.data, i64::try_from(api::now().0 / 1000).unwrap_or(i64::MAX))?;
     let room = Room::open(&config.data);
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
     let store = Store::open(&config.data.join("chunks"), config.disk.chunks()).context("cannot open the chunk store")?;
     let upkeep = Upkeep::open(store.clone(), &kv).context("cannot open the table of last uses")?;
-    let cluster = consensus(&config, keys.node).await?;
-    register(&config, &cluster, boot).await?;
+    let peers = Peers::open(&config, &keys, boot)?;
+    let cluster = consensus(&config, &keys, &peers).await?;
+    register(&config, &cluster, &keys, &peers, boot).await?;
 
     let calls = Calls::open(&shoal_calls::calls::Options::new(config.data.join("calls"), keys.node), None)
         .context("cannot open the records of calls")?;
@@ -125,8 +136,13 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         lifecycle: Lifecycle::new(),
         config: Arc::clone(&config),
         tag: engine.tag().to_string(),
+        peers: peers.clone(),
         cluster: cluster.clone(),
     };
+    if let Some(authority) = keys.authority {
+        let gate = Arc::new(Gate { authority, cluster: keys.cluster, sealing: keys.sealing, urls: keys.urls });
+        join::serve(&peers, api.clone(), gate);
+    }
     let listener = listener(listeners.api)?;
     home_shards(&api).await?;
     let inside = containers_door(&api, &engine, config.api, connections / CONNECTIONS_INSIDE, &stop_serving)?;
@@ -147,6 +163,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let serving = tokio::spawn(transport::serve(api.clone(), listener, connections, stop_serving.clone()));
     let apps = tokio::spawn(sweep::run(api.clone(), stop.clone()));
     let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
+    let voters = tokio::spawn(members::run(api.clone(), stop.clone()));
     let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
     let operators = tokio::spawn({
         let (api, path, stop) = (api.clone(), config.admin_socket(), stop_serving.clone());
@@ -166,7 +183,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps, disk, images_watch);
+    let _ = tokio::join!(scheduler, apps, disk, voters, images_watch);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;
@@ -179,6 +196,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         tracing::warn!(%error, "the records of calls did not close in order");
     }
     cluster.raft().shutdown().await;
+    peers.endpoint.close().await;
     broken.map_or(Ok(0), |why| Err(anyhow::anyhow!(why)))
 }
 
@@ -197,15 +215,20 @@ async fn wait_for_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens Raft; an empty node becomes a cluster of one.
-async fn consensus(config: &Config, node: NodeId) -> anyhow::Result<Cluster> {
-    let raft = Raft::open(shoal_raft::Options::alone(config.data.join("raft"), node)).await.context("cannot open the consensus log")?;
-    raft.bootstrap_alone().await.context("cannot form a cluster of one")?;
-    Ok(Cluster::new(raft, node))
+/// Opens Raft; an empty node that did not join a cluster becomes one by itself.
+async fn consensus(config: &Config, keys: &Keys, peers: &Peers) -> anyhow::Result<Cluster> {
+    let alone = shoal_raft::Options::alone(config.data.join("raft"), keys.node);
+    let options = shoal_raft::Options { address: peers.address.clone(), transport: peers.transport(), ..alone };
+    let raft = Raft::open(options).await.context("cannot open the consensus log")?;
+    peers.serve_raft(&raft);
+    if !keys.has_joined {
+        raft.bootstrap_alone().await.context("cannot form a cluster of one")?;
+    }
+    Ok(Cluster::new(raft, keys.node))
 }
 
 /// Tells the cluster of this start, and makes what every cluster has.
-async fn register(config: &Config, cluster: &Cluster, boot: BootId) -> anyhow::Result<()> {
+async fn register(config: &Config, cluster: &Cluster, keys: &Keys, peers: &Peers, boot: BootId) -> anyhow::Result<()> {
     let node = Node {
         name: config.node_name(),
         boot,
@@ -215,13 +238,21 @@ async fn register(config: &Config, cluster: &Cluster, boot: BootId) -> anyhow::R
         draining: false,
         started: api::now(),
     };
-    let state = cluster.read_latest().await?;
-    let alone = state.nodes.keys().all(|id| *id == cluster.node);
-    let mut commands = Vec::new();
+    let state = latest(cluster, peers).await?;
+    let alone = state.nodes.keys().chain(state.members.keys()).all(|id| *id == cluster.node);
     if alone && state.version() < VERSION_KNOWN {
-        // Every member knows it: this one is all there are.
-        commands.push(Command::SetVersion { version: VERSION_KNOWN });
+        // Every member knows it: this one is all there are. What follows may need it.
+        cluster.propose(Command::SetVersion { version: VERSION_KNOWN }).await?;
     }
+    let named = model::Cluster { id: keys.cluster.id, generation: keys.cluster.generation, founded: api::now() };
+    let member = Member {
+        address: peers.address.clone(),
+        version: VERSION_KNOWN,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        joined: api::now(),
+    };
+    let mut commands =
+        vec![Command::FoundCluster { cluster: named }, Command::AdmitNode { id: cluster.node, member, token: None, at: api::now() }];
     commands.push(Command::PutNode { id: cluster.node, node });
     if state.environments.is_empty() {
         let environment = Environment {
@@ -237,6 +268,22 @@ async fn register(config: &Config, cluster: &Cluster, boot: BootId) -> anyhow::R
         answer.context("cannot register this node")?;
     }
     Ok(())
+}
+
+/// Reads the state as the cluster has it, however long the leader takes to find this node.
+async fn latest(cluster: &Cluster, peers: &Peers) -> anyhow::Result<State> {
+    let deadline = Instant::now() + LEADER_WAIT;
+    loop {
+        match cluster.read_latest().await {
+            Ok(state) => return Ok(state),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).with_context(|| {
+                    format!("waited {LEADER_WAIT:?} for the leader of the cluster to find this node at {}/udp", peers.address)
+                });
+            }
+            Err(error) => tracing::warn!(%error, "this node waits for the leader of its cluster"),
+        }
+    }
 }
 
 /// Opens the builder of images: its bases, its cache in the state, its containers.

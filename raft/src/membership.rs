@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use openraft::ChangeMembers;
 use openraft::error::{InitializeError, RaftError};
 use shoal_state::NodeId;
 use tokio::time::timeout;
@@ -58,6 +59,20 @@ impl Raft {
         let voters: BTreeSet<u64> = voters.iter().copied().map(raft_id).collect();
         let changing = self.inner.running.core.change_membership(voters, false);
         finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the old and the new voters")
+    }
+
+    /// Tells all members where one of them is reached from now on. Only the leader can.
+    pub async fn set_address(&self, peer: Peer) -> Result<()> {
+        let moved = ChangeMembers::SetNodes(BTreeMap::from([(raft_id(peer.node), peer)]));
+        let changing = self.inner.running.core.change_membership(moved, true);
+        finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the voters")
+    }
+
+    /// Takes a member without a vote away. Only the leader can.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<()> {
+        let gone = ChangeMembers::RemoveNodes(BTreeSet::from([raft_id(node)]));
+        let changing = self.inner.running.core.change_membership(gone, true);
+        finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the voters")
     }
 
     pub(crate) fn voters(&self) -> usize {

@@ -19,6 +19,8 @@ pub(crate) enum TokenPurpose {
     Client,
     /// Looking alone: lists, states, logs, results.
     Reader,
+    /// The join of one node.
+    Node,
 }
 
 /// What `shoal token create` asks.
@@ -41,8 +43,11 @@ pub(crate) struct TokenWanted {
 pub(crate) struct TokenMade {
     /// The token's id.
     pub(crate) token_id: String,
-    /// The token's secret.
+    /// The token's secret; for a node, all that its `--token` takes.
     pub(crate) token_secret: String,
+    /// How a node joins with it: the whole command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) join: Option<String>,
 }
 
 /// A line of `shoal token list`.
@@ -74,6 +79,9 @@ fn standing(token: &Token, now: Timestamp) -> &'static str {
     }
 }
 
+/// How long a token for a node is good when nobody says, in seconds.
+const NODE_SECONDS: u64 = 24 * 3600;
+
 fn line(state: &State, id: TokenId, token: &Token, now: Timestamp) -> TokenLine {
     let (purpose, limits) = match token.purpose {
         model::TokenPurpose::Client => ("client", TokenLimits::default()),
@@ -89,7 +97,7 @@ fn line(state: &State, id: TokenId, token: &Token, now: Timestamp) -> TokenLine 
         created_ms: token.created.0,
         expires_ms: token.expires.map(|at| at.0),
         revoked_ms: token.revoked.map(|at| at.0),
-        state: standing(token, now).to_owned(),
+        state: if state.tokens_used.contains_key(&id) { "used" } else { standing(token, now) }.to_owned(),
     }
 }
 
@@ -103,14 +111,37 @@ pub(super) async fn list(Shared(api): Shared<Api>) -> Answer<Vec<TokenLine>> {
 pub(super) async fn create(Shared(api): Shared<Api>, Json(wanted): Json<TokenWanted>) -> Answer<TokenMade> {
     let state = api.read_latest().await?;
     let environment = wanted.environment.as_deref().map(|name| api::environment_named(&state, name)).transpose()?;
-    let limits = TokenLimits { environment, reads_only: wanted.purpose == TokenPurpose::Reader };
+    let fingerprint = api.peers.lets_in;
+    let (purpose, seconds) = match wanted.purpose {
+        TokenPurpose::Node if environment.is_some() => {
+            return Err(api::Error::Invalid("a node belongs to no environment: leave --environment out".to_owned()).into());
+        }
+        TokenPurpose::Node if fingerprint.is_none() => {
+            let why = "this node lets no others in: the key of the cluster's CA is on the node that founded it; ask that one";
+            return Err(api::Error::Precondition(why.to_owned()).into());
+        }
+        TokenPurpose::Node => (model::TokenPurpose::Node, wanted.expires_in_seconds.or(Some(NODE_SECONDS))),
+        purpose => {
+            let limits = TokenLimits { environment, reads_only: purpose == TokenPurpose::Reader };
+            let purpose = if limits == TokenLimits::default() { model::TokenPurpose::Client } else { model::TokenPurpose::Limited(limits) };
+            (purpose, wanted.expires_in_seconds)
+        }
+    };
     let end = |seconds: u64| Timestamp(api.now().0.saturating_add(seconds.saturating_mul(1000)));
-    let (id, secret) = api::token::make(&api, &wanted.label, limits, wanted.expires_in_seconds.map(end)).await?;
+    let (id, secret) = api::token::make(&api, &wanted.label, purpose, seconds.map(end)).await?;
     let state = api.local();
     let made = state.tokens.get(&id).map(|token| line(&state, id, token, api.now()));
     let said = made.map_or_else(String::new, |line| said(&line));
     note(&api, What::TokenCreated, format!("token {id} was made: {said}"));
-    Ok(Json(TokenMade { token_id: id.to_string(), token_secret: secret }))
+    let made = |token_secret, join| TokenMade { token_id: id.to_string(), token_secret, join };
+    Ok(Json(match (purpose, fingerprint) {
+        (model::TokenPurpose::Node, Some(fingerprint)) => {
+            let token = crate::join::token(fingerprint, id, &secret);
+            let join = format!("shoal start --join {} --token {token}", api.peers.address);
+            made(token, Some(join))
+        }
+        _ => made(secret, None),
+    }))
 }
 
 /// Says what a token is good for.

@@ -36,6 +36,7 @@ pub(super) fn refused(error: calls::Error) -> Error {
             calls::Refused::NotHome { .. } => Error::Unavailable(refused.to_string()),
             other => Error::Precondition(other.to_string()),
         },
+        away @ calls::Error::Away { .. } => Error::Unavailable(away.to_string()),
         failed => Error::Failed { attempted: "cannot keep records of a call".to_owned(), source: failed.into() },
     }
 }

@@ -55,6 +55,11 @@ pub(crate) fn hash_secret(id: TokenId, secret: &str) -> Digest {
     Digest::of(format!("shoal token {id} {secret}").as_bytes())
 }
 
+/// Says whether a secret is that of a token, in a time that tells nothing of it.
+pub(crate) fn is_secret_of(id: TokenId, secret: &str, hash: Digest) -> bool {
+    hash.as_bytes().ct_eq(hash_secret(id, secret).as_bytes()).into()
+}
+
 /// Checks a token as of `state`.
 ///
 /// What came in place of an id is never repeated: it may be a secret, put where the id belongs.
@@ -67,7 +72,7 @@ pub(crate) fn check_token(state: &State, id: &str, secret: &str, now: Timestamp)
     })?;
     let refuse = |why: &str| Error::Unauthenticated(format!("token {parsed} {why}; make a new one on a node with `shoal token create`"));
     let token = state.tokens.get(&parsed).ok_or_else(|| refuse("is not known to this cluster"))?;
-    if !bool::from(token.secret_hash.as_bytes().ct_eq(hash_secret(parsed, secret).as_bytes())) {
+    if !is_secret_of(parsed, secret, token.secret_hash) {
         return Err(refuse("was shown with a wrong secret"));
     }
     usable(state, token, now).map_err(|why| refuse(&why))?;

@@ -139,6 +139,8 @@ pub(crate) struct Api {
     pub(crate) images: crate::images::Images,
     pub(crate) build_functions: crate::build_functions::BuildFunctions,
     pub(crate) roots: crate::roots::Roots,
+    /// The road to other nodes.
+    pub(crate) peers: crate::peers::Peers,
     pub(crate) audit: crate::audit::Audit,
     pub(crate) room: crate::room::Room,
     pub(crate) worker: Arc<OnceLock<shoal_worker::Handle>>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use shoal_proto::modal_client as pb;
-use shoal_state::model::{Token, TokenLimits, TokenPurpose};
+use shoal_state::model::{Token, TokenPurpose};
 use shoal_state::{Command, Timestamp, TokenId};
 
 use super::error::Error;
@@ -26,13 +26,13 @@ pub(super) fn name_of(api: &Api, caller: &Caller) -> String {
     label.filter(|label| !label.is_empty()).unwrap_or_else(|| caller.identity.to_string())
 }
 
-/// Makes a token for clients; returns its id and secret. The secret is nowhere else.
-pub(crate) async fn make(api: &Api, label: &str, limits: TokenLimits, expires: Option<Timestamp>) -> Result<(TokenId, String), Error> {
+/// Makes a token; returns its id and secret. The secret is nowhere else.
+pub(crate) async fn make(api: &Api, label: &str, purpose: TokenPurpose, expires: Option<Timestamp>) -> Result<(TokenId, String), Error> {
     let id = TokenId::from_random(rand::random());
     let secret = format!("as-{:032x}", rand::random::<u128>());
     let token = Token {
         secret_hash: identity::hash_secret(id, &secret),
-        purpose: if limits == TokenLimits::default() { TokenPurpose::Client } else { TokenPurpose::Limited(limits) },
+        purpose,
         label: label.to_owned(),
         created: api.now(),
         expires,

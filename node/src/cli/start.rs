@@ -29,6 +29,22 @@ pub(super) struct Start {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     web: Option<SocketAddr>,
+    /// Where other nodes reach this one, UDP [default: the address of the API]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peers: Option<SocketAddr>,
+    /// The host name or address by which clients and other nodes reach this one
+    #[arg(long, value_name = "HOST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+    /// Join the cluster of this node, instead of founding one. Counts only for a data folder that belongs to none
+    #[arg(long, value_name = "HOST:PORT", requires = "token")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    join: Option<String>,
+    /// What lets this node join, from `shoal token create --node`
+    #[arg(long, env = "SHOAL_TOKEN", hide_env_values = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
     /// What people call this node [default: the machine's host name]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]

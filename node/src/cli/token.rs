@@ -12,7 +12,7 @@ use crate::admin::{TokenLine, TokenMade, TokenPurpose, TokenWanted};
 pub(super) enum TokenCommand {
     /// Make a token for clients; its secret is shown this once.
     #[command(
-        after_help = "Examples:\n  shoal token create --label laptop\n  shoal token create --expires-in 30d --json\n  shoal token create --label ci --environment staging\n  shoal token create --label dashboard --purpose reader"
+        after_help = "Examples:\n  shoal token create --label laptop\n  shoal token create --expires-in 30d --json\n  shoal token create --label ci --environment staging\n  shoal token create --label dashboard --purpose reader\n  shoal token create --node"
     )]
     Create {
         /// What you call it.
@@ -21,6 +21,9 @@ pub(super) enum TokenCommand {
         /// What it is for.
         #[arg(long, value_enum, default_value_t)]
         purpose: TokenPurpose,
+        /// The same as --purpose node: lets one node join, within a day unless --expires-in says otherwise.
+        #[arg(long, conflicts_with = "purpose")]
+        node: bool,
         /// The only environment that it may use, by name. What runs there is then kept to it, too.
         #[arg(long, visible_alias = "env", value_name = "NAME")]
         environment: Option<String>,
@@ -47,11 +50,14 @@ impl TokenCommand {
     /// Runs the command.
     pub(super) fn run(self) -> anyhow::Result<i32> {
         match self {
-            Self::Create { label, purpose, environment, expires_in, common } => {
+            Self::Create { label, purpose, node, environment, expires_in, common } => {
+                let purpose = if node { TokenPurpose::Node } else { purpose };
                 let wanted = TokenWanted { label, purpose, environment, expires_in_seconds: expires_in };
                 let made: TokenMade = ask(&common, "POST", "/tokens", &wanted)?;
                 if common.json {
                     print_json(&made)?;
+                } else if let Some(join) = made.join {
+                    println!("To let one node join, run this on it within a day, or as long as --expires-in says:\n  {join}");
                 } else {
                     println!("token id      {}\ntoken secret  {}", made.token_id, made.token_secret);
                     println!(

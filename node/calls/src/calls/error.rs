@@ -21,6 +21,16 @@ pub enum Error {
         /// How long the caller waited.
         waited: Duration,
     },
+    /// The node where the calls are at home gave no answer. It may have done what was asked.
+    #[error("cannot {what} at node {home}, where the calls are at home: {why}")]
+    Away {
+        /// Where.
+        home: shoal_state::NodeId,
+        /// What was asked.
+        what: &'static str,
+        /// What stood in the way.
+        why: String,
+    },
     /// The calls of this node have ended, and the node must start anew.
     #[error("the calls of this node have ended: {why}")]
     Ended {

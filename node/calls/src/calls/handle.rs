@@ -11,6 +11,7 @@ use shoal_state::{CallId, FunctionId, InputId, NodeId, ShardId, TaskId};
 use shoal_storage::log::Log;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::away::{Away, Told, explain};
 use super::driver::{Driver, Event, REQUESTS_WAITING_MAX, Reply};
 use super::error::Error;
 use super::info::{CallInfo, InputInfo, Load};
@@ -22,7 +23,7 @@ use super::streams::Streams;
 use crate::shards::{Append, Counted, Mark, Replicas};
 
 /// How much longer than it asked to wait a request waits for its answer: for the queue and the disk.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a node may take to read the records of shards that come home.
 const CONFIGURE_DEADLINE: Duration = Duration::from_secs(600);
@@ -35,6 +36,7 @@ pub struct Calls {
     streams: Streams,
     load: watch::Receiver<Arc<Load>>,
     ended: Arc<OnceLock<String>>,
+    pub(super) away: Arc<Away>,
 }
 
 impl Calls {
@@ -62,7 +64,7 @@ impl Calls {
             });
         };
         std::thread::Builder::new().name("calls".to_owned()).spawn(run).map_err(failed("start the thread of calls"))?;
-        Ok(Self { events, log, streams, load, ended })
+        Ok(Self { events, log, streams, load, ended, away: Arc::new(Away::new(options.node)) })
     }
 
     /// Writes and syncs what there is, and ends. Later requests are answered with [`Error::Ended`]. The folder may be opened again
@@ -83,6 +85,7 @@ impl Calls {
     ///
     /// Inherited inputs of a shard that comes home are held back, see [`Self::reports_complete`].
     pub async fn configure(&self, shards: Vec<(ShardId, Shard)>) -> Result<(), Error> {
+        self.away.note(&shards);
         let (reply, done) = oneshot::channel();
         self.send(Event::Configure { shards, reply }).await?;
         self.wait("take the shards over", CONFIGURE_DEADLINE, done).await
@@ -115,10 +118,22 @@ impl Calls {
     /// Opens a call and puts its first inputs, in one go. As [`Self::open_call`] and [`Self::put_inputs`].
     pub async fn open_call_with(&self, open: OpenCall, items: Vec<NewInput>, key: &str) -> Result<Vec<PutInput>, Error> {
         let call = open.call;
+        if !self.away.is_all_here() {
+            self.open_call(open).await?;
+            return self.put_inputs(call, items, key).await;
+        }
         let opened = self.ask(Request::Open(open)).await?;
         let put = self.ask(Request::Put { call, items, key: key.to_owned() }).await?;
-        done(self.wait("open a call", Duration::ZERO, opened).await?)?;
-        put_inputs(self.wait("put inputs", Duration::ZERO, put).await?)
+        match self.wait("open a call", Duration::ZERO, opened).await?.answer {
+            Answer::Done => {}
+            Answer::Refused(refused) => return Err(Error::Refused(refused)),
+            other => unreachable!("the rules gave {other:?} to the opening of a call"),
+        }
+        match self.wait("put inputs", Duration::ZERO, put).await?.answer {
+            Answer::Put(put) => Ok(put),
+            Answer::Refused(refused) => Err(Error::Refused(refused)),
+            other => unreachable!("the rules gave {other:?} to inputs"),
+        }
     }
 
     /// Puts inputs, once for each key: the same key gets the same ids.
@@ -126,7 +141,10 @@ impl Calls {
     /// A cancelled call's inputs are [`Status::Terminated`] at once.
     pub async fn put_inputs(&self, call: CallId, items: Vec<NewInput>, key: &str) -> Result<Vec<PutInput>, Error> {
         let request = Request::Put { call, items, key: key.to_owned() };
-        put_inputs(self.answer("put inputs", Duration::ZERO, request).await?)
+        match self.told("put inputs", Duration::ZERO, request).await? {
+            Told::Put(put) => Ok(put),
+            other => Err(not_expected(other)),
+        }
     }
 
     /// Says that no more inputs are put: a reader who has all outputs then need not wait for more.
@@ -139,8 +157,8 @@ impl Calls {
     /// An earlier output is gone; a task that still works on the earlier try is told not to. A cancelled input stays as it is.
     pub async fn retry_inputs(&self, items: Vec<RetryInput>, key: &str) -> Result<Vec<(InputId, u32)>, Error> {
         let request = Request::Retry { items, key: key.to_owned() };
-        match self.answer("retry inputs", Duration::ZERO, request).await?.answer {
-            Answer::Retried(retried) => Ok(retried),
+        match self.told("retry inputs", Duration::ZERO, request).await? {
+            Told::Retried(retried) => Ok(retried),
             other => Err(not_expected(other)),
         }
     }
@@ -169,9 +187,8 @@ impl Calls {
     }
 
     async fn poll(&self, request: Request, wait: Duration) -> Result<Outputs, Error> {
-        let reply = self.answer("read outputs", wait, request).await?;
-        match reply.answer {
-            Answer::Outputs(found) => self.read_outputs(found, reply.places).await,
+        match self.told("read outputs", wait, request).await? {
+            Told::Outputs(outputs) => Ok(outputs),
             other => Err(not_expected(other)),
         }
     }
@@ -182,10 +199,9 @@ impl Calls {
     /// [`Self::adopt`].
     pub async fn lease(&self, request: LeaseRequest) -> Result<Leased, Error> {
         let wait = Duration::from_millis(request.wait_ms);
-        let reply = self.answer("lease inputs", wait, Request::Lease(request)).await?;
-        match reply.answer {
-            Answer::Leased(leased) => Ok(Leased::Inputs(self.read_inputs(leased, reply.places).await?)),
-            Answer::Stop => Ok(Leased::Stop),
+        match self.told("lease inputs", wait, Request::Lease(request)).await? {
+            Told::Leased(inputs) => Ok(Leased::Inputs(inputs)),
+            Told::Stop => Ok(Leased::Stop),
             other => Err(not_expected(other)),
         }
     }
@@ -234,8 +250,8 @@ impl Calls {
     }
 
     async fn cancel(&self, request: Request) -> Result<Cancelled, Error> {
-        match self.answer("cancel", Duration::ZERO, request).await?.answer {
-            Answer::Cancelled(cancelled) => Ok(cancelled),
+        match self.told("cancel", Duration::ZERO, request).await? {
+            Told::Cancelled(cancelled) => Ok(cancelled),
             other => Err(not_expected(other)),
         }
     }
@@ -245,8 +261,8 @@ impl Calls {
     /// An input is named again by a later request when it has no outcome 10 s after it was named.
     pub async fn held_cancels(&self, task: TaskId, wait: Duration) -> Result<Vec<InputId>, Error> {
         let request = Request::HeldCancels { task, wait_ms: millis(wait) };
-        match self.answer("wait for cancellations", wait, request).await?.answer {
-            Answer::HeldCancels(inputs) => Ok(inputs),
+        match self.told("wait for cancellations", wait, request).await? {
+            Told::HeldCancels(inputs) => Ok(inputs),
             other => Err(not_expected(other)),
         }
     }
@@ -270,8 +286,8 @@ impl Calls {
 
     /// Returns the inputs of a call and where each stands.
     pub async fn inputs(&self, call: CallId) -> Result<Vec<InputInfo>, Error> {
-        match self.answer("list inputs", Duration::ZERO, Request::Inputs { call }).await?.answer {
-            Answer::Inputs(inputs) => Ok(inputs),
+        match self.told("list inputs", Duration::ZERO, Request::Inputs { call }).await? {
+            Told::Inputs(inputs) => Ok(inputs),
             other => Err(not_expected(other)),
         }
     }
@@ -293,8 +309,8 @@ impl Calls {
     }
 
     async fn infos(&self, request: Request) -> Result<Vec<CallInfo>, Error> {
-        match self.answer("look calls up", Duration::ZERO, request).await?.answer {
-            Answer::Infos(infos) => Ok(infos),
+        match self.told("look calls up", Duration::ZERO, request).await? {
+            Told::Infos(infos) => Ok(infos),
             other => Err(not_expected(other)),
         }
     }
@@ -310,12 +326,29 @@ impl Calls {
     }
 
     async fn done(&self, what: &'static str, request: Request) -> Result<(), Error> {
-        done(self.answer(what, Duration::ZERO, request).await?)
+        match self.told(what, Duration::ZERO, request).await? {
+            Told::Done => Ok(()),
+            other => Err(not_expected(other)),
+        }
     }
 
-    async fn answer(&self, what: &'static str, wait: Duration, request: Request) -> Result<Reply, Error> {
+    /// Asks the rules of this node, and reads what their answer names.
+    pub(super) async fn told_here(&self, what: &'static str, wait: Duration, request: Request) -> Result<Told, Error> {
         let answer = self.ask(request).await?;
-        self.wait(what, wait, answer).await
+        let Reply { answer, places } = self.wait(what, wait, answer).await?;
+        Ok(match answer {
+            Answer::Done => Told::Done,
+            Answer::Refused(refused) => Told::Refused(refused),
+            Answer::Put(put) => Told::Put(put),
+            Answer::Retried(retried) => Told::Retried(retried),
+            Answer::Outputs(found) => Told::Outputs(self.read_outputs(found, places).await?),
+            Answer::Leased(leased) => Told::Leased(self.read_inputs(leased, places).await?),
+            Answer::Stop => Told::Stop,
+            Answer::Cancelled(cancelled) => Told::Cancelled(cancelled),
+            Answer::HeldCancels(inputs) => Told::HeldCancels(inputs),
+            Answer::Infos(infos) => Told::Infos(infos),
+            Answer::Inputs(inputs) => Told::Inputs(inputs),
+        })
     }
 
     async fn ask(&self, request: Request) -> Result<oneshot::Receiver<Reply>, Error> {
@@ -344,24 +377,10 @@ impl Calls {
     }
 }
 
-fn done(reply: Reply) -> Result<(), Error> {
-    match reply.answer {
-        Answer::Done => Ok(()),
-        other => Err(not_expected(other)),
-    }
-}
-
-fn put_inputs(reply: Reply) -> Result<Vec<PutInput>, Error> {
-    match reply.answer {
-        Answer::Put(put) => Ok(put),
-        other => Err(not_expected(other)),
-    }
-}
-
 /// Returns the no that came in place of the expected answer.
-fn not_expected(answer: Answer) -> Error {
-    match answer {
-        Answer::Refused(refused) => Error::Refused(refused),
+fn not_expected(told: Told) -> Error {
+    match told {
+        Told::Refused(refused) => Error::Refused(refused),
         // Each request has one kind of answer besides a refusal: anything else is a bug of the rules.
         other => unreachable!("the rules gave {other:?} to another kind of request"),
     }
@@ -369,10 +388,4 @@ fn not_expected(answer: Answer) -> Error {
 
 fn millis(wait: Duration) -> u64 {
     u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Writes an error with all its causes.
-fn explain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use shoal_state::{FunctionId, InputId, TaskId};
 
 use super::model::{Millis, OpenCall, Status};
 
 /// How many inputs ended how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Returned.
     pub succeeded: u32,
@@ -32,7 +33,7 @@ impl Counts {
 }
 
 /// The state of an input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InputStatus {
     /// Waits for a task.
     Waiting,
@@ -53,7 +54,7 @@ pub enum InputStatus {
 }
 
 /// An input, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputInfo {
     /// Its id.
     pub input: InputId,
@@ -66,7 +67,7 @@ pub struct InputInfo {
 }
 
 /// A call, for people and for the graph of calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallInfo {
     /// As it was opened.
     pub open: OpenCall,

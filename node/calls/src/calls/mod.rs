@@ -13,6 +13,7 @@
 //! | [`rules`] | who gets which input when, who is told what; pure, with `now` and everything that is not a record: queues, leases, waiting readers |
 //! | `driver`, `boot` | the one owner of all of it: writes records, keeps time, answers |
 //! | `handle`, `reading` | [`Calls`]: what everyone else holds |
+//! | `away` | requests that are for another node |
 //! | [`streams`] | data of generators and web bodies: not records |
 //!
 //! **What lasts.** What is a record outlives the process, and with partners the machine: calls, inputs, outcomes, retries, cancellations.
@@ -25,6 +26,7 @@
 //!
 //! **Memory** holds an index: about 200 bytes an input, none of its payload.
 
+mod away;
 mod boot;
 mod clock;
 mod driver;
@@ -40,6 +42,7 @@ pub mod rules;
 pub mod state;
 pub mod streams;
 
+pub use away::Road;
 pub use error::Error;
 pub use handle::Calls;
 pub use info::*;

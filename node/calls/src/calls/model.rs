@@ -102,7 +102,7 @@ pub struct OpenCall {
 }
 
 /// An input to be put. The payload is opaque here: the caller's encoding of arguments, method and format.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewInput {
     /// Its place in the call, as the client counts.
     pub idx: u32,
@@ -114,7 +114,7 @@ pub struct NewInput {
 pub const PAYLOAD_BYTES_MAX: usize = (2 << 20) + (64 << 10);
 
 /// An input that was put.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutInput {
     /// Its id, derived from (call, key, place in the request).
     pub input: InputId,
@@ -123,7 +123,7 @@ pub struct PutInput {
 }
 
 /// An input to be tried again because the client says so.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryInput {
     /// Which.
     pub input: InputId,
@@ -158,7 +158,7 @@ impl Status {
 }
 
 /// What a task says of an input.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Which input.
     pub input: InputId,
@@ -208,7 +208,7 @@ impl FromStr for Entry {
 }
 
 /// The output of an input.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
     /// Place of the input in the call.
     pub idx: u32,
@@ -234,7 +234,7 @@ pub struct Output {
 }
 
 /// What a reader of a call sees.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Outputs {
     /// New outputs, in the order of their entries.
     pub items: Vec<Output>,
@@ -254,7 +254,7 @@ pub enum Leased {
 }
 
 /// An input that a task is to work on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeasedInput {
     /// Its call.
     pub call: CallId,
@@ -273,7 +273,7 @@ pub struct LeasedInput {
 }
 
 /// Asks for inputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRequest {
     /// The function that the task serves.
     pub pool: FunctionId,
@@ -290,7 +290,7 @@ pub struct LeaseRequest {
 }
 
 /// How a task ended, for the inputs it had.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lost {
     /// Not by the user's doing (its node went, it was stopped): its inputs go back to the front, as the same try. An input that
     /// lost [`super::rules::LOST_MAX`] tasks gets `result` with [`Status::Platform`].
@@ -306,7 +306,7 @@ pub enum Lost {
 }
 
 /// Who still runs inputs that were cancelled.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cancelled {
     /// Task and input. With `terminate_containers` the caller stops these tasks.
     pub running: Vec<(TaskId, InputId)>,

@@ -1,11 +1,12 @@
 //! What the rules say no to, in words.
 
+use serde::{Deserialize, Serialize};
 use shoal_state::{CallId, FunctionId, InputId, NodeId, ShardId, TaskId};
 
 use super::model::PAYLOAD_BYTES_MAX;
 
 /// A no from the rules.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refused {
     /// The id names no shard.
     #[error("no call has the id {id}: it names no shard")]

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use shoal_state::{CallId, FunctionId, InputId, ShardId, TaskId};
 
 use crate::calls::info::{CallInfo, InputInfo};
@@ -14,7 +15,7 @@ use crate::calls::refused::Refused;
 pub type Ticket = u64;
 
 /// What can be asked of the calls of a node. See [`Calls`](crate::Calls) for what each means.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each is a method of `Calls`, where its fields are explained")]
 pub enum Request {
     Open(OpenCall),

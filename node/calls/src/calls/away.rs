@@ -1,0 +1,214 @@
+//! Calls whose shards are at home on other nodes: where a request belongs, and how it gets there.
+//!
+//! Any node is asked about any call. What is at home here is answered here; for the rest the request goes to the home as it is,
+//! and the answer comes back with its payloads. Where a home is not reached, or has just moved, the request is tried again for a
+//! while: requests that change something carry keys, so twice is once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, join_all};
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use shoal_state::model::Shard;
+use shoal_state::{InputId, NodeId, ShardId};
+use tokio::time::Instant;
+
+use super::error::Error;
+use super::handle::{ANSWER_DEADLINE, Calls};
+use super::info::{CallInfo, InputInfo};
+use super::model::{Cancelled, LeasedInput, Outputs, PutInput};
+use super::refused::Refused;
+use super::rules::Request;
+
+/// How long a request is tried again whose home is not reached, or is not the home any more.
+const HOME_WAIT: Duration = Duration::from_secs(10);
+
+/// How long is waited between two tries.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// Carries requests to the calls of other nodes, whose [`Calls::serve`] answers them.
+pub trait Road: Debug + Send + Sync + 'static {
+    /// Sends a request to the calls of a node and waits for the answer, up to `patience`. Fails with words.
+    fn ask<'a>(&'a self, home: NodeId, request: Bytes, patience: Duration) -> BoxFuture<'a, Result<Bytes, String>>;
+}
+
+/// Where shards are at home, and the way there.
+#[derive(Debug)]
+pub(super) struct Away {
+    me: NodeId,
+    homes: RwLock<BTreeMap<ShardId, NodeId>>,
+    /// No shard is known to be at home elsewhere.
+    all_here: AtomicBool,
+    road: OnceLock<Arc<dyn Road>>,
+}
+
+/// An answer with all that belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Told {
+    Done,
+    Refused(Refused),
+    Put(Vec<PutInput>),
+    Retried(Vec<(InputId, u32)>),
+    Outputs(Outputs),
+    Leased(Vec<LeasedInput>),
+    Stop,
+    Cancelled(Cancelled),
+    HeldCancels(Vec<InputId>),
+    Infos(Vec<CallInfo>),
+    Inputs(Vec<InputInfo>),
+    /// The home could not answer, in its words.
+    Failed(String),
+}
+
+impl Told {
+    /// Puts the answers of several homes together: each knows a part.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Infos(one), Self::Infos(more)) => Self::Infos([one, more].concat()),
+            (Self::HeldCancels(one), Self::HeldCancels(more)) => Self::HeldCancels([one, more].concat()),
+            (Self::Cancelled(one), Self::Cancelled(more)) => Self::Cancelled(Cancelled { running: [one.running, more.running].concat() }),
+            (no @ (Self::Refused(_) | Self::Failed(_)), _) | (_, no @ (Self::Refused(_) | Self::Failed(_))) => no,
+            (one, _) => one,
+        }
+    }
+}
+
+/// What a request is about.
+enum About {
+    /// Something in this shard; none when the id names no shard.
+    One(Option<ShardId>),
+    /// Anything anywhere.
+    All,
+}
+
+fn about(request: &Request) -> About {
+    match request {
+        Request::Open(open) => About::One(open.call.shard()),
+        Request::Put { call, .. }
+        | Request::FinishInputs { call }
+        | Request::Outputs { call, .. }
+        | Request::CancelCall { call }
+        | Request::Info { call }
+        | Request::Inputs { call } => About::One(call.shard()),
+        Request::CallOf { input } => About::One(input.shard()),
+        Request::Retry { items, .. } => About::One(items.first().and_then(|item| item.input.shard())),
+        Request::CancelInputs { inputs } => About::One(inputs.first().and_then(|input| input.shard())),
+        // A task serves one function, and the calls of a function are in its shard.
+        Request::Finish { outcomes, .. } => About::One(outcomes.first().and_then(|outcome| outcome.input.shard())),
+        Request::Lease(lease) => About::One(lease.pool.shard()),
+        Request::FailPool { pool, .. } | Request::Adopt { pool, .. } => About::One(pool.shard()),
+        Request::CallsOf { function } => About::One(function.shard()),
+        Request::Undelivered { .. }
+        | Request::TaskLost { .. }
+        | Request::StopTask { .. }
+        | Request::CancelPools { .. }
+        | Request::HeldCancels { .. }
+        | Request::ReportsComplete
+        | Request::Children { .. } => About::All,
+    }
+}
+
+impl Away {
+    pub(super) fn new(me: NodeId) -> Self {
+        Self { me, homes: RwLock::default(), all_here: AtomicBool::new(true), road: OnceLock::new() }
+    }
+
+    pub(super) fn set_road(&self, road: Arc<dyn Road>) {
+        // The first one counts: there is one, set when the node starts.
+        let _ = self.road.set(road);
+    }
+
+    /// Notes where shards are at home.
+    pub(super) fn note(&self, shards: &[(ShardId, Shard)]) {
+        let mut homes = self.homes.write();
+        homes.extend(shards.iter().map(|(id, shard)| (*id, shard.home)));
+        self.all_here.store(homes.values().all(|home| *home == self.me), Ordering::Relaxed);
+    }
+
+    /// Says whether every request is answered here.
+    pub(super) fn is_all_here(&self) -> bool {
+        self.all_here.load(Ordering::Relaxed) || self.road.get().is_none()
+    }
+
+    /// Returns which nodes are to be asked. This one where nobody else is known to be right: it knows the words of a no.
+    fn homes_for(&self, request: &Request) -> Vec<NodeId> {
+        let homes = self.homes.read();
+        let found: BTreeSet<NodeId> = match about(request) {
+            About::One(shard) => shard.and_then(|shard| homes.get(&shard)).copied().into_iter().collect(),
+            // What the restart of a node means for what it had is its own affair.
+            About::All if matches!(request, Request::ReportsComplete) => BTreeSet::new(),
+            About::All => homes.values().copied().collect(),
+        };
+        if found.is_empty() { vec![self.me] } else { found.into_iter().collect() }
+    }
+}
+
+impl Calls {
+    /// Sets the way to the calls of other nodes. Before, a shard that is not at home here is refused.
+    pub fn set_road(&self, road: Arc<dyn Road>) {
+        self.away.set_road(road);
+    }
+
+    /// Answers what another node asks by its [`Road`].
+    pub async fn serve(&self, request: Bytes) -> Bytes {
+        let told = match postcard::from_bytes::<(u64, Request)>(&request) {
+            Ok((wait_ms, request)) => {
+                let told = self.told_here("answer another node", Duration::from_millis(wait_ms), request).await;
+                told.unwrap_or_else(|error| Told::Failed(explain(&error)))
+            }
+            Err(error) => Told::Failed(format!("what was asked cannot be read ({error}): are the nodes of one release?")),
+        };
+        postcard::to_stdvec(&told).expect("an answer can be written").into()
+    }
+
+    /// Asks whoever is home, wherever.
+    pub(super) async fn told(&self, what: &'static str, wait: Duration, request: Request) -> Result<Told, Error> {
+        if self.away.is_all_here() {
+            return self.told_here(what, wait, request).await;
+        }
+        let deadline = Instant::now() + HOME_WAIT;
+        loop {
+            let homes = self.away.homes_for(&request);
+            let last = Instant::now() >= deadline;
+            let found = match homes[..] {
+                [only] => self.told_by(only, what, wait, request.clone()).await,
+                _ => {
+                    let all = join_all(homes.iter().map(|home| self.told_by(*home, what, wait, request.clone()))).await;
+                    all.into_iter().reduce(|one, other| Ok(one?.and(other?))).unwrap_or(Ok(Told::Done))
+                }
+            };
+            match found {
+                // A shard has just moved, or its home is being replaced.
+                Ok(Told::Refused(Refused::NotHome { .. })) | Err(Error::Away { .. }) if !last => {
+                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                }
+                found => return found,
+            }
+        }
+    }
+
+    async fn told_by(&self, home: NodeId, what: &'static str, wait: Duration, request: Request) -> Result<Told, Error> {
+        let Some(road) = self.away.road.get().filter(|_| home != self.away.me) else {
+            return self.told_here(what, wait, request).await;
+        };
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let request = postcard::to_stdvec(&(wait_ms, request)).expect("a request can be written");
+        let away = |why| Error::Away { home, what, why };
+        let answer = road.ask(home, request.into(), wait + ANSWER_DEADLINE).await.map_err(away)?;
+        match postcard::from_bytes(&answer).map_err(|error| away(format!("its answer cannot be read ({error})")))? {
+            Told::Failed(why) => Err(away(why)),
+            told => Ok(told),
+        }
+    }
+}
+
+/// Writes an error with all its causes.
+pub(super) fn explain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

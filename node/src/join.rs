@@ -1,0 +1,165 @@
+//! Letting a node into the cluster, and asking to be let in.
+//!
+//! An operator carries a token from a node of the cluster to the new machine. It says which CA the cluster has, so the new node
+//! shows the secret to nobody else; the cluster takes the secret once, makes the node a member through the log, and certifies its
+//! key. A node that asks again because it did not hear the answer asks for the same, and gets it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shoal_peer::{Authority, Fingerprint, JoinToken, Request, Service, Stream};
+use shoal_state::model::{Member, TokenPurpose};
+use shoal_state::{Command, NodeId, State, TokenId, VERSION_KNOWN};
+
+use crate::api::{self, Api, Error};
+use crate::audit::{Event, What};
+use crate::keys::{Applicant, ClusterName, Welcome};
+use crate::peers::Peers;
+
+/// The form of what is asked and answered.
+const FORMAT: u8 = 1;
+
+/// What a node asks that wants to join.
+#[derive(Debug, Serialize, Deserialize)]
+struct Application {
+    format: u8,
+    /// Which node it will be.
+    node: NodeId,
+    /// The id and the secret of its token.
+    token: (String, String),
+    /// What it wants certified.
+    request: Request,
+    /// Up to which version it knows the rules of the state.
+    version: u32,
+    /// The release that it runs.
+    release: String,
+    /// The host by which others reach it; none = the one that it asks from.
+    host: Option<String>,
+    /// The port on which its peers reach it.
+    port: u16,
+}
+
+/// What lets nodes in on this node.
+pub(crate) struct Gate {
+    /// The cluster's CA.
+    pub(crate) authority: Authority,
+    /// The cluster.
+    pub(crate) cluster: ClusterName,
+    /// What a member must know to do its part: the key that seals secrets.
+    pub(crate) sealing: [u8; 32],
+    /// The key that signs URLs.
+    pub(crate) urls: [u8; 32],
+}
+
+/// Writes the whole token that lets one node join.
+pub(crate) fn token(fingerprint: Fingerprint, id: TokenId, secret: &str) -> String {
+    JoinToken { fingerprint, secret: format!("{id}.{secret}") }.to_string()
+}
+
+/// Lets nodes in from now on.
+pub(crate) fn serve(peers: &Peers, api: Api, gate: Arc<Gate>) {
+    peers.endpoint.serve(Service::JOIN, move |stream, _| answer(stream, api.clone(), gate.clone()));
+}
+
+async fn answer(mut stream: Stream, api: Api, gate: Arc<Gate>) {
+    let from = stream.address().to_string();
+    let Ok(Some(asked)) = stream.next().await else { return };
+    let done = match admit(&api, &gate, &asked, &from).await {
+        Ok((node, welcome)) => {
+            tracing::info!(%node, from, "a node has joined the cluster");
+            note(&api, What::NodeJoined, &from, format!("node {node} has joined"));
+            stream.send(welcome).await.and_then(|()| stream.finish())
+        }
+        Err(error) => {
+            let why = tonic::Status::from(error).message().to_owned();
+            tracing::warn!(from, why, "a node was not let into the cluster");
+            note(&api, What::Refused, &from, format!("cannot let a node join: {why}"));
+            stream.fail(&why).await
+        }
+    };
+    match done {
+        // The connection must not end before the answer is there.
+        Ok(()) => stream.closed().await,
+        Err(error) => tracing::warn!(from, %error, "a node that wanted to join did not wait for its answer"),
+    }
+}
+
+fn note(api: &Api, what: What, from: &str, why: String) {
+    api.audit.note(Event { what, who: "nobody".to_owned(), method: "join", from: from.to_owned(), why });
+}
+
+async fn admit(api: &Api, gate: &Gate, asked: &[u8], from: &str) -> Result<(NodeId, Bytes), Error> {
+    let refused = |why: &str| Error::Invalid(format!("cannot join: {why}"));
+    let asked: Application = match asked.first() {
+        Some(&FORMAT) => postcard::from_bytes(asked).map_err(|_| refused("what the node asked cannot be read"))?,
+        _ => return Err(refused("the node is of another release than the cluster: run the cluster's")),
+    };
+    let state = api.read_latest().await?;
+    let token = check_token(&state, &asked)?;
+    if asked.version < state.version() {
+        let (knows, active) = (asked.version, state.version());
+        return Err(refused(&format!(
+            "the node (release {}) knows the rules up to version {knows}, and the cluster uses version {active}: upgrade the node",
+            asked.release
+        )));
+    }
+    let host = match asked.host {
+        Some(host) => host,
+        None => from.rsplit_once(':').map_or(from, |(host, _)| host).to_owned(),
+    };
+    let leaf = gate.authority.certify(asked.node, &asked.request, seconds(api)).map_err(|error| refused(&error.to_string()))?;
+    let member = Member { address: format!("{host}:{}", asked.port), version: asked.version, release: asked.release, joined: api.now() };
+    api.propose(Command::AdmitNode { id: asked.node, member, token: Some(token), at: api.now() }).await?;
+    let welcome = Welcome { cluster: gate.cluster, leaf, sealing: gate.sealing, urls: gate.urls };
+    let bytes = postcard::to_stdvec(&welcome).map_err(Error::failed("cannot write the answer to a node that joins"))?;
+    Ok((asked.node, bytes.into()))
+}
+
+/// Returns the time, in seconds since 1970.
+fn seconds(api: &Api) -> i64 {
+    i64::try_from(api.now().0 / 1000).unwrap_or(i64::MAX)
+}
+
+/// Finds the token whose secret was shown. Whether it is still good is for the state to say, in one step with using it up.
+fn check_token(state: &State, asked: &Application) -> Result<TokenId, Error> {
+    let (id, secret) = &asked.token;
+    let unknown = || {
+        Error::Denied("cannot join: this cluster knows no such token; `shoal token create --node` on one of its nodes makes one".to_owned())
+    };
+    let id: TokenId = id.parse().map_err(|_| unknown())?;
+    let token = state.tokens.get(&id).filter(|token| token.purpose == TokenPurpose::Node).ok_or_else(unknown)?;
+    match api::identity::is_secret_of(id, secret, token.secret_hash) {
+        true => Ok(id),
+        false => Err(unknown()),
+    }
+}
+
+/// Asks the node at `address` to be let into its cluster, and keeps what it gives in the data folder.
+///
+/// `port` is where peers will reach this node; `host`: by which name, if that is not the address that it asks from.
+pub(crate) async fn join(data: &Path, address: &str, token: &str, host: Option<String>, port: u16) -> anyhow::Result<()> {
+    let token: JoinToken = token.parse()?;
+    let (id, secret) = token.secret.split_once('.').context("the secret of the token is cut off: copy the whole token")?;
+    let applicant = Applicant::open(data)?;
+    let application = Application {
+        format: FORMAT,
+        node: applicant.node,
+        token: (id.to_owned(), secret.to_owned()),
+        request: applicant.request.clone(),
+        version: VERSION_KNOWN,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        host,
+        port,
+    };
+    let application = postcard::to_stdvec(&application).context("cannot write the application to join")?;
+    let joined = shoal_peer::join(address, token.fingerprint, application.into()).await?;
+    let welcome: Welcome = postcard::from_bytes(&joined.answer)
+        .with_context(|| format!("the answer of {address} cannot be read: is it of another release than this node?"))?;
+    let node = applicant.node;
+    applicant.keep(&welcome, &joined.ca)?;
+    tracing::info!(%node, address, "this node has joined the cluster");
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! This node's road to its peers, and what travels on it.
+//!
+//! One endpoint on one UDP port; what a stream is for is a [`Service`]. Who may talk is in the state: every member, and no node
+//! that was removed.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use shoal_peer::{Admission, Endpoint, Fingerprint, Member, Options, Service};
+use shoal_raft::{Peer, Raft, Transport, Unsent};
+use shoal_state::{BootId, VERSION_KNOWN};
+
+use crate::config::Config;
+use crate::keys::Keys;
+
+/// Messages of consensus.
+const RAFT: Service = Service::new(1, "answer a message of consensus");
+
+/// Judges peers by the state, once there is one.
+struct Members {
+    me: Member,
+    raft: OnceLock<Raft>,
+}
+
+impl std::fmt::Debug for Members {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Members").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+impl Admission for Members {
+    fn myself(&self) -> Member {
+        self.me.clone()
+    }
+
+    fn admit(&self, peer: &Member) -> Result<(), String> {
+        // Until the state is read, its certificate counts: the leader must be able to bring what is missing.
+        let Some(raft) = self.raft.get() else { return Ok(()) };
+        match raft.local().removed.get(&peer.node) {
+            Some(removed) => Err(shoal_state::Refused::NodeRemoved { id: peer.node, why: removed.why.clone() }.to_string()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// This node's end of all roads. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    /// The endpoint itself.
+    pub(crate) endpoint: Endpoint,
+    /// Where other nodes reach this one, `host:port`.
+    pub(crate) address: String,
+    /// What a token that lets a node join says of the cluster's CA; none where this node lets nobody in.
+    pub(crate) lets_in: Option<Fingerprint>,
+    members: Arc<Members>,
+}
+
+impl Peers {
+    /// Opens the endpoint.
+    pub(crate) fn open(config: &Config, keys: &Keys, boot: BootId) -> anyhow::Result<Self> {
+        let me = Member {
+            cluster: keys.cluster.id,
+            generation: keys.cluster.generation,
+            node: keys.node,
+            boot,
+            version: VERSION_KNOWN,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let members = Arc::new(Members { me, raft: OnceLock::new() });
+        let endpoint = Endpoint::open(Options {
+            address: config.peers(),
+            identity: keys.identity.clone(),
+            admission: members.clone(),
+            reset_key: keys.reset,
+            segmentation: config.segmentation,
+        })?;
+        let port = endpoint.address().context("cannot find out on which port peers reach this node")?.port();
+        let lets_in = keys.authority.as_ref().map(|authority| authority.fingerprint());
+        Ok(Self { endpoint, address: format!("{}:{port}", own_host(config)), lets_in, members })
+    }
+
+    /// Returns what carries messages of consensus.
+    pub(crate) fn transport(&self) -> Arc<dyn Transport> {
+        Arc::new(Road { endpoint: self.endpoint.clone() })
+    }
+
+    /// Answers messages of consensus, and judges peers by the state, from now on.
+    pub(crate) fn serve_raft(&self, raft: &Raft) {
+        // Set once, when the node starts.
+        let _ = self.members.raft.set(raft.clone());
+        let raft = raft.clone();
+        self.endpoint.serve(RAFT, move |mut stream, _| {
+            let raft = raft.clone();
+            async move {
+                let Ok(Some(request)) = stream.next().await else { return };
+                let done = match raft.answer(request).await {
+                    Ok(answer) => stream.send(answer).await.and_then(|()| stream.finish()),
+                    Err(error) => stream.fail(&error.to_string()).await,
+                };
+                if let Err(error) = done {
+                    tracing::debug!(peer = %stream.peer(), %error, "a peer did not wait for its answer");
+                }
+            }
+        });
+    }
+}
+
+/// Carries messages of consensus.
+#[derive(Debug)]
+struct Road {
+    endpoint: Endpoint,
+}
+
+impl Transport for Road {
+    fn call<'a>(&'a self, peer: &'a Peer, request: Bytes, patience: Duration) -> BoxFuture<'a, Result<Bytes, Unsent>> {
+        Box::pin(async move {
+            let answer = self.endpoint.call(peer.node, &peer.address, RAFT, request, patience).await;
+            answer.map_err(|error| match error.nothing_sent() {
+                true => Unsent::Unreachable { why: error.to_string() },
+                false => Unsent::Lost { why: error.to_string() },
+            })
+        })
+    }
+}
+
+/// Returns the host name or address by which other nodes reach this one: what the configuration says, else the address that is
+/// listened on, else that of the way out of this machine.
+fn own_host(config: &Config) -> String {
+    if !config.advertise.is_empty() {
+        return config.advertise.clone();
+    }
+    let ip = config.peers().ip();
+    let ip = if ip.is_unspecified() { way_out().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { ip };
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+/// Finds the address that this machine would use towards the world. Nothing is sent.
+fn way_out() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // An address that is for documentation alone.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    socket.local_addr().ok().map(|address: SocketAddr| address.ip()).filter(|ip| !ip.is_unspecified())
+}
