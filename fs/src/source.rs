@@ -55,7 +55,7 @@ pub enum SourceError {
     },
 }
 
-/// The chunks of this node's store, and no others.
+/// The chunks of this node's store, and what it gets from elsewhere.
 #[derive(Debug, Clone)]
 pub struct StoreSource {
     store: Store,
@@ -78,7 +78,16 @@ impl Source for StoreSource {
         }
     }
 
-    fn chunk(&self, digest: &Digest, _deadline: Instant) -> Result<Bytes, SourceError> {
-        self.local(digest)?.ok_or(SourceError::Missing { digest: *digest })
+    fn chunk(&self, digest: &Digest, deadline: Instant) -> Result<Bytes, SourceError> {
+        self.store.get_anywhere(digest, Some(deadline)).map_err(|error| match error {
+            store::Error::Missing { .. } | store::Error::Corrupt { .. } => SourceError::Missing { digest: *digest },
+            store::Error::Unreached { why, .. } => SourceError::Late { digest: *digest, waited_for: why },
+            error => SourceError::Failed { digest: *digest, source: error.into() },
+        })
+    }
+
+    fn expect(&self, digests: &[Digest]) {
+        // It is a hint: whoever needs a chunk gets it, or hears why not.
+        let _ = self.store.expect(digests);
     }
 }

@@ -33,9 +33,11 @@ use crate::api::{self, Api, Blobs, Files, Kept, Lifecycle, SealingKey, transport
 use crate::arguments;
 use crate::audit::Audit;
 use crate::build_functions::BuildFunctions;
+use crate::chunks;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::folder::Folder;
+use crate::homes;
 use crate::images::{Images, StateCache, Unfinished};
 use crate::join::{self, Gate};
 use crate::keeper::{EXIT_FINAL, EXIT_UNSTARTED, Listeners};
@@ -143,6 +145,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         let gate = Arc::new(Gate { authority, cluster: keys.cluster, sealing: keys.sealing, urls: keys.urls });
         join::serve(&peers, api.clone(), gate);
     }
+    chunks::start(&peers, cluster.raft(), &store, &api.blobs);
+    homes::start(&peers, cluster.raft(), &calls);
     let listener = listener(listeners.api)?;
     home_shards(&api).await?;
     let inside = containers_door(&api, &engine, config.api, connections / CONNECTIONS_INSIDE, &stop_serving)?;
@@ -163,6 +167,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let serving = tokio::spawn(transport::serve(api.clone(), listener, connections, stop_serving.clone()));
     let apps = tokio::spawn(sweep::run(api.clone(), stop.clone()));
     let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
+    let homes = tokio::spawn(homes::follow(cluster.raft().clone(), calls.clone(), stop.clone()));
     let voters = tokio::spawn(members::run(api.clone(), stop.clone()));
     let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
     let operators = tokio::spawn({
@@ -183,7 +188,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps, disk, voters, images_watch);
+    let _ = tokio::join!(scheduler, apps, disk, voters, homes, images_watch);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -27,6 +27,7 @@ use shoal_storage::store::{self, Store};
 
 use super::error::Error;
 use super::{Api, Caller, blocking, now};
+use crate::chunks::PeerChunks;
 use crate::upkeep::{Thing, Uses};
 
 /// How long a URL may be used, in milliseconds: a day, as long as the longest call that could need it.
@@ -51,6 +52,8 @@ struct Inner {
     container_address: RwLock<Option<SocketAddr>>,
     /// Where clients reach it, when the configuration says so.
     advertise: String,
+    /// Who knows of blobs that came to other nodes.
+    elsewhere: OnceLock<PeerChunks>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,7 +67,7 @@ impl Blobs {
     pub(crate) fn open(store: Store, kv: &Kv, uses: Uses, key: [u8; 32], advertise: &str) -> Result<Self, shoal_storage::kv::Error> {
         let (lists, calls) = (kv.tree("blobs")?, kv.tree("blob-calls")?);
         let (container_address, advertise) = (RwLock::new(None), advertise.to_owned());
-        Ok(Self { inner: Arc::new(Inner { store, lists, calls, uses, key, container_address, advertise }) })
+        Ok(Self { inner: Arc::new(Inner { store, lists, calls, uses, key, container_address, advertise, elsewhere: OnceLock::new() }) })
     }
 
     /// Tells under which address containers reach this node.
@@ -155,7 +158,36 @@ impl Blobs {
         self.inner.lists.kv().sync().map_err(io::Error::other)
     }
 
-    /// Returns the chunks of a blob.
+    /// Says who knows of blobs that came to other nodes.
+    pub(crate) fn set_elsewhere(&self, elsewhere: PeerChunks) {
+        // Set once, when the node starts.
+        let _ = self.inner.elsewhere.set(elsewhere);
+    }
+
+    /// Returns the digest of the list of a blob's chunks, as far as this node knows.
+    pub(crate) fn digest(&self, id: BlobId) -> io::Result<Option<Digest>> {
+        let found = self.inner.lists.get(id.to_string().as_bytes()).map_err(io::Error::other)?;
+        found.map(|found| found.as_ref().try_into().map(Digest::from_bytes).map_err(io::Error::other)).transpose()
+    }
+
+    /// Returns the chunks of a blob, wherever it came to.
+    async fn found(&self, id: BlobId) -> io::Result<Option<chunk::List>> {
+        let here = self.clone();
+        if let Some(list) = blocking(move || here.list(id)).await? {
+            return Ok(Some(list));
+        }
+        let Some(elsewhere) = self.inner.elsewhere.get() else { return Ok(None) };
+        let Some(digest) = elsewhere.find_blob(id).await else { return Ok(None) };
+        let here = self.clone();
+        blocking(move || {
+            // From now on it is here too, as far as the next collection allows.
+            here.inner.lists.insert(id.to_string().as_bytes(), digest.as_bytes()).map_err(io::Error::other)?;
+            here.list(id)
+        })
+        .await
+    }
+
+    /// Returns the chunks of a blob, as far as this node knows.
     pub(crate) fn list(&self, id: BlobId) -> io::Result<Option<chunk::List>> {
         read_list(&self.inner.store, &self.inner.lists, id.to_string().as_bytes())
     }
@@ -165,7 +197,7 @@ impl Blobs {
 pub(super) fn read_list(store: &Store, table: &shoal_storage::kv::Tree, key: &[u8]) -> io::Result<Option<chunk::List>> {
     let Some(found) = table.get(key).map_err(io::Error::other)? else { return Ok(None) };
     let digest = found.as_ref().try_into().map(Digest::from_bytes).map_err(io::Error::other)?;
-    match store.get(&digest) {
+    match store.get_anywhere(&digest, None) {
         Ok(list) => chunk::List::decode(&list).map(Some).map_err(io::Error::other),
         // What was not named for long is deleted; what was damaged is dropped.
         Err(store::Error::Missing { .. } | store::Error::Corrupt { .. }) => Ok(None),
@@ -244,8 +276,7 @@ async fn download(Shared(blobs): Shared<Blobs>, Path(id): Path<String>, Query(pe
     if !blobs.permit("GET", id, &permission) {
         return refuse(StatusCode::FORBIDDEN, format!("this URL does not permit to read blob {id}, or has expired\n"));
     }
-    let found = blobs.clone();
-    match blocking(move || found.list(id)).await {
+    match blobs.found(id).await {
         Ok(Some(list)) => {
             blobs.touch(id);
             send(&blobs, list)
@@ -259,7 +290,7 @@ fn send(blobs: &Blobs, list: chunk::List) -> Response {
     let store = blobs.inner.store.clone();
     let parts = futures::stream::iter(list.chunks).then(move |digest| {
         let store = store.clone();
-        async move { blocking(move || store.get(&digest)).await.map_err(io::Error::other) }
+        async move { blocking(move || store.get_anywhere(&digest, None)).await.map_err(io::Error::other) }
     });
     let length = [(header::CONTENT_LENGTH, list.size.to_string())];
     (length, Body::from_stream(parts)).into_response()

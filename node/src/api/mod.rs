@@ -112,7 +112,7 @@ impl Kept {
             Definition::Inline(bytes) => Ok(bytes.clone().into()),
             Definition::Stored(digest) => {
                 let (store, digest) = (self.store.clone(), *digest);
-                blocking(move || store.get(&digest)).await.map_err(Error::failed(format!("cannot read definition {digest}")))
+                blocking(move || store.get_anywhere(&digest, None)).await.map_err(Error::failed(format!("cannot read definition {digest}")))
             }
         }
     }

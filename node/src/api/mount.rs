@@ -83,7 +83,7 @@ impl Files {
     fn read(&self, list: &chunk::List) -> std::io::Result<Vec<u8>> {
         let mut data = Vec::new();
         for digest in &list.chunks {
-            data.extend_from_slice(&self.store.get(digest).map_err(std::io::Error::other)?);
+            data.extend_from_slice(&self.store.get_anywhere(digest, None).map_err(std::io::Error::other)?);
         }
         Ok(data)
     }

@@ -87,7 +87,11 @@ pub(crate) async fn check(api: &Api) -> Result<CheckReport, Error> {
     let blobs = blocking(move || blobs.all()).await.map_err(Error::failed("cannot read the table of blobs"))?;
     let store = api.store.clone();
     let walked = blocking(move || walk(Mark::new(store), &Named::of(&state), &blobs));
-    let (named, incomplete) = walked.await.map_err(Error::failed("cannot walk what is named"))?;
+    let (named, mut incomplete) = walked.await.map_err(Error::failed("cannot walk what is named"))?;
+    if api.local().members.len() > 1 {
+        // What is not on this node may be on another.
+        incomplete.clear();
+    }
     drop(asked);
     Ok(report(&checked, named, incomplete))
 }

@@ -211,12 +211,14 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 fn choose(store: &Store, uses: &Uses, state: &State, pins: &Pins, budget_bytes: u64) -> Result<(Chosen, Mark), Failure> {
     let (named, mut mark, mut chosen) = (Named::of(state), Mark::new(store.clone()), Chosen::default());
     let now = store.now();
+    // What this node lacks another may have, and what it has no room for another may need: forgetting is for all of them.
+    let alone = state.members.len() <= 1;
     mark_pins(&mut mark, &named, pins)?;
     for needs in &named.used {
         uses.touch(needs.thing, now);
         let added = needed(&mut mark, needs)?;
         mark.take(&added);
-        if let Some(first) = added.missing.first() {
+        if let Some(first) = added.missing.first().filter(|_| alone) {
             let lacks = format!("{} lacks {} chunks, {first} among them", describe(needs.thing), added.missing.len());
             chosen.incomplete.push(lacks);
         }
@@ -233,7 +235,7 @@ fn choose(store: &Store, uses: &Uses, state: &State, pins: &Pins, budget_bytes: 
         full |= !young && mark.bytes() + added.bytes > budget_bytes;
         let failed_long_ago = needs.tree.is_none() && last + FAILED_KEPT <= now;
         // What shares all of its chunks with what stays costs nothing.
-        let goes = !added.missing.is_empty() || failed_long_ago || (!young && full && added.bytes > 0);
+        let goes = alone && (!added.missing.is_empty() || failed_long_ago || (!young && full && added.bytes > 0));
         if goes {
             mark.undo(&added);
             chosen.forgotten.push(needs);

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use shoal_state::Digest;
 
 use crate::chunk::List;
+use super::Here;
 use crate::manifest::{self, Part, reachable_despite};
 use crate::store::{self, Store};
 
@@ -104,7 +105,7 @@ impl Mark {
             failed.is_none() && part != Part::Chunk && self.walk(object, added)
         };
         let mut lost = |_, error: manifest::Error| if error.is_absence() { Ok(()) } else { Err(error) };
-        reachable_despite(&store, &root, &mut visit, &mut lost)?;
+        reachable_despite(&Here(&store), &root, &mut visit, &mut lost)?;
         failed.map_or(Ok(()), |error| Err(manifest::Error::Get { digest: root, source: error.into() }))
     }
 

@@ -12,10 +12,31 @@
 //! So a chunk that somebody is about to name is promised before the sweep and stays, or is gone before the promise, and
 //! then the promise says so.
 
+/// What is on this node, and nothing from elsewhere: what is not here is not kept here.
+struct Here<'a>(&'a Store);
+
+impl Objects for Here<'_> {
+    type Error = store::Error;
+
+    fn get(&self, digest: &Digest) -> store::Result<Bytes> {
+        self.0.get(digest)
+    }
+
+    fn put(&self, bytes: &[u8]) -> store::Result<Digest> {
+        self.0.put(bytes)
+    }
+}
+
 mod mark;
 mod promise;
 #[cfg(test)]
 mod tests;
+
+use bytes::Bytes;
+use shoal_state::Digest;
+
+use crate::manifest::Objects;
+use crate::store::{self, Store};
 
 pub use mark::{Added, Mark};
 pub use promise::Promises;

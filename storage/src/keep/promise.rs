@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use shoal_state::Digest;
 
+use super::Here;
 use crate::manifest::{self, Part, reachable_despite};
 use crate::store::Store;
 
@@ -48,7 +49,7 @@ impl Promises {
         };
         // What cannot be read is missing: asking the store says so.
         let mut lost = |_, error: manifest::Error| if error.is_absence() { Ok(()) } else { Err(error) };
-        reachable_despite(&self.store, root, &mut visit, &mut lost)?;
+        reachable_despite(&Here(&self.store), root, &mut visit, &mut lost)?;
         let promised = self.store.missing(&found.into_iter().collect::<Vec<_>>());
         let missing = promised.map_err(|source| manifest::Error::Get { digest: *root, source: source.into() })?;
         if missing.is_empty() {

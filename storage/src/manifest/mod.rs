@@ -214,7 +214,7 @@ impl Objects for Store {
     type Error = store::Error;
 
     fn get(&self, digest: &Digest) -> std::result::Result<Bytes, store::Error> {
-        Store::get(self, digest)
+        self.get_anywhere(digest, None)
     }
 
     fn put(&self, bytes: &[u8]) -> std::result::Result<Digest, store::Error> {

@@ -46,7 +46,7 @@ impl Store {
 
     /// Opens a blob for reading, anywhere in it.
     pub fn open_blob(&self, digest: &Digest) -> Result<BlobReader> {
-        let list = List::decode(&self.get(digest)?).map_err(|source| Error::NotABlob { digest: *digest, source })?;
+        let list = List::decode(&self.get_anywhere(digest, None)?).map_err(|source| Error::NotABlob { digest: *digest, source })?;
         Ok(BlobReader { store: self.clone(), list, at: 0, piece: Bytes::new() })
     }
 }
@@ -75,7 +75,7 @@ impl BlobReader {
     /// Reads a range of the blob, cut to its size, one piece a chunk.
     pub fn range(&self, range: Range<u64>) -> impl Iterator<Item = Result<Bytes>> + '_ {
         chunk::pieces(self.list.size, range).map(|piece| {
-            let chunk = self.store.get(&self.list.chunks[piece.number as usize])?;
+            let chunk = self.store.get_anywhere(&self.list.chunks[piece.number as usize], None)?;
             let wrong = || io::Error::new(io::ErrorKind::InvalidData, "a chunk of the blob has another length");
             if chunk.len() != chunk::length(self.list.size, piece.number) {
                 return Err(Error::Source { read_bytes: 0, source: Arc::new(wrong()) });

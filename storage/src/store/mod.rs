@@ -18,6 +18,7 @@
 
 mod blob;
 mod check;
+mod elsewhere;
 mod gc;
 mod packs;
 mod record;
@@ -28,7 +29,7 @@ mod tests;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -40,6 +41,7 @@ use crate::group::{Group, Synced, Unserved};
 use crate::kv::{self, Batch, Kv, Tree};
 pub use blob::{BlobReader, BlobRef};
 pub use check::{Checked, Damage};
+pub use elsewhere::Elsewhere;
 pub use gc::{Condemned, Swept};
 use packs::{Packs, Unsynced, Writer};
 use record::{Entry, Place};
@@ -107,6 +109,14 @@ pub enum Error {
     Missing {
         /// The chunk.
         digest: Digest,
+    },
+    /// The chunk is not here, and whether another node has it could not be found out. Trying again may help.
+    #[error("chunk {digest} is not on this node, and cannot be had from another: {why}")]
+    Unreached {
+        /// The chunk.
+        digest: Digest,
+        /// Who was asked, and what stood in the way.
+        why: String,
     },
     /// The bytes on disk were not those of the chunk. It was dropped; a peer may have it.
     #[error("chunk {digest} was damaged at offset {offset} of {} and is dropped: {what}", pack.display())]
@@ -189,6 +199,7 @@ pub struct Store {
 struct Inner {
     core: Arc<Core>,
     group: Group<Error>,
+    elsewhere: OnceLock<Arc<dyn Elsewhere>>,
 }
 
 #[derive(Debug)]
@@ -250,7 +261,7 @@ impl Store {
         });
         let of_thread = core.clone();
         let group = Group::start("store-sync", move || of_thread.sync()).map_err(failed("start the syncing thread of", dir))?;
-        Ok(Self { inner: Arc::new(Inner { core, group }) })
+        Ok(Self { inner: Arc::new(Inner { core, group, elsewhere: OnceLock::new() }) })
     }
 
     /// Stores a chunk and returns its name. It is readable at once, and lasts after [`Self::sync`].
