@@ -30,7 +30,7 @@ use crate::api::{self, Api};
 pub(crate) use audit::{AuditAnswer, AuditWanted};
 pub(crate) use explain::{ExplainWanted, Explanation};
 pub(crate) use images::ImageLine;
-pub(crate) use lists::NodeLine;
+pub(crate) use lists::{NodeLine, NodeWish};
 pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
 pub(crate) use store::{GcWanted, LongAnswer};
 pub(crate) use tokens::{TokenLine, TokenMade, TokenPurpose, TokenWanted};
@@ -166,6 +166,7 @@ pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> any
         .route("/tasks", get(tasks))
         .route("/tasks/{id}/stop", post(task_stop))
         .route("/nodes", get(lists::nodes))
+        .route("/nodes/{id}", post(lists::node_do))
         .route("/images", get(images::images))
         .route("/images/{id}", delete(images::remove))
         .route("/store/check", post(store::check))

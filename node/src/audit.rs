@@ -64,6 +64,8 @@ pub(crate) enum What {
     TokenRevoked,
     /// A node came into the cluster.
     NodeJoined,
+    /// An operator drained, labelled or removed a node.
+    NodeChanged,
     /// Records that were too many to be written each by itself.
     Omitted,
 }

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::admin;
+use crate::api::joined_logs;
 use crate::api::{self, Api, Blobs, Files, Kept, Lifecycle, SealingKey, transport};
 use crate::arguments;
 use crate::audit::Audit;
@@ -118,9 +119,11 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let cache = StateCache::new(cluster.clone(), kept.clone(), upkeep.clone());
     let unfinished = Unfinished::open(config.data.join("images/unfinished")).context("cannot open the list of builds that run")?;
     let images = Images::new(builder(&config, &store, Arc::new(cache), &engine, &trees)?, unfinished);
+    let logs = LogStore::open_with(config.data.join("logs"), config.disk.logs()).context("cannot open the logs of containers")?;
     let api = Api {
         calls: calls.clone(),
-        logs: LogStore::open_with(config.data.join("logs"), config.disk.logs()).context("cannot open the logs of containers")?,
+        joined: joined_logs::start(&peers, cluster.raft(), &logs),
+        logs,
         tasks: Tasks::default(),
         crashes: CrashLoops::default(),
         images: images.clone(),

@@ -1,13 +1,16 @@
-//! Nodes, as `shoal node list` shows them.
+//! Nodes: how `shoal node list` shows them, and what operators do with them.
+
+use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::State as Shared;
+use axum::extract::{Path as UrlPath, State as Shared};
 use serde::{Deserialize, Serialize};
-use shoal_state::NodeId;
-use shoal_state::model::Node;
+use shoal_state::model::{Member, Node};
+use shoal_state::{Command, NodeId, State};
 
 use super::Answer;
-use crate::api::Api;
+use crate::api::{self, Api};
+use crate::audit::{Event, What};
 
 /// A line of `shoal node list`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -20,6 +23,16 @@ pub(crate) struct NodeLine {
     pub(crate) address: String,
     /// `accepts tasks`, or `drains`.
     pub(crate) state: String,
+    /// What it is to consensus: `leader`, `voter` or `follower`.
+    pub(crate) role: String,
+    /// Whether the node that answers is connected to it.
+    pub(crate) connected: bool,
+    /// Where its peers reach it, `host:port` (UDP).
+    pub(crate) peers: String,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The release that it runs.
+    pub(crate) release: String,
     /// Its tasks.
     pub(crate) tasks: usize,
     /// CPU that containers may use, in thousandths of a core.
@@ -38,13 +51,27 @@ pub(crate) struct NodeLine {
 
 pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
     let state = api.read_latest().await?;
+    let raft = api.cluster.raft().status();
+    let up: Vec<NodeId> = api.peers.endpoint.connected().into_iter().map(|(node, ..)| node).collect();
+    let role = |id: NodeId| match raft.leader {
+        Some(leader) if leader == id => "leader",
+        _ if raft.voters.iter().any(|peer| peer.node == id) => "voter",
+        _ => "follower",
+    };
     let line = |(id, node): (&NodeId, &Node)| {
         let (cpu_milli_free, memory_bytes_free) = state.free(*id);
+        let member = state.members.get(id);
+        let of = |of: fn(&Member) -> &String| member.map(of).cloned().unwrap_or_default();
         NodeLine {
             node_id: id.to_string(),
             name: node.name.clone(),
             address: node.address.clone(),
             state: if node.draining { "drains" } else { "accepts tasks" }.to_owned(),
+            role: role(*id).to_owned(),
+            connected: *id == api.cluster.node || up.contains(id),
+            peers: of(|member| &member.address),
+            labels: node.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            release: of(|member| &member.release),
             tasks: state.tasks.values().filter(|task| task.node == *id).count(),
             cpu_milli: node.capacity.cpu_milli,
             cpu_milli_free,
@@ -55,4 +82,62 @@ pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
         }
     };
     Ok(Json(state.nodes.iter().map(line).collect()))
+}
+
+/// Finds a node by its id, or by the name that it alone has.
+fn find(state: &State, which: &str) -> Result<NodeId, api::Error> {
+    if let Ok(id) = which.parse::<NodeId>()
+        && (state.nodes.contains_key(&id) || state.members.contains_key(&id))
+    {
+        return Ok(id);
+    }
+    let named: Vec<NodeId> = state.nodes.iter().filter(|(_, node)| node.name == which).map(|(id, _)| *id).collect();
+    match named[..] {
+        [id] => Ok(id),
+        [] => Err(api::Error::NotFound(format!("no node has the id or name {which:?}; `shoal node list` shows them"))),
+        _ => {
+            Err(api::Error::Precondition(format!("{} nodes are called {which:?}: name one by its id, from `shoal node list`", named.len())))
+        }
+    }
+}
+
+/// What an operator asks to be done with a node.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum NodeWish {
+    /// It gets no new tasks.
+    Drain,
+    /// It gets tasks again.
+    Undrain,
+    /// Labels to set; an empty value takes one away.
+    Label(BTreeMap<String, String>),
+    /// It belongs to the cluster no more, for good.
+    Remove,
+}
+
+pub(super) async fn node_do(Shared(api): Shared<Api>, UrlPath(which): UrlPath<String>, Json(wish): Json<NodeWish>) -> Answer<String> {
+    let state = api.read_latest().await?;
+    let id = find(&state, &which)?;
+    let (command, what) = match wish {
+        NodeWish::Drain => (Command::DrainNode { id, draining: true }, "drains: it gets no new tasks"),
+        NodeWish::Undrain => (Command::DrainNode { id, draining: false }, "gets tasks again"),
+        NodeWish::Label(changes) => {
+            let mut labels = state.nodes.get(&id).map(|node| node.labels.clone()).unwrap_or_default();
+            for (key, value) in changes {
+                match value.is_empty() {
+                    true => drop(labels.remove(&key)),
+                    false => drop(labels.insert(key, value)),
+                }
+            }
+            (Command::LabelNode { id, labels }, "has new labels")
+        }
+        NodeWish::Remove => {
+            let why = "removed by an operator".to_owned();
+            (Command::RemoveNode { id, at: api.now(), why }, "was removed; should it come back, it must be wiped and joined anew")
+        }
+    };
+    api.propose(command).await?;
+    let why = format!("node {id} {what}");
+    api.audit.note(Event { what: What::NodeChanged, who: "operator".to_owned(), method: "", from: String::new(), why: why.clone() });
+    Ok(Json(why))
 }

@@ -222,7 +222,7 @@ pub(super) async fn get_outputs(
     if let [Output { status, .. }] = &outputs.items[..]
         && *status != Status::Success
     {
-        let chunks = api.calls.streams().read_up(call, DATA_READ_WAIT).await;
+        let chunks = api.calls.read_up(call, DATA_READ_WAIT).await.map_err(refused)?;
         tokio::time::sleep((CHUNK_READ_TIME * chunks).min(DATA_READ_WAIT)).await;
     }
     let items: Vec<pb::FunctionGetOutputsItem> = outputs.items.into_iter().map(output_item).collect();
@@ -310,13 +310,13 @@ pub(super) async fn data_key(
 
 /// Streams a call's data to a reader, from after the index that it has.
 pub(super) fn read_data(api: &Api, key: StreamKey, mut after: u64) -> tonic::codegen::BoxStream<pb::DataChunk> {
-    let streams = api.calls.streams().clone();
+    let calls = api.calls.clone();
     let (send, receive) = tokio::sync::mpsc::channel(DATA_QUEUE);
     tokio::spawn(async move {
         let until = Instant::now() + DATA_STREAM;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             let got = tokio::select! {
-                got = streams.get(&key, after, DATA_BYTES_MAX, left) => got,
+                got = calls.get_data(&key, after, DATA_BYTES_MAX, left) => got,
                 // The reader has left.
                 () = send.closed() => return,
             };

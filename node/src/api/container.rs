@@ -237,6 +237,6 @@ pub(super) async fn put_data_out(api: &Api, caller: &Caller, request: pb::Functi
     };
     own_call(api, caller, key.call).await?;
     let chunks = request.data_chunks.into_iter().map(|chunk| DataChunk { index: chunk.index, data: chunk.encode_to_vec().into() });
-    let put = api.calls.streams().put(&key, chunks.collect(), DATA_ROOM_WAIT).await;
+    let put = api.calls.put_data(&key, chunks.collect(), DATA_ROOM_WAIT).await;
     put.map_err(|error| Error::Unavailable(error.to_string()))
 }

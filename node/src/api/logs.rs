@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use shoal_proto::modal_client as pb;
 use shoal_state::{AppId, FunctionId, State};
-use shoal_worker::log::{Batch, Cursor, Entry, Filter, LogStore, Stream};
+use shoal_worker::log::{Entry, Filter, Stream};
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::error::Error;
-use super::{Api, Caller, app, blocking};
+use super::joined_logs::Place;
+use super::{Api, Caller, app};
 use crate::images;
 
 /// How long one stream may last, whatever the client asks.
@@ -77,13 +78,13 @@ fn line(entry: &Entry) -> pb::TaskLogs {
 }
 
 /// Puts lines of one task after another into one batch each, in order.
-fn batches(found: &Batch) -> Vec<pb::TaskLogsBatch> {
-    let runs = found.entries.chunk_by(|one, next| one.task == next.task && one.input == next.input);
+fn batches(entries: &[Entry], entry_id: &str) -> Vec<pb::TaskLogsBatch> {
+    let runs = entries.chunk_by(|one, next| one.task == next.task && one.input == next.input);
     runs.map(|run| pb::TaskLogsBatch {
         task_id: run[0].task.to_string(),
         function_id: run[0].function.to_string(),
         input_id: run[0].input.map(|id| id.to_string()).unwrap_or_default(),
-        entry_id: found.cursor.to_string(),
+        entry_id: entry_id.to_owned(),
         items: run.iter().map(line).collect(),
         ..Default::default()
     })
@@ -113,13 +114,10 @@ pub(super) async fn follow(
         search: &request.search_text,
     };
     let filter = Filter { input: id(&request.input_id)?, ..filter(&api.local(), app, &named)? };
-    let cursor = match request.last_entry_id.as_str() {
-        "" => Cursor::START,
-        text => text.parse().unwrap_or(Cursor::START),
-    };
+    let place = request.last_entry_id.parse().unwrap_or_default();
     let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(STREAM_MAX);
     let (send, receive) = mpsc::channel(QUEUE);
-    tokio::spawn(stream_lines(api.clone(), app, filter, cursor, Instant::now() + wait, send));
+    tokio::spawn(stream_lines(api.clone(), app, filter, place, Instant::now() + wait, send));
     Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive)))
 }
 
@@ -127,7 +125,7 @@ async fn stream_lines(
     api: Api,
     app: AppId,
     filter: Filter,
-    mut cursor: Cursor,
+    mut place: Place,
     until: Instant,
     send: mpsc::Sender<Result<pb::TaskLogsBatch, Status>>,
 ) {
@@ -136,16 +134,15 @@ async fn stream_lines(
         let over = over(&api, app);
         let left = until.saturating_duration_since(Instant::now());
         let wait = if over { Duration::ZERO } else { LOOK_EVERY.min(left) };
-        let found = match api.logs.follow(&filter, cursor, wait).await {
+        let found = match api.joined.follow(&filter, &place, wait).await {
             Ok(found) => found,
-            Err(error) => {
-                let failed = Error::failed("cannot read the logs")(error);
+            Err(failed) => {
                 let _ = send.send(Err(failed.into())).await;
                 return;
             }
         };
-        cursor = found.cursor;
-        for batch in batches(&found) {
+        place = found.place;
+        for batch in batches(&found.entries, &place.to_string()) {
             if send.send(Ok(batch)).await.is_err() {
                 return;
             }
@@ -157,7 +154,7 @@ async fn stream_lines(
             return;
         }
         if found.entries.is_empty() && over {
-            let done = pb::TaskLogsBatch { app_done: true, entry_id: cursor.to_string(), ..Default::default() };
+            let done = pb::TaskLogsBatch { app_done: true, entry_id: place.to_string(), ..Default::default() };
             let _ = send.send(Ok(done)).await;
             return;
         }
@@ -198,8 +195,7 @@ pub(super) async fn count(api: &Api, _caller: &Caller, request: pb::AppCountLogs
     let filter = filter(&api.local(), app, &named)?;
     let filter = Filter { since_ns: nanos(request.since), until_ns: nanos(request.until), ..filter };
     let bucket = u64::from(request.bucket_secs.max(1)) * NANOS;
-    let logs = api.logs.clone();
-    let counted = blocking(move || logs.count(&filter, bucket)).await.map_err(Error::failed("cannot read the logs"))?;
+    let counted = api.joined.count(&filter, bucket).await?;
     if counted.len() > BUCKETS_MAX {
         return Err(Error::Invalid(format!("the lines fill {} buckets, more than {BUCKETS_MAX}: ask for longer ones", counted.len())));
     }
@@ -231,7 +227,6 @@ pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogs
     let filter = filter(&api.local(), app, &named)?;
     let filter = Filter { since_ns: nanos(request.since), until_ns: nanos(request.until), ..filter };
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(LINES_MAX).min(LINES_MAX);
-    let logs: LogStore = api.logs.clone();
-    let found = blocking(move || logs.fetch(&filter, limit)).await.map_err(Error::failed("cannot read the logs"))?;
-    Ok(pb::AppFetchLogsResponse { batches: batches(&found) })
+    let found = api.joined.fetch(&filter, limit).await?;
+    Ok(pb::AppFetchLogsResponse { batches: batches(&found.entries, &found.cursor.to_string()) })
 }

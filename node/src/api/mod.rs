@@ -17,6 +17,7 @@ pub(crate) mod gpu;
 pub(crate) mod identity;
 pub(crate) mod image;
 mod input_token;
+pub(crate) mod joined_logs;
 mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod mount;
@@ -139,6 +140,8 @@ pub(crate) struct Api {
     pub(crate) images: crate::images::Images,
     pub(crate) build_functions: crate::build_functions::BuildFunctions,
     pub(crate) roots: crate::roots::Roots,
+    /// What containers printed on any node.
+    pub(crate) joined: joined_logs::JoinedLogs,
     /// The road to other nodes.
     pub(crate) peers: crate::peers::Peers,
     pub(crate) audit: crate::audit::Audit,

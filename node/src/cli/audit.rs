@@ -73,7 +73,7 @@ fn text(record: &Record) -> String {
     let (at, from) = (crate::api::time(record.at_ms), if record.from.is_empty() { "-" } else { &record.from });
     match record.what {
         What::Refused => format!("{at}  {}  {from}  {}  {}", record.who, record.method, record.why),
-        What::TokenCreated | What::TokenRevoked | What::NodeJoined => format!("{at}  {}  {}", record.who, record.why),
+        What::TokenCreated | What::TokenRevoked | What::NodeJoined | What::NodeChanged => format!("{at}  {}  {}", record.who, record.why),
         What::Omitted => format!("{at}  …  {}", record.why),
     }
 }

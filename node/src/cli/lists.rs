@@ -1,4 +1,4 @@
-//! Status, apps, tasks and nodes: what operators list and end.
+//! Status, apps and tasks: what operators list and end.
 
 use clap::{Args, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Common;
 use super::admin::{ask, escaped};
-use crate::admin::{AppLine, NodeLine, StatusReport, TaskLine};
+use crate::admin::{AppLine, StatusReport, TaskLine};
 
 /// `shoal app …`
 #[derive(Debug, Subcommand)]
@@ -42,14 +42,6 @@ pub(super) enum TaskCommand {
     /// Ask a task to stop.
     #[command(after_help = "Examples:\n  shoal task stop ta-…")]
     Stop(TaskStop),
-}
-
-/// `shoal node …`
-#[derive(Debug, Subcommand)]
-pub(super) enum NodeCommand {
-    /// List nodes with what they have and what is free.
-    #[command(visible_alias = "ls", after_help = "Examples:\n  shoal node list\n  shoal node list --json")]
-    List(Common),
 }
 
 #[derive(Debug, Args)]
@@ -173,25 +165,6 @@ impl TaskCommand {
                 }
             }
         }
-        Ok(0)
-    }
-}
-
-impl NodeCommand {
-    /// Runs the command.
-    pub(super) fn run(self) -> anyhow::Result<i32> {
-        let Self::List(common) = self;
-        let nodes: Vec<NodeLine> = ask(&common, "GET", "/nodes", &())?;
-        if common.json {
-            print_json(&nodes)?;
-            return Ok(0);
-        }
-        let row = |node: NodeLine| {
-            let cpu = format!("{}m of {}m", node.cpu_milli_free, node.cpu_milli);
-            let memory = format!("{} of {} MiB", node.memory_bytes_free >> 20, node.memory_bytes >> 20);
-            [node.node_id, node.name, node.address, node.state, node.tasks.to_string(), cpu, memory, ago(node.started_ms)]
-        };
-        print_table(["NODE", "NAME", "ADDRESS", "STATE", "TASKS", "CPU FREE", "MEMORY FREE", "STARTED"], nodes.into_iter().map(row));
         Ok(0)
     }
 }

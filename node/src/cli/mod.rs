@@ -10,6 +10,7 @@ mod explain;
 mod images;
 mod lists;
 mod logs;
+mod node;
 mod start;
 mod store;
 mod token;
@@ -28,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 Examples:
   shoal start                          start a node; a cluster of one needs no configuration
   shoal token create                   make a token for clients
+  shoal token create --node            let another machine join
   shoal doctor                         look for what is wrong with this machine
   MODAL_SERVER_URL=http://localhost:7470 modal run hello.py"
 )]
@@ -61,9 +63,9 @@ enum Command {
     /// List and stop tasks: the containers that the cluster runs.
     #[command(subcommand, after_help = "Examples:\n  shoal task list\n  shoal task stop ta-…")]
     Task(lists::TaskCommand),
-    /// List nodes.
-    #[command(subcommand, after_help = "Examples:\n  shoal node list\n  shoal node list --json")]
-    Node(lists::NodeCommand),
+    /// List, drain, label and remove nodes.
+    #[command(subcommand, after_help = "Examples:\n  shoal node list\n  shoal node drain gpu-1\n  shoal node remove gpu-1")]
+    Node(node::NodeCommand),
     /// List and remove images.
     #[command(subcommand, after_help = "Examples:\n  shoal image list\n  shoal image rm im-…")]
     Image(images::ImageCommand),

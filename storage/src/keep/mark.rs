@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use shoal_state::Digest;
 
-use crate::chunk::List;
 use super::Here;
+use crate::chunk::List;
 use crate::manifest::{self, Part, reachable_despite};
 use crate::store::{self, Store};
 

@@ -15,15 +15,18 @@ use futures::future::{BoxFuture, join_all};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use shoal_state::model::Shard;
-use shoal_state::{InputId, NodeId, ShardId};
+use shoal_state::{CallId, InputId, NodeId, ShardId};
 use tokio::time::Instant;
 
 use super::error::Error;
-use super::handle::{ANSWER_DEADLINE, Calls};
+use super::handle::{ANSWER_DEADLINE, Calls, millis};
 use super::info::{CallInfo, InputInfo};
 use super::model::{Cancelled, LeasedInput, Outputs, PutInput};
 use super::refused::Refused;
 use super::rules::Request;
+#[cfg(doc)]
+use super::streams::Streams;
+use super::streams::{DataChunk, StreamKey};
 
 /// How long a request is tried again whose home is not reached, or is not the home any more.
 const HOME_WAIT: Duration = Duration::from_secs(10);
@@ -47,6 +50,15 @@ pub(super) struct Away {
     road: OnceLock<Arc<dyn Road>>,
 }
 
+/// What one node asks of the calls of another. Times are in milliseconds.
+#[derive(Debug, Serialize, Deserialize)]
+enum Asked {
+    Calls { wait_ms: u64, request: Request },
+    PutData { key: StreamKey, chunks: Vec<DataChunk>, wait_ms: u64 },
+    GetData { key: StreamKey, after: u64, bytes_max: u64, wait_ms: u64 },
+    ReadUp { call: CallId, wait_ms: u64 },
+}
+
 /// An answer with all that belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Told {
@@ -61,6 +73,8 @@ pub(super) enum Told {
     HeldCancels(Vec<InputId>),
     Infos(Vec<CallInfo>),
     Inputs(Vec<InputInfo>),
+    Data(Vec<DataChunk>),
+    Chunks(u32),
     /// The home could not answer, in its words.
     Failed(String),
 }
@@ -135,6 +149,14 @@ impl Away {
         self.all_here.load(Ordering::Relaxed) || self.road.get().is_none()
     }
 
+    /// Returns where a call is at home, if that is elsewhere.
+    fn home_of(&self, call: CallId) -> Option<NodeId> {
+        if self.is_all_here() {
+            return None;
+        }
+        self.homes.read().get(&call.shard()?).copied().filter(|home| *home != self.me)
+    }
+
     /// Returns which nodes are to be asked. This one where nobody else is known to be right: it knows the words of a no.
     fn homes_for(&self, request: &Request) -> Vec<NodeId> {
         let homes = self.homes.read();
@@ -156,14 +178,59 @@ impl Calls {
 
     /// Answers what another node asks by its [`Road`].
     pub async fn serve(&self, request: Bytes) -> Bytes {
-        let told = match postcard::from_bytes::<(u64, Request)>(&request) {
-            Ok((wait_ms, request)) => {
-                let told = self.told_here("answer another node", Duration::from_millis(wait_ms), request).await;
-                told.unwrap_or_else(|error| Told::Failed(explain(&error)))
-            }
+        let told = match postcard::from_bytes::<Asked>(&request) {
+            Ok(asked) => self.answer_asked(asked).await.unwrap_or_else(|error| Told::Failed(explain(&error))),
             Err(error) => Told::Failed(format!("what was asked cannot be read ({error}): are the nodes of one release?")),
         };
         postcard::to_stdvec(&told).expect("an answer can be written").into()
+    }
+
+    async fn answer_asked(&self, asked: Asked) -> Result<Told, Error> {
+        let millis = Duration::from_millis;
+        match asked {
+            Asked::Calls { wait_ms, request } => self.told_here("answer another node", millis(wait_ms), request).await,
+            Asked::PutData { key, chunks, wait_ms } => Ok(self.streams().put(&key, chunks, millis(wait_ms)).await.map(|()| Told::Done)?),
+            Asked::GetData { key, after, bytes_max, wait_ms } => {
+                Ok(Told::Data(self.streams().get(&key, after, bytes_max, millis(wait_ms)).await?))
+            }
+            Asked::ReadUp { call, wait_ms } => Ok(Told::Chunks(self.streams().read_up(call, millis(wait_ms)).await)),
+        }
+    }
+
+    /// Puts chunks at the end of a stream of a call's data, where the call is at home. See [`Streams::put`].
+    pub async fn put_data(&self, key: &StreamKey, chunks: Vec<DataChunk>, wait: Duration) -> Result<(), Error> {
+        match self.away.home_of(key.call) {
+            None => Ok(self.streams().put(key, chunks, wait).await?),
+            Some(home) => {
+                let asked = Asked::PutData { key: key.clone(), chunks, wait_ms: millis(wait) };
+                self.ask_away(home, "put data of a call", wait, &asked).await.map(drop)
+            }
+        }
+    }
+
+    /// Returns chunks of a stream of a call's data, from where the call is at home. See [`Streams::get`].
+    pub async fn get_data(&self, key: &StreamKey, after: u64, bytes_max: u64, wait: Duration) -> Result<Vec<DataChunk>, Error> {
+        match self.away.home_of(key.call) {
+            None => Ok(self.streams().get(key, after, bytes_max, wait).await?),
+            Some(home) => {
+                let asked = Asked::GetData { key: key.clone(), after, bytes_max, wait_ms: millis(wait) };
+                match self.ask_away(home, "read data of a call", wait, &asked).await? {
+                    Told::Data(chunks) => Ok(chunks),
+                    other => Err(strange(home, &other)),
+                }
+            }
+        }
+    }
+
+    /// Waits until what a call has put out was read. See [`Streams::read_up`].
+    pub async fn read_up(&self, call: CallId, wait: Duration) -> Result<u32, Error> {
+        match self.away.home_of(call) {
+            None => Ok(self.streams().read_up(call, wait).await),
+            Some(home) => match self.ask_away(home, "wait for readers", wait, &Asked::ReadUp { call, wait_ms: millis(wait) }).await? {
+                Told::Chunks(chunks) => Ok(chunks),
+                other => Err(strange(home, &other)),
+            },
+        }
     }
 
     /// Asks whoever is home, wherever.
@@ -193,18 +260,26 @@ impl Calls {
     }
 
     async fn told_by(&self, home: NodeId, what: &'static str, wait: Duration, request: Request) -> Result<Told, Error> {
-        let Some(road) = self.away.road.get().filter(|_| home != self.away.me) else {
+        if home == self.away.me {
             return self.told_here(what, wait, request).await;
-        };
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let request = postcard::to_stdvec(&(wait_ms, request)).expect("a request can be written");
+        }
+        self.ask_away(home, what, wait, &Asked::Calls { wait_ms: millis(wait), request }).await
+    }
+
+    async fn ask_away(&self, home: NodeId, what: &'static str, wait: Duration, asked: &Asked) -> Result<Told, Error> {
         let away = |why| Error::Away { home, what, why };
+        let road = self.away.road.get().ok_or_else(|| away("there is no way to other nodes".to_owned()))?;
+        let request = postcard::to_stdvec(asked).expect("a request can be written");
         let answer = road.ask(home, request.into(), wait + ANSWER_DEADLINE).await.map_err(away)?;
         match postcard::from_bytes(&answer).map_err(|error| away(format!("its answer cannot be read ({error})")))? {
             Told::Failed(why) => Err(away(why)),
             told => Ok(told),
         }
     }
+}
+
+fn strange(home: NodeId, told: &Told) -> Error {
+    Error::Away { home, what: "understand the answer", why: format!("it is about something else: {told:?}") }
 }
 
 /// Writes an error with all its causes.

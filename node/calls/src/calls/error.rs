@@ -21,6 +21,9 @@ pub enum Error {
         /// How long the caller waited.
         waited: Duration,
     },
+    /// The data of a call cannot be put or read.
+    #[error(transparent)]
+    Data(#[from] super::streams::Error),
     /// The node where the calls are at home gave no answer. It may have done what was asked.
     #[error("cannot {what} at node {home}, where the calls are at home: {why}")]
     Away {

@@ -386,6 +386,6 @@ fn not_expected(told: Told) -> Error {
     }
 }
 
-fn millis(wait: Duration) -> u64 {
+pub(super) fn millis(wait: Duration) -> u64 {
     u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }

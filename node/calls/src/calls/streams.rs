@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use shoal_state::{CallId, InputId};
 use tokio::sync::Notify;
 
@@ -41,7 +42,7 @@ pub const CHUNK_BYTES_MAX: usize = 17 << 20;
 const CHUNK_COST_BYTES: u64 = 128;
 
 /// Which way a stream runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Direction {
     /// To the container.
     In,
@@ -50,7 +51,7 @@ pub enum Direction {
 }
 
 /// Names a stream.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StreamKey {
     /// The call it belongs to.
     pub call: CallId,
@@ -63,7 +64,7 @@ pub struct StreamKey {
 }
 
 /// A chunk with its number.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataChunk {
     /// From 1.
     pub index: u64,

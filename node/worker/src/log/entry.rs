@@ -4,10 +4,11 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use shoal_state::{AppId, CallId, FunctionId, InputId, TaskId};
 
 /// Where a line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Stream {
     /// The container's standard output.
     Stdout,
@@ -39,7 +40,7 @@ impl Stream {
 }
 
 /// A line, or a piece of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Nanoseconds since 1970-01-01 UTC.
     pub timestamp_ns: u64,
@@ -60,7 +61,7 @@ pub struct Entry {
 }
 
 /// What selects lines: all that is set must match.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     /// Of this app.
     pub app: Option<AppId>,
@@ -100,7 +101,7 @@ impl Filter {
 }
 
 /// A place in the store: a file's number and an offset in it, in bytes. Later lines have greater cursors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Cursor {
     pub(crate) file: u64,
     pub(crate) offset: u64,

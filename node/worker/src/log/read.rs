@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::entry::{Cursor, Entry, Filter, Stream};
 use super::file::{Record, scan};
 use super::files::{Parts, path_of};
@@ -18,7 +20,7 @@ use super::store::{Error, LogStore, failed};
 pub const FOLLOW_ENTRIES_MAX: usize = 1_000;
 
 /// Entries, oldest first, and where to go on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// What was found.
     pub entries: Vec<Entry>,
@@ -27,7 +29,7 @@ pub struct Batch {
 }
 
 /// How many lines of each stream there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Of [`Stream::Stdout`].
     pub stdout: u64,

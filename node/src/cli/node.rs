@@ -1,0 +1,118 @@
+//! `shoal node`: the machines of the cluster.
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+
+use super::Common;
+use super::admin::{ask, escaped};
+use super::lists::{ago, print_json, print_table};
+use crate::admin::{NodeLine, NodeWish};
+
+/// `shoal node …`
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// List nodes with what they have and what is free.
+    #[command(visible_alias = "ls", after_help = "Examples:\n  shoal node list\n  shoal node list --json")]
+    List(Common),
+    /// Show all that is known of one node.
+    #[command(after_help = "Examples:\n  shoal node show gpu-1\n  shoal node show no-… --json")]
+    Show(OneNode),
+    /// Give a node no new tasks.
+    #[command(after_help = "Examples:\n  shoal node drain gpu-1\n  shoal node drain no-…")]
+    Drain(OneNode),
+    /// Give a node tasks again.
+    #[command(after_help = "Examples:\n  shoal node undrain gpu-1")]
+    Undrain(OneNode),
+    /// Set labels of a node; an empty value takes one away.
+    #[command(after_help = "Examples:\n  shoal node label gpu-1 zone=a rack=7\n  shoal node label gpu-1 rack=")]
+    Label {
+        #[command(flatten)]
+        node: OneNode,
+        /// What to set, as KEY=VALUE.
+        #[arg(required = true, value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
+    /// Take a node out of the cluster for good, with the tasks that it runs. Drain it before.
+    #[command(visible_alias = "rm", after_help = "Examples:\n  shoal node remove gpu-1\n  shoal node rm no-…")]
+    Remove(OneNode),
+}
+
+/// A node, and how to ask for it.
+#[derive(Debug, Args)]
+pub(super) struct OneNode {
+    /// The node's id or name.
+    node: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Reads a label, as `zone=a`.
+fn label(text: &str) -> Result<(String, String), String> {
+    let wrong = || format!("{text:?} is no label: write KEY=VALUE, as zone=a");
+    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(wrong)?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl NodeCommand {
+    /// Runs the command.
+    pub(super) fn run(self) -> anyhow::Result<i32> {
+        let common = match self {
+            Self::List(common) => common,
+            Self::Show(one) => return one.show(),
+            Self::Drain(one) => return one.ask(&NodeWish::Drain),
+            Self::Undrain(one) => return one.ask(&NodeWish::Undrain),
+            Self::Label { node, labels } => return node.ask(&NodeWish::Label(labels.into_iter().collect())),
+            Self::Remove(one) => return one.ask(&NodeWish::Remove),
+        };
+        let nodes: Vec<NodeLine> = ask(&common, "GET", "/nodes", &())?;
+        if common.json {
+            print_json(&nodes)?;
+            return Ok(0);
+        }
+        let row = |node: NodeLine| {
+            let cpu = format!("{}m of {}m", node.cpu_milli_free, node.cpu_milli);
+            let memory = format!("{} of {} MiB", node.memory_bytes_free >> 20, node.memory_bytes >> 20);
+            let state = if node.connected { node.state } else { format!("{}, not reached", node.state) };
+            [node.node_id, node.name, node.address, state, node.role, node.tasks.to_string(), cpu, memory, ago(node.started_ms)]
+        };
+        print_table(
+            ["NODE", "NAME", "ADDRESS", "STATE", "ROLE", "TASKS", "CPU FREE", "MEMORY FREE", "STARTED"],
+            nodes.into_iter().map(row),
+        );
+        Ok(0)
+    }
+}
+
+impl OneNode {
+    fn ask(self, wish: &NodeWish) -> anyhow::Result<i32> {
+        let done: String = ask(&self.common, "POST", &format!("/nodes/{}", escaped(&self.node)), wish)?;
+        if self.common.json {
+            print_json(&done)?;
+        } else {
+            println!("{done}");
+        }
+        Ok(0)
+    }
+
+    fn show(self) -> anyhow::Result<i32> {
+        let nodes: Vec<NodeLine> = ask(&self.common, "GET", "/nodes", &())?;
+        let found = nodes.into_iter().find(|node| node.node_id == self.node || node.name == self.node);
+        let node = found.with_context(|| format!("no node has the id or name {:?}; `shoal node list` shows them", self.node))?;
+        if self.common.json {
+            print_json(&node)?;
+            return Ok(0);
+        }
+        let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(" ") };
+        println!("{} ({})", node.name, node.node_id);
+        println!("  state      {}{}", node.state, if node.connected { "" } else { "; this node does not reach it" });
+        println!("  consensus  {}", node.role);
+        println!("  clients    {}\n  peers      {}/udp", node.address, node.peers);
+        println!("  labels     {labels}");
+        println!("  CPU        {}m free of {}m", node.cpu_milli_free, node.cpu_milli);
+        println!("  memory     {} MiB free of {}", node.memory_bytes_free >> 20, node.memory_bytes >> 20);
+        println!("  GPUs       {}\n  tasks      {}", node.gpus, node.tasks);
+        println!("  release    {}, started {}", node.release, ago(node.started_ms));
+        Ok(0)
+    }
+}
