@@ -239,6 +239,18 @@ impl Elsewhere for PeerChunks {
         told.recv_timeout(patience).unwrap_or_else(|_| Err(format!("no answer came within {patience:?}")))
     }
 
+    fn bring(&self, digests: Vec<Digest>, deadline: Instant) {
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let this = self.clone();
+        self.inner.runtime.spawn(async move {
+            this.bring(digests).await;
+            // Whoever asked may have given up.
+            let _ = tell.send(());
+        });
+        // What has not come is missing, which the caller finds out.
+        let _ = told.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+
     fn expect(&self, mut digests: Vec<Digest>) {
         digests.truncate(EXPECTED_MAX);
         let this = self.clone();

@@ -81,9 +81,16 @@ pub(crate) fn run(config: Config, listeners: Listeners) -> anyhow::Result<i32> {
     };
     let up = AtomicBool::new(false);
     match runtime.block_on(serve(Arc::new(config), listeners, &up)) {
+        Err(error) if is_final(&error) => Ok(say(&error, EXIT_FINAL)),
         Err(error) if !up.load(Ordering::Relaxed) => Ok(say(&error, EXIT_UNSTARTED)),
         ended => ended,
     }
+}
+
+/// Says whether another start would fail for the same reason: the cluster has said no.
+fn is_final(error: &anyhow::Error) -> bool {
+    let no = |error: &shoal_peer::Error| matches!(error, shoal_peer::Error::Refused { .. } | shoal_peer::Error::NoToken { .. });
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(no))
 }
 
 fn say(error: &anyhow::Error, code: i32) -> i32 {

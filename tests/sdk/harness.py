@@ -195,13 +195,13 @@ class Node:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.api_port}"
 
-    def start(self) -> None:
-        """Starts the keeper and returns when the node answers."""
+    def start(self, *more: str) -> None:
+        """Starts the keeper, with more arguments if there are any, and returns when the node answers."""
         self.data.mkdir(parents=True, exist_ok=True)
         # 0.0.0.0, because containers fetch blobs from the address of their bridge.
         arguments = [
             str(self.binary), "start", "--data", str(self.data),
-            "--api", f"0.0.0.0:{self.api_port}", "--web", f"127.0.0.1:{self.web_port}",
+            "--api", f"0.0.0.0:{self.api_port}", "--web", f"127.0.0.1:{self.web_port}", *more,
         ]  # fmt: skip
         if self.config is not None:
             file = self.data.parent / f"{self.data.name}.toml"
@@ -214,6 +214,11 @@ class Node:
             )  # fmt: skip
         self.wait_ready(NODE_START_SECONDS)
         self.tag = self.json("status")["tag"]
+
+    def join(self, other: Node) -> None:
+        """Starts the node as a new member of another one's cluster."""
+        join = other.json("token", "create", "--node")["join"].split()
+        self.start(*join[2:])
 
     def wait_ready(self, seconds: float) -> None:
         """Waits until `shoal status` is answered."""

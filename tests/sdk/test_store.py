@@ -14,7 +14,7 @@ from harness import PROGRAMS, Client, Node, wait_for, wait_until_none
 pytestmark = pytest.mark.timeout(900)
 
 # How long the node of these tests keeps what nothing names yet, in seconds: longer than a step of a build or an upload takes.
-KEEP_SECONDS = 60
+KEEP_SECONDS = 25
 BALLAST = 3_000_000
 
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use shoal_state::Digest;
@@ -12,6 +13,9 @@ use crate::store::Store;
 
 /// How many objects are remembered as promised. Beyond it all are forgotten, and looked at again when they are named.
 const KNOWN_MAX: usize = 1 << 18;
+
+/// How long the parts of a tree that are on other nodes are waited for.
+const BRING_WAIT: Duration = Duration::from_secs(300);
 
 /// Promises to keep whole trees; remembers what it promised lately, so that the next step of a build looks only at what
 /// that step changed. Cheap to clone.
@@ -37,6 +41,21 @@ impl Promises {
     /// # Errors
     /// When the store cannot be read or written.
     pub fn tree(&self, root: &Digest) -> manifest::Result<Vec<Digest>> {
+        let deadline = Instant::now() + BRING_WAIT;
+        let mut missing = self.promised(root)?;
+        // What this node names it has: what another node has of it is brought here first, as deep as it goes.
+        while !missing.is_empty() && Instant::now() < deadline && self.store.bring(missing.clone(), deadline) {
+            let left = self.promised(root)?;
+            if left == missing {
+                break;
+            }
+            missing = left;
+        }
+        Ok(missing)
+    }
+
+    /// Promises what is here of a tree, and returns what is not.
+    fn promised(&self, root: &Digest) -> manifest::Result<Vec<Digest>> {
         let now = self.store.now();
         let (mut found, mut walked) = (HashSet::new(), HashSet::new());
         let mut visit = |object: Digest, part: Part| {

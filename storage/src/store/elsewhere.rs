@@ -23,6 +23,9 @@ pub trait Elsewhere: Debug + Send + Sync + 'static {
     /// Words that say who was asked, and what stood in the way: another attempt may help.
     fn fetch(&self, digest: &Digest, deadline: Instant) -> std::result::Result<Option<Bytes>, String>;
 
+    /// Brings chunks into the store, as many as can be had until the deadline. Blocks.
+    fn bring(&self, digests: Vec<Digest>, deadline: Instant);
+
     /// Is told of chunks that will be wanted soon, and returns at once.
     fn expect(&self, digests: Vec<Digest>);
 }
@@ -54,6 +57,15 @@ impl Store {
             Ok(None) => found,
             Err(why) => Err(Error::Unreached { digest: *digest, why }),
         }
+    }
+
+    /// Brings chunks here that are elsewhere, as many as can be had until the deadline. Returns whether there is an elsewhere.
+    pub fn bring(&self, digests: Vec<Digest>, deadline: Instant) -> bool {
+        let elsewhere = self.inner.elsewhere.get();
+        elsewhere.is_some_and(|elsewhere| {
+            elsewhere.bring(digests, deadline);
+            true
+        })
     }
 
     /// Tells of chunks that will be wanted soon: those that are not here are brought meanwhile.

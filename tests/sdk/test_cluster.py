@@ -1,0 +1,196 @@
+"""Two nodes that are one cluster: what is done through one is there through the other, wherever its parts run."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from harness import Client, Node, wait_for, wait_until_none
+
+pytestmark = pytest.mark.timeout(600)
+
+
+class Pair(NamedTuple):
+    """The node that founded the cluster, where calls are at home, and one that joined; a client of each."""
+
+    home: Node
+    other: Node
+    of_home: Client
+    of_other: Client
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
+    """A cluster of two. Images of the first are kept between runs; the second one is always new."""
+    kept, fresh = os.environ.get("SHOAL_TEST_DATA"), tmp_path_factory.mktemp("cluster")
+    founder = Path(kept) / "founder" if kept else fresh / "founder"
+    home, other = Node(founder, config='name = "home"\n'), Node(fresh / "other", config='name = "other"\n')
+    try:
+        home.start()
+        for line in home.json("node", "list"):
+            if line["name"] != "home":  # Of an earlier run, whose folder is gone.
+                forget(home, line["node_id"])
+        other.join(home)
+        yield home, other
+        forget(home, "other", before=other.stop)
+    finally:
+        other.stop()
+        home.stop()
+
+
+def forget(home: Node, which: str, before=lambda: None) -> None:
+    """Takes a node out of the cluster while it still has a majority."""
+    home.shoal("node", "remove", which)
+    before()
+
+
+@pytest.fixture
+def pair(nodes: tuple[Node, Node], tmp_path: Path) -> Iterator[Pair]:
+    """The cluster, with a client of each node. One token serves both."""
+    home, other = nodes
+    token = home.create_token()
+    clients = Client(home, token, tmp_path / "home"), Client(other, token, tmp_path / "other")
+    yield Pair(home, other, *clients)
+    for client in clients:
+        client.close()
+
+
+@contextmanager
+def drained(node: Node, name: str) -> Iterator[None]:
+    """Keeps tasks from a node, so that they run on the other one."""
+    wait_until_none("tasks of earlier tests", node.tasks, 60, every=0.2)
+    node.shoal("node", "drain", name)
+    try:
+        yield
+    finally:
+        node.shoal("node", "undrain", name)
+
+
+def test_each_node_shows_both(pair):
+    """`shoal node list` shows both from either, one leads, each reaches the other; details are in `shoal node show`."""
+    for node in (pair.home, pair.other):
+        lines = {line["name"]: line for line in node.json("node", "list")}
+        assert lines.keys() == {"home", "other"}
+        assert sorted(line["role"] for line in lines.values()) == ["leader", "voter"]
+        assert all(line["connected"] for line in lines.values())
+    shown = pair.other.shoal("node", "show", "home").stdout
+    assert f":{pair.home.api_port}/udp" in shown and "accepts tasks" in shown
+
+
+def test_labels_and_drains_are_seen_everywhere(pair):
+    """Labels are set and taken away one by one; draining is seen through the other node."""
+    pair.home.shoal("node", "label", "other", "zone=a", "rack=7")
+    pair.other.shoal("node", "label", "other", "rack=")
+    assert pair.home.json("node", "show", "other")["labels"] == {"zone": "a"}
+    with drained(pair.other, "other"):
+        assert pair.home.json("node", "show", "other")["state"] == "drains"
+    assert pair.home.json("node", "show", "other")["state"] == "accepts tasks"
+
+
+def refused(node: Node, *arguments: str) -> str:
+    """Returns what a start says that must not come to anything."""
+    with pytest.raises(AssertionError) as caught:
+        node.start(*arguments)
+    assert node.keeper is not None and node.keeper.poll() == 1, str(caught.value)
+    return node.log_tail()
+
+
+def test_who_has_no_right_to_join_hears_why(pair, tmp_path):
+    """A used token, a revoked one, one of no use, one of another cluster: refused in words on the new node, and in the audit."""
+    join = pair.home.json("token", "create", "--node")["join"].split()
+    third = Node(tmp_path / "third", config='name = "third"\n')
+    third.start(*join[2:])
+    third.stop()
+    pair.home.shoal("node", "remove", "third")
+    used = refused(Node(tmp_path / "fourth"), *join[2:])
+    assert "was used by node" in used and "shoal token create --node" in used, used
+    audit = [json.loads(line) for line in pair.home.shoal("audit", "--json").stdout.splitlines()]
+    assert any("cannot let a node join" in line["why"] and "was used" in line["why"] for line in audit)
+    # Who was removed is told so, and does not come back.
+    removed = refused(third)
+    assert "was removed from this cluster" in removed and "wipe its data folder" in removed, removed
+    revoked = pair.home.json("token", "create", "--node")
+    pair.home.shoal("token", "revoke", revoked["token_id"])
+    said = refused(Node(tmp_path / "fifth"), *revoked["join"].split()[2:])
+    assert "was revoked" in said, said
+    said = refused(Node(tmp_path / "sixth"), "--join", join[3], "--token", "ak-abc:as-def")
+    assert "does not begin with" in said and "shoal token create --node" in said, said
+    foreign = re.sub(r"shoal-join-.", lambda found: "shoal-join-" + ("A" if found.group()[-1] != "A" else "B"), join[5])
+    said = refused(Node(tmp_path / "seventh"), "--join", join[3], "--token", foreign)
+    assert "another cluster" in said, said
+    assert {line["name"] for line in pair.home.json("node", "list")} == {"home", "other"}
+
+
+def test_deployed_here_called_there(pair, unique):
+    """What is deployed through one node is found and called through the other at once, and stopped through either."""
+    pair.of_home.deploy("spread.py", unique)
+    program = f"""
+import modal
+f = lambda name: modal.Function.from_name({unique!r}, name)
+print("double", f("double").remote(4))
+print("map", list(f("double").map(range(200))) == [2 * x for x in range(200)])
+print("generator", list(f("count").remote_gen(50)) == list(range(50)))
+big = bytes(range(256)) * 20_000
+answer = f("length").remote(big)
+print("blob", int.from_bytes(answer[:8], "little") == len(big), answer[8:] == big)
+try:
+    f("fail").remote()
+except KeyError as error:
+    print("error", error)
+call = f("double").spawn(8)
+print("call", call.object_id)
+print("spawned", call.get(timeout=60))
+"""
+    said = pair.of_other.start("-c", program).ok(200).text()
+    for line in ("double 8", "map True", "generator True", "blob True True", "error 'what was not found'", "spawned 16"):
+        assert line in said, said
+    # Its result is read again through the other node.
+    (call,) = re.findall(r"^call (fc-\w+)$", said, re.M)
+    again = f"import modal; print('again', modal.FunctionCall.from_id({call!r}).get(timeout=10))"
+    assert "again 16" in pair.of_home.start("-c", again).ok(60).text()
+    pair.of_other.stop_app(unique)
+    assert unique not in {app["name"] for app in pair.home.json("app", "list") if not app["stopped"]}
+
+
+@pytest.mark.parametrize("asked", ["home", "other"])
+def test_a_container_runs_where_its_image_is_not(pair, asked):
+    """A node that has nothing of an image runs it, from chunks that it gets as they are needed; what is printed there is seen
+    through either node."""
+    client = pair.of_home if asked == "home" else pair.of_other
+    with drained(pair.home, "home"):
+        running = client.run("spread.py::one", "--x", "33").ok(200)
+    assert "double 66" in running.text() and "doubling 33" in running.text(), running.text()
+    assert any("doubling 33" in line for line in pair.of_home.logs(running.app_id()))
+    assert any("doubling 33" in line for line in pair.of_other.logs(running.app_id()))
+
+
+def test_an_image_built_by_one_node_runs_on_the_other(pair, unique):
+    """An image is built by the node that is asked, and runs on the one that is not."""
+    with drained(pair.other, "other"):
+        running = pair.of_other.run("spread.py::built", environment={"MARK": unique}).ok(300)
+    assert f"mark {unique}" in running.text(), running.text()
+
+
+def test_a_call_outlives_the_node_that_ran_it(pair):
+    """The node whose container has the input is killed: the input is run again, and its caller gets the result."""
+    with drained(pair.home, "home"):
+        running = pair.of_home.run("spread.py::long", "--seconds", "12")
+        wait_for("the function to run", lambda: running.find("slow begins"), 120)
+        old = pair.other.kill_child()
+        pair.other.wait_reborn(old)
+        assert "slow ended after 12" in running.ok(200).text()
+
+
+def test_a_call_outlives_the_node_where_it_is_at_home(pair):
+    """The node where calls are at home is killed while a container on the other one works: nothing is lost, and whoever waits
+    through the other node gets the result."""
+    with drained(pair.home, "home"):
+        running = pair.of_other.run("spread.py::long", "--seconds", "15")
+        wait_for("the function to run", lambda: running.find("slow begins"), 120)
+        old = pair.home.kill_child()
+        pair.home.wait_reborn(old)
+        assert "slow ended after 15" in running.ok(200).text()
