@@ -236,7 +236,7 @@ impl Default for Config {
             cpu_milli: 0,
             memory_bytes: 0,
             dns: Vec::new(),
-            log: "info,openraft=warn,fuser=error".to_owned(),
+            log: "info,openraft=error,openraft::replication=off,openraft::core=off,openraft::engine=off,fuser=error".to_owned(),
             images: Images::default(),
             audit: crate::audit::Keep::default(),
             disk: Disk::default(),

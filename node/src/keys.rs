@@ -226,6 +226,32 @@ impl Applicant {
     }
 }
 
+/// What a node needs to have its certificate renewed.
+pub(crate) struct Renewal {
+    files: Files,
+    key: String,
+    /// What it wants certified: the key that it has.
+    pub(crate) request: Request,
+}
+
+impl Renewal {
+    /// Reads this node's key.
+    pub(crate) fn open(data: &Path) -> anyhow::Result<Self> {
+        let files = Files::of(data)?;
+        let key = files.text("node.key")?.context("this node's key is missing")?;
+        Ok(Self { request: Identity::ask_again(&key)?, files, key })
+    }
+
+    /// Keeps the new certificate (DER), unless it is of no use.
+    pub(crate) fn keep(self, leaf: &[u8]) -> anyhow::Result<Identity> {
+        let ca = self.files.read("ca.der")?.context("the certificate of the cluster's CA is missing")?;
+        let identity = Identity::new(&self.key, leaf, &ca)?;
+        anyhow::ensure!(identity.node() == self.files.node()?, "the new certificate is of another node");
+        self.files.write("node.der", leaf)?;
+        Ok(identity)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,5 +297,14 @@ mod tests {
         assert!(joined.authority.is_none() && joined.has_joined && belongs(joiner.path()));
         assert_eq!((joined.node, joined.cluster, joined.sealing, joined.urls), (node, keys.cluster, keys.sealing, keys.urls));
         assert_eq!(joined.identity.fingerprint(), keys.identity.fingerprint());
+        // Later its certificate is renewed, for the same key.
+        let renewal = Renewal::open(joiner.path()).unwrap();
+        let later = NOW + 20 * 86_400;
+        let leaf = authority.certify(node, &renewal.request, later).unwrap();
+        assert!(renewal.keep(&leaf).unwrap().renew_at() > joined.identity.renew_at());
+        assert!(Keys::open(joiner.path(), later).unwrap().identity.renew_at() > later);
+        let renewal = Renewal::open(joiner.path()).unwrap();
+        let of_another = authority.certify(keys.node, &renewal.request, later).unwrap();
+        assert!(renewal.keep(&of_another).unwrap_err().to_string().contains("of another node"));
     }
 }

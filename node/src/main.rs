@@ -18,6 +18,7 @@ mod keys;
 mod members;
 mod peers;
 mod provider;
+mod renewal;
 mod room;
 mod roots;
 mod scheduling;

@@ -46,6 +46,7 @@ use crate::keys::{self, Keys};
 use crate::members;
 use crate::peers::Peers;
 use crate::provider::NodeProvider;
+use crate::renewal;
 use crate::room::Room;
 use crate::roots::{Rooms, Roots};
 use crate::scheduling::{self, CrashLoops};
@@ -151,10 +152,12 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         peers: peers.clone(),
         cluster: cluster.clone(),
     };
-    if let Some(authority) = keys.authority {
+    let gate = keys.authority.map(|authority| {
         let gate = Arc::new(Gate { authority, cluster: keys.cluster, sealing: keys.sealing, urls: keys.urls });
-        join::serve(&peers, api.clone(), gate);
-    }
+        join::serve(&peers, api.clone(), gate.clone());
+        renewal::serve(&peers, api.clone(), gate.clone());
+        gate
+    });
     chunks::start(&peers, cluster.raft(), &store, &api.blobs);
     homes::start(&peers, cluster.raft(), &calls);
     let listener = listener(listeners.api)?;
@@ -178,6 +181,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let apps = tokio::spawn(sweep::run(api.clone(), stop.clone()));
     let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
     let homes = tokio::spawn(homes::follow(cluster.raft().clone(), calls.clone(), stop.clone()));
+    let certificate = tokio::spawn(renewal::run(api.clone(), config.data.clone(), keys.identity, gate, stop.clone()));
     let voters = tokio::spawn(members::run(api.clone(), stop.clone()));
     let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
     let operators = tokio::spawn({
@@ -198,7 +202,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps, disk, voters, homes, images_watch);
+    let _ = tokio::join!(scheduler, apps, disk, voters, homes, certificate, images_watch);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;
