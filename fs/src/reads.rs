@@ -93,6 +93,8 @@ struct Shared {
     ended: AtomicBool,
     /// How many chunks were asked of the source.
     asked: AtomicU64,
+    /// How many bytes of chunks have come, from this machine and from elsewhere.
+    brought_bytes: AtomicU64,
 }
 
 impl Reads {
@@ -108,6 +110,7 @@ impl Reads {
             fetch: Queue::new(FLIGHTS_MAX),
             ended: AtomicBool::new(false),
             asked: AtomicU64::new(0),
+            brought_bytes: AtomicU64::new(0),
         });
         let reads = Self { shared };
         reads.start_threads().inspect_err(|_| reads.end())?;
@@ -151,6 +154,11 @@ impl Reads {
     /// Returns how many chunks were asked of the source so far.
     pub(crate) fn asked(&self) -> u64 {
         self.shared.asked.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many bytes of chunks have come so far; what was read ahead counts, what was in the cache does not.
+    pub(crate) fn brought_bytes(&self) -> u64 {
+        self.shared.brought_bytes.load(Ordering::Relaxed)
     }
 
     /// Fails all reads, now and later, and lets the threads end.
@@ -298,6 +306,7 @@ impl Shared {
         let result = result.map_err(Arc::new);
         let mut flights = self.flights.lock();
         if let Ok(bytes) = &result {
+            self.brought_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             self.cache.lock().insert(digest, bytes.clone());
         }
         let Some(flight) = flights.remove(&digest) else { return };

@@ -168,6 +168,14 @@ impl Trees {
         self.reads.asked()
     }
 
+    /// Returns how many bytes of chunks the mount has brought for reads, from this machine and from elsewhere.
+    ///
+    /// A read brings whole chunks, and the next ones of a file that is read from front to back. What the kernel or the
+    /// mount still has is not brought again.
+    pub fn bytes_brought(&self) -> u64 {
+        self.reads.brought_bytes()
+    }
+
     /// Fails everything that is on its way and all that would come, now: the last resort when processes hang in reads.
     /// The mount is of no use afterwards.
     pub fn abort(&self) -> Result<()> {

@@ -146,6 +146,9 @@ pub(crate) struct StatusReport {
     pub(crate) tasks: usize,
     /// Images.
     pub(crate) images: usize,
+    /// Bytes of files of images that were brought from the store since this process began, for what containers and builds read.
+    #[serde(default)]
+    pub(crate) files_read_bytes: u64,
     /// The process that answers.
     pub(crate) pid: u32,
 }
@@ -204,6 +207,7 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         apps: state.apps.values().filter(|app| app.stopped.is_none()).count(),
         tasks: state.tasks.len(),
         images: state.images.len(),
+        files_read_bytes: api.roots.bytes_brought(),
         pid: std::process::id(),
     }))
 }

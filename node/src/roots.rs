@@ -88,6 +88,11 @@ impl Roots {
         .await
     }
 
+    /// Returns how many bytes of files were brought from the store for what containers and builds read.
+    pub(crate) fn bytes_brought(&self) -> u64 {
+        self.inner.trees.bytes_brought()
+    }
+
     /// Returns the manifests of which those roots are made that containers are shown now.
     pub(crate) fn parts_in_use(&self) -> Vec<Digest> {
         let bound = self.inner.bound.lock();

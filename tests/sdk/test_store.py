@@ -102,6 +102,25 @@ def test_what_was_run_is_whole_and_listed_with_its_size(user, small_node, unique
     assert large and all(image["entries"] > 1000 and image["last_used_ms"] for image in large)
 
 
+def test_status_tells_how_much_of_images_was_read(user, small_node, unique):
+    """A file that nobody opens costs no read, however often its image runs; one that is read costs its size, once."""
+    deploy(user, unique)
+
+    def reads_of(function: str) -> int:
+        before = small_node.json("status")["files_read_bytes"]
+        call = user.start("-c", f"import modal; print('bytes', modal.Function.from_name({unique!r}, {function!r}).remote())")
+        assert f"bytes {BALLAST}" in call.ok(200).text()
+        return small_node.json("status")["files_read_bytes"] - before
+
+    reads_of("size")  # The first container of an image also reads its Python.
+    assert reads_of("size") < BALLAST
+    first, second = reads_of("read"), reads_of("read")
+    assert first >= BALLAST, f"{first} bytes were counted for a file of {BALLAST}"
+    assert second < BALLAST, f"{second} bytes were read of a file that the kernel still has"
+    assert "of images' files" in small_node.shoal("status").stdout
+    user.stop_app(unique)
+
+
 def test_collecting_gives_space_back_and_what_is_needed_stays(user, small_node, unique):
     """A deployed app's image outlives a collection with no budget at all; an unnamed one goes, its space comes back, and the
     next run builds it again."""

@@ -111,6 +111,23 @@ fn what_is_here_is_not_asked_of_others() {
 }
 
 #[test]
+fn what_comes_is_counted_once_in_whole_chunks() {
+    let (told, reads) = start(PATIENCE, 64 << 20);
+    let (near, far) = (told.file(b"near"), told.file(&chunks(2)));
+    told.near.lock().push(Digest::of(b"near"));
+    assert_eq!(reads.brought_bytes(), 0);
+    got(&read(&reads, &near, 1, 1)).unwrap();
+    assert_eq!(reads.brought_bytes(), 4, "from this machine, all of the chunk");
+    got(&read(&reads, &far, 0, 10)).unwrap();
+    let both = 4 + CHUNK_BYTES as u64;
+    assert_eq!(reads.brought_bytes(), both, "from elsewhere, and only the chunk that was read");
+    got(&read(&reads, &far, 5, 10)).unwrap();
+    got(&read(&reads, &near, 0, 4)).unwrap();
+    assert_eq!(reads.brought_bytes(), both, "what is in the cache is not brought again");
+    reads.end();
+}
+
+#[test]
 fn a_read_over_chunks_needs_no_room_in_the_cache() {
     let (told, reads) = start(PATIENCE, 0);
     let bytes = chunks(3);

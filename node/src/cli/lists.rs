@@ -111,6 +111,7 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
     }
     println!("  cluster    {} node(s), {} shards with a home", report.nodes, report.shards);
     println!("  holds      {} app(s), {} task(s), {} image(s)", report.apps, report.tasks, report.images);
+    println!("  has read   {} of images' files since its start", super::store::size(report.files_read_bytes));
     Ok(0)
 }
 

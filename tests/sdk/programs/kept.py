@@ -17,6 +17,11 @@ def size(data: bytes = b"") -> int:
     return len(data) + sum(os.path.getsize(f"/{name}") for name in os.listdir("/") if name.startswith("ballast-"))
 
 
+@app.function(image=image)
+def read() -> int:
+    return sum(len(open(f"/{name}", "rb").read()) for name in os.listdir("/") if name.startswith("ballast-"))
+
+
 @app.function(image=modal.Image.debian_slim())
 def nothing() -> str:
     return "nothing"
