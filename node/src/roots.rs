@@ -175,15 +175,20 @@ fn python(tree: &Tree, path: &str) -> Option<&'static str> {
 /// Puts trees over each other, and the folders that every container has over them. Returns also which files are not of the
 /// base.
 fn merge(store: &Store, base: &[Digest], over: &[Digest]) -> Result<(Tree, Vec<Path>), Error> {
-    let (mut whole, mut added) = (Tree::new(), Vec::new());
+    let (mut whole, mut added) = (None::<Tree>, Vec::new());
     for (number, part) in base.iter().chain(over).enumerate() {
         let failed = || Error::failed(format!("cannot read tree {part}"));
         let tree = Tree::read(store, part).map_err(failed())?;
-        whole.overlay(&tree).map_err(failed())?;
         if number >= base.len() {
             added.extend(tree.iter().filter(|(_, entry)| !entry.is_dir()).map(|(path, _)| path.clone()));
         }
+        match &mut whole {
+            // The image: most of all entries, and under everything. Putting it over nothing would take as long as reading it.
+            None => whole = Some(tree),
+            Some(whole) => whole.overlay(&tree).map_err(failed())?,
+        }
     }
+    let mut whole = whole.unwrap_or_default();
     add_mount_points(&mut whole, &[arguments::TASK_DIR, arguments::WORKDIR]).map_err(Error::failed("cannot make places to mount on"))?;
     Ok((whole, added))
 }
