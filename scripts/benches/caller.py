@@ -8,6 +8,9 @@ this process's own, around nothing but the call.
     {"do": "spawn", "function": "warm", "times": 200}              {"ms": [...]}
     {"do": "spawn", "function": "warm", "times": 200, "at_once": 16}   {"seconds": s}
     {"do": "keep", "function": "idle", "containers": 50}           {}
+    {"do": "look", "function": "warm"}                             {}
+    {"do": "together", "functions": ["burst_0", "burst_1"]}        {"ms": [...]}, one of all
+    {"do": "build", "packages": ["numpy"]}                         {"seconds": s}
 """
 
 import asyncio
@@ -71,14 +74,42 @@ def keep(function: modal.Function, containers: int) -> dict:
     return {}
 
 
+def look(function: modal.Function) -> dict:
+    # Whatever asks the server: the next call finds a connection that works.
+    function.get_current_stats()
+    return {}
+
+
+def together(functions: list[modal.Function]) -> dict:
+    async def all_of_them() -> None:
+        await asyncio.gather(*(function.remote.aio(1) for function in functions))
+
+    began = time.perf_counter()
+    asyncio.run(all_of_them())
+    return {"ms": [(time.perf_counter() - began) * 1000]}
+
+
+def build(packages: list[str]) -> dict:
+    app = modal.App.lookup(APP)
+    image = modal.Image.debian_slim().pip_install(*packages, force_build=True)
+    began = time.perf_counter()
+    image.build(app)
+    return {"seconds": time.perf_counter() - began}
+
+
+FUNCTIONS: dict[str, modal.Function] = {}
+
+
+def function_named(name: str) -> modal.Function:
+    if name not in FUNCTIONS:
+        FUNCTIONS[name] = modal.Function.from_name(APP, name).hydrate()
+    return FUNCTIONS[name]
+
+
 def main() -> None:
-    functions: dict[str, modal.Function] = {}
     for line in sys.stdin:
         order = json.loads(line)
-        name = order["function"]
-        if name not in functions:
-            functions[name] = modal.Function.from_name(APP, name).hydrate()
-        function = functions[name]
+        function = function_named(order["function"]) if "function" in order else None
         match order["do"]:
             case "remote":
                 answer = remote(function, order["times"])
@@ -88,6 +119,12 @@ def main() -> None:
                 answer = spawn(function, order["times"], order.get("at_once"), order.get("arguments", [1]))
             case "keep":
                 answer = keep(function, order["containers"])
+            case "look":
+                answer = look(function)
+            case "together":
+                answer = together([function_named(name) for name in order["functions"]])
+            case "build":
+                answer = build(order["packages"])
             case other:
                 raise ValueError(f"{other!r} is not an order")
         print(json.dumps(answer), flush=True)

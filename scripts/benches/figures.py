@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO
 
-from rig import APP, MANY, Rig
+from rig import APP, MANY, NUMPY, SIZES, Rig
+from usage import ControlGroups, Used, by_processes
 
 
 @dataclass
@@ -98,7 +99,7 @@ def cold_start(rig: Rig) -> Iterator[Figure]:
         rig.wait_none("cold")
         taken = node.do(do="remote", function="cold", times=1)["ms"][0]
         rig.wait_none("cold")
-        bare = relay.order("bare cold")["ms"]
+        bare = relay.order("bare cold 1")["ms"]
         if turn > 0:
             samples.append(taken)
             baselines.append(bare)
@@ -166,50 +167,154 @@ def submit(rig: Rig) -> Iterator[Figure]:
     yield Figure("submit_16_at_once", "spawns/s", rate["node"], rate["relay"], what, higher_is_better=True)
 
 
-# How many idle containers are many.
-IDLE_MANY = 50
+# How many containers start at once; program.py says the same.
+BURST = 20
+# What so many may take of the time of as many plain ones.
+BURST_AIM = 1.1
+
+
+def burst(rig: Rig) -> Iterator[Figure]:
+    """Many containers that start at once: first results beside bare entrypoints, and the engine alone beside `runsc run`."""
+    relay, node, tags = rig.relay, rig.caller("node"), [f"burst_{number}" for number in range(BURST)]
+    samples, baselines = [], []
+    # The first of both reads files from disk; it is not counted.
+    for turn in range((2 if rig.quick else 6) + 1):
+        rig.wait_none("burst_")
+        (taken,) = node.do(do="together", functions=tags)["ms"]
+        rig.wait_none("burst_")
+        bare = relay.order(f"bare cold {BURST}")["ms"]
+        if turn > 0:
+            samples.append(taken)
+            baselines.append(bare)
+    what = f"{BURST} bare entrypoints by runsc run at once, until all ask for an input"
+    yield Figure(f"burst_{BURST}", "ms", samples, baselines, what, BURST_AIM)
+    lines = rig.tool_lines(
+        "burst", "--folder", str(rig.image), *image_path(rig), "--work", str(rig.work()), "--runsc", rig.runsc,
+        "--count", str(BURST), "--times", str(2 if rig.quick else 8),
+    )  # fmt: skip
+    by = {by: [line["ms"] for line in lines if line["by"] == by] for by in ("engine", "runsc")}
+    what = f"{BURST} runsc run of the same python at once, on a folder"
+    yield Figure(f"burst_{BURST}_engine", "ms", by["engine"], by["runsc"], what, BURST_AIM)
+
+
+# What the largest image may take of the time of the smallest.
+SIZE_AIM = 1.2
+
+
+def image_size(rig: Rig) -> Iterator[Figure]:
+    """The first container of a node that has just started, in images with more and more files that nobody reads, beside the smallest."""
+    sizes = [100, 1000] if rig.quick else [100, 1000, 5000]
+    rig.deploy(SIZES, {"SHOAL_BENCH_MEGABYTES": ",".join(map(str, sizes))})
+    node, samples, notes = rig.caller("node", SIZES), {size: [] for size in sizes}, {}
+    with rig.nothing_kept(), rig.without_zygotes() as anew:
+        # The first of each reads files from disk; it is not counted.
+        for turn in range((2 if rig.quick else 6) + 1):
+            first = turn % len(sizes)
+            for size in sizes[first:] + sizes[:first]:
+                tag = f"megabytes_{size}"
+                anew()
+                node.do(do="look", function=tag)
+                (taken,) = node.do(do="remote", function=tag, times=1)["ms"]
+                notes[size] = f"{size} MB: {began(rig, tag)}; {rig.node.json('status')['files_read_bytes'] >> 10} KiB were read"
+                if turn > 0:
+                    samples[size].append(taken)
+    for size in sizes[1:]:
+        figure = Figure(f"image_size_{size / 1000:g}gb", "ms", samples[size], samples[sizes[0]], f"the same with {sizes[0] / 1000:g} GB", SIZE_AIM)
+        figure.notes += [note for of, note in notes.items() if of in (size, sizes[0])]
+        yield figure
+
+
+def began(rig: Rig, tag: str) -> str:
+    """Returns what the node says of how the container of a function began, which waits."""
+    (task,) = rig.tasks_of(tag)
+    return next(word for word in rig.node.json("explain", task)["says"] if word.startswith("its container is "))
+
+
+# What may be read of an image.
+READ_AIM = 0.1
+
+
+def numpy_bytes(rig: Rig) -> Iterator[Figure]:
+    """What a node that has just started reads of its store until `import numpy` has returned in a container, beside the size of the image."""
+    node, samples = rig.caller("node", NUMPY), []
+    with rig.nothing_kept(), rig.without_zygotes() as anew:
+        for _ in range(1 if rig.quick else 3):
+            anew()
+            node.do(do="remote", function="imports", times=1)
+            samples.append(rig.node.json("status")["files_read_bytes"] / (1 << 20))
+    size = rig.image_bytes(NUMPY.app, "imports") / (1 << 20)
+    yield Figure("numpy_bytes", "MiB", samples, [size], "the image (numpy and pandas on debian_slim)", READ_AIM)
+
+
+PACKAGES = ["numpy", "pandas"]
+
+
+def build(rig: Rig) -> Iterator[Figure]:
+    """An image with numpy and pandas until the client has it, beside `pip install --target` by the same Python in a plain folder."""
+    node, samples, baselines = rig.caller("node"), [], []
+    plain_pip = rig.plain_pip()
+    # The first of both makes the base image, and fetches what caches of the network keep; it is not counted.
+    for turn in range((1 if rig.quick else 4) + 1):
+        taken = node.do(do="build", packages=PACKAGES)["seconds"]
+        plain = plain_pip(PACKAGES)
+        if turn > 0:
+            samples.append(taken)
+            baselines.append(plain)
+    yield Figure("build", "s", samples, baselines, "pip install --target by the same Python in a plain folder")
+
+
 # What a node without containers may use, in per cent of a core.
 IDLE_NODE_AIM = 0.5
 
 
 def idle(rig: Rig) -> Iterator[Figure]:
-    """CPU and memory of a node with no container and with many that wait, and of a relay with as many."""
-    seconds, node = 10 if rig.quick else 60, rig.caller("node")
-    assert rig.node.keeper is not None
-    of_node = rig.node.keeper.pid
+    """CPU and memory of a node with no container and with many that wait, beside a relay with as many bare entrypoints, at the same time."""
+    count, seconds = (10, 15) if rig.quick else (50, 60)
+    groups = rig.control_groups()
     rig.live_task("idle")
-    relay = rig.start_relay("idle relay", {"idle": IDLE_MANY})
+    relay = rig.start_relay("idle relay", {"idle": 0}, groups.folders)
     try:
         relay.answer()
-        bare = idling(rig, relay.process.pid, seconds)
+        with rig.nothing_kept():
+            none = idling(rig, relay.process.pid, groups, seconds)
+            rig.progress(f"starting {count} containers and as many bare entrypoints")
+            relay.order(f"keep idle {count}")
+            rig.caller("node").do(do="keep", function="idle", containers=count)
+            rig.wait_tasks("idle", count)
+            many = idling(rig, relay.process.pid, groups, seconds)
+            rig.caller("node").do(do="keep", function="idle", containers=0)
+            rig.wait_none("idle")
     finally:
-        relay.close(60)
-    # What other benches keep would count too.
-    kept = {"warm": 1, "many": MANY}
-    for tag in kept:
-        node.do(do="keep", function=tag, containers=0)
-    rig.wait_idle_node()
-    none = idling(rig, of_node, seconds)
-    node.do(do="keep", function="idle", containers=IDLE_MANY)
-    rig.wait_tasks("idle", IDLE_MANY)
-    many = idling(rig, of_node, seconds)
-    node.do(do="keep", function="idle", containers=0)
-    for tag, containers in kept.items():
-        node.do(do="keep", function=tag, containers=containers)
-    what = f"the relay with {IDLE_MANY} entrypoints"
-    yield Figure("idle_cpu_0", "% of a core", [none[0]], [IDLE_NODE_AIM], "what is aimed at", 1.0)
-    yield Figure(f"idle_cpu_{IDLE_MANY}", "% of a core", [many[0]], [bare[0]], what)
-    yield Figure("idle_memory_0", "MiB", [none[1]], [bare[1]], what)
-    yield Figure(f"idle_memory_{IDLE_MANY}", "MiB", [many[1]], [bare[1]], what)
+        relay.close(120)
+    of_none, of_many = none["cpu"], many["cpu"]
+    aimed = "what is aimed at"
+    figure = Figure("idle_cpu_0", "% of a core", [of_none["node"] + of_none["containers"]], [IDLE_NODE_AIM], aimed, 1.0)
+    figure.notes.append(f"of it {of_none['containers']:.2f} is the sandboxes made ahead")
+    yield figure
+    for kind, unit in (("cpu", "% of a core"), ("memory", "MiB")):
+        of = many[kind]
+        yield Figure(f"idle_{kind}_{count}_node", unit, [of["node"]], [of["relay"]], f"the relay with {count} bare entrypoints")
+        yield Figure(f"idle_{kind}_{count}_containers", unit, [of["containers"]], [of["bare"]], f"{count} bare entrypoints by runsc run")
+    of_none = none["memory"]
+    yield Figure("idle_memory_0_node", "MiB", [of_none["node"]], [of_none["relay"]], "the relay with none")
 
 
-def idling(rig: Rig, pid: int, seconds: float) -> tuple[float, float]:
-    """Lets a process and all below it be for a while; returns the share of a core it used meanwhile (%), and its memory (MiB)."""
-    time.sleep(10)  # Starts have their aftermath.
-    began, before = time.perf_counter(), rig.used_by(pid)
+def idling(rig: Rig, relay: int, bare: ControlGroups, seconds: float) -> dict[str, dict[str, float]]:
+    """Lets everything be for a while; returns which share of a core each used meanwhile (%), and its memory (MiB).
+
+    "node" is its processes, "containers" all sandboxes of it; "relay" and "bare" are what they are held against."""
+    assert rig.node.keeper is not None
+    of_node, containers = [rig.node.keeper.pid, rig.node.child()], ControlGroups.named(f"shoal-{rig.node.tag}")
+    looks: dict[str, Callable[[], Used]] = {
+        "node": lambda: by_processes(of_node), "containers": containers.used,
+        "relay": lambda: by_processes([relay]), "bare": bare.used,
+    }  # fmt: skip
+    time.sleep(15)  # Starts have their aftermath.
+    began, before = time.perf_counter(), {name: look() for name, look in looks.items()}
     time.sleep(seconds)
-    after, passed = rig.used_by(pid), time.perf_counter() - began
-    return 100 * (after.cpu_seconds - before.cpu_seconds) / passed, after.memory_mib
+    after, passed = {name: look() for name, look in looks.items()}, time.perf_counter() - began
+    share = {name: 100 * (after[name].cpu_seconds - before[name].cpu_seconds) / passed for name in looks}
+    return {"cpu": share, "memory": {name: used.memory_mib for name, used in after.items()}}
 
 
 def log_lines(rig: Rig) -> Iterator[Figure]:
@@ -276,5 +381,8 @@ def store_read(rig: Rig) -> Iterator[Figure]:
 
 BENCHES: dict[str, Callable[[Rig], Iterator[Figure]]] = {
     bench.__name__: bench
-    for bench in (container_start, cold_start, warm_remote, map_throughput, submit, idle, log_lines, store_write, store_read)
-}
+    for bench in (
+        container_start, cold_start, burst, image_size, numpy_bytes, build,
+        warm_remote, map_throughput, submit, idle, log_lines, store_write, store_read,
+    )
+}  # fmt: skip

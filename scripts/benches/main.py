@@ -100,13 +100,14 @@ def main() -> int:
     before = machine(rig.folder)
     try:
         figures, broken = run(options.names or list(BENCHES), rig, options.json)
+        # First: what cannot be taken down takes no figures with it.
+        if not options.json and figures:
+            print(table(figures))
+            if options.ray is None:
+                print("Ray was not measured: --ray installs it and does.")
+            print(f"\nbefore: {before}\nafter: {machine(rig.folder)}", flush=True)
     finally:
         rig.close()
-    if not options.json and figures:
-        print(table(figures))
-        if options.ray is None:
-            print("Ray was not measured: --ray installs it and does.")
-        print(f"\nbefore: {before}\nafter: {machine(rig.folder)}")
     for name in broken:
         print(f"{name} broke: see above", file=sys.stderr)
     return 1 if broken else 0

@@ -11,7 +11,7 @@ def warm(x):
     return x
 
 
-# As many containers as main.py says in MANY, always there.
+# As many containers as rig.py says in MANY, always there.
 @app.function(min_containers=2, max_containers=2, scaledown_window=1200)
 def many(x):
     return x
@@ -27,6 +27,16 @@ def cold(x):
 @app.function(cpu=0.01, memory=64, scaledown_window=2)
 def idle(x):
     return x
+
+
+# Functions without a container, called all at once: as many as figures.py says in BURST. Their containers outlive the last
+# one's start, and are so small that a machine has room for all.
+def burst(x):
+    return x
+
+
+for number in range(20):
+    app.function(name=f"burst_{number}", cpu=0.05, memory=64, scaledown_window=10)(burst)
 
 
 @app.function(scaledown_window=2)

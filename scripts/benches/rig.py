@@ -1,4 +1,4 @@
-"""What the benches stand on: a node, a relay beside it, client processes, the image as a folder.
+"""What the benches stand on: a node, relays beside it, client processes, the image as a folder.
 
 Everything is made when it is first asked for, in a folder of its own, and taken down by `close`.
 The node and the relay run the same entrypoint with the same arguments: those of the node's own
@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,15 +27,39 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tests/sdk"))
 
-from harness import Client, Node, client_python, descendants, shoal_binary, wait_for  # noqa: E402
+from harness import SANDBOXES_AHEAD, Client, Node, client_python, node_environment, shoal_binary, wait_for  # noqa: E402
+from usage import ControlGroups  # noqa: E402
 
-APP = "shoal-bench"
 # How many containers serve a map, by the node and behind the relay; program.py says the same.
 MANY = 2
 # How long a process may take for one answer, in seconds.
 ANSWER_SECONDS = 300
+# Settings of the node by which builds reach the world, as variables, and what they are for a command.
+EGRESS = {
+    "PYTHON_INDEX": ["PIP_INDEX_URL"],
+    "HTTP_PROXY": ["http_proxy", "HTTP_PROXY"],
+    "HTTPS_PROXY": ["https_proxy", "HTTPS_PROXY"],
+    "NO_PROXY": ["no_proxy", "NO_PROXY"],
+}
 # Where containers find what their task owns.
 TASK_DIR = "/__modal/task"
+
+
+@dataclass(frozen=True)
+class Program:
+    """Functions that benches call: an app, and the file that defines it."""
+
+    app: str
+    file: str
+
+
+MAIN = Program("shoal-bench", "program.py")
+NUMPY = Program("shoal-bench-numpy", "numpy_program.py")
+SIZES = Program("shoal-bench-sizes", "sizes_program.py")
+PROGRAMS = {program.app: program for program in (MAIN, NUMPY, SIZES)}
+APP = MAIN.app
+# The functions of the main program that keep containers, and how many.
+KEPT = {"warm": 1, "many": MANY}
 
 
 class Partner:
@@ -107,7 +134,8 @@ class Rig:
         self.log = (self.folder / "log").open("ab")
         self.runsc = os.environ.get("SHOAL_RUNSC", "/usr/local/bin/runsc")
         self.at_close: list[Callable[[], None]] = []
-        self.callers: dict[str, Partner] = {}
+        self.callers: dict[tuple[str, str], Partner] = {}
+        self.deployed: set[Program] = set()
         self.work_folders = 0
 
     def close(self) -> None:
@@ -147,31 +175,45 @@ class Rig:
         node = Node(self.data)
         self.at_close.append(node.stop)
         node.start()
+        # What a run that was killed has left would take its part of the machine.
+        for app in node.json("app", "list"):
+            if app["name"] in PROGRAMS and not app["stopped"]:
+                node.shoal("app", "stop", app["app_id"])
         return node
 
     @cached_property
     def client(self) -> Client:
-        """The real client towards the node, with the program deployed."""
-        client = Client(self.node, self.node.create_token("--label", "bench"), self.folder / "home")
-        self.progress("deploying the functions (the first time, this builds an image)")
-        self.at_close.append(lambda: client.stop_app(APP))
-        client.modal("deploy", "--name", APP, str(HERE / "program.py"), cwd=HERE).ok(1200)
-        return client
+        """The real client towards the node."""
+        return Client(self.node, self.node.create_token("--label", "bench"), self.folder / "home")
 
-    def caller(self, of: str) -> Partner:
-        """The client process towards "node", "relay" or "null", or Ray's driver."""
-        if of == "ray" and of not in self.callers:
+    def deploy(self, program: Program, environment: dict[str, str] | None = None) -> None:
+        """Deploys a program, once in a run."""
+        if program in self.deployed:
+            return
+        client = self.client
+        self.progress(f"deploying {program.file} (the first time, this builds its images)")
+        self.at_close.append(lambda: client.stop_app(program.app))
+        client.modal("deploy", "--name", program.app, str(HERE / program.file), cwd=HERE, environment=environment).ok(1800)
+        self.deployed.add(program)
+
+    def caller(self, of: str, program: Program = MAIN) -> Partner:
+        """The client process towards "node", "relay" or "null", or Ray's driver, which calls the functions of a program."""
+        which = (of, program.app)
+        if which in self.callers:
+            return self.callers[which]
+        if of == "ray":
             # Sockets are made in it, and their paths have to be short.
             folder = Path(tempfile.mkdtemp(prefix="sb-ray-", dir="/tmp"))
             self.at_close.append(lambda: shutil.rmtree(folder, ignore_errors=True))
-            self.callers[of] = Partner("Ray", [str(self.ray), str(HERE / "ray_caller.py"), str(folder)], os.environ.copy(), self.log)
-        elif of not in self.callers:
+            self.callers[which] = Partner("Ray", [str(self.ray), str(HERE / "ray_caller.py"), str(folder)], os.environ.copy(), self.log)
+        else:
+            self.deploy(program)
             environment = self.client.environment()
             if of != "node":
                 environment["MODAL_SERVER_URL"] = f"http://127.0.0.1:{self.relay_ports[of]}"
-            arguments = [str(client_python()), str(HERE / "caller.py"), APP]
-            self.callers[of] = Partner(f"the client of the {of}", arguments, environment, self.log)
-        return self.callers[of]
+            arguments = [str(client_python()), str(HERE / "caller.py"), program.app]
+            self.callers[which] = Partner(f"the client of the {of} for {program.app}", arguments, environment, self.log)
+        return self.callers[which]
 
     def tasks_of(self, tag: str) -> list[str]:
         """Returns the ids of the tasks of a function that live on the node."""
@@ -209,10 +251,38 @@ class Rig:
         return task
 
     def restart(self, environment: dict[str, str]) -> None:
-        """Starts the node anew, with these variables."""
+        """Starts the node anew, with these variables: nothing of an image is in its memory, nor in the kernel's for its containers."""
         self.node.stop()
         self.node.environment = environment
         self.node.start()
+
+    @contextmanager
+    def without_zygotes(self) -> Iterator[Callable[[], None]]:
+        """Lets containers start as the first of an image does; yields what starts the node anew and waits until it is ready for one."""
+
+        def anew() -> None:
+            self.restart({"SHOAL_CONTAINERS__ZYGOTES": "false"})
+            wait_for("sandboxes made ahead", lambda: len(self.node.sandboxes()) >= SANDBOXES_AHEAD, 60)
+            # The last one's process is there; it is not ready yet.
+            time.sleep(1)
+
+        try:
+            yield anew
+        finally:
+            self.restart({})
+
+    @contextmanager
+    def nothing_kept(self) -> Iterator[None]:
+        """Lets the node have no containers but those that the block asks for."""
+        kept = KEPT if MAIN in self.deployed else {}
+        for tag in kept:
+            self.caller("node").do(do="keep", function=tag, containers=0)
+        wait_for("the node to have no container", lambda: not self.node.tasks(), 120, every=0.5)
+        try:
+            yield
+        finally:
+            for tag, containers in kept.items():
+                self.caller("node").do(do="keep", function=tag, containers=containers)
 
     @property
     def image(self) -> Path:
@@ -230,13 +300,16 @@ class Rig:
         self.relay_ports = relay.answer()
         return relay
 
-    def start_relay(self, name: str, containers: dict[str, int]) -> Partner:
-        """Starts a relay with so many entrypoints of each function, whose arguments `live_task` has kept; it answers when they are there."""
+    def start_relay(self, name: str, containers: dict[str, int], groups: list[Path] | None = None) -> Partner:
+        """Starts a relay with so many entrypoints of each function, whose arguments `live_task` has kept; it answers when they are there.
+
+        What it runs by `runsc run` is put into `groups`."""
         setup = {
             "work": str(self.work()), "runsc": self.runsc, "folder": str(self.image),
             "argv": self.task.argv, "env": self.task.env, "cwd": self.task.cwd, "binds": self.task.binds,
             "task_dir": TASK_DIR, "socket": "api.sock",
             "node": self.node.url, "token_id": self.client.token.id, "token_secret": self.client.token.secret, "app": APP,
+            "groups": list(map(str, groups or [])),
             "functions": [
                 {"tag": tag, "dir": str(self.folder / tag), "containers": count} for tag, count in containers.items()
             ],
@@ -253,21 +326,59 @@ class Rig:
         return self.__dict__["relay_ports"]
 
     def wait_tasks(self, tag: str, count: int) -> None:
-        """Waits until a function has so many containers that have asked for work."""
-        wait_for(f"{count} containers of {tag}", lambda: len(self.tasks_of(tag)) == count, 300, every=0.5)
+        """Waits until a function has so many containers, and all have asked for work."""
 
-    def wait_idle_node(self) -> None:
-        """Waits until the node has no container at all."""
-        wait_for("the node to have no container", lambda: not self.node.tasks(), 120, every=0.5)
+        def waiting() -> bool:
+            functions = self.node.json("explain", APP)["parts"]
+            tasks = next(function["parts"] for function in functions if function["name"] == tag)
+            return sum(any(word.startswith("its program asked for work") for word in task["says"]) for task in tasks) == count
+
+        wait_for(f"{count} containers of {tag} that wait for work", waiting, 300, every=1)
 
     def wait_none(self, tag: str) -> None:
-        """Waits until a function has no container left."""
-        wait_for(f"the containers of {tag} to end", lambda: not self.tasks_of(tag), 60, every=0.2)
+        """Waits until functions whose tags begin so have no container left."""
+        wait_for(f"the containers of {tag} to end", lambda: not any(task["function"].startswith(tag) for task in self.node.tasks()), 60, every=0.2)
 
-    def used_by(self, pid: int) -> Used:
-        """Returns what a process and all below it have used and hold."""
-        pids = [pid, *descendants(pid)]
-        return Used(cpu_seconds=sum(map(cpu_seconds, pids)), memory_mib=sum(map(memory_mib, pids)))
+    def image_bytes(self, app: str, tag: str) -> int:
+        """Returns how many bytes the files of a function's image hold."""
+        images = self.node.json("image", "list")
+        return next(image["size_bytes"] for image in images if any((use["app"], use["function"]) == (app, tag) for use in image["used_by"]))
+
+    def plain_pip(self) -> Callable[[list[str]], float]:
+        """Returns what installs packages into a folder by the Python of the image, without Shoal, and returns the seconds it took.
+
+        It runs in the image as a plain folder, and reaches the index as the node's builds do."""
+        root, own = self.image, self.image / "plain"
+        own.mkdir()
+        shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+        null = root / "dev/null"
+        null.unlink(missing_ok=True)
+        os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        environment = {"PATH": dict(self.task.env)["PATH"], "HOME": "/plain/home"}
+        settings = node_environment()
+        if bundle := settings.get("SHOAL_IMAGES__CA_BUNDLE"):
+            shutil.copy(bundle, own / "ca.pem")
+            environment |= dict.fromkeys(("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE"), "/plain/ca.pem")
+        for setting, variables in EGRESS.items():
+            if value := settings.get(f"SHOAL_IMAGES__BUILD__EGRESS__{setting}"):
+                environment |= dict.fromkeys(variables, value)
+
+        def install(packages: list[str]) -> float:
+            words = ["chroot", str(root), "python", "-m", "pip", "install", "--target", "/plain/packages", *packages]
+            began = time.perf_counter()
+            subprocess.run(words, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, timeout=600)
+            taken = time.perf_counter() - began
+            for made in ("packages", "home"):
+                shutil.rmtree(own / made, ignore_errors=True)
+            return taken
+
+        return install
+
+    def control_groups(self) -> ControlGroups:
+        """Makes control groups for what is to be counted beside the node's containers."""
+        groups = ControlGroups.make(self.folder.name)
+        self.at_close.append(groups.remove)
+        return groups
 
     def tool_lines(self, *arguments: str) -> list[dict[str, Any]]:
         """Runs a part of the tool to its end and returns its lines."""
@@ -275,32 +386,6 @@ class Rig:
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join([self.tool.name, *arguments])} ended with {done.returncode}")
         return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-@dataclass(frozen=True)
-class Used:
-    """What a tree of processes has used and holds."""
-
-    cpu_seconds: float
-    memory_mib: float
-
-
-def cpu_seconds(pid: int) -> float:
-    """Returns the CPU time of a process, and of children that it has waited for; none for one that is gone."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return sum(int(word) for word in words[11:15]) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_mib(pid: int) -> float:
-    """Returns the memory of a process, pages that it shares counted in part."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def task_of(id: str, config: dict[str, Any], bundle: Path) -> Task:

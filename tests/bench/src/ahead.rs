@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use anyhow::Context as _;
 use shoal_fs::{StoreSource, Trees};
-use shoal_runtime::{AheadConfig, Bind, LAUNCHER, MOUNTED_FILES, MOUNTED_FOLDERS, Rooms};
+use shoal_runtime::{AheadConfig, Bind, ContainerSpec, LAUNCHER, MOUNTED_FILES, MOUNTED_FOLDERS, NetworkMode, Rooms};
 use shoal_storage::manifest::{Content, Entry, Kind, Path as TreePath, Tree};
 use shoal_storage::store::{Options, Store};
 
@@ -24,8 +24,24 @@ pub(crate) struct Shown {
     pub(crate) config: AheadConfig,
 }
 
-/// Reads a folder into a store and mounts it.
-pub(crate) fn show(folder: &Path, work: &Path) -> anyhow::Result<Shown> {
+impl Shown {
+    /// Describes a container as a node's worker does, so that it may start in a sandbox made ahead. Its own files are in `work`.
+    pub(crate) fn container(&self, argv: &[&str], env: Vec<(String, String)>, work: &Path) -> anyhow::Result<ContainerSpec> {
+        let own = work.join("own");
+        fs::create_dir_all(&own)?;
+        let mut spec = ContainerSpec::new(&self.tree, argv.iter().copied());
+        spec.env = env;
+        spec.network = NetworkMode::Nat;
+        spec.hostname.clone_from(&self.config.hostname);
+        spec.binds.clone_from(&self.config.binds);
+        spec.own = Some(Bind { source: own, target: self.config.own_target.clone(), read_only: false });
+        spec.limits.shm_bytes = Some(self.config.shm_bytes);
+        Ok(spec)
+    }
+}
+
+/// Reads a folder into a store and mounts it; so many sandboxes are to wait.
+pub(crate) fn show(folder: &Path, work: &Path, count: usize) -> anyhow::Result<Shown> {
     let store = Store::open(&work.join("store"), Options::default()).context("cannot open a store")?;
     let mut tree = Tree::from_dir(folder, &store).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut empty = Tree::new();
@@ -46,7 +62,7 @@ pub(crate) fn show(folder: &Path, work: &Path) -> anyhow::Result<Shown> {
         own_target: own,
         hostname: "bench".to_owned(),
         shm_bytes: SHM_BYTES,
-        count: 1,
+        count,
     };
     Ok(Shown { tree: shown, config })
 }

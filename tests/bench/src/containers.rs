@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde_json::json;
-use shoal_runtime::{Bind, ContainerSpec, DEFAULT_PATH, Engine, EngineConfig, NetworkMode, Way};
+use shoal_runtime::{ContainerSpec, DEFAULT_PATH, Engine, EngineConfig, NetworkMode, Way};
 
 use crate::ahead;
 use crate::raw::{Program, Raw};
@@ -54,7 +54,7 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let engine = EngineConfig { runsc: options.runsc.clone(), ..EngineConfig::new(options.work.join("engine")) };
     let engine = Engine::open(engine).await.context("cannot open an engine")?;
-    let shown = ahead::show(&options.folder, &options.work).context("cannot show the folder as a tree")?;
+    let shown = ahead::show(&options.folder, &options.work, 1).context("cannot show the folder as a tree")?;
     engine.make_ahead(shown.config.clone());
     let measured = rounds(&options, &engine, &shown).await;
     engine.close().await.context("cannot close the engine")?;
@@ -62,7 +62,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 async fn rounds(options: &Options, engine: &Engine, shown: &ahead::Shown) -> anyhow::Result<()> {
-    let mut raw = Raw::new(&options.runsc, &options.work.join("raw"))?;
+    let mut raw = Raw::new(&options.runsc, &options.work.join("raw"), &[])?;
     // The first round reads everything from disk; it is not counted.
     for round in 0..=options.times {
         for (name, argv) in PROGRAMS {
@@ -86,12 +86,18 @@ async fn rounds(options: &Options, engine: &Engine, shown: &ahead::Shown) -> any
     Ok(())
 }
 
-fn ms(time: Duration) -> f64 {
+/// Returns milliseconds.
+pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
 fn environment(options: &Options) -> Vec<(String, String)> {
-    let own = options.env.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    environment_of(&options.env)
+}
+
+/// Returns the environment of a program: PATH, and what "NAME=value"s say.
+pub(crate) fn environment_of(own: &[String]) -> Vec<(String, String)> {
+    let own = own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned()));
     std::iter::once(("PATH".to_owned(), DEFAULT_PATH.to_owned())).chain(own).collect()
 }
 
@@ -105,15 +111,7 @@ fn made(options: &Options, argv: &[&str]) -> ContainerSpec {
 
 /// Waits until a sandbox is there, which is not counted, and starts a container in it.
 async fn in_one_made_ahead(options: &Options, engine: &Engine, shown: &ahead::Shown, argv: &[&str]) -> anyhow::Result<serde_json::Value> {
-    let own = options.work.join("own");
-    std::fs::create_dir_all(&own)?;
-    let mut spec = ContainerSpec::new(&shown.tree, argv.iter().copied());
-    spec.env = environment(options);
-    spec.network = NetworkMode::Nat;
-    spec.hostname.clone_from(&shown.config.hostname);
-    spec.binds.clone_from(&shown.config.binds);
-    spec.own = Some(Bind { source: own, target: shown.config.own_target.clone(), read_only: false });
-    spec.limits.shm_bytes = Some(shown.config.shm_bytes);
+    let spec = shown.container(argv, environment(options), &options.work)?;
     let until = Instant::now() + MADE_AHEAD_WITHIN;
     while engine.waiting() == 0 {
         ensure!(Instant::now() < until, "no sandbox was made ahead within {MADE_AHEAD_WITHIN:?}");

@@ -34,7 +34,7 @@ pub(crate) struct Options {
 
 /// Measures once, and prints {"seconds"} from the first line to the last.
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
-    let mut raw = Raw::new(&options.runsc, &options.work)?;
+    let mut raw = Raw::new(&options.runsc, &options.work, &[])?;
     let text =
         format!("print('first'); [print(f'line {{i}} of a program that says much') for i in range({})]; print('last')", options.lines);
     let program = Program {

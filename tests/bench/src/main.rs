@@ -2,6 +2,7 @@
 //!
 //! - `relay` is the least that lets the real client reach real entrypoints ([`relay`]).
 //! - `containers` starts the same program by the engine and by a plain `runsc run`, in turn ([`containers`]).
+//! - `burst` does so with many of them at once ([`burst`]).
 //! - `lines` prints lines in a plain container ([`lines`]).
 //! - `store` writes and reads the chunk store and plain files, in turn ([`store`]).
 //!
@@ -10,6 +11,7 @@
 use clap::{Parser, Subcommand};
 
 mod ahead;
+mod burst;
 mod containers;
 mod lines;
 mod raw;
@@ -29,6 +31,8 @@ enum Command {
     Relay(relay::Options),
     /// Starts containers by the engine and by `runsc run`, in turn.
     Containers(containers::Options),
+    /// Starts many containers at once by the engine, then by as many `runsc run`s.
+    Burst(burst::Options),
     /// Reads what a plain container prints.
     Lines(lines::Options),
     /// Writes and reads chunks by the store and by plain files, in turn.
@@ -46,6 +50,7 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Relay(options) => runtime.block_on(relay::run(options)),
         Command::Containers(options) => runtime.block_on(containers::run(options)),
+        Command::Burst(options) => runtime.block_on(burst::run(options)),
         Command::Lines(options) => lines::run(options),
         Command::Store(options) => store::run(options),
     }

@@ -8,15 +8,16 @@
 //! A second port leads to the **null** server, which answers outputs itself as soon as it is asked: what a call takes there is
 //! the client's own time.
 //!
-//! Orders come on stdin, one a line: `bare FUNCTION` runs one more entrypoint by a plain `runsc run` and says how long it took
-//! to ask for its first input. The end of stdin ends everything.
+//! Orders come on stdin, one a line. `bare FUNCTION COUNT` runs so many more entrypoints at once, each by a plain `runsc run`,
+//! and says how long it took until all have asked for their first input; they are gone then. `keep FUNCTION COUNT` runs some
+//! that stay, and answers when all wait. The end of stdin ends everything.
 //!
 //! Caveats. Calls are never forgotten, inputs that an entrypoint loses are lost, and nobody is asked who they are.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,18 +27,19 @@ use clap::Args;
 use parking_lot::Mutex;
 use prost::Message as _;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use shoal_proto::modal_client as pb;
 use shoal_proto::modal_client::modal_client_client::ModalClientClient;
 use shoal_proto::modal_client::modal_client_server::{ModalClient, ModalClientServer};
 use shoal_runtime::{Bind, Container, ContainerSpec, Engine, EngineConfig, NetworkMode};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::server::UdsConnectInfo;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
-use crate::raw::{Program, Raw};
+use crate::raw::{self, Program, Raw};
 use crate::say;
 
 /// How long a request for inputs is held, as by a node.
@@ -48,8 +50,10 @@ const HEARTBEAT_HELD: Duration = Duration::from_secs(14);
 const INPUTS_OUTSTANDING: u32 = 1000;
 /// The largest message, in bytes, as by a node.
 const MESSAGE_BYTES_MAX: usize = 110 << 20;
-/// How long an entrypoint may take to ask for its first input.
-const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long entrypoints may take to ask for their first input: many at once take each other's cores.
+const START_DEADLINE: Duration = Duration::from_secs(120);
+/// How many of those that stay are started at a time.
+const STARTS_AT_ONCE: usize = 4;
 /// What the null server answers: a pickled `None`.
 const NONE_PICKLED: &[u8] = b"\x80\x04N.";
 
@@ -82,6 +86,9 @@ struct Setup {
     token_secret: String,
     app: String,
     functions: Vec<FunctionSetup>,
+    /// Control groups for what plain `runsc run`s start.
+    #[serde(default)]
+    groups: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -94,12 +101,20 @@ struct FunctionSetup {
 }
 
 /// The inputs of one function that wait for an entrypoint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pool {
     waiting: Mutex<VecDeque<pb::FunctionGetInputsItem>>,
     came: Notify,
-    /// Entrypoints have asked for their first input.
-    asked: Notify,
+    /// The processes through which entrypoints have asked.
+    known: Mutex<HashSet<i32>>,
+    /// One for each entrypoint that has asked for its first input.
+    asked: Semaphore,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), came: Notify::new(), known: Mutex::default(), asked: Semaphore::new(0) }
+    }
 }
 
 impl Pool {
@@ -107,6 +122,21 @@ impl Pool {
         let count = items.len();
         self.waiting.lock().extend(items);
         (0..count).for_each(|_| self.came.notify_one());
+    }
+
+    /// Counts an entrypoint that asks, the first time it does.
+    fn asks(&self, process: i32) {
+        if self.known.lock().insert(process) {
+            self.asked.add_permits(1);
+        }
+    }
+
+    /// Waits until so many more entrypoints have asked for their first input.
+    async fn all_asked(&self, count: usize) -> anyhow::Result<()> {
+        let all = self.asked.acquire_many(u32::try_from(count)?);
+        let late = || format!("{count} entrypoints did not all ask for an input within {START_DEADLINE:?}");
+        tokio::time::timeout(START_DEADLINE, all).await.with_context(late)??.forget();
+        Ok(())
     }
 
     async fn take(&self) -> Option<pb::FunctionGetInputsItem> {
@@ -313,9 +343,10 @@ impl ModalClient for Relay {
         &self,
         request: Request<pb::FunctionGetInputsRequest>,
     ) -> Result<Response<pb::FunctionGetInputsResponse>, Status> {
+        let through = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred?.pid());
         let id = request.into_inner().function_id;
         let pool = self.shared.pools.get(&id).ok_or_else(|| absent("function", &id))?;
-        pool.asked.notify_one();
+        pool.asks(through.unwrap_or_default());
         let inputs = pool.take().await.into_iter().collect();
         Ok(Response::new(pb::FunctionGetInputsResponse { inputs, ..Default::default() }))
     }
@@ -405,8 +436,22 @@ fn binds(setup: &Setup, function: &FunctionSetup) -> Vec<(PathBuf, String)> {
     setup.binds.iter().cloned().chain([own]).collect()
 }
 
-/// Runs an entrypoint by a plain `runsc run` and measures until it asks for its first input.
-async fn bare(setup: &Setup, raw: &mut Raw, pool: &Pool, function: &FunctionSetup) -> anyhow::Result<Duration> {
+/// An entrypoint by a plain `runsc run`. Ended by [`Bare::end`].
+struct Bare {
+    container: raw::Container,
+    process: Child,
+}
+
+impl Bare {
+    /// Takes it down. Blocks.
+    fn end(mut self) -> anyhow::Result<()> {
+        drop(self.container);
+        self.process.wait().context("cannot wait for runsc")?;
+        Ok(())
+    }
+}
+
+fn run_bare(setup: &Setup, raw: &mut Raw, function: &FunctionSetup) -> anyhow::Result<Bare> {
     let program = Program {
         root: setup.folder.clone(),
         argv: setup.argv.clone(),
@@ -414,20 +459,44 @@ async fn bare(setup: &Setup, raw: &mut Raw, pool: &Pool, function: &FunctionSetu
         cwd: setup.cwd.clone(),
         binds: binds(setup, function),
     };
-    // What an earlier entrypoint's later requests left.
-    while tokio::time::timeout(Duration::ZERO, pool.asked.notified()).await.is_ok() {}
-    let began = Instant::now();
     let container = raw.prepare(&program)?;
-    let mut child = container.run(Stdio::null(), Stdio::inherit())?;
-    let asked = tokio::time::timeout(START_DEADLINE, pool.asked.notified()).await;
+    let process = container.run(Stdio::null(), Stdio::inherit())?;
+    Ok(Bare { container, process })
+}
+
+/// Runs entrypoints at once and measures until each has asked for its first input.
+async fn bare(setup: &Setup, raw: &mut Raw, pool: &Pool, function: &FunctionSetup, count: usize) -> anyhow::Result<Duration> {
+    // Other processes may have the numbers of earlier ones.
+    pool.known.lock().clear();
+    let began = Instant::now();
+    let runs: Vec<Bare> = (0..count).map(|_| run_bare(setup, raw, function)).collect::<anyhow::Result<_>>()?;
+    let asked = pool.all_asked(count).await;
     let taken = began.elapsed();
-    tokio::task::block_in_place(|| {
-        drop(container);
-        child.wait()
-    })
-    .context("cannot wait for runsc")?;
-    asked.with_context(|| format!("a bare entrypoint did not ask for an input within {START_DEADLINE:?}"))?;
-    Ok(taken)
+    end_all(runs)?;
+    asked.map(|()| taken)
+}
+
+/// Runs entrypoints, some at a time, that stay.
+async fn keep(
+    setup: &Setup,
+    raw: &mut Raw,
+    pool: &Pool,
+    function: &FunctionSetup,
+    count: usize,
+    kept: &mut Vec<Bare>,
+) -> anyhow::Result<()> {
+    for begun in (0..count).step_by(STARTS_AT_ONCE) {
+        let some = STARTS_AT_ONCE.min(count - begun);
+        for _ in 0..some {
+            kept.push(run_bare(setup, raw, function)?);
+        }
+        pool.all_asked(some).await?;
+    }
+    Ok(())
+}
+
+fn end_all(runs: Vec<Bare>) -> anyhow::Result<()> {
+    tokio::task::block_in_place(|| runs.into_iter().try_for_each(Bare::end))
 }
 
 /// Hands on the lines of stdin, which a thread reads.
@@ -464,24 +533,44 @@ async fn serve(setup: &Setup, relay: &Relay, engine: &Engine) -> anyhow::Result<
         serve_entrypoints(relay.clone(), &function.dir.join(&setup.socket))?;
         for _ in 0..function.containers {
             containers.push(start(setup, engine, function).await?);
-            let pool = pool_of(relay, &function.tag)?;
-            let asked = tokio::time::timeout(START_DEADLINE, pool.asked.notified()).await;
-            asked.with_context(|| format!("an entrypoint of {} did not ask for an input within {START_DEADLINE:?}", function.tag))?;
+            pool_of(relay, &function.tag)?.all_asked(1).await.with_context(|| format!("function {}", function.tag))?;
         }
     }
     let null = Relay { null: true, ..relay.clone() };
     say(&json!({"relay": serve_clients(relay.clone()).await?, "null": serve_clients(null).await?}));
-    let mut raw = Raw::new(&setup.runsc, &setup.work.join("raw"))?;
+    let mut raw = Raw::new(&setup.runsc, &setup.work.join("raw"), &setup.groups)?;
+    let mut kept = Vec::new();
     while let Some(order) = orders.recv().await {
-        let Some(("bare", tag)) = order.split_once(' ') else { bail!("{order:?} is not an order") };
-        let function = setup.functions.iter().find(|function| function.tag == tag).with_context(|| format!("no function {tag:?}"))?;
-        let taken = bare(setup, &mut raw, &*pool_of(relay, tag)?, function).await?;
-        say(&json!({"ms": taken.as_secs_f64() * 1000.0}));
+        let found = obey(&order, setup, relay, &mut raw, &mut kept).await;
+        if found.is_err() {
+            // Nothing may be left running.
+            end_all(std::mem::take(&mut kept))?;
+        }
+        say(&found?);
     }
+    end_all(kept)?;
     for container in containers {
         container.destroy().await.context("cannot take an entrypoint down")?;
     }
     Ok(())
+}
+
+async fn obey(order: &str, setup: &Setup, relay: &Relay, raw: &mut Raw, kept: &mut Vec<Bare>) -> anyhow::Result<Value> {
+    let words: Vec<&str> = order.split(' ').collect();
+    let [what, tag, count] = words[..] else { bail!("{order:?} is not an order") };
+    let function = setup.functions.iter().find(|function| function.tag == tag).with_context(|| format!("no function {tag:?}"))?;
+    let (pool, count) = (pool_of(relay, tag)?, count.parse().with_context(|| format!("{count:?} is no number"))?);
+    match what {
+        "bare" => {
+            let taken = bare(setup, raw, &pool, function, count).await?;
+            Ok(json!({"ms": taken.as_secs_f64() * 1000.0}))
+        }
+        "keep" => {
+            keep(setup, raw, &pool, function, count, kept).await?;
+            Ok(json!({}))
+        }
+        _ => bail!("{order:?} is not an order"),
+    }
 }
 
 fn pool_of(relay: &Relay, tag: &str) -> anyhow::Result<Arc<Pool>> {
