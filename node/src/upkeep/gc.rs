@@ -20,7 +20,6 @@ use shoal_storage::store::{Condemned, Store, Swept};
 use super::named::{Named, Needs};
 use super::uses::{Thing, Uses};
 use crate::api::{Api, Error, blocking};
-use crate::roots::Roots;
 
 /// How long the record of a failed build is kept that nobody asked for again, in seconds.
 const FAILED_KEPT: u64 = 7 * 24 * 3600;
@@ -104,8 +103,10 @@ pub(crate) async fn collect(api: &Api, budget_bytes: u64, dry_run: bool) -> Resu
     forget(api, &chosen.forgotten).await?;
     let state = api.read_latest().await?;
     let (store, roots) = (api.store.clone(), api.roots.clone());
+    // A root that only waits to be shown again keeps nothing; one that was shown since the pins were read does.
+    let shown = move |mark: &Mark| roots.forget_idle(|part| mark.contains(part));
     let swept =
-        blocking(move || delete(&store, &state, &pins, &roots)).await.map_err(Error::failed("cannot delete chunks that nothing names"))?;
+        blocking(move || delete(&store, &state, &pins, shown)).await.map_err(Error::failed("cannot delete chunks that nothing names"))?;
     (done.chunks, done.bytes, done.packs) = (swept.swept.chunks, swept.swept.bytes, swept.packs);
     (done.named_bytes, done.disk_bytes) = (swept.named_bytes, swept.disk_bytes);
     if swept.swept.chunks > 0 {
@@ -312,17 +313,17 @@ struct Deleted {
     disk_bytes: u64,
 }
 
-fn delete(store: &Store, state: &State, pins: &Pins, roots: &Roots) -> Result<Deleted, Failure> {
+/// Deletes what is neither named, nor pinned, nor `shown`: that is asked last, with what is marked by then.
+fn delete(store: &Store, state: &State, pins: &Pins, shown: impl FnOnce(&Mark) -> Vec<Digest>) -> Result<Deleted, Failure> {
     let (named, mut mark) = (Named::of(state), Mark::new(store.clone()));
     mark_pins(&mut mark, &named, pins)?;
     for needs in named.all() {
         let added = needed(&mut mark, needs)?;
         mark.take(&added);
     }
-    // A root that only waits to be shown again keeps nothing; one that was shown since the pins were read does.
-    let mut shown = Added::default();
-    roots.forget_idle(|part| mark.contains(part)).into_iter().try_for_each(|part| mark.tree(part, &mut shown))?;
-    mark.take(&shown);
+    let mut added = Added::default();
+    shown(&mark).into_iter().try_for_each(|part| mark.tree(part, &mut added))?;
+    mark.take(&added);
     let condemned: Condemned = store.condemn(|digest| mark.contains(digest))?;
     let swept = store.sweep(&condemned)?;
     Ok(Deleted { swept, packs: store.compact()?, named_bytes: mark.bytes(), disk_bytes: store.disk_bytes()? })

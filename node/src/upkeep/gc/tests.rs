@@ -137,7 +137,7 @@ impl World {
                 other => panic!("{other:?} was not expected"),
             }
         }
-        delete(&self.store, &self.state, &Pins::default()).unwrap().swept
+        delete(&self.store, &self.state, &Pins::default(), |_| vec![]).unwrap().swept
     }
 }
 
