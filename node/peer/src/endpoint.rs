@@ -209,6 +209,8 @@ impl Endpoint {
         if tokio::time::timeout(CLOSE_DEADLINE, ended).await.is_err() {
             tracing::debug!("some peers do not hear that this node stops");
         }
+        // They hold what they serve from, which may hold this endpoint.
+        self.inner.services.write().clear();
     }
 }
 

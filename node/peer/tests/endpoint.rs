@@ -272,6 +272,20 @@ async fn a_node_without_a_certificate_can_ask_for_one_and_for_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_closed_endpoint_lets_go_of_what_it_served_from() {
+    let one = Cluster::new().node(1);
+    let held = Arc::new(());
+    let (with, itself) = (held.clone(), one.endpoint.clone());
+    one.endpoint.serve(Service::new(9, "hold something"), move |_, _| {
+        let (_with, _itself) = (with.clone(), itself.clone());
+        std::future::ready(())
+    });
+    assert_eq!(Arc::strong_count(&held), 2);
+    one.endpoint.close().await;
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_certificate_is_shown_and_connections_go_on() {
     let cluster = Cluster::new();
     let (one, two) = (cluster.node(1), cluster.node(2));
