@@ -168,6 +168,7 @@ impl Runner {
             environment: environment.map(|environment| environment.name.clone()).unwrap_or_default(),
             egress: api.config.egress().env(),
         };
+        api.upkeep.secrets_used(&function.secrets, now().0 / 1000);
         let entrypoint = record.config.entrypoint.clone().unwrap_or_default();
         let program = [python.as_str(), "-u", "-m", "modal._container_entrypoint"].map(str::to_owned);
         Ok(PreparedFunction {

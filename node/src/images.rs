@@ -202,6 +202,7 @@ impl Images {
     /// What it asks for is on disk before the build begins: a client is told of it, and may wait for it through a restart.
     pub(crate) async fn build(&self, api: &Api, id: ImageId, asked: Asked, wanted: BuildRequest) -> Result<(), Error> {
         let (unfinished, app) = (self.unfinished.clone(), asked.request.app_id.parse().ok());
+        api.upkeep.secrets_used(&request::secrets_of(&asked.request)?, now().0 / 1000);
         blocking(move || unfinished.keep(id, &asked)).await?;
         self.start(api, id, wanted, app);
         Ok(())

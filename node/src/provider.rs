@@ -58,6 +58,7 @@ impl NodeProvider {
         let root = self.api.roots.get(&base, &images::files(&state, function), record.config.path().to_owned()).await?;
         let python = root.python.ok_or_else(|| images::no_python(image_id))?;
         let secrets = secret::open_all(&self.api, &state, &function.secrets)?;
+        self.api.upkeep.secrets_used(&function.secrets, now().0 / 1000);
         let dir = self.api.config.data.join("run/tasks").join(id.to_string());
         let arguments = arguments::encode(&self.api, &state, id, task, function).await?;
         std::fs::create_dir_all(&dir)

@@ -129,6 +129,39 @@ def test_an_update_merges(sdk, named):
     assert info.name == name and info.created_by and info.environment_name == "main"
 
 
+def test_the_list_says_when_a_secret_was_last_used(client, sdk, named, node, unique):
+    """`modal secret list` and `info()` tell when a container or a build was last started with a secret, and "-" of one that was
+    only made or looked up; a restart of the node forgets none of it."""
+    ran, built, made = (named({"HUSH_A": "1"}, suffix) for suffix in ("-ran", "-built", "-made"))
+
+    def used() -> dict[str, str]:
+        return {row["name"]: row["last_used_at"] for row in rows(client) if row["name"].startswith(unique)}
+
+    assert used() == {ran: "-", built: "-", made: "-"}
+    sdk.Secret.from_name(made).hydrate()
+    assert sdk.Secret.from_name(ran).info(refresh=True).last_used is None
+    begin = time.time()
+    image = sdk.Image.debian_slim(python_version="3.11").run_commands(f"echo {unique}", secrets=[sdk.Secret.from_name(built)])
+    app = sdk.App("last-used", image=image)
+
+    @app.function(secrets=[sdk.Secret.from_name(ran)], serialized=True)
+    def tell():
+        import os
+
+        return os.environ["HUSH_A"]
+
+    with app.run():
+        assert tell.remote() == "1"
+    at = sdk.Secret.from_name(ran).info(refresh=True).last_used
+    assert begin - 1 <= at.timestamp() <= time.time(), at
+    before = used()
+    assert before[made] == "-" and "-" not in (before[ran], before[built]), before
+    node.stop()
+    node.start()
+    assert used() == before
+    assert sdk.Secret.from_name(ran).info(refresh=True).last_used == at
+
+
 def test_many_secrets_are_listed_in_pages(sdk, named):
     """More secrets than a page holds are all listed, each once, the newest first."""
     names = [named({"A": "1"}, f"-{i:03d}") for i in range(105)]

@@ -6,10 +6,11 @@ use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use shoal_proto::modal_client as pb;
 use shoal_state::model::Secret;
-use shoal_state::{AppId, Command, Digest, EnvironmentId, Refused, SecretId, State};
+use shoal_state::{AppId, Command, Digest, EnvironmentId, Refused, SecretId, State, Timestamp};
 
 use super::error::Error;
 use super::{Api, Caller, environment, seconds, token};
+use crate::upkeep::Thing;
 
 const NONCE_BYTES: usize = 24;
 /// The most that names and values of a secret may take, in bytes: it travels in the log.
@@ -82,15 +83,23 @@ pub(crate) fn open_all(api: &Api, state: &State, ids: &[SecretId]) -> Result<BTr
     Ok(variables)
 }
 
-fn metadata(state: &State, id: SecretId, secret: &Secret) -> pb::SecretMetadata {
+fn metadata(api: &Api, state: &State, id: SecretId, secret: &Secret) -> pb::SecretMetadata {
     let notes = state.secret_notes.get(&id).cloned().unwrap_or_default();
     pb::SecretMetadata {
         name: secret.name.clone(),
         creation_info: Some(pb::CreationInfo { created_at: created_at(state, id, secret), created_by: notes.created_by }),
         keys: secret.keys.clone(),
         environment_name: state.environments.get(&secret.environment).map(|found| found.name.clone()).unwrap_or_default(),
+        last_used_at: last_used_at(api, id),
         ..Default::default()
     }
+}
+
+/// Returns when a container, or a build, was last started with a secret here; 0 = not yet, as far as is known.
+fn last_used_at(api: &Api, id: SecretId) -> f64 {
+    let last = api.upkeep.uses.last(Thing::Secret(id));
+    let last = last.inspect_err(|error| tracing::warn!(secret = %id, %error, "cannot look up when a secret was used"));
+    last.ok().flatten().map_or(0.0, |last_seconds| seconds(Timestamp(last_seconds.saturating_mul(1000))))
 }
 
 fn created_at(state: &State, id: SecretId, secret: &Secret) -> f64 {
@@ -135,7 +144,7 @@ pub(super) async fn get_or_create(
         let keys = secret.keys.join(", ");
         return Err(Error::NotFound(format!("Secret '{}' is missing key(s): {}. It has: {keys}", secret.name, missing.join(", "))));
     }
-    Ok(pb::SecretGetOrCreateResponse { secret_id: id.to_string(), metadata: Some(metadata(&state, id, secret)) })
+    Ok(pb::SecretGetOrCreateResponse { secret_id: id.to_string(), metadata: Some(metadata(api, &state, id, secret)) })
 }
 
 struct Wanted {
@@ -238,7 +247,7 @@ pub(super) async fn update(api: &Api, caller: &Caller, request: pb::SecretUpdate
 
 pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::SecretGetInfoRequest) -> Result<pb::SecretGetInfoResponse, Error> {
     let (id, secret, state) = find(api, &request.secret_id).await?;
-    Ok(pb::SecretGetInfoResponse { metadata: Some(metadata(&state, id, &secret)) })
+    Ok(pb::SecretGetInfoResponse { metadata: Some(metadata(api, &state, id, &secret)) })
 }
 
 pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::SecretListRequest) -> Result<pb::SecretListResponse, Error> {
@@ -252,10 +261,10 @@ pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::SecretListReq
     let items = found.into_iter().map(|(created_at, (id, secret))| pb::SecretListItem {
         label: secret.name.clone(),
         created_at,
+        last_used_at: last_used_at(api, id),
         environment_name: environment.name.clone(),
         secret_id: id.to_string(),
-        metadata: Some(metadata(&state, id, secret)),
-        ..Default::default()
+        metadata: Some(metadata(api, &state, id, secret)),
     });
     Ok(pb::SecretListResponse { items: items.collect(), environment_name: environment.name.clone() })
 }

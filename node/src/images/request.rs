@@ -39,6 +39,13 @@ pub(crate) async fn request(api: &Api, wire: pb::ImageGetOrCreateRequest) -> Res
     })
 }
 
+/// Returns the secrets that a build takes its variables and the credentials for its registry from.
+pub(super) fn secrets_of(wire: &pb::ImageGetOrCreateRequest) -> Result<Vec<SecretId>, Error> {
+    let Some(image) = &wire.image else { return Ok(Vec::new()) };
+    let registry = image.image_registry_config.as_ref().map(|registry| &registry.secret_id).filter(|id| !id.is_empty());
+    image.secret_ids.iter().chain(registry).map(|id| Ok(id.parse()?)).collect()
+}
+
 /// Refuses what no build on this node can give.
 fn can_be_built(image: &pb::Image) -> Result<(), Error> {
     let refused = |what: &str, cure: &str| Err(Error::Precondition(format!("this image asks for {what}, and {cure}")));

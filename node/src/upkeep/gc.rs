@@ -102,6 +102,10 @@ pub(crate) async fn collect(api: &Api, budget_bytes: u64, dry_run: bool) -> Resu
     drop(mark);
     forget(api, &chosen.forgotten).await?;
     let state = api.read_latest().await?;
+    let (uses, secrets) = (api.upkeep.uses.clone(), state.secrets.clone());
+    blocking(move || uses.forget_secrets(|id| secrets.contains_key(&id)))
+        .await
+        .map_err(Error::failed("cannot forget when secrets were used that are gone"))?;
     let (store, roots) = (api.store.clone(), api.roots.clone());
     // A root that only waits to be shown again keeps nothing; one that was shown since the pins were read does.
     let shown = move |mark: &Mark| roots.forget_idle(|part| mark.contains(part));
@@ -134,7 +138,7 @@ impl Collected {
                 Thing::Image(id) => self.images.push(id.to_string()),
                 Thing::Layer(_) => self.layers += 1,
                 Thing::Mount(_) => self.mounts += 1,
-                Thing::Blob(_) => {}
+                Thing::Blob(_) | Thing::Secret(_) => {}
             }
         }
         self.incomplete.clone_from(&chosen.incomplete);
@@ -280,6 +284,7 @@ pub(super) fn describe(thing: Thing) -> String {
         Thing::Layer(key) => format!("the result of build step {key}"),
         Thing::Mount(id) => format!("files {id}"),
         Thing::Blob(id) => format!("blob {id}"),
+        Thing::Secret(id) => format!("secret {id}"),
     }
 }
 
@@ -291,7 +296,7 @@ async fn forget(api: &Api, forgotten: &[Needs]) -> Result<(), Error> {
             Thing::Image(id) => commands.push(Command::RemoveImage { id }),
             Thing::Mount(id) => commands.push(Command::RemoveMount { id }),
             Thing::Layer(key) => layers.push(key),
-            Thing::Blob(_) => {}
+            Thing::Blob(_) | Thing::Secret(_) => {}
         }
     }
     commands.extend(layers.chunks(LAYERS_AT_ONCE).map(|keys| Command::RemoveLayers { keys: keys.to_vec() }));

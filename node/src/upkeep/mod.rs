@@ -21,7 +21,7 @@ pub(crate) mod uses;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shoal_state::Digest;
+use shoal_state::{Digest, SecretId};
 use shoal_storage::keep::Promises;
 use shoal_storage::kv::{self, Kv};
 use shoal_storage::store::Store;
@@ -54,6 +54,11 @@ impl Upkeep {
     /// Keeps `store` in order, with a table of `kv`.
     pub(crate) fn open(store: Store, kv: &Kv) -> Result<Self, kv::Error> {
         Ok(Self { uses: Uses::open(kv)?, promises: Promises::new(store), collecting: Arc::default() })
+    }
+
+    /// Notes that a container is about to start with these secrets.
+    pub(crate) fn secrets_used(&self, ids: &[SecretId], now_seconds: u64) {
+        ids.iter().for_each(|id| self.uses.touch(Thing::Secret(*id), now_seconds));
     }
 
     /// Makes sure that a tree is whole and stays, before the state names it.
@@ -97,12 +102,13 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         }
         let (logs, now_ns) = (api.logs.clone(), api.now().0.saturating_mul(1_000_000));
         if let Err(error) = blocking(move || logs.tidy(now_ns)).await {
             tracing::warn!(%error, "cannot drop old lines of logs");
         }
+        sync_uses(&api).await;
         let patient = collected.is_none_or(|last| last.elapsed() >= PATIENCE.min(api.store.keep()));
         if collected.unwrap_or(started).elapsed() >= COLLECT_EVERY || (patient && is_over(&api)) {
             collected = Some(Instant::now());
@@ -120,6 +126,14 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
                 Err(error) => tracing::warn!(%error, "cannot collect what nothing needs"),
             }
         }
+    }
+    sync_uses(&api).await;
+}
+
+async fn sync_uses(api: &Api) {
+    let uses = api.upkeep.uses.clone();
+    if let Err(error) = blocking(move || uses.sync()).await {
+        tracing::warn!(%error, "cannot bring to the disk when things were last used");
     }
 }
 

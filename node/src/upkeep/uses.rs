@@ -1,13 +1,14 @@
-//! When things were last used, so that what was not used for the longest time goes first.
+//! When things were last used, so that what was not used for the longest time goes first, and people see what nobody needs.
 //!
-//! Kept in a table of this node, a minute is exact enough. Not synced: what a power cut takes away counts as used when it is
-//! next looked at.
+//! Kept in a table of this node, a minute is exact enough. It is brought to the disk once a minute and when the node stops; a
+//! thing whose time a crash took away counts as used when it is next looked at.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
-use shoal_state::{BlobId, Digest, ImageId, MountId};
+use shoal_state::{BlobId, Digest, ImageId, MountId, SecretId};
 use shoal_storage::kv::{self, Kv, Tree};
 
 /// How exact the times are, in seconds: a use so soon after another is not written down.
@@ -27,7 +28,12 @@ pub(crate) enum Thing {
     Mount(MountId),
     /// An uploaded blob.
     Blob(BlobId),
+    /// A secret; it is kept however long nobody used it.
+    Secret(SecretId),
 }
+
+/// What the keys of secrets begin with.
+const SECRET: u8 = b's';
 
 impl Thing {
     fn key(&self) -> Vec<u8> {
@@ -37,6 +43,7 @@ impl Thing {
             Self::Layer(digest) => key(b'l', digest.as_bytes()),
             Self::Mount(id) => key(b'm', &id.bits().to_le_bytes()),
             Self::Blob(id) => key(b'b', &id.bits().to_le_bytes()),
+            Self::Secret(id) => key(SECRET, &id.bits().to_le_bytes()),
         }
     }
 }
@@ -46,12 +53,14 @@ impl Thing {
 pub(crate) struct Uses {
     table: Tree,
     recent: Arc<Mutex<HashMap<Thing, u64>>>,
+    /// Something was noted that may not be on the disk yet.
+    unsynced: Arc<AtomicBool>,
 }
 
 impl Uses {
     /// Keeps times in a table of `kv`.
     pub(crate) fn open(kv: &Kv) -> Result<Self, kv::Error> {
-        Ok(Self { table: kv.tree("last-uses")?, recent: Arc::default() })
+        Ok(Self { table: kv.tree("last-uses")?, recent: Arc::default(), unsynced: Arc::default() })
     }
 
     /// Notes that something is used at this time, in seconds of the Unix clock. What cannot be noted counts as used later on.
@@ -69,6 +78,15 @@ impl Uses {
         if let Err(error) = self.table.insert(&thing.key(), &now.to_le_bytes()) {
             tracing::warn!(?thing, %error, "cannot note when something was used");
         }
+        self.unsynced.store(true, Ordering::Relaxed);
+    }
+
+    /// Brings to the disk what was noted since the last time.
+    pub(crate) fn sync(&self) -> Result<(), kv::Error> {
+        if self.unsynced.swap(false, Ordering::Relaxed) {
+            self.table.kv().sync().inspect_err(|_| self.unsynced.store(true, Ordering::Relaxed))?;
+        }
+        Ok(())
     }
 
     /// Returns when something was last used, in seconds of the Unix clock; none when that was never noted.
@@ -90,6 +108,20 @@ impl Uses {
     pub(crate) fn forget(&self, thing: Thing) -> Result<(), kv::Error> {
         self.recent.lock().remove(&thing);
         self.table.remove(&thing.key())
+    }
+
+    /// Forgets secrets that are gone. Those that are `there` stay.
+    pub(crate) fn forget_secrets(&self, there: impl Fn(SecretId) -> bool) -> Result<(), kv::Error> {
+        for pair in self.table.prefix(&[SECRET]) {
+            let (key, _) = pair?;
+            let id = key.get(1..).and_then(|bits| Some(SecretId::from_random(u128::from_le_bytes(bits.try_into().ok()?))));
+            match id {
+                Some(id) if there(id) => {}
+                Some(id) => self.forget(Thing::Secret(id))?,
+                None => self.table.remove(&key)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -115,5 +147,26 @@ mod tests {
         assert_eq!(uses.last_or_now(layer, 9000).unwrap(), 5000, "once looked at, its time counts");
         uses.forget(layer).unwrap();
         assert_eq!(uses.last(layer).unwrap(), None);
+    }
+
+    #[test]
+    fn what_was_noted_is_on_the_disk_after_a_sync_and_secrets_are_forgotten_when_they_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let [kept, gone] = [1, 2].map(SecretId::from_random);
+        let kv = Kv::open(dir.path()).unwrap();
+        let uses = Uses::open(&kv).unwrap();
+        [kept, gone].map(|id| uses.touch(Thing::Secret(id), 1000));
+        uses.touch(Thing::Image(ImageId::from_random(2)), 1000);
+        uses.sync().unwrap();
+        // The files as they are now are what a process that is killed leaves behind.
+        let killed = tempfile::tempdir().unwrap();
+        for name in ["conf", "db", "READY"] {
+            std::fs::copy(dir.path().join(name), killed.path().join(name)).unwrap();
+        }
+        let uses = Uses::open(&Kv::open(killed.path()).unwrap()).unwrap();
+        uses.forget_secrets(|id| id == kept).unwrap();
+        let last = |thing| uses.last(thing).unwrap();
+        assert_eq!((last(Thing::Secret(kept)), last(Thing::Secret(gone))), (Some(1000), None));
+        assert_eq!(last(Thing::Image(ImageId::from_random(2))), Some(1000), "another kind with the same number");
     }
 }
