@@ -12,7 +12,7 @@ const FORMAT: u32 = 1;
 /// The file that says in which layout a folder is.
 const FORMAT_FILE: &str = "format.json";
 
-/// Why a data folder cannot be had. Starting again helps with none of them.
+/// Why a data folder cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Another process has it.
@@ -26,6 +26,24 @@ pub(crate) enum Error {
         data: PathBuf,
         /// Who has it, as far as that is known.
         holder: Option<u32>,
+    },
+    /// Somebody looks at it.
+    #[error(
+        "`shoal store check` looks at the data folder {}{}: start this node when it has ended",
+        data.display(),
+        holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
+    LookedAt {
+        /// The folder.
+        data: PathBuf,
+        /// Who looks, as far as that is known.
+        holder: Option<u32>,
+    },
+    /// No node ever had it.
+    #[error("{} is not the data folder of a node: say with --data where that is", data.display())]
+    None {
+        /// The folder.
+        data: PathBuf,
     },
     /// A newer build wrote it.
     #[error(
@@ -42,6 +60,16 @@ pub(crate) enum Error {
         format: u32,
     },
 }
+
+impl Error {
+    /// Says whether starting again may help.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(self, Self::LookedAt { .. })
+    }
+}
+
+/// What follows the process in the lock of one that only looks.
+const LOOKS: &str = "looks";
 
 /// What the file says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,33 +92,48 @@ impl Folder {
         std::fs::create_dir_all(&run).with_context(|| format!("cannot make the data folder {}", run.display()))?;
         std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700))
             .with_context(|| format!("cannot close {} to others", data.display()))?;
-        let lock = lock(data, &run.join("lock"))?;
+        let lock = lock(data, &run.join("lock"), "")?;
         check_format(data)?;
         Ok(Self { _lock: lock })
     }
+
+    /// Takes a folder that a node had before, to look at it: no node starts on it meanwhile, and what it holds stays as it is.
+    pub(crate) fn look(data: &Path) -> anyhow::Result<Self> {
+        let format = read_format(&data.join(FORMAT_FILE))?;
+        match format {
+            None => Err(Error::None { data: data.to_owned() }.into()),
+            Some(Format { format, writer }) if format > FORMAT => Err(Error::Newer { data: data.to_owned(), writer, format }.into()),
+            Some(_) => Ok(Self { _lock: lock(data, &data.join("run/lock"), LOOKS)? }),
+        }
+    }
 }
 
-fn lock(data: &Path, path: &Path) -> anyhow::Result<std::fs::File> {
+fn lock(data: &Path, path: &Path, what_for: &str) -> anyhow::Result<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     let mut file = opened.with_context(|| format!("cannot open {}", path.display()))?;
     if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut text = String::new();
-        let holder = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-        return Err(Error::Held { data: data.to_owned(), holder }.into());
+        let _ = file.read_to_string(&mut text);
+        let (data, holder) = (data.to_owned(), text.split_whitespace().next().and_then(|pid| pid.parse().ok()));
+        return Err(if text.ends_with(LOOKS) { Error::LookedAt { data, holder } } else { Error::Held { data, holder } }.into());
     }
-    // For whoever comes second; nothing depends on it.
-    let _ = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+    // For whoever comes second.
+    let _ = file.set_len(0).and_then(|()| write!(file, "{} {what_for}", std::process::id()));
     Ok(file)
+}
+
+fn read_format(path: &Path) -> anyhow::Result<Option<Format>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| format!("{} cannot be read", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 fn check_format(data: &Path) -> anyhow::Result<()> {
     let path = data.join(FORMAT_FILE);
-    let found: Option<Format> = match std::fs::read(&path) {
-        Ok(bytes) => Some(serde_json::from_slice(&bytes).with_context(|| format!("{} cannot be read", path.display()))?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+    let found = read_format(&path)?;
     let ours = Format { format: FORMAT, writer: env!("CARGO_PKG_VERSION").to_owned() };
     match found {
         Some(Format { format, writer }) if format > FORMAT => Err(Error::Newer { data: data.to_owned(), writer, format }.into()),
@@ -126,6 +169,24 @@ mod tests {
         let said = Folder::take(dir.path()).unwrap_err().to_string();
         assert!(said.contains(&format!("(process {})", std::process::id())) && said.contains("--data"), "{said}");
         drop(first);
+        Folder::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn who_looks_at_a_folder_keeps_nodes_out_for_as_long_as_that_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = Folder::look(dir.path()).unwrap_err().to_string();
+        assert!(said.contains("is not the data folder of a node"), "{said}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a look made something");
+        let node = Folder::take(dir.path()).unwrap();
+        let said = Folder::look(dir.path()).unwrap_err().to_string();
+        assert!(said.contains("another node runs"), "{said}");
+        drop(node);
+        let looks = Folder::look(dir.path()).unwrap();
+        let refused = Folder::take(dir.path()).unwrap_err();
+        assert!(refused.downcast_ref::<Error>().is_some_and(Error::passes), "{refused}");
+        assert!(refused.to_string().contains(&format!("(process {})", std::process::id())), "{refused}");
+        drop(looks);
         Folder::take(dir.path()).unwrap();
     }
 

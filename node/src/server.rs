@@ -37,7 +37,7 @@ use crate::build_functions::BuildFunctions;
 use crate::chunks;
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::folder::Folder;
+use crate::folder::{self, Folder};
 use crate::homes;
 use crate::images::{Images, StateCache, Unfinished};
 use crate::join::{self, Gate};
@@ -78,7 +78,10 @@ pub(crate) fn run(config: Config, listeners: Listeners) -> anyhow::Result<i32> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start a runtime")?;
     let _folder = match Folder::take(&config.data) {
         Ok(folder) => folder,
-        Err(error) => return Ok(say(&error, EXIT_FINAL)),
+        Err(error) => {
+            let passes = error.downcast_ref::<folder::Error>().is_some_and(folder::Error::passes);
+            return Ok(say(&error, if passes { EXIT_UNSTARTED } else { EXIT_FINAL }));
+        }
     };
     let up = AtomicBool::new(false);
     match runtime.block_on(serve(Arc::new(config), listeners, &up)) {

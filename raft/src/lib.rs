@@ -14,6 +14,7 @@
 //! | `batch` | what an entry carries: the version gate |
 //! | `log`, `meta` | openraft's log on segment files; the vote beside it |
 //! | `machine`, `snapshot`, `tally`, `view` | the state in memory, its files, its hash, and how others see it |
+//! | `offline` | the state of a node that does not run |
 //! | `network` | what members say to each other, over a [`Transport`] |
 //! | [`memory`] | a network for tests |
 //!
@@ -35,6 +36,7 @@ mod membership;
 pub mod memory;
 mod meta;
 mod network;
+mod offline;
 mod options;
 mod propose;
 mod read;
@@ -50,6 +52,7 @@ pub use batch::{COMMAND_BYTES_MAX, ENTRY_BYTES_MAX};
 pub use error::{Error, Result};
 pub use handle::{PROPOSE_DEADLINE, READ_DEADLINE, Raft, SHUTDOWN_DEADLINE};
 pub use network::{NoTransport, Transport, Unsent};
+pub use offline::{Left, look};
 pub use options::{Options, Tuning};
 pub use status::Status;
 pub use tally::{MARK_EVERY, Mark, first_difference};

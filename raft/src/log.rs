@@ -71,6 +71,22 @@ struct Index {
     slots: VecDeque<(LogId, Position)>,
 }
 
+/// Reads the entries of the log in `dir` that come after `upto`, in order, and changes nothing. Nobody may have it open.
+pub(crate) fn look(dir: &Path, upto: Option<LogId>) -> Result<Vec<Entry>, Error> {
+    let (mut next, mut entries) = (upto.map_or(0, |id| id.index + 1), Vec::new());
+    for record in Log::look(dir)? {
+        let (position, bytes) = record?;
+        let entry = decode(position, &bytes)?;
+        match entry.log_id.index {
+            earlier if earlier < next => continue,
+            index if index > next => return Err(Error::Hole { before: next.saturating_sub(1), found: index }),
+            _ => entries.push(entry),
+        }
+        next += 1;
+    }
+    Ok(entries)
+}
+
 impl LogStore {
     /// Opens the log in `dir`, or makes one, and walks it once.
     pub(crate) fn open(dir: &Path, segment_bytes: u64, meta: Meta, stop: Stop) -> Result<Self, Error> {

@@ -89,7 +89,8 @@ impl Machine {
     }
 }
 
-fn apply_batch(state: &mut State, index: u64, batch: &Batch) -> Result<Answers, Error> {
+/// Applies what an entry carries; one answer each.
+pub(crate) fn apply_batch(state: &mut State, index: u64, batch: &Batch) -> Result<Answers, Error> {
     let commands = batch.commands().map_err(|why| Error::NotReadable { index, why })?;
     let mut answers = Vec::with_capacity(commands.len());
     for command in &commands {

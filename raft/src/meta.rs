@@ -55,6 +55,12 @@ impl Meta {
         Ok(meta)
     }
 
+    /// Reads how far the log was committed from a folder that was opened before, and that nobody has open.
+    pub(crate) fn look_committed(dir: &Path) -> Result<Option<LogId>, Error> {
+        let kv = Kv::open_there(dir)?;
+        Self { tree: kv.tree("raft")?, kv }.committed()
+    }
+
     pub(crate) fn vote(&self) -> Result<Option<Vote>, Error> {
         self.get(VOTE)
     }

@@ -280,6 +280,18 @@ fn is_whole(mut file: &File) -> std::io::Result<bool> {
     Ok(sum.finalize() == u32::from_le_bytes(expected))
 }
 
+/// Reads the newest whole snapshot in `dir`, and changes nothing.
+pub(crate) fn look(dir: &Path) -> Result<Option<(SnapshotMeta, Contents)>, Error> {
+    for path in files(dir, SUFFIX)? {
+        match read(&path) {
+            Ok(found) => return Ok(Some(found)),
+            Err(error @ Error::Damaged { .. }) => tracing::error!(%error, "a damaged snapshot is passed over"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 fn read(path: &Path) -> Result<(SnapshotMeta, Contents), Error> {
     parse(path, &fs::read(path).map_err(failed("read", path))?)
 }

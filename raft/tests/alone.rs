@@ -1,6 +1,7 @@
 //! A cluster of one, through the public handle.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shoal_raft::{ENTRY_BYTES_MAX, Error, Notice, Options, Raft, Tuning};
@@ -173,6 +174,39 @@ async fn snapshots_and_purges_keep_the_state_over_restarts() {
     assert!(status.purged > 100, "{status:?}");
     assert_eq!(raft.read_latest().await.unwrap().settings.len(), written);
     raft.shutdown().await;
+}
+
+/// The files of a folder and of those below it, with what they hold; the small database beside the log aside, whose own files an opening may tidy.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let folders = ["log", "snapshots"].map(|name| dir.join(name));
+    let paths = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
+    paths.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn the_state_of_a_node_that_does_not_run_is_read_from_its_disk_and_nothing_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let nowhere = shoal_raft::look(dir.path()).unwrap_err().to_string();
+    assert!(nowhere.contains("cannot open Raft's folder"), "{nowhere}");
+    // Few entries: all are in the log. Many: there is a snapshot, and the log goes on behind it.
+    for count in [3, 70] {
+        let raft = open_with(dir.path(), 20, 5).await;
+        for number in 0..count {
+            raft.propose(vec![set(number, count)]).await.unwrap();
+        }
+        let (expected, applied) = (raft.local(), raft.status().applied);
+        raft.shutdown().await;
+        let before = files(dir.path());
+        let left = shoal_raft::look(dir.path()).unwrap();
+        assert_eq!((left.state, left.applied, left.undecided), (expected, applied, 0), "{count} entries");
+        assert!(files(dir.path()) == before, "a look changed files");
+    }
+    // The newest snapshot is spoilt: the one before it does not reach the log, which says so.
+    for path in std::fs::read_dir(dir.path().join("snapshots")).unwrap().map(|entry| entry.unwrap().path()) {
+        std::fs::write(&path, b"spoilt").unwrap();
+    }
+    let hole = shoal_raft::look(dir.path()).unwrap_err().to_string();
+    assert!(hole.contains("has a hole"), "{hole}");
 }
 
 #[tokio::test]

@@ -173,6 +173,25 @@ async fn a_learner_that_joins_after_a_snapshot_and_a_purge_gets_the_snapshot_and
     cluster.end().await;
 }
 
+/// A leader that is cut off writes entries that nobody confirms: who looks at its disk does not take them for decided.
+#[tokio::test]
+async fn entries_that_are_not_known_to_be_committed_are_left_out_of_what_a_disk_says() {
+    let cluster = Cluster::new(3, tuning()).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let leader = cluster.leader_among(&all).await;
+    leader.propose_by(&[set("decided", 1)], soon()).await.unwrap();
+    cluster.net.cut_off(leader.node());
+    let before = leader.status().last_log;
+    let unheard = leader.propose_by(&[set("undecided", 1)], Instant::now() + Duration::from_millis(300)).await;
+    assert!(unheard.is_err());
+    assert!(leader.status().last_log > before, "it wrote nothing");
+    cluster.stop(leader.node()).await;
+    let left = shoal_raft::look(cluster.dirs[&leader.node()].path()).unwrap();
+    assert!(left.state.settings.contains_key("decided") && !left.state.settings.contains_key("undecided"));
+    assert!(left.undecided >= 1);
+    cluster.end().await;
+}
+
 #[tokio::test]
 async fn when_the_leader_stops_another_takes_over_and_nothing_that_was_acknowledged_is_lost() {
     let mut cluster = Cluster::new(3, tuning()).await;

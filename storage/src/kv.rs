@@ -63,6 +63,12 @@ pub enum Error {
         /// What sled says about it.
         what: String,
     },
+    /// There is no database.
+    #[error("there is no database in {}", dir.display())]
+    Absent {
+        /// The folder in which it was looked for.
+        dir: PathBuf,
+    },
     /// sled refused or failed; with a lock error, another process has the database open.
     #[error("the database in {} failed to {doing}", dir.display())]
     Sled {
@@ -132,6 +138,11 @@ impl Kv {
         let group = Group::start("kv-sync", move || sync(&of_thread.0, &of_thread.1, &data))
             .map_err(failed("start the syncing thread of", &dir))?;
         Ok(Self { inner: Arc::new(Inner { dir, db, group }) })
+    }
+
+    /// Opens the database in `dir`, which must be there: an owner had opened it before.
+    pub fn open_there(dir: &Path) -> Result<Self> {
+        if dir.join(READY).exists() { Self::open(dir) } else { Err(Error::Absent { dir: dir.to_owned() }) }
     }
 
     /// Opens the database in `dir`; one that is damaged is renamed aside and a new one made.

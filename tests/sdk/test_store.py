@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_status_tells_how_much_of_images_was_read(user, small_node, unique):
         before = small_node.json("status")["files_read_bytes"]
         call = user.start("-c", f"import modal; print('bytes', modal.Function.from_name({unique!r}, {function!r}).remote())")
         assert f"bytes {BALLAST}" in call.ok(200).text()
+def flip(pack: Path, at: int) -> None:
+    """Flips a bit of a file; doing it again makes it whole."""
+    with pack.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+
+
         return small_node.json("status")["files_read_bytes"] - before
 
     reads_of("size")  # The first container of an image also reads its Python.
@@ -170,11 +180,7 @@ def test_damage_is_found_told_and_mended_by_building_again(user, small_node, uni
     run(user, unique)
     wait_until_none("tasks", small_node.tasks, 60, every=0.2)
     pack, at = find(small_node, random.Random(unique).randbytes(BALLAST)[1 << 20 :])
-    with pack.open("r+b") as file:
-        file.seek(at + 1000)
-        byte = file.read(1)
-        file.seek(at + 1000)
-        file.write(bytes([byte[0] ^ 1]))
+    flip(pack, at + 1000)
     report = check(small_node, whole=False)
     (damaged,) = report["dropped"]
     assert report["repaired"] == [] and damaged["pack"] == str(pack) and damaged["offset"] < at + 1000, report
@@ -202,3 +208,26 @@ def test_what_of_logs_is_dropped_is_told(user, small_node, unique):
         assert dropped, said[:500]
         assert int(dropped.group(1)) + len(lines) >= 2_000
     assert any("older lines of this app were dropped" in line for line in user.logs(app_id, "--tail", "20000"))
+def test_a_node_that_does_not_run_is_checked_as_it_lies(user, small_node, unique):
+    """`shoal store check` of a stopped node reads its folder: whole; a damaged chunk is told with what lacks it, and left, so that the
+    node is whole again once the disk is; a folder that is no node's is refused with a sentence."""
+    deploy(user, unique)
+    small_node.stop()
+    try:
+        table = small_node.shoal("store", "check", seconds=600).stdout
+        assert "no node runs" in table and "everything is whole" in table
+        pack, at = find(small_node, random.Random(unique).randbytes(BALLAST)[1 << 20 :])
+        flip(pack, at + 1000)
+        report = check(small_node, whole=False)
+        (damaged,) = report["lost"]
+        assert report["offline"] and report["dropped"] == [] and report["named"] > 3, report
+        assert {lacks["first"] for lacks in report["incomplete"]} == {damaged["digest"]}, report
+        flip(pack, at + 1000)
+        command = [str(small_node.binary), "store", "check", "--data", str(small_node.data.parent)]
+        nowhere = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    finally:
+        small_node.start()
+    assert nowhere.returncode == 1 and "not the data folder of a node" in nowhere.stderr
+    assert not check(small_node)["offline"]
+
+

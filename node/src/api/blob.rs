@@ -35,6 +35,9 @@ const URL_MS: u64 = 24 * 3600 * 1000;
 /// The largest blob that one PUT may carry, in bytes: what clients send in one piece.
 const BLOB_BYTES_MAX: u64 = 1 << 30;
 
+/// The table of lists of chunks.
+const LISTS: &str = "blobs";
+
 /// The blobs of this node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Blobs {
@@ -65,7 +68,7 @@ struct Permission {
 impl Blobs {
     /// Keeps lists of chunks in `kv` and the chunks in `store`; URLs are signed with `key`.
     pub(crate) fn open(store: Store, kv: &Kv, uses: Uses, key: [u8; 32], advertise: &str) -> Result<Self, shoal_storage::kv::Error> {
-        let (lists, calls) = (kv.tree("blobs")?, kv.tree("blob-calls")?);
+        let (lists, calls) = (kv.tree(LISTS)?, kv.tree("blob-calls")?);
         let (container_address, advertise) = (RwLock::new(None), advertise.to_owned());
         Ok(Self { inner: Arc::new(Inner { store, lists, calls, uses, key, container_address, advertise, elsewhere: OnceLock::new() }) })
     }
@@ -137,14 +140,7 @@ impl Blobs {
 
     /// Returns all blobs, each with the digest of its list of chunks.
     pub(crate) fn all(&self) -> io::Result<Vec<(BlobId, Digest)>> {
-        let mut all = Vec::new();
-        for pair in self.inner.lists.range(..) {
-            let (key, value) = pair.map_err(io::Error::other)?;
-            let id = std::str::from_utf8(&key).ok().and_then(|id| id.parse().ok());
-            let list = value.as_ref().try_into().map(Digest::from_bytes).map_err(io::Error::other)?;
-            all.extend(id.map(|id| (id, list)));
-        }
-        Ok(all)
+        all(&self.inner.lists)
     }
 
     /// Forgets blobs, durably. Their chunks stay in the store until it is collected.
@@ -191,6 +187,22 @@ impl Blobs {
     pub(crate) fn list(&self, id: BlobId) -> io::Result<Option<chunk::List>> {
         read_list(&self.inner.store, &self.inner.lists, id.to_string().as_bytes())
     }
+}
+
+/// Returns all blobs of the node whose small values these are, each with the digest of its list of chunks.
+pub(crate) fn all_in(kv: &Kv) -> io::Result<Vec<(BlobId, Digest)>> {
+    all(&kv.tree(LISTS).map_err(io::Error::other)?)
+}
+
+fn all(lists: &shoal_storage::kv::Tree) -> io::Result<Vec<(BlobId, Digest)>> {
+    let mut all = Vec::new();
+    for pair in lists.range(..) {
+        let (key, value) = pair.map_err(io::Error::other)?;
+        let id = std::str::from_utf8(&key).ok().and_then(|id| id.parse().ok());
+        let list = value.as_ref().try_into().map(Digest::from_bytes).map_err(io::Error::other)?;
+        all.extend(id.map(|id| (id, list)));
+    }
+    Ok(all)
 }
 
 /// Reads the list of chunks that a table names under a key: the table has the list's digest, since lists may be long.

@@ -41,7 +41,7 @@ use shoal_state::{AppId, Command, Event, FunctionId, State, Timestamp};
 use crate::cluster::Cluster;
 use crate::config::Config;
 
-pub(crate) use blob::Blobs;
+pub(crate) use blob::{Blobs, all_in as blobs_in};
 pub(crate) use error::Error;
 pub(crate) use identity::Identity;
 pub(crate) use image::Told;

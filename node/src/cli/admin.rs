@@ -76,6 +76,13 @@ impl Lines {
     }
 }
 
+/// Says whether a node is known not to run on a folder: nobody listens at its socket.
+pub(super) fn is_away(common: &Common) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    let connected = std::os::unix::net::UnixStream::connect(admin_socket(&common.data));
+    connected.is_err_and(|error| matches!(error.kind(), ConnectionRefused | NotFound))
+}
+
 fn run<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     runtime.block_on(asked)

@@ -1,5 +1,6 @@
 //! The command line. Each command asks the node on this machine over its admin socket and prints a table, or, with
-//! `--json`, exactly what the node answered. Only `doctor` needs no node.
+//! `--json`, exactly what the node answered. Only `doctor` needs no node, and `store check` can do
+//! without.
 //!
 //! Exit codes: 0 done; 1 refused or failed, with a sentence on stderr; 2 the command line itself was wrong.
 

@@ -2,23 +2,25 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Subcommand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Common;
-use super::admin::stream;
+use super::admin::{is_away, stream};
 use super::lists::print_json;
 use crate::admin::{GcWanted, LongAnswer};
+use crate::folder;
 use crate::upkeep::check::{CheckReport, DamageLine};
 use crate::upkeep::gc::Collected;
+use crate::upkeep::offline;
 
 /// `shoal store …`
 #[derive(Debug, Subcommand)]
 pub(super) enum StoreCommand {
     /// Read every chunk and prove it by its digest, and see that everything that is named is whole. Ends with 1 when
-    /// something is not.
+    /// something is not. Where no node runs, its folder is looked at and left as it is.
     #[command(after_help = "Examples:\n  shoal store check\n  shoal store check --json")]
     Check(Common),
     /// Delete what nothing needs: what was not used for the longest time first, until the rest fits into the budget.
@@ -40,7 +42,7 @@ impl StoreCommand {
     pub(super) fn run(self) -> anyhow::Result<i32> {
         match self {
             Self::Check(common) => {
-                let report: CheckReport = ask_long(&common, "/store/check", &())?;
+                let report = check(&common)?;
                 if common.json {
                     print_json(&report)?;
                 } else {
@@ -59,6 +61,21 @@ impl StoreCommand {
             }
         }
     }
+}
+
+/// Asks the node, or, where none runs, looks at its folder.
+fn check(common: &Common) -> anyhow::Result<CheckReport> {
+    if !is_away(common) {
+        return ask_long(common, "/store/check", &());
+    }
+    let data = common.data.display();
+    offline::check(&common.data).map_err(|error| match error.downcast_ref::<folder::Error>() {
+        Some(folder::Error::Held { holder, .. }) => {
+            let process = holder.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            anyhow!("a node{process} has the folder {data} and does not answer: it starts or stops; try again in a moment")
+        }
+        _ => error.context(format!("no node answers on {data}, and its folder cannot be checked")),
+    })
 }
 
 /// Asks for an answer that may take long, and waits for it.
@@ -102,18 +119,27 @@ pub(super) fn size(bytes: u64) -> String {
 
 fn told(report: &CheckReport) -> String {
     let mut text =
-        format!("{} chunks ({}) were read, {} things that name them were walked\n", report.chunks, size(report.bytes), report.named);
+        if report.offline { "no node runs: its folder was looked at, and nothing in it was changed\n".to_owned() } else { String::new() };
+    text.push_str(&format!(
+        "{} chunks ({}) were read, {} things that name them were walked\n",
+        report.chunks,
+        size(report.bytes),
+        report.named
+    ));
     let damage = |line: &DamageLine, then: &str| {
         format!("damaged: chunk {} at {} of {}: {}; {then}\n", line.digest, line.offset, line.pack, line.what)
     };
     report.repaired.iter().for_each(|line| text.push_str(&damage(line, "written again from a copy")));
     report.dropped.iter().for_each(|line| text.push_str(&damage(line, "dropped")));
+    report.mendable.iter().for_each(|line| text.push_str(&damage(line, "a check by the node writes it again from a copy")));
+    report.lost.iter().for_each(|line| text.push_str(&damage(line, "left as it is; the node drops it when it meets it")));
     for lacks in &report.incomplete {
         text.push_str(&format!(
             "incomplete: {} lacks {} chunks, {} among them. What to do: {}\n",
             lacks.what, lacks.missing, lacks.first, lacks.cure
         ));
     }
+    report.unseen.iter().for_each(|what| text.push_str(&format!("not looked at: {what}\n")));
     text.push_str(if report.whole { "everything is whole\n" } else { "not everything is whole\n" });
     text
 }
@@ -166,6 +192,11 @@ mod tests {
             cure: "build it again".to_owned(),
         };
         let report = CheckReport { chunks: 3, bytes: 10, named: 4, incomplete: vec![incomplete], ..CheckReport::default() };
+        let lost = DamageLine { digest: "ef".to_owned(), pack: "/p".to_owned(), offset: 7, what: "its bytes are others".to_owned() };
+        let offline = CheckReport { offline: true, lost: vec![lost], unseen: vec!["blobs: gone".to_owned()], ..report.clone() };
+        let text = told(&offline);
+        assert!(text.starts_with("no node runs") && text.contains("ef at 7 of /p: its bytes are others; left as it is"), "{text}");
+        assert!(text.contains("not looked at: blobs: gone\n"), "{text}");
         let text = told(&report);
         assert!(text.contains("image im-1 lacks 2 chunks, abcd among them. What to do: build it again"), "{text}");
         assert!(text.ends_with("not everything is whole\n"), "{text}");

@@ -27,10 +27,22 @@ pub(crate) struct CheckReport {
     pub(crate) repaired: Vec<DamageLine>,
     /// Chunks that were damaged, and are dropped: whatever needs them has to be made again.
     pub(crate) dropped: Vec<DamageLine>,
+    /// Chunks that are damaged, and that a node can write again from a copy. None is, where a node runs.
+    #[serde(default)]
+    pub(crate) mendable: Vec<DamageLine>,
+    /// Chunks that are damaged, and were left as they are. None is, where a node runs.
+    #[serde(default)]
+    pub(crate) lost: Vec<DamageLine>,
     /// Things that are named: images, results of build steps, files, definitions, blobs.
     pub(crate) named: u64,
     /// Those of them that are not whole.
     pub(crate) incomplete: Vec<Incomplete>,
+    /// What could not be looked at, and why, in sentences.
+    #[serde(default)]
+    pub(crate) unseen: Vec<String>,
+    /// No node ran: its folder was looked at as it lies.
+    #[serde(default)]
+    pub(crate) offline: bool,
 }
 
 /// A damaged chunk.
@@ -93,24 +105,34 @@ pub(crate) async fn check(api: &Api) -> Result<CheckReport, Error> {
         incomplete.clear();
     }
     drop(asked);
-    Ok(report(&checked, named, incomplete))
+    Ok(CheckReport::of(&checked, named, incomplete, Vec::new()))
 }
 
-fn report(checked: &Checked, named: u64, incomplete: Vec<Incomplete>) -> CheckReport {
-    CheckReport {
-        whole: checked.repaired.is_empty() && checked.dropped.is_empty() && incomplete.is_empty(),
-        chunks: checked.chunks,
-        bytes: checked.bytes,
-        repaired: checked.repaired.iter().map(Into::into).collect(),
-        dropped: checked.dropped.iter().map(Into::into).collect(),
-        named,
-        incomplete,
+impl CheckReport {
+    /// Puts together what was found.
+    pub(super) fn of(checked: &Checked, named: u64, incomplete: Vec<Incomplete>, unseen: Vec<String>) -> Self {
+        let lines = |damage: &[Damage]| damage.iter().map(Into::into).collect();
+        let damaged = [&checked.repaired, &checked.dropped, &checked.mendable, &checked.lost].into_iter().any(|found| !found.is_empty());
+        Self {
+            whole: !damaged && incomplete.is_empty() && unseen.is_empty(),
+            chunks: checked.chunks,
+            bytes: checked.bytes,
+            repaired: lines(&checked.repaired),
+            dropped: lines(&checked.dropped),
+            mendable: lines(&checked.mendable),
+            lost: lines(&checked.lost),
+            named,
+            incomplete,
+            unseen,
+            offline: false,
+        }
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-fn walk(mut mark: Mark, named: &Named, blobs: &[(BlobId, Digest)]) -> Result<(u64, Vec<Incomplete>), Failure> {
+/// Looks whether all that is named is whole; returns how much was looked at, and what is not.
+pub(super) fn walk(mut mark: Mark, named: &Named, blobs: &[(BlobId, Digest)]) -> Result<(u64, Vec<Incomplete>), Failure> {
     let mut walk = Walk { mark: &mut mark, named: 0, incomplete: Vec::new() };
     for digest in BTreeSet::from_iter(&named.definitions) {
         walk.look(format!("the definition {digest} of a function"), "deploy its app again", |mark, added| {

@@ -6,6 +6,7 @@
 //! | `named` | what the state names of the chunk store |
 //! | `gc` | collecting: forgetting what was not used for long, deleting what nothing names |
 //! | `check` | proving that everything is whole |
+//! | `offline` | the same of a node that does not run |
 //!
 //! The loop here only asks the clock: old lines of logs are dropped every minute, and the chunk store is collected once a day,
 //! and sooner when it takes more of the disk than its budget.
@@ -18,6 +19,7 @@ pub(crate) mod gc;
 mod named;
 pub(crate) mod uses;
 
+pub(crate) mod offline;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

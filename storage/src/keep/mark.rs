@@ -16,6 +16,8 @@ pub struct Mark {
     marked: HashSet<Digest>,
     /// Nodes of trees and lists whose names are marked too. The bytes of a file can be those of a node.
     walked: HashSet<Digest>,
+    /// What counts as not here.
+    lost: HashSet<Digest>,
     bytes: u64,
 }
 
@@ -33,7 +35,12 @@ pub struct Added {
 impl Mark {
     /// Begins with nothing marked.
     pub fn new(store: Store) -> Self {
-        Self { store, marked: HashSet::new(), walked: HashSet::new(), bytes: 0 }
+        Self { store, marked: HashSet::new(), walked: HashSet::new(), lost: HashSet::new(), bytes: 0 }
+    }
+
+    /// Takes these chunks for missing: the store has them, and their bytes are damaged.
+    pub fn without(self, lost: impl IntoIterator<Item = Digest>) -> Self {
+        Self { lost: lost.into_iter().collect(), ..self }
     }
 
     /// Returns the length on disk of all that is marked, in bytes.
@@ -66,8 +73,8 @@ impl Mark {
         }
         added.fresh.push(digest);
         match self.store.stored_bytes(&digest)? {
-            Some(bytes) => added.bytes += bytes,
-            None => added.missing.push(digest),
+            Some(bytes) if !self.lost.contains(&digest) => added.bytes += bytes,
+            _ => added.missing.push(digest),
         }
         Ok(())
     }

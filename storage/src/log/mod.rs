@@ -36,7 +36,7 @@ use crate::group::{Group, Synced, Unserved};
 use record::{SEGMENT_HEADER_BYTES, encode, stride};
 use recover::Segments;
 pub use scan::Scan;
-use segment::Segment;
+use segment::{Access, Segment};
 
 /// The longest record a log takes.
 pub const RECORD_BYTES_MAX: usize = 32 << 20;
@@ -183,7 +183,7 @@ impl Log {
     pub fn open(dir: &Path, options: Options) -> Result<Self> {
         file::create_dir(dir)?;
         let held = file::hold(dir)?;
-        let found = recover::recover(dir)?;
+        let found = recover::recover(dir, Access::Use)?;
         let mut segments = found.segments;
         let active = Arc::new(Segment::create(dir, found.next_base, options.segment_bytes, found.next_base)?);
         recover::remove_empty(dir, &mut segments)?;
@@ -199,6 +199,23 @@ impl Log {
         let of_thread = core.clone();
         let group = Group::start("log-sync", move || of_thread.sync()).map_err(failed("start the syncing thread of", dir))?;
         Ok(Self { inner: Arc::new(Inner { core, group }) })
+    }
+
+    /// Walks the records of the log in `dir` that nobody has open, and changes nothing there: a torn tail, and what a truncation
+    /// left behind, are passed over.
+    pub fn look(dir: &Path) -> Result<Scan> {
+        let held = file::hold(dir)?;
+        let segments = recover::recover(dir, Access::Look)?.segments;
+        let core = Core {
+            dir: dir.into(),
+            options: Options::default(),
+            synced: AtomicU64::new(0),
+            writer: Mutex::new(Writer { active: None, next_base: 0, buffer: Vec::new() }),
+            segments: RwLock::new(segments),
+            _held: held,
+        };
+        let end = core.end();
+        Ok(Scan::new(Arc::new(core), Position::START, end))
     }
 
     /// Writes records at the end, in order, and returns their positions.

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::record::{ALIGN, HEADER_BYTES, Header, SEGMENT_HEADER_BYTES};
-use super::segment::{Segment, base_in_name};
+use super::segment::{Access, Segment, base_in_name};
 use super::{Error, Position, RECORD_BYTES_MAX, Result};
 use crate::file::{self, Failed, failed};
 
@@ -26,18 +26,18 @@ pub(super) struct Found {
     pub(super) next_base: u64,
 }
 
-/// Opens all segments and cuts the torn tail of the last.
-pub(super) fn recover(dir: &Path) -> Result<Found> {
+/// Opens all segments and cuts the torn tail of the last; where the log is only looked at, passes over it.
+pub(super) fn recover(dir: &Path, access: Access) -> Result<Found> {
     let mut bases = list(dir)?;
     bases.sort_unstable();
     let mut found = Found { segments: Segments::new(), next_base: 0 };
     for (number, base) in bases.iter().enumerate() {
         let last = number + 1 == bases.len();
         let path = dir.join(super::segment::file_name(*base));
-        match Segment::open(path.clone())? {
+        match Segment::open(path.clone(), access)? {
             Some(segment) => {
                 if last {
-                    cut_torn_tail(&segment)?;
+                    cut_torn_tail(&segment, access)?;
                 }
                 found.next_base = base + segment.header.capacity;
                 found.segments.insert(*base, Arc::new(segment));
@@ -52,9 +52,21 @@ pub(super) fn recover(dir: &Path) -> Result<Found> {
     }
     let voided: Vec<_> = found.segments.values().map(|segment| (segment.header.void_from, segment.header.base)).collect();
     for (from, until) in voided {
-        void(dir, &mut found.segments, from, until)?;
+        match access {
+            Access::Use => void(dir, &mut found.segments, from, until)?,
+            Access::Look => pass_over(&mut found.segments, from, until),
+        }
     }
     Ok(found)
+}
+
+/// Forgets the records that [`void`] removes.
+fn pass_over(segments: &mut Segments, from: u64, until: u64) {
+    segments.retain(|base, _| !(from..until).contains(base));
+    let part = segments.range(..from.min(until)).next_back().map(|(_, segment)| segment);
+    if let Some(segment) = part.filter(|segment| from < until && segment.end_position() > from) {
+        segment.end_at(from - segment.header.base);
+    }
 }
 
 /// Removes the records from one position up to another where a segment begins whose header says so.
@@ -90,14 +102,20 @@ fn is_blank(path: &Path) -> Result<bool> {
     Ok(after_header.iter().all(|byte| *byte == 0))
 }
 
-fn cut_torn_tail(segment: &Segment) -> Result<()> {
+fn cut_torn_tail(segment: &Segment, access: Access) -> Result<()> {
     let bytes = fs::read(&segment.path).map_err(failed("read", &segment.path))?;
     let tail = tail(&bytes, segment.header.base, segment.header.salt);
     if let Some(synced) = tail.synced_beyond {
         tracing::error!(segment = %segment.path.display(), offset = tail.end, synced, "synced records are damaged");
         return Err(segment.damaged(tail.end, "it was synced, and does not check out now"));
     }
-    Ok(segment.cut(tail.end)?)
+    match access {
+        Access::Use => Ok(segment.cut(tail.end)?),
+        Access::Look => {
+            segment.end_at(tail.end);
+            Ok(())
+        }
+    }
 }
 
 /// Where the good records of a segment end.

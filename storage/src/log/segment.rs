@@ -18,6 +18,15 @@ use crate::file::{self, Failed, failed};
 /// How much of a record is read with its header: most records need one read.
 const READ_AHEAD_BYTES: usize = 4 << 10;
 
+/// What an opened log is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Reading and writing: what a crash left half done is finished.
+    Use,
+    /// Reading alone: nothing on disk changes.
+    Look,
+}
+
 /// A segment file.
 #[derive(Debug)]
 pub(super) struct Segment {
@@ -51,8 +60,8 @@ impl Segment {
     }
 
     /// Opens a segment file whose records reach to its end; `None` when it has no header.
-    pub(super) fn open(path: PathBuf) -> std::result::Result<Option<Self>, Failed> {
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open", &path))?;
+    pub(super) fn open(path: PathBuf, access: Access) -> std::result::Result<Option<Self>, Failed> {
+        let file = OpenOptions::new().read(true).write(access == Access::Use).open(&path).map_err(failed("open", &path))?;
         let length = file.metadata().map_err(failed("look at", &path))?.len();
         let mut header = [0; SEGMENT_HEADER_BYTES as usize];
         match file.read_exact_at(&mut header, 0) {
@@ -85,9 +94,14 @@ impl Segment {
         Ok(())
     }
 
+    /// Makes `offset` the end, and leaves the file as it is.
+    pub(super) fn end_at(&self, offset: u64) {
+        self.end.store(offset, Ordering::Release);
+    }
+
     /// Makes `offset` the end, and the file no longer than that, durably.
     pub(super) fn cut(&self, offset: u64) -> std::result::Result<(), Failed> {
-        self.end.store(offset, Ordering::Release);
+        self.end_at(offset);
         self.file.set_len(offset).map_err(failed("cut", &self.path))?;
         self.file.sync_all().map_err(failed("sync", &self.path))
     }

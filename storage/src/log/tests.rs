@@ -64,6 +64,34 @@ fn a_log_belongs_to_one_owner() {
 }
 
 #[test]
+fn a_look_sees_what_opening_would_find_and_leaves_all_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = || -> BTreeMap<_, _> {
+        let paths = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    };
+    let log = open(dir.path());
+    let records: Vec<Vec<u8>> = (0..40u8).map(|number| vec![number; 500]).collect();
+    let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+    let positions = log.append(&records).unwrap();
+    log.truncate(positions[30]).unwrap();
+    log.append(&[b"after the truncation"]).unwrap();
+    assert!(matches!(Log::look(dir.path()), Err(Error::File(_))), "somebody has it open");
+    let expected = payloads(&log);
+    drop(log);
+    // A tail that a crash tore.
+    let (last, _) = segments(dir.path()).pop().unwrap();
+    let file = OpenOptions::new().write(true).open(&last).unwrap();
+    file.write_all_at(&[9; 100], 2000).unwrap();
+    let before = files();
+    let seen: Vec<Bytes> = Log::look(dir.path()).unwrap().map(|record| record.unwrap().1).collect();
+    assert_eq!(seen, expected);
+    assert!(files() == before, "a look changed files");
+    assert_eq!(payloads(&open(dir.path())), expected);
+    assert!(Log::look(&dir.path().join("none")).is_err());
+}
+
+#[test]
 fn a_scan_ends_where_the_log_ended_when_it_began() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());

@@ -21,6 +21,10 @@ pub struct Checked {
     pub repaired: Vec<Damage>,
     /// Chunks that were damaged, and are dropped.
     pub dropped: Vec<Damage>,
+    /// Where the store is only looked at: chunks that are damaged, and of which there is a copy to write them again from.
+    pub mendable: Vec<Damage>,
+    /// Where the store is only looked at: chunks that are damaged, and would be dropped.
+    pub lost: Vec<Damage>,
 }
 
 /// A chunk that was not as it should be.
@@ -40,7 +44,7 @@ impl Store {
     /// Reads every chunk from its pack, in the order of the disk, and proves it by its digest.
     ///
     /// A damaged chunk is written again where its bytes are whole or the index has a copy, and dropped otherwise: as long as it is named
-    /// here, nobody would bring it again. `progress` is told how many chunks of how many are done, and may end the check.
+    /// here, nobody would bring it again. One that is only looked at changes nothing. `progress` is told how many chunks of how many are done, and may end the check.
     ///
     /// # Errors
     /// When the disk fails; a damaged chunk is no error.
@@ -86,6 +90,8 @@ impl Core {
             let damage = Damage { digest: *digest, pack: self.packs.path(entry.place.pack), offset: entry.place.offset, what };
             let copy = plain.or_else(|| entry.inline.clone().filter(|inline| Digest::of(inline) == *digest));
             match copy {
+                Some(_) if self.options.look_only => checked.mendable.push(damage),
+                None if self.options.look_only => checked.lost.push(damage),
                 Some(copy) => {
                     self.write_record(&record::pack(*digest, &copy), entry.inline, entry.keep_until)?;
                     checked.repaired.push(damage);

@@ -80,6 +80,8 @@ pub struct Options {
     pub clock: fn() -> u64,
     /// Returns how full the disk under a folder is.
     pub disk_used_percent: fn(&Path) -> io::Result<u8>,
+    /// Nothing is put into the store, and nothing about it is put right: what is wrong stays as it is, to be told.
+    pub look_only: bool,
 }
 
 impl Options {
@@ -93,7 +95,7 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         let disk_used_percent = packs::disk_used_percent;
-        Self { pack_bytes: 256 << 20, full_percent: 90, keep: KEEP, clock: unix_seconds, disk_used_percent }
+        Self { pack_bytes: 256 << 20, full_percent: 90, keep: KEEP, clock: unix_seconds, disk_used_percent, look_only: false }
     }
 }
 
@@ -118,7 +120,7 @@ pub enum Error {
         /// Who was asked, and what stood in the way.
         why: String,
     },
-    /// The bytes on disk were not those of the chunk. It was dropped; a peer may have it.
+    /// The bytes on disk were not those of the chunk. It was dropped, unless the store is only looked at; a peer may have it.
     #[error("chunk {digest} was damaged at offset {offset} of {} and is dropped: {what}", pack.display())]
     Corrupt {
         /// The chunk.
@@ -139,6 +141,12 @@ pub enum Error {
         used_percent: u8,
         /// From where on chunks are refused.
         limit_percent: u8,
+    },
+    /// The store was opened to be looked at.
+    #[error("the chunk store in {} was opened to be looked at, and takes nothing", dir.display())]
+    LookOnly {
+        /// The folder of the store.
+        dir: PathBuf,
     },
     /// Too many bytes for one chunk.
     #[error("{bytes} bytes are too many for one chunk: the limit is {OBJECT_BYTES_MAX}")]
@@ -240,14 +248,19 @@ impl Store {
     /// Opens the store in `dir`, or makes one.
     ///
     /// What a crash kept out of the index is found in the packs. An index that is damaged is set aside and rebuilt
-    /// from the packs, which takes as long as reading them.
+    /// from the packs, which takes as long as reading them. With [`Options::look_only`] there must be a store, whose index is
+    /// taken as it is.
     pub fn open(dir: &Path, options: Options) -> Result<Self> {
-        file::create_dir(&dir.join("packs"))?;
+        let index = dir.join("index");
+        if !options.look_only {
+            file::create_dir(&dir.join("packs"))?;
+        }
         let held = file::hold(dir)?;
-        let (kv, _) = Kv::open_or_set_aside(&dir.join("index"))?;
+        let kv = if options.look_only { Kv::open_there(&index)? } else { Kv::open_or_set_aside(&index)?.0 };
         let (chunks, marks) = (kv.tree("chunks")?, kv.tree("packs")?);
         let packs = Packs::new(dir.join("packs"));
-        let writer = recover::recover(&recover::Index { chunks: &chunks, marks: &marks }, &packs, &options)?;
+        let index = recover::Index { chunks: &chunks, marks: &marks };
+        let writer = if options.look_only { Writer::new(0, None, 0) } else { recover::recover(&index, &packs, &options)? };
         let core = Arc::new(Core {
             dir: dir.into(),
             options,
@@ -267,6 +280,9 @@ impl Store {
     /// Stores a chunk and returns its name. It is readable at once, and lasts after [`Self::sync`].
     pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
         let core = self.core();
+        if core.options.look_only {
+            return Err(Error::LookOnly { dir: core.dir.to_path_buf() });
+        }
         if bytes.len() > OBJECT_BYTES_MAX {
             return Err(Error::TooLong { bytes: bytes.len() });
         }
@@ -462,6 +478,9 @@ impl Core {
     }
 
     fn drop_corrupt(&self, digest: &Digest, place: &Place, what: &'static str) -> Result<Bytes> {
+        if self.options.look_only {
+            return Err(Error::Corrupt { digest: *digest, pack: self.packs.path(place.pack), offset: place.offset, what });
+        }
         let mut fresh = self.fresh.write();
         fresh.written.remove(digest);
         fresh.touched.remove(digest);

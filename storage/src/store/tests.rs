@@ -496,6 +496,50 @@ fn a_check_finds_what_is_damaged_mends_what_it_can_and_drops_the_rest() {
     assert_eq!([small_name, headless_name, whole_name].map(|name| store.get(&name).unwrap()), [small, headless, whole]);
 }
 
+/// Every pack with what it holds; the index's database may tidy its own files.
+fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    packs(dir).into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn a_store_that_is_only_looked_at_tells_of_damage_and_leaves_it() {
+    let look = Options { look_only: true, ..small() };
+    let dir = tempfile::tempdir().unwrap();
+    let missing = Store::open(&dir.path().join("none"), look).unwrap_err();
+    assert!(matches!(missing, Error::File(_)), "{missing}");
+    let store = open(dir.path());
+    let (small, broken, whole) = (noise(1, 1000), noise(3, 60_000), noise(4, 7000));
+    let [small_name, broken_name, whole_name] = [&small, &broken, &whole].map(|bytes| store.put(bytes).unwrap());
+    store.sync().unwrap();
+    drop(store);
+    for bytes in [&small, &broken] {
+        let (pack, at) = find(dir.path(), bytes);
+        flip(&pack, at);
+    }
+    // A crash in the middle of a write.
+    let last = packs(dir.path()).pop().unwrap();
+    let length = last.metadata().unwrap().len();
+    OpenOptions::new().write(true).open(&last).unwrap().set_len(length + 500).unwrap();
+    let before = files(dir.path());
+    for _ in 0..2 {
+        let store = Store::open(dir.path(), look).unwrap();
+        let checked = store.check(|_, _| ControlFlow::Continue(())).unwrap();
+        let names = |damage: &[Damage]| damage.iter().map(|damage| damage.digest).collect::<Vec<_>>();
+        assert_eq!((checked.chunks, names(&checked.mendable), names(&checked.lost)), (3, vec![small_name], vec![broken_name]));
+        assert!(checked.repaired.is_empty() && checked.dropped.is_empty());
+        assert!(matches!(store.get(&broken_name), Err(Error::Corrupt { .. })));
+        assert_eq!(store.get(&whole_name).unwrap(), whole);
+        assert!(matches!(store.put(b"new"), Err(Error::LookOnly { .. })));
+    }
+    assert!(files(dir.path()) == before, "a look changed packs");
+    // What was damaged on the disk is whole again: nothing was dropped for it.
+    let (pack, _) = find(dir.path(), &whole);
+    fs::remove_file(&pack).unwrap();
+    let store = Store::open(dir.path(), look).unwrap();
+    let checked = store.check(|_, _| ControlFlow::Continue(())).unwrap();
+    assert!(checked.lost.iter().any(|damage| damage.digest == whole_name), "its pack is gone: {checked:?}");
+}
+
 #[test]
 fn a_check_can_be_ended() {
     let dir = tempfile::tempdir().unwrap();
