@@ -198,7 +198,7 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         api: api.config.api.to_string(),
         web: api.config.web.to_string(),
         data: api.config.data.display().to_string(),
-        tag: api.tag.clone(),
+        tag: api.engine.tag().to_string(),
         leader: raft.leader.map(|leader| leader.to_string()),
         term: raft.term,
         applied: raft.applied,

@@ -97,6 +97,12 @@ pub(crate) struct Disk {
     pub(crate) logs_days: u64,
     /// What one container may write to its own disk when its function does not say, in bytes; 0 = as much as there is.
     pub(crate) overlay_bytes: u64,
+    /// What all containers together, those of builds too, may write to their own disks, in bytes. While they take more, the one
+    /// that takes the most is ended. 0 = as much as leaves the last fortieth of the disk, 2.5 GiB at most.
+    pub(crate) overlays_bytes: u64,
+    /// For how many days an app that was stopped is remembered, with its functions and its history; 0 = until the next minute.
+    /// Results of its calls and what it printed have times of their own. In a cluster, what the leader says counts.
+    pub(crate) stopped_apps_days: u64,
 }
 
 impl Default for Disk {
@@ -107,6 +113,9 @@ impl Default for Disk {
             logs_bytes: 1 << 30,
             logs_days: 30,
             overlay_bytes: 0,
+            overlays_bytes: 0,
+            // As long as results of calls.
+            stopped_apps_days: 7,
         }
     }
 }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use shoal_calls::calls::{Lost, Status};
 use shoal_proto::modal_client as pb;
-use shoal_runtime::{Bind, ContainerSpec, Limits, NetworkMode};
+use shoal_runtime::{Bind, ContainerSpec, Exit, Limits, NetworkMode};
 use shoal_state::model::{Function, Resources, Task, TaskEnd};
 use shoal_state::{Command, State, TaskId};
 use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
@@ -113,13 +113,7 @@ impl NodeProvider {
         let lost = if stopping || end.exit.is_none() || end.phases.is_empty() {
             Lost::Platform { result: result(pb::generic_result::GenericStatus::InternalFailure, &end.how) }
         } else {
-            let oom = end.exit.is_some_and(|exit| exit.oom);
-            let said = if oom {
-                "the container ran out of memory and was killed; give the function more with memory=".to_owned()
-            } else {
-                format!("the container ended while it worked: {}", end.how)
-            };
-            Lost::Crashed { result: result(pb::generic_result::GenericStatus::Failure, &said) }
+            Lost::Crashed { result: result(pb::generic_result::GenericStatus::Failure, &crash(end)) }
         };
         self.api.calls.task_lost(id, lost).await.map_err(Error::failed(format!("cannot give up the inputs of task {id}")))?;
         // A task of an earlier start of this node has no phases here: its end says nothing of its function.
@@ -149,6 +143,17 @@ impl NodeProvider {
         let said = result(pb::generic_result::GenericStatus::InitFailure, &format!("the container could not start: {why}"));
         let failed = self.api.calls.fail_pool(task.function, Status::InitFailed, said).await;
         failed.map_err(Error::failed(format!("cannot fail what waits for function {}", task.function)))
+    }
+}
+
+/// Says to whoever waits for an input why its container ended.
+fn crash(end: &Ended) -> String {
+    match end.exit {
+        Some(exit) if exit.oom => "the container ran out of memory and was killed; give the function more with memory=".to_owned(),
+        Some(Exit { disk: Some(over), .. }) => {
+            format!("the container was killed: {over}; let it write less, or the node have more for containers (disk.overlays_bytes)")
+        }
+        _ => format!("the container ended while it worked: {}", end.how),
     }
 }
 

@@ -5,6 +5,9 @@
 //! runs may end, and its results are kept. Beside that a file holds a *reserve*: it is given up when the disk is all but
 //! full, because others may fill it faster than this node can refuse, and taken back when there is room again.
 //!
+//! Before that, containers give way: what they write may leave so little that the one which takes the most is ended
+//! ([`overlays_budget`]).
+//!
 //! A database whose writes the disk did not take stays unusable until it is opened anew; [`Room::watch`] ends when it
 //! finds one, and the node starts again.
 
@@ -33,6 +36,13 @@ const RESERVE_BYTES: u64 = 64 << 20;
 /// The reserve is given up when less is free than this, in bytes.
 const GIVE_UP_BYTES: u64 = 48 << 20;
 
+/// Below so much, as a part of what must be free for new work, containers have written too much, in percent.
+const OVERLAYS_LEAVE_PERCENT: u64 = 50;
+/// Containers may always take so much of the disk, as a part of it, in percent …
+const OVERLAYS_PERCENT_LEAST: u64 = 5;
+/// … but no more than this, in bytes: else they would be ended because others fill it.
+const OVERLAYS_BYTES_LEAST: u64 = 1 << 30;
+
 /// Whether there is room. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Room {
@@ -57,6 +67,22 @@ impl Disk {
     /// Returns how much must be free for new work.
     fn needed(self) -> u64 {
         (self.total / 100 * FREE_PERCENT).clamp(FREE_BYTES_LEAST, FREE_BYTES_ENOUGH)
+    }
+
+    /// Returns how much containers may take together that take so much now.
+    fn overlays_budget(self, taken_bytes: u64) -> u64 {
+        let leave = self.needed() * OVERLAYS_LEAVE_PERCENT / 100;
+        let least = (self.total / 100 * OVERLAYS_PERCENT_LEAST).min(OVERLAYS_BYTES_LEAST);
+        (taken_bytes + self.free).saturating_sub(leave).max(least)
+    }
+}
+
+/// Returns how much containers may take of the disk together, in bytes, given how much they take: what the configuration says
+/// (0 = it says nothing), or what leaves the last of the disk under `data`.
+pub(crate) fn overlays_budget(data: &Path, configured_bytes: u64, taken_bytes: u64) -> io::Result<u64> {
+    match configured_bytes {
+        0 => Ok(Disk::under(data)?.overlays_budget(taken_bytes)),
+        bytes => Ok(bytes),
     }
 }
 
@@ -160,6 +186,19 @@ mod tests {
         assert_eq!(needed(20 << 30), (20u64 << 30) / 100 * 5, "five percent of an ordinary disk");
         assert_eq!(needed(10 << 40), FREE_BYTES_ENOUGH, "a large disk need not be empty");
         assert_eq!(needed(1 << 30), FREE_BYTES_LEAST);
+    }
+
+    #[test]
+    fn containers_may_fill_the_disk_but_for_its_last_and_are_not_ended_for_what_others_write() {
+        let budget = |free, taken| Disk { total: 100 << 30, free }.overlays_budget(taken);
+        let leave = FREE_BYTES_ENOUGH / 2;
+        assert_eq!(budget(40 << 30, 10 << 30), (50 << 30) - leave, "what is free and what they have");
+        assert_eq!(budget(leave, 10 << 30), 10 << 30, "they may keep what they have, and take no more");
+        assert!(budget(leave - 1, 10 << 30) < 10 << 30);
+        assert_eq!(budget(0, 1000), OVERLAYS_BYTES_LEAST, "others filled it");
+        assert_eq!(Disk { total: 10_000, free: 0 }.overlays_budget(0), 500, "a small disk");
+        assert!(Disk { total: 100 << 30, free: leave }.needed() > leave, "new work is refused before");
+        assert_eq!(overlays_budget(Path::new("/nonexistent"), 7, 1000).unwrap(), 7);
     }
 
     #[test]

@@ -47,7 +47,7 @@ use crate::members;
 use crate::peers::Peers;
 use crate::provider::NodeProvider;
 use crate::renewal;
-use crate::room::Room;
+use crate::room::{Room, overlays_budget};
 use crate::roots::{Rooms, Roots};
 use crate::scheduling::{self, CrashLoops};
 use crate::sweep;
@@ -126,6 +126,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let trees = mount_trees(&config, &store)?;
     arguments::write_own_folder(&config).context("cannot write what containers see of this node")?;
     let engine = Engine::open(engine_config(&config)).await.context("cannot open the container engine")?;
+    let (data, overlays_bytes) = (config.data.clone(), config.disk.overlays_bytes);
+    engine.bound_overlays(move |taken_bytes| overlays_budget(&data, overlays_bytes, taken_bytes));
     let kept = Kept::new(store.clone());
     let cache = StateCache::new(cluster.clone(), kept.clone(), upkeep.clone());
     let unfinished = Unfinished::open(config.data.join("images/unfinished")).context("cannot open the list of builds that run")?;
@@ -151,7 +153,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         sealing: SealingKey::new(keys.sealing),
         lifecycle: Lifecycle::new(),
         config: Arc::clone(&config),
-        tag: engine.tag().to_string(),
+        engine: engine.clone(),
         peers: peers.clone(),
         cluster: cluster.clone(),
     };

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use shoal_state::model::{Task, TaskEnd};
-use shoal_state::{AppId, CallId, InputId, TaskId, Timestamp};
+use shoal_state::{AppId, CallId, FunctionId, InputId, TaskId, Timestamp};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How far a task has come.
@@ -33,6 +33,8 @@ pub(crate) struct EndedTask {
     id: TaskId,
     /// The app that it belonged to.
     pub(crate) app: AppId,
+    /// The function that it ran.
+    pub(crate) function: FunctionId,
     /// When it was decided.
     pub(crate) created: Timestamp,
     /// When and how it ended.
@@ -106,7 +108,7 @@ impl Tasks {
         if ended.len() >= ENDED_MAX {
             ended.pop_front();
         }
-        ended.push_back(EndedTask { id, app: task.app, created: task.created, end });
+        ended.push_back(EndedTask { id, app: task.app, function: task.function, created: task.created, end });
     }
 
     /// Returns how a task ended, if it did so here and lately.

@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,15 @@ pytestmark = pytest.mark.timeout(900)
 # How long the node of these tests keeps what nothing names yet, in seconds: longer than a step of a build or an upload takes.
 KEEP_SECONDS = 25
 BALLAST = 3_000_000
+CONFIG = f"[disk]\nchunks_keep_seconds = {KEEP_SECONDS}\nlogs_bytes = 1048576\n"
 
 
 @pytest.fixture(scope="module")
 def small_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node of its own that keeps nothing for long, and few lines of logs. Its base images are kept between runs."""
-    config = f"[disk]\nchunks_keep_seconds = {KEEP_SECONDS}\nlogs_bytes = 1048576\n"
     kept = os.environ.get("SHOAL_TEST_DATA")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("store")
-    node = Node(folder / "store", config=config)
+    node = Node(folder / "store", config=CONFIG)
     try:
         node.start()
         yield node
@@ -39,6 +40,22 @@ def user(small_node: Node, tmp_path: Path) -> Iterator[Client]:
     one = Client(small_node, small_node.create_token(), tmp_path / "home")
     yield one
     one.close()
+
+
+@contextmanager
+def configured(node: Node, more: str) -> Iterator[None]:
+    """Starts the node with more lines in `[disk]` of its configuration, and with its own afterwards."""
+
+    def start_with(config: str) -> None:
+        node.stop()
+        node.config = config
+        node.start()
+
+    start_with(CONFIG + more)
+    try:
+        yield
+    finally:
+        start_with(CONFIG)
 
 
 def check(node: Node, whole: bool = True) -> dict:
@@ -94,6 +111,15 @@ def let_promises_end(node: Node, user: Client) -> None:
     user.run("kept.py::base").ok(300)
 
 
+def flip(pack: Path, at: int) -> None:
+    """Flips a bit of a file; doing it again makes it whole."""
+    with pack.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+
+
 def test_what_was_run_is_whole_and_listed_with_its_size(user, small_node, unique):
     """After a run every chunk is proven, everything named is complete, and the image is listed with size and last use."""
     run(user, unique, extra=3 << 20)
@@ -111,15 +137,6 @@ def test_status_tells_how_much_of_images_was_read(user, small_node, unique):
         before = small_node.json("status")["files_read_bytes"]
         call = user.start("-c", f"import modal; print('bytes', modal.Function.from_name({unique!r}, {function!r}).remote())")
         assert f"bytes {BALLAST}" in call.ok(200).text()
-def flip(pack: Path, at: int) -> None:
-    """Flips a bit of a file; doing it again makes it whole."""
-    with pack.open("r+b") as file:
-        file.seek(at)
-        byte = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte[0] ^ 1]))
-
-
         return small_node.json("status")["files_read_bytes"] - before
 
     reads_of("size")  # The first container of an image also reads its Python.
@@ -191,23 +208,6 @@ def test_damage_is_found_told_and_mended_by_building_again(user, small_node, uni
     check(small_node)
 
 
-def test_what_of_logs_is_dropped_is_told(user, small_node, unique):
-    """A function prints more than the node keeps: the newest lines are there, and a line says how many were dropped, to
-    `modal app logs` and to `shoal logs`, with a number of lines or without."""
-    running = user.run("kept.py::chat", "--n", "2000").ok(300)
-    app_id = running.app_id()
-
-    def newest() -> list[str]:
-        return small_node.shoal("logs", app_id, "--tail", "100000").stdout.splitlines()
-
-    lines = wait_for("the last line", lambda: (found := newest()) and found[-1].startswith("line 001999") and found, 30)
-    assert not lines[0].startswith("line 000000")
-    for arguments in (["--tail", "100000"], []):
-        said = small_node.shoal("logs", app_id, *arguments).stderr
-        dropped = re.search(r"\[(\d+) older lines of this app were dropped: a node keeps 1 MiB of logs, and none for more than 30 days\]", said)
-        assert dropped, said[:500]
-        assert int(dropped.group(1)) + len(lines) >= 2_000
-    assert any("older lines of this app were dropped" in line for line in user.logs(app_id, "--tail", "20000"))
 def test_a_node_that_does_not_run_is_checked_as_it_lies(user, small_node, unique):
     """`shoal store check` of a stopped node reads its folder: whole; a damaged chunk is told with what lacks it, and left, so that the
     node is whole again once the disk is; a folder that is no node's is refused with a sentence."""
@@ -231,3 +231,67 @@ def test_a_node_that_does_not_run_is_checked_as_it_lies(user, small_node, unique
     assert not check(small_node)["offline"]
 
 
+def test_what_of_logs_is_dropped_is_told(user, small_node, unique):
+    """A function prints more than the node keeps: the newest lines are there, and a line says how many were dropped, to
+    `modal app logs` and to `shoal logs`, with a number of lines or without."""
+    running = user.run("kept.py::chat", "--n", "2000").ok(300)
+    app_id = running.app_id()
+
+    def newest() -> list[str]:
+        return small_node.shoal("logs", app_id, "--tail", "100000").stdout.splitlines()
+
+    lines = wait_for("the last line", lambda: (found := newest()) and found[-1].startswith("line 001999") and found, 30)
+    assert not lines[0].startswith("line 000000")
+    for arguments in (["--tail", "100000"], []):
+        said = small_node.shoal("logs", app_id, *arguments).stderr
+        dropped = re.search(r"\[(\d+) older lines of this app were dropped: a node keeps 1 MiB of logs, and none for more than 30 days\]", said)
+        assert dropped, said[:500]
+        assert int(dropped.group(1)) + len(lines) >= 2_000
+    assert any("older lines of this app were dropped" in line for line in user.logs(app_id, "--tail", "20000"))
+
+
+def test_of_containers_that_fill_the_disk_together_the_largest_ends(user, small_node):
+    """While containers take more of the disk than `disk.overlays_bytes`, the one that takes the most is killed: who waits for it, its
+    log and `shoal explain` say why, a smaller one beside it goes on, and there is room for the next."""
+    user.run("kept.py::base").ok(300)  # What is built then is not built in the little room there is later.
+    with configured(small_node, f"overlays_bytes = {200 << 20}\n"):
+        running = user.run("fillers.py", "--small", "30", "--large", "400", "--seconds", "12").ok(240)
+        out, app = running.text("stdout"), running.app_id()
+        why = re.search(r"large failed: the container was killed: it took (\d+) MiB of the node's disk, the most of all", out)
+        assert why and int(why.group(1)) > 150 and "disk.overlays_bytes" in out, out
+        assert "small 30" in out and "again 30" in out, out
+        said = [json.loads(line) for line in small_node.shoal("logs", app, "--stream", "system", "--json").stdout.splitlines()]
+        (killed,) = [line for line in said if "killed: it took" in line["data"]]
+        told = small_node.json("explain", killed["task_id"])
+        assert any("killed: it took" in says and "200 MiB is what they may take" in says for says in told["says"]), told
+        node_id = small_node.json("status")["node_id"]
+        assert any("200 MiB is what they may take" in says for says in small_node.json("explain", node_id)["says"])
+
+
+def test_a_build_that_fills_the_disk_is_told_so(user, small_node, tmp_path, unique):
+    """A build whose container takes the most of what containers may is killed; its client reads why and what to do."""
+    user.run("kept.py::base").ok(300)
+    (tmp_path / "program.py").write_text(f"""
+import modal
+app = modal.App(image=modal.Image.debian_slim().run_commands("head -c 400M /dev/urandom > /{unique}; sleep 12"))
+@app.function()
+def nothing():
+    pass
+""")
+    with configured(small_node, f"overlays_bytes = {200 << 20}\n"):
+        running = user.run(tmp_path / "program.py")
+        assert running.wait(240) != 0
+        assert "the build was killed: it took" in running.text() and "disk.overlays_bytes" in running.text(), running.text()
+
+
+def test_stopped_apps_are_remembered_for_as_long_as_is_said(user, small_node, unique):
+    """`disk.stopped_apps_days`: an app that was stopped is listed, with 0 no more after a minute; what it printed is kept all the same."""
+    app = user.run("kept.py::chat", "--n", "3").ok(300).app_id()
+
+    def listed() -> list[str]:
+        return [row["app_id"] for row in small_node.json("app", "list", "--all")]
+
+    assert app in listed()
+    with configured(small_node, "stopped_apps_days = 0\n"):
+        wait_for("the stopped app to be forgotten", lambda: app not in listed(), 90, every=1)
+        assert "line 000002" in small_node.shoal("logs", app).stdout

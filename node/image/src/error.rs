@@ -28,6 +28,13 @@ pub enum Error {
     #[error("line {line}: {instruction}\nthe command ran out of memory (limit: {limit_bytes} bytes){}", tail_text(tail))]
     OutOfMemory { line: u32, instruction: String, limit_bytes: u64, tail: String },
 
+    /// A command of the recipe was killed because its container took the most of a disk that was used up.
+    #[error(
+        "line {line}: {instruction}\nthe build was killed: {over}: let it write less, or the node have more for containers (disk.overlays_bytes){}",
+        tail_text(tail)
+    )]
+    OutOfDisk { line: u32, instruction: String, over: shoal_runtime::OverDisk, tail: String },
+
     /// A command of the recipe took too long.
     #[error("line {line}: {instruction}\nthe build did not end within {} s{}", limit.as_secs(), tail_text(tail))]
     Timeout { line: u32, instruction: String, limit: Duration, tail: String },
@@ -173,9 +180,12 @@ impl Error {
         match self {
             Error::Timeout { .. } => FailureKind::Timeout,
             Error::OutOfMemory { .. } => FailureKind::OutOfMemory,
-            Error::Store { .. } | Error::Runtime { .. } | Error::Mount { .. } | Error::Cache { .. } | Error::Stopping { .. } => {
-                FailureKind::Node
-            }
+            Error::OutOfDisk { .. }
+            | Error::Store { .. }
+            | Error::Runtime { .. }
+            | Error::Mount { .. }
+            | Error::Cache { .. }
+            | Error::Stopping { .. } => FailureKind::Node,
             _ => FailureKind::Build,
         }
     }

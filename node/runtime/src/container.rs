@@ -26,7 +26,8 @@ use tokio::{
 };
 
 use crate::{
-    Addresses, ContainerId, ContainerSpec, Error, Exec, ExecSpec, Exit, ExitStatus, Result, Rooms, Timings, Usage, Way, blocking,
+    Addresses, ContainerId, ContainerSpec, Error, Exec, ExecSpec, Exit, ExitStatus, OverDisk, Overlay, Result, Rooms, Timings, Usage, Way,
+    blocking,
     cgroup::Cgroup,
     control::Control,
     engine::Inner,
@@ -91,8 +92,9 @@ enum Ended {
 }
 
 /// What the owner is told.
-enum Order {
-    Kill,
+pub(crate) enum Order {
+    /// Kill the sandbox, perhaps because of what it took of the disk.
+    Kill(Option<OverDisk>),
     Dismantle(oneshot::Sender<Result<()>>),
 }
 
@@ -126,6 +128,10 @@ impl Container {
         let socket = parts.engine.root().join(format!("runsc-{}.sock", parts.id));
         let (ended, ended_seen) = watch::channel(None);
         let (orders, received) = mpsc::channel(ORDERS_MAX);
+        let sandbox_pid = parts.sandbox.as_ref().map_or(0, |s| s.sandbox.pid());
+        if spec.overlay == Overlay::Disk {
+            parts.engine.overlays.enter(parts.id, sandbox_pid, orders.downgrade());
+        }
         let container = Self {
             id: parts.id,
             control: Control::new(parts.id, socket),
@@ -137,11 +143,11 @@ impl Container {
             network: Mutex::new(network),
             job: Mutex::new(job),
             snapshot,
-            sandbox_pid: parts.sandbox.as_ref().map_or(0, |s| s.sandbox.pid()),
+            sandbox_pid,
             ended: ended_seen,
             orders,
         };
-        tokio::spawn(Owner { parts, ended, orders: received }.run());
+        tokio::spawn(Owner { parts, ended, over_disk: None, orders: received }.run());
         Ok(container)
     }
 
@@ -296,7 +302,7 @@ impl Container {
         {
             return exit;
         }
-        let _ = self.orders.send(Order::Kill).await;
+        let _ = self.orders.send(Order::Kill(None)).await;
         match timeout(DEATH_DEADLINE, self.exit()).await {
             Ok(exit) => exit,
             Err(_) => Err(Error::Stuck { container: self.id, pid: self.sandbox_pid }),
@@ -352,6 +358,8 @@ impl Container {
 struct Owner {
     parts: Parts,
     ended: watch::Sender<Option<Ended>>,
+    /// Why it was killed, if that was because of what it took of the disk.
+    over_disk: Option<OverDisk>,
     orders: mpsc::Receiver<Order>,
 }
 
@@ -361,7 +369,10 @@ impl Owner {
             tokio::select! {
                 waited = self.parts.sandbox_ended(), if self.ended.borrow().is_none() => self.bury(waited),
                 order = self.orders.recv() => match order {
-                    Some(Order::Kill) => self.parts.kill(),
+                    Some(Order::Kill(why)) => {
+                        self.over_disk = self.over_disk.or(why);
+                        self.parts.kill();
+                    }
                     Some(Order::Dismantle(reply)) => {
                         let done = self.dismantle().await;
                         let gone = done.is_ok();
@@ -385,10 +396,14 @@ impl Owner {
     fn bury(&mut self, waited: io::Result<()>) {
         let found = waited.and_then(|()| self.parts.reap_sandbox());
         let ended = match found {
-            Ok(Some(status)) => Ended::Exit(Exit { status, oom: self.parts.oom_killed() }),
+            Ok(Some(status)) => {
+                let disk = self.over_disk.filter(|_| status == ExitStatus::Signal(libc::SIGKILL));
+                Ended::Exit(Exit { status, oom: self.parts.oom_killed(), disk })
+            }
             Ok(None) => return,
             Err(error) => Ended::Lost(error.raw_os_error().unwrap_or(libc::EIO)),
         };
+        self.parts.engine.overlays.leave(self.parts.id);
         self.ended.send_replace(Some(ended));
     }
 

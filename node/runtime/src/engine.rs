@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tokio::{process::Command, sync::Semaphore, time::timeout};
 
 use crate::{
-    AheadConfig, Bind, Container, ContainerId, ContainerSpec, Error, NetworkConfig, NetworkMode, Overlay, Result, Tag, Timings, Way,
+    AheadConfig, Bind, Container, ContainerId, ContainerSpec, Disks, Error, NetworkConfig, NetworkMode, Overlay, Result, Tag, Timings, Way,
     ahead::{self, Ahead, Blank},
     blocking,
     cgroup::Cgroups,
@@ -30,7 +30,9 @@ use crate::{
     cores::{self, Cores},
     leftover,
     network::{Claim, Network, resolver, slot::Slot},
-    oci, process,
+    oci,
+    overlays::Overlays,
+    process,
 };
 
 /// The version string of the one runsc that this engine speaks to. scripts/install-runsc stamps it.
@@ -94,6 +96,7 @@ pub(crate) struct Inner {
     /// Where containers' own files are.
     own_dir: PathBuf,
     cgroups: Cgroups,
+    pub(crate) overlays: Arc<Overlays>,
     ahead: OnceLock<Arc<Ahead>>,
     pub(crate) network: Option<Network>,
     next_id: AtomicU64,
@@ -144,6 +147,7 @@ impl Engine {
             overlay_dir,
             own_dir,
             cgroups,
+            overlays: Arc::default(),
             ahead: OnceLock::new(),
             network,
             // Ids start anywhere, so that those of two lives of a node do not meet in its logs.
@@ -190,6 +194,17 @@ impl Engine {
                 }
             }
         });
+    }
+
+    /// Ends containers from now on while all of them together take more of the disk than `budget` says, given what they take
+    /// (both in bytes), the one that takes the most first. `budget` may block.
+    pub fn bound_overlays(&self, budget: impl Fn(u64) -> io::Result<u64> + Send + Sync + 'static) {
+        self.0.overlays.watch(self.0.overlay_dir.clone(), Arc::new(budget));
+    }
+
+    /// What containers took of the disk together when that was last looked at.
+    pub fn disks(&self) -> Disks {
+        self.0.overlays.seen()
     }
 
     /// How many sandboxes wait for a container.
@@ -342,6 +357,7 @@ impl Engine {
     /// (firewall table, gateway address, cgroup folders, run folder). Nothing with this engine's
     /// tag is left on the machine, and the engine must not be used afterwards.
     pub async fn close(&self) -> Result<()> {
+        self.0.overlays.close();
         if let Some(ahead) = self.0.ahead.get() {
             for blank in ahead.end().await {
                 let mut parts = blank.parts;

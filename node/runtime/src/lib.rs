@@ -19,6 +19,7 @@
 //! - `control`: the sandbox's control socket.
 //! - `network`: slots, addresses, the firewall table, resolv.conf.
 //! - `cgroup`: limits and usage, for both versions of the kernel's interface; `cores`: how many of them a container sees.
+//! - `overlays`: what all containers together take of the disk, and who ends when it is too much.
 //! - `process`: waiting for processes that are not our children from the start.
 //! - `leftover`: cleaning by name.
 //! - [`doctor_checks`]: what is wrong with this machine, and how to repair it.
@@ -40,6 +41,7 @@ mod identity;
 mod leftover;
 mod network;
 mod oci;
+mod overlays;
 mod process;
 mod spec;
 
@@ -52,6 +54,7 @@ pub use exec::{Exec, ExecSpec};
 pub use identity::{ContainerId, Tag};
 pub use network::NetworkConfig;
 pub use oci::DEFAULT_CAPABILITIES;
+pub use overlays::Disks;
 pub use spec::*;
 
 /// Runs a blocking piece of work where it does not hold up other tasks.

@@ -1,6 +1,6 @@
 //! What a container is to be: the description that the worker hands to the engine.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Folders that every container has something mounted on.
 pub const MOUNTED_FOLDERS: [&str; 6] = ["proc", "sys", "dev", "dev/pts", "dev/shm", "tmp"];
@@ -181,6 +181,29 @@ pub struct Exit {
     pub status: ExitStatus,
     /// Whether the kernel killed it because of its memory limit.
     pub oom: bool,
+    /// Why it was killed, if that was because containers together took too much of the disk.
+    pub disk: Option<OverDisk>,
+}
+
+/// Why a container was killed that took the most of a disk that all containers together had too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverDisk {
+    /// What it took itself.
+    pub own_bytes: u64,
+    /// What all containers took.
+    pub all_bytes: u64,
+    /// What they may take.
+    pub budget_bytes: u64,
+}
+
+impl fmt::Display for OverDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [own, all, budget] = [self.own_bytes, self.all_bytes, self.budget_bytes].map(|bytes| bytes >> 20);
+        write!(
+            f,
+            "it took {own} MiB of the node's disk, the most of all containers, which took {all} MiB together, and {budget} MiB is what they may take"
+        )
+    }
 }
 
 impl Exit {

@@ -4,11 +4,15 @@ mod support;
 
 use std::{
     fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use shoal_runtime::{ExitStatus, Limits};
-use support::{Bench, read_line, within};
+use shoal_runtime::{ExecSpec, ExitStatus, Limits};
+use support::{Bench, read_all, read_line, within};
 
 /// The files of a container's cgroups with this name, in whatever hierarchy.
 fn cgroup_file(container: &str, names: &[&str]) -> Option<String> {
@@ -40,6 +44,46 @@ async fn a_container_over_its_memory_is_killed_and_the_exit_says_why() {
     let exit = container.stop(libc::SIGKILL, Duration::from_secs(5)).await.unwrap();
     assert!(!exit.oom, "{exit:?}");
     container.destroy().await.unwrap();
+    bench.close().await;
+}
+
+/// What a container takes is seen by the engine; while all of them take too much, the one that takes the most is killed, and
+/// the others live.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_containers_that_fill_the_disk_together_the_largest_ends() {
+    needs_runsc!();
+    let bench = Bench::without_network().await;
+    let budget = Arc::new(AtomicU64::new(u64::MAX));
+    let asked = budget.clone();
+    bench.engine.bound_overlays(move |_| Ok(asked.load(Ordering::Relaxed)));
+    let [small, large] = [bench.start(bench.probe(&["sleep"])).await, bench.start(bench.probe(&["sleep"])).await];
+    for (container, bytes) in [(&small, 10 << 20), (&large, 60 << 20)] {
+        let mut exec = container.exec(ExecSpec::new(["/probe", "fillfile", "/big", &bytes.to_string()])).await.unwrap();
+        assert_eq!(read_all(exec.take_stdio().unwrap().stdout).await.unwrap(), "fits\n");
+    }
+    let taken = || bench.engine.disks().taken_bytes;
+    within("the sizes", async {
+        while !(70 << 20..100 << 20).contains(&taken()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    budget.store(50 << 20, Ordering::Relaxed);
+    let exit = within("the kill", large.exit()).await.unwrap();
+    let over = exit.disk.expect("it says why");
+    assert!(over.own_bytes >= 60 << 20 && over.all_bytes >= 70 << 20 && over.budget_bytes == 50 << 20, "{over:?}");
+    within("the space to be given back", async {
+        while taken() > 50 << 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(small.exit_now().is_none());
+    let exit = small.stop(libc::SIGKILL, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(exit.disk, None, "killed by us");
+    for container in [small, large] {
+        container.destroy().await.unwrap();
+    }
     bench.close().await;
 }
 

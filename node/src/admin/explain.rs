@@ -8,7 +8,7 @@ use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shoal_calls::calls::{self, CallInfo, CallKind, InputInfo, InputStatus, Status};
-use shoal_runtime::Way;
+use shoal_runtime::{Disks, Way};
 use shoal_scheduler::Load;
 use shoal_state::{AppId, CallId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
 use shoal_worker::{Phase, PhaseTime};
@@ -17,7 +17,7 @@ use super::{Answer, Failure, environment_name, find_app};
 use crate::api::Api;
 use crate::images::ImageRecord;
 use crate::scheduling;
-use crate::tasks::Known;
+use crate::tasks::{EndedTask, Known};
 
 /// How many inputs of a call, or functions of an app, are told of one by one; the rest is counted.
 const PARTS_MAX: usize = 50;
@@ -67,12 +67,12 @@ pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<Explain
         let status = api.worker.get().and_then(|worker| worker.container(task));
         status.map_or_else(Begun::default, |status| Begun { phases: status.phases, way: status.way })
     };
-    let about = About { state: &state, load: &load, known: &known, begun: &begun, here: api.cluster.node, now };
+    let about = About { state: &state, load: &load, known: &known, begun: &begun, disks: api.engine.disks(), here: api.cluster.node, now };
     let of = wanted.of.as_str();
     let found = if let Ok(id) = of.parse::<FunctionId>() {
         about.function(id)
     } else if let Ok(id) = of.parse::<TaskId>() {
-        about.task(id)
+        about.task(id).or_else(|| Some(about.ended(id, &api.tasks.ended(id)?)))
     } else if let Ok(id) = of.parse::<NodeId>() {
         about.node(id)
     } else if let Ok(id) = of.parse::<CallId>() {
@@ -89,7 +89,7 @@ pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<Explain
 
 fn absent(of: &str) -> Failure {
     let hint = match of.get(..3) {
-        Some(TaskId::PREFIX) => "it has ended or never was; `shoal logs` has what it printed",
+        Some(TaskId::PREFIX) => "it ended long ago, or before this node was started last, or never was; `shoal logs` has what it printed",
         Some(FunctionId::PREFIX | ImageId::PREFIX | NodeId::PREFIX) => "there is none with this id",
         _ => {
             "expected the id of a function (fu-…), task (ta-…), app (ap-…), call (fc-…), image (im-…) or node (no-…), or the name of a deployed app"
@@ -137,6 +137,8 @@ struct About<'a> {
     known: &'a (dyn Fn(TaskId) -> Option<Known> + Sync),
     /// How a task's container began; nothing for one that is not of this node.
     begun: &'a (dyn Fn(TaskId) -> Begun + Sync),
+    /// What containers take of this node's disk.
+    disks: Disks,
     here: NodeId,
     now: Timestamp,
 }
@@ -193,6 +195,20 @@ impl About<'_> {
         Some(told)
     }
 
+    /// Tells of a task of this node that is no more.
+    fn ended(&self, id: TaskId, task: &EndedTask) -> Explanation {
+        let mut told = Explanation::new("task", id, "");
+        let lived = lasted(since(task.end.at, task.created.0));
+        told.say(format!(
+            "ran {}, and ended {} ago, {lived} after it was decided",
+            self.named(task.function),
+            lasted(since(self.now, task.end.at.0))
+        ));
+        told.say(format!("its container ended: {}", task.end.how));
+        told.say(format!("`shoal logs {id}` has what it printed"));
+        told
+    }
+
     fn node(&self, id: NodeId) -> Option<Explanation> {
         let node = self.state.nodes.get(&id)?;
         let mut told = Explanation::new("node", id, node.name.as_str());
@@ -205,6 +221,10 @@ impl About<'_> {
             mebibytes(memory_bytes),
             mebibytes(capacity.memory_bytes)
         ));
+        if let Some(budget_bytes) = self.disks.budget_bytes.filter(|_| id == self.here) {
+            let taken = mebibytes(self.disks.taken_bytes);
+            told.say(format!("containers take {taken} of its disk, and {} is what they may take", mebibytes(budget_bytes)));
+        }
         if node.draining {
             told.say("drains: it takes no new tasks");
         }

@@ -123,8 +123,8 @@ impl Kept {
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
-    /// What the names of everything that containers need on this machine carry.
-    pub(crate) tag: String,
+    /// What containers of this node are made with.
+    pub(crate) engine: shoal_runtime::Engine,
     pub(crate) cluster: Cluster,
     pub(crate) store: shoal_storage::store::Store,
     pub(crate) upkeep: crate::upkeep::Upkeep,

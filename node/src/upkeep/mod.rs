@@ -11,15 +11,17 @@
 //! The loop here only asks the clock: old lines of logs are dropped every minute, and the chunk store is collected once a day,
 //! and sooner when it takes more of the disk than its budget.
 //!
-//! Caveats: uses are known to the node on which they happen. Of what a container writes into its own root, its limit is the
-//! budget: it is pinned for as long as the container runs, and gone with it.
+//! What containers write into their own roots has a budget too, which the engine keeps (`room::overlays_budget`): it is pinned for
+//! as long as a container runs, and gone with it, so containers end where other things are forgotten.
+//!
+//! Caveats: uses are known to the node on which they happen.
 
 pub(crate) mod check;
 pub(crate) mod gc;
 mod named;
+pub(crate) mod offline;
 pub(crate) mod uses;
 
-pub(crate) mod offline;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

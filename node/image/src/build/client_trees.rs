@@ -220,6 +220,7 @@ fn failed(what: &str, ended: Ended, tail: String) -> Error {
     match ended {
         Ended::Late => Error::HostTimeout { what: what.to_owned(), limit: LIMIT },
         Ended::OutOfMemory => Error::Host { what: what.to_owned(), ended: "a lack of memory".to_owned(), tail },
+        Ended::OutOfDisk(over) => Error::Host { what: what.to_owned(), ended: format!("a kill: {over}"), tail },
         Ended::Badly(ended) => Error::Host { what: what.to_owned(), ended, tail },
         Ended::Well => unreachable!("success is no failure"),
     }

@@ -145,6 +145,7 @@ fn problem(ended: Ended, outcome: Option<Result<(), String>>, timeout: Duration,
         (Ended::OutOfMemory, _) => {
             Some(format!("ran out of memory (limit: {} bytes): give it more with memory=", memory_bytes.unwrap_or(0)))
         }
+        (Ended::OutOfDisk(over), _) => Some(format!("was killed: {over}")),
         (_, Some(Err(said))) => Some(said),
         (Ended::Late, _) => Some(format!("did not end within {} s: give it longer with timeout=", timeout.as_secs_f64())),
         (Ended::Badly(how), _) => Some(format!("ended with {how}")),
@@ -155,6 +156,8 @@ fn problem(ended: Ended, outcome: Option<Result<(), String>>, timeout: Duration,
 
 #[cfg(test)]
 mod tests {
+    use shoal_runtime::OverDisk;
+
     use super::*;
 
     #[test]
@@ -168,5 +171,7 @@ mod tests {
         assert_eq!(judge(Ended::Badly("signal 9".into()), Some(Ok(()))).unwrap(), "ended with signal 9");
         assert_eq!(judge(Ended::Late, None).unwrap(), "did not end within 1.5 s: give it longer with timeout=");
         assert_eq!(judge(Ended::OutOfMemory, None).unwrap(), "ran out of memory (limit: 64 bytes): give it more with memory=");
+        let over = OverDisk { own_bytes: 3 << 20, all_bytes: 5 << 20, budget_bytes: 4 << 20 };
+        assert!(judge(Ended::OutOfDisk(over), None).unwrap().starts_with("was killed: it took 3 MiB"));
     }
 }

@@ -100,6 +100,7 @@ impl Execution<'_> {
                 let limit_bytes = self.inner.config.memory_bytes.unwrap_or(0);
                 Err(Error::OutOfMemory { line, instruction, limit_bytes, tail: tail_text })
             }
+            Ended::OutOfDisk(over) => Err(Error::OutOfDisk { line, instruction, over, tail: tail_text }),
             Ended::Late => Err(self.late(step, tail)),
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use shoal_fs::Trees;
 use shoal_runtime::{
-    Bind, Container, ContainerSpec, Engine, ExecSpec, ExitStatus, Limits, MOUNTED_FILES, MOUNTED_FOLDERS, NetworkMode, User,
+    Bind, Container, ContainerSpec, Engine, ExecSpec, Exit, ExitStatus, Limits, MOUNTED_FILES, MOUNTED_FOLDERS, NetworkMode, OverDisk, User,
 };
 use shoal_storage::manifest::{self, Content, Entry, Kind, Path, Tree};
 use shoal_storage::store::Store;
@@ -75,6 +75,8 @@ pub(super) enum Ended {
     Badly(String),
     /// The container was killed for its memory.
     OutOfMemory,
+    /// The container was killed for what it took of the disk.
+    OutOfDisk(OverDisk),
     /// Its time was up.
     Late,
 }
@@ -166,6 +168,7 @@ impl Sandbox {
     fn judge(&self, status: ExitStatus) -> Ended {
         match (status, self.container.exit_now()) {
             (_, Some(exit)) if exit.oom => Ended::OutOfMemory,
+            (_, Some(Exit { disk: Some(over), .. })) => Ended::OutOfDisk(over),
             (ExitStatus::Code(0), _) => Ended::Well,
             (ExitStatus::Code(code), _) => Ended::Badly(format!("exit code {code}")),
             (ExitStatus::Signal(signal), _) => Ended::Badly(format!("signal {signal}")),

@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use shoal_calls::calls::{Counts, Invocation, OpenCall, Policy};
 use shoal_scheduler::PoolLoad;
-use shoal_state::imbl::{OrdMap, Vector};
-use shoal_state::model::{App, AppLayout, AppState, Definition, Environment, Function, Image, Node, Resources, Retries, Scaling, Task};
+use shoal_state::model::{App, AppState, Definition, Environment, Function, Image, Node, Resources, Task, TaskEnd};
 use shoal_state::{BootId, Command, Digest, EnvironmentId, InputId};
 
 use super::*;
@@ -74,6 +73,7 @@ fn cluster(memory_bytes: u64) -> State {
         retries: Retries::default(),
         timeout_ms: 300_000,
         startup_timeout_ms: 300_000,
+        disks: Disks { taken_bytes: 30 * MIB, budget_bytes: Some(900 * MIB) },
         inputs_concurrent: 1,
         batch_max: 0,
         batch_wait_ms: 0,
@@ -129,6 +129,23 @@ fn info(inputs: u32, unfinished: u32) -> CallInfo {
     let open = OpenCall {
         call: CallId::from_random(7),
         function: function(),
+#[test]
+fn a_task_that_is_no_more_says_how_it_ended() {
+    let mut state = cluster(MIB);
+    assign(&mut state);
+    let (tasks, at) = (crate::tasks::Tasks::default(), Timestamp(NOW.0 - 1_000));
+    tasks.remember(task(), &state.tasks[&task()], TaskEnd { at, how: "killed: it took too much".to_owned() });
+    let ended = told(&state, 0, &|_| None, |about| about.ended(task(), &tasks.ended(task()).unwrap()));
+    assert_eq!(ended.says[0], format!("ran huge ({}), and ended 1.0 s ago, 0.5 s after it was decided", function()));
+    assert_eq!(ended.says[1], "its container ended: killed: it took too much");
+}
+
+#[test]
+fn a_node_says_what_containers_take_of_its_disk() {
+    let told = told(&cluster(MIB), 0, &|_| None, |about| about.node(node())).unwrap();
+    assert!(told.says.contains(&"containers take 30 MiB of its disk, and 900 MiB is what they may take".to_owned()), "{told:?}");
+}
+
         pool: function(),
         kind: CallKind::Unary,
         invocation: Invocation::Async,

@@ -99,8 +99,13 @@ pub(crate) fn how(exit: Exit, why: Option<&str>, killed: bool) -> String {
         ExitStatus::Code(code) => format!("exit code {code}"),
         ExitStatus::Signal(signal) => format!("killed by signal {signal}"),
     };
+    if exit.oom {
+        return "killed: out of memory".to_owned();
+    }
+    if let Some(over) = exit.disk {
+        return format!("killed: {over}");
+    }
     match why {
-        _ if exit.oom => "killed: out of memory".to_owned(),
         Some(why) if killed => format!("killed: {why}"),
         Some(why) if exit.success() => format!("stopped: {why}"),
         Some(why) => format!("stopped: {why} ({ended})"),
@@ -110,11 +115,13 @@ pub(crate) fn how(exit: Exit, why: Option<&str>, killed: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shoal_runtime::OverDisk;
+
     use super::*;
 
     #[test]
     fn an_end_is_said_in_words() {
-        let exit = |status| Exit { status, oom: false };
+        let exit = |status| Exit { status, oom: false, disk: None };
         let (fine, nine) = (exit(ExitStatus::Code(0)), exit(ExitStatus::Signal(9)));
         assert_eq!(how(fine, None, false), "exit code 0");
         assert_eq!(how(nine, None, false), "killed by signal 9");
@@ -122,5 +129,8 @@ mod tests {
         assert_eq!(how(exit(ExitStatus::Code(3)), Some("idle"), false), "stopped: idle (exit code 3)");
         assert_eq!(how(nine, Some("by user"), true), "killed: by user");
         assert_eq!(how(Exit { oom: true, ..nine }, Some("by user"), true), "killed: out of memory");
+        let over = OverDisk { own_bytes: 3 << 20, all_bytes: 5 << 20, budget_bytes: 4 << 20 };
+        let said = how(Exit { disk: Some(over), ..nine }, None, false);
+        assert!(said.starts_with("killed: it took 3 MiB of the node's disk") && said.contains("5 MiB together"), "{said}");
     }
 }

@@ -51,7 +51,7 @@ impl Played {
 
     fn end(&self, status: ExitStatus, oom: bool) {
         drop((self.stdout.lock().take(), self.stderr.lock().take()));
-        self.exit.send_if_modified(|exit| exit.replace(Exit { status, oom }).is_none());
+        self.exit.send_if_modified(|exit| exit.replace(Exit { status, oom, disk: None }).is_none());
     }
 }
 
