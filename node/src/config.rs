@@ -126,6 +126,11 @@ impl Disk {
         shoal_storage::store::Options { keep: Duration::from_secs(self.chunks_keep_seconds), ..Default::default() }
     }
 
+    /// How long stopped apps are remembered, in milliseconds.
+    pub(crate) fn stopped_apps_ms(&self) -> u64 {
+        self.stopped_apps_days.saturating_mul(86_400_000)
+    }
+
     /// How the logs of containers are bounded.
     pub(crate) fn logs(&self) -> shoal_worker::log::Options {
         shoal_worker::log::Options::keeping(self.logs_bytes, Duration::from_secs(self.logs_days.saturating_mul(86_400)))

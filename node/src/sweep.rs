@@ -15,8 +15,6 @@ use crate::api::{self, Api};
 const EVERY: Duration = Duration::from_secs(1);
 /// After how many rounds apps and secrets are looked at.
 const REGISTRY_ROUNDS: u32 = 60;
-/// How long a stopped app is remembered, with its functions, in milliseconds: as long as results of calls.
-const STOPPED_MS: u64 = 7 * 86_400_000;
 /// How long a secret without a name and without a use is kept, in milliseconds: longer than the longest build.
 const UNUSED_MS: u64 = 86_400_000;
 /// The most commands of one round.
@@ -63,7 +61,7 @@ fn orphans(state: &State, load: &Load) -> Vec<FunctionId> {
 
 async fn forget(api: &Api) {
     let (state, now) = (api.local(), api.now());
-    let apps = old_apps(&state, now).into_iter().map(|id| Command::RemoveApp { id });
+    let apps = old_apps(&state, now, api.config.disk.stopped_apps_ms()).into_iter().map(|id| Command::RemoveApp { id });
     let secrets = unused_secrets(&state, now).into_iter().map(|id| Command::RemoveSecret { id });
     let commands: Vec<Command> = apps.chain(secrets).take(COMMANDS_MAX).collect();
     if !commands.is_empty()
@@ -73,9 +71,9 @@ async fn forget(api: &Api) {
     }
 }
 
-/// Returns apps that were stopped long ago.
-fn old_apps(state: &State, now: Timestamp) -> Vec<AppId> {
-    let old = |at: Timestamp| at.0 + STOPPED_MS <= now.0;
+/// Returns apps that were stopped at least so many milliseconds ago.
+fn old_apps(state: &State, now: Timestamp, kept_ms: u64) -> Vec<AppId> {
+    let old = |at: Timestamp| at.0.saturating_add(kept_ms) <= now.0;
     let stopped = state.apps.iter().filter(|(_, app)| app.stopped.as_ref().is_some_and(|(at, _)| old(*at)));
     stopped.map(|(id, _)| *id).filter(|id| !state.tasks.values().any(|task| task.app == *id)).collect()
 }
@@ -173,11 +171,15 @@ mod tests {
     }
 
     #[test]
-    fn stopped_apps_are_forgotten_after_a_week() {
+    fn stopped_apps_are_forgotten_after_the_time_that_the_configuration_says() {
         let mut state = state_with_apps(2);
         stop(&mut state, 1, 1000);
-        assert!(old_apps(&state, Timestamp(999 + STOPPED_MS)).is_empty());
-        assert_eq!(old_apps(&state, Timestamp(1000 + STOPPED_MS)), [AppId::from_random(1)]);
+        let days = |stopped_apps_days| crate::config::Disk { stopped_apps_days, ..Default::default() }.stopped_apps_ms();
+        for kept_ms in [days(7), days(1), 0] {
+            assert!(old_apps(&state, Timestamp(999 + kept_ms), kept_ms).is_empty());
+            assert_eq!(old_apps(&state, Timestamp(1000 + kept_ms), kept_ms), [AppId::from_random(1)]);
+        }
+        assert!(old_apps(&state, Timestamp(u64::MAX / 2), days(u64::MAX)).is_empty(), "for ever");
     }
 
     #[test]
