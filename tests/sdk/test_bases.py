@@ -11,6 +11,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -18,6 +19,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from harness import Client, Node, wait_for, wait_until_none
 from imaging import programs_of_this_machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -239,3 +241,56 @@ def test_missing_image_says_which_and_where_it_was_looked_for(client, tmp_path, 
     running = client.run(program, cwd=tmp_path)
     assert running.wait(300) != 0
     assert f"127.0.0.1:1/none:{unique}" in running.text()
+
+
+def works_for(folder: Path) -> list[int]:
+    """Returns the processes of the machine that make bases in a folder or below."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"SHOAL_WORKS_IN={folder}/".encode() in file.read_bytes():
+                found.append(int(file.parent.name))
+        except OSError:
+            pass  # It has ended.
+    return found
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Returns where something is mounted below a folder."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [point for point in points if point.startswith(f"{folder}/")]
+
+
+def test_a_node_that_is_killed_while_it_makes_a_base_leaves_nothing_behind(tmp_path):
+    """A `kill -9` in the middle of mmdebstrap: the next start ends its processes, takes its mounts away and empties its folder,
+    the machine's own /sys and /dev stay as they were, and a build that is stopped leaves as little."""
+    if shutil.which("mmdebstrap") is None:
+        pytest.skip("mmdebstrap is not installed")
+    node = Node(tmp_path / "data", config="[images]\nregistries = false\n")
+    folder = node.data / "images" / "bases"
+    own = [sorted(os.listdir(place)) for place in ("/sys", "/sys/fs/cgroup", "/dev")]
+    node.start()
+    client = Client(node, node.create_token(), tmp_path / "home")
+    try:
+        (tmp_path / "program.py").write_text("""
+import modal
+app = modal.App(image=modal.Image.debian_slim())
+@app.function()
+def nothing():
+    pass
+""")
+        client.run(tmp_path / "program.py")
+        wait_for("mounts of mmdebstrap", lambda: mounts_below(folder), 500)
+        before, old = set(works_for(folder)), set(folder.iterdir())
+        assert before and old
+        node.wait_reborn(node.kill_child())
+        assert not before & set(works_for(folder)) and not old & set(folder.iterdir())
+        assert not [point for point in mounts_below(folder) if any(point.startswith(str(former)) for former in old)]
+        # Its client still waits, so it is begun anew.
+        wait_for("the next mmdebstrap", lambda: works_for(folder), 120)
+    finally:
+        client.close()
+        node.stop()
+    wait_until_none("processes of a build that was stopped", lambda: works_for(folder), 10)
+    assert not mounts_below(folder) and not list(folder.iterdir())
+    assert [sorted(os.listdir(place)) for place in ("/sys", "/sys/fs/cgroup", "/dev")] == own

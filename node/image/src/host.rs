@@ -3,6 +3,8 @@
 //! Each runs in a process group of its own, with a deadline, and its output goes to the build's log. When the future
 //! is dropped the whole group is killed.
 
+mod folder;
+
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use tokio::process::{Child, Command};
 
 use crate::error::{Error, Result};
 use crate::log::{BuildLog, Stream, Tail, Utf8};
+
+pub(crate) use folder::{WorkFolder, empty};
 
 /// A program to run on the host.
 pub(crate) struct HostCommand<'a> {

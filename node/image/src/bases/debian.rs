@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::error::Result;
-use crate::host::HostCommand;
+use crate::host::{HostCommand, WorkFolder};
 use crate::log::BuildLog;
 
 use super::official;
@@ -18,22 +18,22 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Packages beside the minimal set: what the official Python images have.
 const PACKAGES: &str = "ca-certificates,netbase,tzdata";
 
-/// Makes the root file system as a tar file.
-pub(super) async fn make(tag: &DebianTag, tar: &HostPath, log: &dyn BuildLog) -> Result<()> {
+/// Makes the root file system as a tar file in a folder.
+pub(super) async fn make(tag: &DebianTag, folder: &WorkFolder, tar: &HostPath, log: &dyn BuildLog) -> Result<()> {
     let sources = Sources::of_this_machine().for_suite(&tag.suite);
-    let first = mmdebstrap(tag, tar, &sources, log).await;
+    let first = mmdebstrap(tag, folder, tar, &sources, log).await;
     match first {
         // A suite without update or security archives.
         Err(error) if sources.len() > 1 => {
             log.info(format!("mmdebstrap: {error}"));
             log.info("trying again with the suite alone");
-            mmdebstrap(tag, tar, &sources[..1], log).await
+            mmdebstrap(tag, folder, tar, &sources[..1], log).await
         }
         other => other,
     }
 }
 
-async fn mmdebstrap(tag: &DebianTag, tar: &HostPath, sources: &[String], log: &dyn BuildLog) -> Result<()> {
+async fn mmdebstrap(tag: &DebianTag, folder: &WorkFolder, tar: &HostPath, sources: &[String], log: &dyn BuildLog) -> Result<()> {
     let mut command = Command::new("mmdebstrap");
     command.args(["--variant=minbase", "--format=tar"]).arg(format!("--include={PACKAGES}"));
     for option in apt_options().await {
@@ -43,8 +43,9 @@ async fn mmdebstrap(tag: &DebianTag, tar: &HostPath, sources: &[String], log: &d
         command.args(official::SLIM_DPKG.map(|option| format!("--dpkgopt={option}")));
     }
     command.arg("--aptopt=Acquire::Languages \"none\"").arg(&tag.suite).arg(tar).args(sources);
-    // Its temporary files lie beside the tar and go with it.
-    command.env("TMPDIR", tar.parent().unwrap_or(HostPath::new("/tmp")));
+    // Its temporary files lie beside the tar, and go with it and with what it mounts there.
+    let (name, marked) = folder.mark();
+    command.env("TMPDIR", folder.path()).env(name, marked);
     command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
     let what = format!("mmdebstrap of {}", tag.suite);
     HostCommand { what, command, limit: LIMIT, log: Some(log) }.run().await?;

@@ -40,7 +40,8 @@ use shoal_storage::store::Store;
 
 use crate::cache::{Cache, KeyLocks, LayerRecord};
 use crate::config::ImageConfig;
-use crate::error::{Error, FileContext, Result, TreeContext, blocking};
+use crate::error::{Error, Result, TreeContext, blocking};
+use crate::host::{self, WorkFolder};
 use crate::key::KeyBuilder;
 use crate::log::BuildLog;
 
@@ -79,13 +80,10 @@ pub struct Bases {
 }
 
 impl Bases {
-    /// `work_dir` is a folder for temporary files, emptied here; `ca_bundle` are certificates to trust beside those of
+    /// `work_dir` is a folder for temporary files, emptied here, with whoever still works in it; `ca_bundle` are certificates to trust beside those of
     /// the machine.
     pub fn new(config: BasesConfig, store: Store, cache: Arc<dyn Cache>, work_dir: PathBuf, ca_bundle: Option<Vec<u8>>) -> Result<Bases> {
-        match std::fs::remove_dir_all(&work_dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).file("empty", work_dir),
-            _ => std::fs::create_dir_all(&work_dir).file("create", &work_dir)?,
-        }
+        host::empty(&work_dir)?;
         let registries = Registries::new(config.registries.clone(), ca_bundle);
         Ok(Bases { config, registries, store, cache, work_dir, locks: KeyLocks::default() })
     }
@@ -211,7 +209,7 @@ impl Bases {
             let folder = self.work_folder()?;
             let tar = folder.path().join("root.tar");
             log.info(format!("making Debian {} from the machine's package sources", tag.suite));
-            debian::make(&tag, &tar, log).await?;
+            debian::make(&tag, &folder, &tar, log).await?;
             let store = self.store.clone();
             blocking("reading a root file system", move || {
                 let mut tree = local::tar(&tar, &store)?;
@@ -325,8 +323,8 @@ impl Bases {
         Ok(LayerRecord { manifest, config })
     }
 
-    fn work_folder(&self) -> Result<tempfile::TempDir> {
-        tempfile::tempdir_in(&self.work_dir).file("create a folder in", &self.work_dir)
+    fn work_folder(&self) -> Result<WorkFolder> {
+        WorkFolder::new(&self.work_dir)
     }
 }
 

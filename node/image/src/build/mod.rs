@@ -122,10 +122,7 @@ impl Builder {
     /// Takes its parts and empties its work folder.
     pub fn open(parts: BuilderParts) -> Result<Builder> {
         let BuilderParts { store, cache, bases, containers, work_dir, cache_dir, config } = parts;
-        match std::fs::remove_dir_all(&work_dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).file("empty", work_dir),
-            _ => std::fs::create_dir_all(&work_dir).file("create", &work_dir)?,
-        }
+        crate::host::empty(&work_dir)?;
         std::fs::create_dir_all(&cache_dir).file("create", &cache_dir)?;
         let turns = Semaphore::new(config.max_parallel.max(1));
         let (cache_locks, client_locks, builds) = Default::default();
