@@ -203,17 +203,8 @@ impl FunctionRunner for Runner {
 
 /// The task that the container takes itself for; none of it is in the state.
 fn task_of(api: &Api, function: &Function, id: FunctionId) -> Task {
-    Task {
-        function: id,
-        app: function.app,
-        node: api.cluster.node,
-        boot: BootId::from_random(0),
-        generation: 0,
-        resources: function.resources,
-        gpus: Vec::new(),
-        created: now(),
-        stopping: None,
-    }
+    let nobody = Task::new((id, function.app), (api.cluster.node, BootId::from_random(0)), now());
+    Task { generation: 0, resources: function.resources, ..nobody }
 }
 
 /// What the function asked for. A request is no limit: builds have their own.

@@ -253,15 +253,8 @@ async fn consensus(config: &Config, keys: &Keys, peers: &Peers) -> anyhow::Resul
 
 /// Tells the cluster of this start, and makes what every cluster has.
 async fn register(config: &Config, cluster: &Cluster, keys: &Keys, peers: &Peers, boot: BootId) -> anyhow::Result<()> {
-    let node = Node {
-        name: config.node_name(),
-        boot,
-        capacity: capacity(config)?,
-        labels: shoal_state::imbl::OrdMap::new(),
-        address: config.api.to_string(),
-        draining: false,
-        started: api::now(),
-    };
+    let started = Node::new(config.node_name(), boot, capacity(config)?, api::now());
+    let node = Node { address: config.api.to_string(), ..started };
     let state = latest(cluster, peers).await?;
     let alone = state.nodes.keys().chain(state.members.keys()).all(|id| *id == cluster.node);
     if alone && state.version() < VERSION_KNOWN {
@@ -279,12 +272,8 @@ async fn register(config: &Config, cluster: &Cluster, keys: &Keys, peers: &Peers
         vec![Command::FoundCluster { cluster: named }, Command::AdmitNode { id: cluster.node, member, token: None, at: api::now() }];
     commands.push(Command::PutNode { id: cluster.node, node });
     if state.environments.is_empty() {
-        let environment = Environment {
-            id: EnvironmentId::derive(&[ENVIRONMENT_DEFAULT.as_bytes()]),
-            name: ENVIRONMENT_DEFAULT.to_owned(),
-            webhook_suffix: String::new(),
-            created: api::now(),
-        };
+        let id = EnvironmentId::derive(&[ENVIRONMENT_DEFAULT.as_bytes()]);
+        let environment = Environment::new(id, ENVIRONMENT_DEFAULT, api::now());
         commands.push(Command::CreateEnvironment { environment });
     }
     commands.push(Command::InitShards { home: cluster.node });

@@ -94,8 +94,7 @@ fn unused_secrets(state: &State, now: Timestamp) -> Vec<SecretId> {
 #[cfg(test)]
 mod tests {
     use shoal_calls::calls::PoolLoad;
-    use shoal_state::imbl::Vector;
-    use shoal_state::model::{App, AppLayout, AppState, Definition, Environment, Function, Resources, Retries, Scaling, Secret};
+    use shoal_state::model::{App, AppState, Environment, Function, Secret};
     use shoal_state::{Digest, EnvironmentId, VERSION_KNOWN};
 
     use super::*;
@@ -108,47 +107,16 @@ mod tests {
         let mut state = State::default();
         let apply = |state: &mut State, command| drop(state.apply(&command).expect("it is taken"));
         apply(&mut state, Command::SetVersion { version: VERSION_KNOWN });
-        let main = Environment { id: environment(), name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
-        apply(&mut state, Command::CreateEnvironment { environment: main });
+        apply(&mut state, Command::CreateEnvironment { environment: Environment::new(environment(), "main", Timestamp(0)) });
         for number in 1..=count {
-            let app = App {
-                environment: environment(),
-                name: String::new(),
-                description: String::new(),
-                state: AppState::Ephemeral,
-                created: Timestamp(0),
-                stopped: None,
-                layout: AppLayout::default(),
-                deployments: Vector::new(),
-            };
+            let app = App::new(environment(), AppState::Ephemeral, Timestamp(0));
             apply(&mut state, Command::CreateApp { id: AppId::from_random(number.into()), app });
         }
         state
     }
 
     fn function(app: u64, secrets: Vec<SecretId>) -> Function {
-        Function {
-            app: AppId::from_random(app.into()),
-            tag: "f".to_owned(),
-            definition: Definition::default(),
-            image: None,
-            mounts: vec![],
-            secrets,
-            resources: Resources::default(),
-            scaling: Scaling::default(),
-            retries: Retries::default(),
-            timeout_ms: 1000,
-            startup_timeout_ms: 1000,
-            inputs_concurrent: 1,
-            batch_max: 0,
-            batch_wait_ms: 0,
-            single_use: false,
-            block_network: false,
-            builder: false,
-            parent: None,
-            parameters: vec![],
-            created: Timestamp(0),
-        }
+        Function { secrets, ..Function::new(AppId::from_random(app.into()), "f", Timestamp(0)) }
     }
 
     fn stop(state: &mut State, app: u64, at: u64) {

@@ -180,16 +180,7 @@ impl<'a> Planner<'a> {
 }
 
 fn assign(id: TaskId, need: &Need<'_>, taken: Taken, now: Timestamp) -> Command {
-    let task = Task {
-        function: need.id,
-        app: need.function.app,
-        node: taken.node,
-        boot: taken.boot,
-        generation: 1,
-        resources: need.function.resources,
-        gpus: taken.gpus,
-        created: now,
-        stopping: None,
-    };
+    let decided = Task::new((need.id, need.function.app), (taken.node, taken.boot), now);
+    let task = Task { resources: need.function.resources, gpus: taken.gpus, ..decided };
     Command::Assign { id, task }
 }

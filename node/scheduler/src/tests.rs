@@ -38,20 +38,10 @@ impl Cluster {
     /// An app, an image, and nodes n1, n2, … with this much CPU each.
     fn new(nodes_cpu_milli: &[u32]) -> Self {
         let mut cluster = Self { state: State::default(), load: Load::default() };
-        let environment = EnvironmentId::from_random(1);
-        let environment_record = Environment { id: environment, name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
-        cluster.apply(Command::CreateEnvironment { environment: environment_record });
-        let app_record = App {
-            environment,
-            name: String::new(),
-            description: String::new(),
-            state: AppState::Ephemeral,
-            created: Timestamp(0),
-            stopped: None,
-            layout: AppLayout::default(),
-            deployments: Vector::new(),
-        };
-        cluster.apply(Command::CreateApp { id: app(), app: app_record });
+        let environment = Environment::new(EnvironmentId::from_random(1), "main", Timestamp(0));
+        let record = App::new(environment.id, AppState::Ephemeral, Timestamp(0));
+        cluster.apply(Command::CreateEnvironment { environment });
+        cluster.apply(Command::CreateApp { id: app(), app: record });
         let image = Image { key: Digest::of(b"i"), manifest: Some(Digest::of(b"m")), record: Definition::default(), built: Timestamp(0) };
         cluster.apply(Command::PutImage { id: ImageId::from_random(1), image });
         for (number, cpu_milli) in (1..).zip(nodes_cpu_milli) {
@@ -65,15 +55,7 @@ impl Cluster {
     }
 
     fn node(&mut self, number: u128, capacity: Resources) {
-        let node = Node {
-            name: format!("n{number}"),
-            boot: BootId::from_random(number),
-            capacity,
-            labels: OrdMap::new(),
-            address: String::new(),
-            draining: false,
-            started: Timestamp(0),
-        };
+        let node = Node::new(format!("n{number}"), BootId::from_random(number), capacity, Timestamp(0));
         self.apply(Command::PutNode { id: no(number), node });
     }
 
@@ -82,28 +64,8 @@ impl Cluster {
     }
 
     fn function_with(&mut self, number: u128, resources: Resources, scaling: Scaling, inputs_concurrent: u32) {
-        let function = Function {
-            app: app(),
-            tag: format!("f{number}"),
-            definition: Definition::default(),
-            image: Some(ImageId::from_random(1)),
-            mounts: vec![],
-            secrets: vec![],
-            resources,
-            scaling,
-            retries: Default::default(),
-            timeout_ms: 300_000,
-            startup_timeout_ms: 300_000,
-            inputs_concurrent,
-            batch_max: 0,
-            batch_wait_ms: 0,
-            single_use: false,
-            block_network: false,
-            builder: false,
-            parent: None,
-            parameters: vec![],
-            created: Timestamp(0),
-        };
+        let plain = Function::new(app(), format!("f{number}"), Timestamp(0));
+        let function = Function { image: Some(ImageId::from_random(1)), resources, scaling, inputs_concurrent, ..plain };
         self.apply(Command::PutFunction { id: fu(number), function: Box::new(function) });
         let functions = self.state.functions.iter().map(|(id, function)| (function.tag.clone(), *id)).collect();
         self.apply(Command::PublishApp {
@@ -118,17 +80,7 @@ impl Cluster {
         let resources = self.state.functions[&fu(function)].resources;
         let boot = self.state.nodes[&no(node)].boot;
         let gpus = (0..resources.gpus).collect();
-        let task = Task {
-            function: fu(function),
-            app: app(),
-            node: no(node),
-            boot,
-            generation: 1,
-            resources,
-            gpus,
-            created: Timestamp(0),
-            stopping: None,
-        };
+        let task = Task { resources, gpus, ..Task::new((fu(function), app()), (no(node), boot), Timestamp(0)) };
         self.apply(Command::Assign { id: ta(number), task });
     }
 

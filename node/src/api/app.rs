@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
-use shoal_state::model::{App, AppLayout, AppState};
+use shoal_state::model::{App, AppState};
 use shoal_state::{AppId, Command, EnvironmentId, State};
 
 use super::error::Error;
@@ -63,16 +63,8 @@ struct Wanted {
 
 async fn make(api: &Api, caller: &Caller, wanted: Wanted) -> Result<AppId, Error> {
     let id = AppId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
-    let app = App {
-        environment: wanted.environment,
-        name: wanted.name,
-        description: wanted.description,
-        state: wanted.state,
-        created: api.now(),
-        stopped: None,
-        layout: AppLayout::default(),
-        deployments: shoal_state::imbl::Vector::new(),
-    };
+    let fresh = App::new(wanted.environment, wanted.state, api.now());
+    let app = App { name: wanted.name, description: wanted.description, ..fresh };
     let created_by = Some(token::name_of(api, caller));
     let tags = (!wanted.tags.is_empty()).then(|| wanted.tags.into_iter().collect());
     api.propose_all(vec![Command::CreateApp { id, app }, Command::NoteApp { id, created_by, stopped_by: None, tags }]).await?;

@@ -2,14 +2,14 @@
 
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
-use shoal_state::model::{App, Class, Definition, Environment, Function, Resources, Retries, Scaling};
+use shoal_state::model::{App, Class, Environment, Function, Resources, Retries};
 use shoal_state::{AppId, ClassId, Command, DefinitionId, Digest, FunctionId, ShardId, State};
 
 use super::error::Error;
 use super::{Api, Caller, app, environment, gpu, scaling};
 
 /// How long an input may run when nobody says, in milliseconds.
-const TIMEOUT_MS: u64 = 300_000;
+const TIMEOUT_MS: u64 = Function::TIMEOUT_MS;
 /// What a container reserves when nobody says: an eighth of a core.
 const CPU_MILLI: u32 = 125;
 /// What a container reserves when nobody says: 128 MiB.
@@ -126,34 +126,8 @@ pub(super) async fn precreate(
         supported_output_formats: request.supported_output_formats,
         ..Default::default()
     };
-    let function = blank(api, app, &view.function_name);
+    let function = Function::new(app, &view.function_name, api.now());
     Ok(pb::FunctionPrecreateResponse { function_id: id.to_string(), handle_metadata: Some(metadata_of(id, &function, &view)) })
-}
-
-/// A function of which only its place is known.
-fn blank(api: &Api, app: AppId, tag: &str) -> Function {
-    Function {
-        app,
-        tag: tag.to_owned(),
-        definition: Definition::default(),
-        image: None,
-        mounts: vec![],
-        secrets: vec![],
-        resources: Resources::default(),
-        scaling: Scaling::default(),
-        retries: Retries::default(),
-        timeout_ms: TIMEOUT_MS,
-        startup_timeout_ms: TIMEOUT_MS,
-        inputs_concurrent: 1,
-        batch_max: 0,
-        batch_wait_ms: 0,
-        single_use: false,
-        block_network: false,
-        builder: false,
-        parent: None,
-        parameters: vec![],
-        created: api.now(),
-    }
 }
 
 fn resources(view: &pb::Function) -> Resources {
@@ -234,7 +208,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
         single_use: view.single_use_containers || view.max_inputs == 1,
         block_network: view.block_network,
         builder: view.is_builder_function,
-        ..blank(api, app, &tag)
+        ..Function::new(app, &tag, api.now())
     };
     scaling::check(&function.scaling)?;
     // What is published already goes on as it is until the next publish, which names this definition.

@@ -67,15 +67,8 @@ mod tests {
     fn cluster(gpus: &[u32]) -> State {
         let mut state = State::default();
         for (number, gpus) in gpus.iter().enumerate() {
-            let node = Node {
-                name: String::new(),
-                boot: BootId::from_random(1),
-                capacity: Resources { gpus: *gpus, ..Resources::default() },
-                labels: shoal_state::imbl::OrdMap::new(),
-                address: String::new(),
-                draining: false,
-                started: Timestamp(0),
-            };
+            let capacity = Resources { gpus: *gpus, ..Resources::default() };
+            let node = Node::new("", BootId::from_random(1), capacity, Timestamp(0));
             state.nodes.insert(NodeId::from_random(number as u128), node);
         }
         state

@@ -117,12 +117,7 @@ mod tests {
 
     fn state_with(purpose: TokenPurpose, expires: Option<Timestamp>, revoked: Option<Timestamp>) -> (State, TokenId) {
         let (mut state, id) = (State::default(), TokenId::from_random(5));
-        let environment = Environment {
-            id: EnvironmentId::from_random(1),
-            name: "main".to_owned(),
-            webhook_suffix: String::new(),
-            created: Timestamp(0),
-        };
+        let environment = Environment::new(EnvironmentId::from_random(1), "main", Timestamp(0));
         state.apply(&Command::SetVersion { version: shoal_state::VERSION_KNOWN }).unwrap();
         state.apply(&Command::CreateEnvironment { environment }).unwrap();
         let secret_hash = hash_secret(id, SECRET);

@@ -168,8 +168,7 @@ impl Lifecycle {
 
 #[cfg(test)]
 mod tests {
-    use shoal_state::imbl::Vector;
-    use shoal_state::model::{App, AppLayout, Environment};
+    use shoal_state::model::{App, Environment};
     use shoal_state::{Command, EnvironmentId, Timestamp};
 
     use super::*;
@@ -178,19 +177,8 @@ mod tests {
 
     fn state_with(kind: AppState) -> (State, AppId) {
         let (mut state, environment, id) = (State::default(), EnvironmentId::from_random(1), AppId::from_random(1));
-        let named = Environment { id: environment, name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
-        state.apply(&Command::CreateEnvironment { environment: named }).unwrap();
-        let app = App {
-            environment,
-            name: String::new(),
-            description: String::new(),
-            state: kind,
-            created: Timestamp(0),
-            stopped: None,
-            layout: AppLayout::default(),
-            deployments: Vector::new(),
-        };
-        state.apply(&Command::CreateApp { id, app }).unwrap();
+        state.apply(&Command::CreateEnvironment { environment: Environment::new(environment, "main", Timestamp(0)) }).unwrap();
+        state.apply(&Command::CreateApp { id, app: App::new(environment, kind, Timestamp(0)) }).unwrap();
         (state, id)
     }
 

@@ -128,21 +128,11 @@ pub fn steps(desired: &Tasks, actual: &Containers) -> Vec<Step> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shoal_state::model::Resources;
     use shoal_state::{AppId, FunctionId, Timestamp};
 
     fn task(generation: u64) -> Task {
-        Task {
-            function: FunctionId::from_random(1),
-            app: AppId::from_random(1),
-            node: NodeId::from_random(1),
-            boot: BootId::from_random(1),
-            generation,
-            resources: Resources::default(),
-            gpus: vec![],
-            created: Timestamp(0),
-            stopping: None,
-        }
+        let (of, on) = ((FunctionId::from_random(1), AppId::from_random(1)), (NodeId::from_random(1), BootId::from_random(1)));
+        Task { generation, ..Task::new(of, on, Timestamp(0)) }
     }
 
     /// Reads `1:run 2:stop 3:stop! 4:lost` and `1:runs 2:stops 3:dies 4:ended 5/2:runs` (generation 2).

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AppId, BootId, ClassId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId};
 
+mod fresh;
 mod member;
 mod release;
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use shoal_state::model::{
     App, AppLayout, AppState, Cluster, Deployment, Environment, EnvironmentChange, Function, Lasting, Member, NewRelease, Node, Publish,
-    ReleaseKind, Resources, Retries, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose,
+    ReleaseKind, Resources, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose,
 };
 use shoal_state::{
     AppId, BootId, Command, DefinitionId, Digest, EnvironmentId, FunctionId, NodeId, SecretId, ShardId, State, TaskId, Timestamp, TokenId,
@@ -56,27 +56,12 @@ fn resources(line: &Line<'_>, cpu: u64, memory: u64, gpus: u64) -> Resources {
 }
 
 fn function(line: &Line<'_>) -> Function {
+    let plain = Function::new(AppId::from_random(line.keyed("app", 1).into()), format!("f{}", line.plain[0]), Timestamp(0));
     Function {
-        app: AppId::from_random(line.keyed("app", 1).into()),
-        tag: format!("f{}", line.plain[0]),
-        definition: shoal_state::model::Definition::default(),
         image: line.keyed.get("image").map(|id| shoal_state::ImageId::from_random(id.parse().expect("a number"))),
         mounts: line.keyed.get("mount").map(|id| shoal_state::MountId::from_random(id.parse().expect("a number"))).into_iter().collect(),
-        secrets: vec![],
-        resources: Resources::default(),
         scaling: Scaling { containers_max: line.keyed("max", 0) as u32, ..Scaling::default() },
-        retries: Retries::default(),
-        timeout_ms: 1000,
-        startup_timeout_ms: 1000,
-        inputs_concurrent: 1,
-        batch_max: 0,
-        batch_wait_ms: 0,
-        single_use: false,
-        block_network: false,
-        builder: false,
-        parent: None,
-        parameters: vec![],
-        created: Timestamp(0),
+        ..plain
     }
 }
 
@@ -215,23 +200,18 @@ fn command(line: &Line<'_>) -> Command {
     match line.verb {
         "environment" => Command::CreateEnvironment {
             environment: Environment {
-                id: EnvironmentId::from_random(line.number(0)),
-                name: line.plain[1].to_owned(),
                 webhook_suffix: line.keyed.get("suffix").map(|suffix| (*suffix).to_owned()).unwrap_or_default(),
-                created: Timestamp(0),
+                ..Environment::new(EnvironmentId::from_random(line.number(0)), line.plain[1], Timestamp(0))
             },
         },
         "node" => Command::PutNode {
             id: node(0),
-            node: Node {
-                name: format!("n{}", line.plain[0]),
-                boot: BootId::from_random(line.keyed("boot", 1).into()),
-                capacity: resources(line, 4000, 1 << 30, 0),
-                labels: imbl::OrdMap::new(),
-                address: String::new(),
-                draining: false,
-                started: Timestamp(0),
-            },
+            node: Node::new(
+                format!("n{}", line.plain[0]),
+                BootId::from_random(line.keyed("boot", 1).into()),
+                resources(line, 4000, 1 << 30, 0),
+                Timestamp(0),
+            ),
         },
         "token" => Command::CreateToken { id: TokenId::from_random(line.number(0)), token: token(line) },
         "revoke" => Command::RevokeToken { id: TokenId::from_random(line.number(0)), at: Timestamp(7) },
@@ -239,16 +219,11 @@ fn command(line: &Line<'_>) -> Command {
         "undrain" => Command::DrainNode { id: node(0), draining: false },
         "app" => Command::CreateApp {
             id: AppId::from_random(line.number(0)),
-            app: App {
-                environment: line.keyed.get("environment").map_or(MAIN, |of| EnvironmentId::from_random(id(of))),
-                name: String::new(),
-                description: String::new(),
-                state: AppState::Ephemeral,
-                created: Timestamp(0),
-                stopped: None,
-                layout: AppLayout::default(),
-                deployments: imbl::Vector::new(),
-            },
+            app: App::new(
+                line.keyed.get("environment").map_or(MAIN, |of| EnvironmentId::from_random(id(of))),
+                AppState::Ephemeral,
+                Timestamp(0),
+            ),
         },
         "deploy" => Command::PublishApp {
             id: AppId::from_random(line.number(0)),
@@ -268,10 +243,6 @@ fn command(line: &Line<'_>) -> Command {
         "assign" => Command::Assign {
             id: TaskId::from_random(line.number(0)),
             task: Task {
-                function: FunctionId::from_random(line.keyed("function", 1).into()),
-                app: AppId::from_random(line.keyed("app", 1).into()),
-                node: NodeId::from_random(line.keyed("node", 1).into()),
-                boot: BootId::from_random(line.keyed("boot", 1).into()),
                 generation: line.keyed("generation", 1),
                 resources: resources(line, 1000, 1 << 20, 0),
                 gpus: line
@@ -279,8 +250,11 @@ fn command(line: &Line<'_>) -> Command {
                     .get("gpu")
                     .map(|list| list.split(',').map(|gpu| gpu.parse().expect("a number")).collect())
                     .unwrap_or_default(),
-                created: Timestamp(0),
-                stopping: None,
+                ..Task::new(
+                    (FunctionId::from_random(line.keyed("function", 1).into()), AppId::from_random(line.keyed("app", 1).into())),
+                    (NodeId::from_random(line.keyed("node", 1).into()), BootId::from_random(line.keyed("boot", 1).into())),
+                    Timestamp(0),
+                )
             },
         },
         "stop_task" => Command::StopTask { id: TaskId::from_random(line.number(0)), why: "asked".to_owned() },

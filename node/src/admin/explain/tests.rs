@@ -35,71 +35,24 @@ fn apply(state: &mut State, command: Command) {
 /// An app with one function that asks for this much memory, on one node that has 1 GiB.
 fn cluster(memory_bytes: u64) -> State {
     let (mut state, environment, image) = (State::default(), EnvironmentId::from_random(5), ImageId::from_random(6));
-    let named = Environment { id: environment, name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
-    apply(&mut state, Command::CreateEnvironment { environment: named });
-    let record = App {
-        environment,
-        name: String::new(),
-        description: "my app".into(),
-        state: AppState::Ephemeral,
-        created: Timestamp(NOW.0 - 3_200),
-        stopped: None,
-        layout: AppLayout::default(),
-        deployments: Vector::new(),
-    };
+    apply(&mut state, Command::CreateEnvironment { environment: Environment::new(environment, "main", Timestamp(0)) });
+    let record = App { description: "my app".into(), ..App::new(environment, AppState::Ephemeral, Timestamp(NOW.0 - 3_200)) };
     apply(&mut state, Command::CreateApp { id: app(), app: record });
     let built = Image { key: Digest::of(b"key"), manifest: Some(Digest::of(b"tree")), record: Definition::default(), built: NOW };
     apply(&mut state, Command::PutImage { id: image, image: built });
     let capacity = Resources { cpu_milli: 2000, memory_bytes: 1024 * MIB, ..Resources::default() };
-    let this = Node {
-        name: "n1".into(),
-        boot: BootId::from_random(1),
-        capacity,
-        labels: OrdMap::new(),
-        address: "n1:7470".into(),
-        draining: false,
-        started: NOW,
-    };
+    let this = Node { address: "n1:7470".into(), ..Node::new("n1", BootId::from_random(1), capacity, NOW) };
     apply(&mut state, Command::PutNode { id: node(), node: this });
-    let wanted = Function {
-        app: app(),
-        tag: "huge".into(),
-        definition: Definition::default(),
-        image: Some(image),
-        mounts: vec![],
-        secrets: vec![],
-        resources: Resources { cpu_milli: 100, memory_bytes, ..Resources::default() },
-        scaling: Scaling::default(),
-        retries: Retries::default(),
-        timeout_ms: 300_000,
-        startup_timeout_ms: 300_000,
-        disks: Disks { taken_bytes: 30 * MIB, budget_bytes: Some(900 * MIB) },
-        inputs_concurrent: 1,
-        batch_max: 0,
-        batch_wait_ms: 0,
-        single_use: false,
-        block_network: false,
-        builder: false,
-        parent: None,
-        parameters: vec![],
-        created: NOW,
-    };
+    let resources = Resources { cpu_milli: 100, memory_bytes, ..Resources::default() };
+    let wanted = Function { image: Some(image), resources, ..Function::new(app(), "huge", NOW) };
     apply(&mut state, Command::PutFunction { id: function(), function: Box::new(wanted) });
     state
 }
 
 fn assign(state: &mut State) {
-    let assigned = Task {
-        function: function(),
-        app: app(),
-        node: node(),
-        boot: BootId::from_random(1),
-        generation: 1,
-        resources: Resources { cpu_milli: 100, memory_bytes: 128 * MIB, ..Resources::default() },
-        gpus: vec![],
-        created: Timestamp(NOW.0 - 1_500),
-        stopping: None,
-    };
+    let resources = Resources { cpu_milli: 100, memory_bytes: 128 * MIB, ..Resources::default() };
+    let decided = Task::new((function(), app()), (node(), BootId::from_random(1)), Timestamp(NOW.0 - 1_500));
+    let assigned = Task { resources, ..decided };
     apply(state, Command::Assign { id: task(), task: assigned });
 }
 
@@ -120,6 +73,7 @@ fn told<T>(state: &State, waiting: u64, known: &(dyn Fn(TaskId) -> Option<Known>
         load: &load(waiting),
         known,
         begun: &|_| Begun { phases: phases(), way: Some(Way::Restored) },
+        disks: Disks { taken_bytes: 30 * MIB, budget_bytes: Some(900 * MIB) },
         here: node(),
         now: NOW,
     })
@@ -129,23 +83,6 @@ fn info(inputs: u32, unfinished: u32) -> CallInfo {
     let open = OpenCall {
         call: CallId::from_random(7),
         function: function(),
-#[test]
-fn a_task_that_is_no_more_says_how_it_ended() {
-    let mut state = cluster(MIB);
-    assign(&mut state);
-    let (tasks, at) = (crate::tasks::Tasks::default(), Timestamp(NOW.0 - 1_000));
-    tasks.remember(task(), &state.tasks[&task()], TaskEnd { at, how: "killed: it took too much".to_owned() });
-    let ended = told(&state, 0, &|_| None, |about| about.ended(task(), &tasks.ended(task()).unwrap()));
-    assert_eq!(ended.says[0], format!("ran huge ({}), and ended 1.0 s ago, 0.5 s after it was decided", function()));
-    assert_eq!(ended.says[1], "its container ended: killed: it took too much");
-}
-
-#[test]
-fn a_node_says_what_containers_take_of_its_disk() {
-    let told = told(&cluster(MIB), 0, &|_| None, |about| about.node(node())).unwrap();
-    assert!(told.says.contains(&"containers take 30 MiB of its disk, and 900 MiB is what they may take".to_owned()), "{told:?}");
-}
-
         pool: function(),
         kind: CallKind::Unary,
         invocation: Invocation::Async,
@@ -190,6 +127,23 @@ fn of_many_inputs_the_unfinished_are_told_of_first() {
     assert_eq!(call.parts[0].says, ["waits 0.5 s for its next try"]);
     assert_eq!(call.parts.len(), PARTS_MAX + 1, "the inputs and the function");
     assert!(call.says.iter().any(|says| says.contains(&format!("{PARTS_MAX} of its {count} inputs"))), "{:?}", call.says);
+}
+
+#[test]
+fn a_task_that_is_no_more_says_how_it_ended() {
+    let mut state = cluster(MIB);
+    assign(&mut state);
+    let (tasks, at) = (crate::tasks::Tasks::default(), Timestamp(NOW.0 - 1_000));
+    tasks.remember(task(), &state.tasks[&task()], TaskEnd { at, how: "killed: it took too much".to_owned() });
+    let ended = told(&state, 0, &|_| None, |about| about.ended(task(), &tasks.ended(task()).unwrap()));
+    assert_eq!(ended.says[0], format!("ran huge ({}), and ended 1.0 s ago, 0.5 s after it was decided", function()));
+    assert_eq!(ended.says[1], "its container ended: killed: it took too much");
+}
+
+#[test]
+fn a_node_says_what_containers_take_of_its_disk() {
+    let told = told(&cluster(MIB), 0, &|_| None, |about| about.node(node())).unwrap();
+    assert!(told.says.contains(&"containers take 30 MiB of its disk, and 900 MiB is what they may take".to_owned()), "{told:?}");
 }
 
 #[test]

@@ -1,13 +1,12 @@
 use shoal_proto::methods::served_methods;
-use shoal_state::model::{App, AppLayout, AppState, Environment, Function, Resources, Retries, Scaling, Task, Token};
+use shoal_state::model::{App, AppState, Environment, Function, Task, Token};
 use shoal_state::{BootId, Command, Digest, NodeId, Timestamp, TokenId};
 
 use super::*;
 
 fn environment(state: &mut State, bits: u128, name: &str) -> EnvironmentId {
     let id = EnvironmentId::from_random(bits);
-    let environment = Environment { id, name: name.to_owned(), webhook_suffix: String::new(), created: Timestamp(0) };
-    state.apply(&Command::CreateEnvironment { environment }).unwrap();
+    state.apply(&Command::CreateEnvironment { environment: Environment::new(id, name, Timestamp(0)) }).unwrap();
     id
 }
 
@@ -28,51 +27,9 @@ const READER: TokenPurpose = TokenPurpose::Limited(TokenLimits { environment: No
 /// An app with one function and one task in an environment.
 fn app(state: &mut State, bits: u128, environment: EnvironmentId) -> (AppId, FunctionId, TaskId) {
     let (id, function, task) = (AppId::from_random(bits), FunctionId::from_random(bits), TaskId::from_random(bits));
-    let app = App {
-        environment,
-        name: String::new(),
-        description: String::new(),
-        state: AppState::Ephemeral,
-        created: Timestamp(0),
-        stopped: None,
-        layout: AppLayout::default(),
-        deployments: shoal_state::imbl::Vector::new(),
-    };
-    state.apps.insert(id, app);
-    let of = Function {
-        app: id,
-        tag: "f".to_owned(),
-        definition: shoal_state::model::Definition::default(),
-        image: None,
-        mounts: vec![],
-        secrets: vec![],
-        resources: Resources::default(),
-        scaling: Scaling::default(),
-        retries: Retries::default(),
-        timeout_ms: 0,
-        startup_timeout_ms: 0,
-        inputs_concurrent: 1,
-        batch_max: 0,
-        batch_wait_ms: 0,
-        single_use: false,
-        block_network: false,
-        builder: false,
-        parent: None,
-        parameters: vec![],
-        created: Timestamp(0),
-    };
-    state.functions.insert(function, of);
-    let running = Task {
-        function,
-        app: id,
-        node: NodeId::from_random(1),
-        boot: BootId::from_random(1),
-        generation: 1,
-        resources: Resources::default(),
-        gpus: vec![],
-        created: Timestamp(0),
-        stopping: None,
-    };
+    state.apps.insert(id, App::new(environment, AppState::Ephemeral, Timestamp(0)));
+    state.functions.insert(function, Function::new(id, "f", Timestamp(0)));
+    let running = Task::new((function, id), (NodeId::from_random(1), BootId::from_random(1)), Timestamp(0));
     state.tasks.insert(task, running);
     (id, function, task)
 }

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use shoal_state::model::{App, AppLayout, AppState, Definition, Environment, Function, Image, Layer, Resources, Retries, Scaling};
-use shoal_state::{AppId, Command, EnvironmentId, FunctionId, ImageId, MountId, ShardId, Timestamp, VERSION_KNOWN};
+use shoal_state::model::{App, AppState, Definition, Environment, Function, Image, Layer};
+use shoal_state::{AppId, Command, EnvironmentId, FunctionId, ImageId, ShardId, Timestamp, VERSION_KNOWN};
 use shoal_storage::kv::Kv;
 use shoal_storage::manifest::{Entry, Kind, Path, Tree, put_content};
 use shoal_storage::store::Options;
@@ -39,19 +39,9 @@ impl World {
         let uses = Uses::open(&Kv::open(&dir.path().join("kv")).unwrap()).unwrap();
         let mut state = State::default();
         state.apply(&Command::SetVersion { version: VERSION_KNOWN }).unwrap();
-        let environment =
-            Environment { id: EnvironmentId::from_random(1), name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
+        let environment = Environment::new(EnvironmentId::from_random(1), "main", Timestamp(0));
+        let app = App { description: "an app".into(), ..App::new(environment.id, AppState::Detached, Timestamp(0)) };
         state.apply(&Command::CreateEnvironment { environment }).unwrap();
-        let app = App {
-            environment: EnvironmentId::from_random(1),
-            name: String::new(),
-            description: "an app".into(),
-            state: AppState::Detached,
-            created: Timestamp(0),
-            stopped: None,
-            layout: AppLayout::default(),
-            deployments: Default::default(),
-        };
         state.apply(&Command::CreateApp { id: app_id(), app }).unwrap();
         Self { _dir: dir, store, uses, state, clock }
     }
@@ -92,28 +82,7 @@ impl World {
     /// Adds a function that needs an image.
     fn function(&mut self, image: u128) {
         let id = FunctionId::derive_in(ShardId::all().next().unwrap(), &[&image.to_le_bytes()]);
-        let function = Function {
-            app: app_id(),
-            tag: "f".into(),
-            definition: Definition::default(),
-            image: Some(ImageId::from_random(image)),
-            mounts: Vec::<MountId>::new(),
-            secrets: vec![],
-            resources: Resources::default(),
-            scaling: Scaling::default(),
-            retries: Retries::default(),
-            timeout_ms: 0,
-            startup_timeout_ms: 0,
-            inputs_concurrent: 1,
-            batch_max: 0,
-            batch_wait_ms: 0,
-            single_use: false,
-            block_network: false,
-            builder: false,
-            parent: None,
-            parameters: vec![],
-            created: Timestamp(0),
-        };
+        let function = Function { image: Some(ImageId::from_random(image)), ..Function::new(app_id(), "f", Timestamp(0)) };
         self.state.apply(&Command::PutFunction { id, function: Box::new(function) }).unwrap();
     }
 

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use shoal_runtime::{Container, ContainerId, ContainerSpec, Error, Exit, ExitStatus, Result, Stdio};
 use shoal_state::imbl::OrdMap;
-use shoal_state::model::{App, AppLayout, AppState, Environment, Resources, Task, TaskEnd};
+use shoal_state::model::{App, AppState, Environment, Task, TaskEnd};
 use shoal_state::{AppId, BootId, CallId, Command, EnvironmentId, FunctionId, InputId, NodeId, State, TaskId, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -192,18 +192,9 @@ impl Test {
     }
 
     fn with(startup_timeout: Option<Duration>, mut state: State) -> Self {
-        let record = App {
-            environment: EnvironmentId::from_random(1),
-            name: String::new(),
-            description: String::new(),
-            state: AppState::Ephemeral,
-            created: Timestamp(0),
-            stopped: None,
-            layout: AppLayout::default(),
-            deployments: Default::default(),
-        };
         // An app goes with its environment, so there is one.
-        let environment = Environment { id: record.environment, name: "main".into(), webhook_suffix: String::new(), created: Timestamp(0) };
+        let environment = Environment::new(EnvironmentId::from_random(1), "main", Timestamp(0));
+        let record = App::new(environment.id, AppState::Ephemeral, Timestamp(0));
         state.environments = OrdMap::unit(environment.id, environment);
         state.apps = OrdMap::unit(app(), record);
         let dir = tempfile::tempdir().unwrap();
@@ -252,17 +243,7 @@ impl Test {
 }
 
 fn task(program: u128, boot: u128) -> Task {
-    Task {
-        function: FunctionId::from_random(program),
-        app: app(),
-        node: node(),
-        boot: BootId::from_random(boot),
-        generation: 1,
-        resources: Resources::default(),
-        gpus: vec![],
-        created: Timestamp(0),
-        stopping: None,
-    }
+    Task::new((FunctionId::from_random(program), app()), (node(), BootId::from_random(boot)), Timestamp(0))
 }
 
 #[tokio::test]
