@@ -25,7 +25,7 @@ use shoal_state::{AppId, Command, State, TaskId};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, environment_name};
 
 pub(crate) use audit::{AuditAnswer, AuditWanted};
 pub(crate) use explain::{ExplainWanted, Explanation};
@@ -212,17 +212,13 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
     }))
 }
 
-fn environment_name(state: &State, app: &App) -> String {
-    state.environments.get(&app.environment).map(|environment| environment.name.clone()).unwrap_or_default()
-}
-
 async fn apps(Shared(api): Shared<Api>) -> Answer<Vec<AppLine>> {
     let state = api.read_latest().await?;
     let line = |(id, app): (&AppId, &App)| AppLine {
         app_id: id.to_string(),
         name: app.name.clone(),
         description: app.description.clone(),
-        environment: environment_name(&state, app),
+        environment: environment_name(&state, *id),
         state: app.state.to_string(),
         tasks: state.tasks.values().filter(|task| task.app == *id).count(),
         created_ms: app.created.0,

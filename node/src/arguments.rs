@@ -9,9 +9,9 @@ use shoal_image::build::OWN_FOLDER;
 use shoal_proto::modal_client as pb;
 use shoal_runtime::Bind;
 use shoal_state::model::{App, Function, Task};
-use shoal_state::{ENVIRONMENT_DEFAULT, State, TaskId};
+use shoal_state::{State, TaskId};
 
-use crate::api::{Api, Error, app, function};
+use crate::api::{Api, Error, app, environment_name, function};
 use crate::config::Config;
 use crate::zygotes;
 
@@ -36,15 +36,11 @@ pub(crate) async fn encode(api: &Api, state: &State, id: TaskId, task: &Task, fu
         app_id: task.app.to_string(),
         function_def: Some(definition),
         serialized_params: function.parameters.clone().into(),
-        environment_name: environment_name(state, app),
+        environment_name: environment_name(state, task.app),
         app_layout: Some(layout(api, app, &view).await?),
         ..Default::default()
     };
     Ok(arguments.encode_to_vec())
-}
-
-fn environment_name(state: &State, app: &App) -> String {
-    state.environments.get(&app.environment).map_or_else(|| ENVIRONMENT_DEFAULT.to_owned(), |environment| environment.name.clone())
 }
 
 /// The app's layout with an object for every dependency: the entrypoint hydrates exactly those that the function names.

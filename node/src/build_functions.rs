@@ -20,7 +20,7 @@ use shoal_runtime::{Bind, Limits, NetworkMode};
 use shoal_state::model::{Function, Task};
 use shoal_state::{AppId, BootId, CallId, Digest, FunctionId, ImageId, InputId, ShardId, TaskId};
 
-use crate::api::{Api, Error, now, secret, transport};
+use crate::api::{Api, Error, environment_name, now, secret, transport};
 use crate::arguments::{self, Variables};
 use crate::images;
 
@@ -160,12 +160,11 @@ impl Runner {
         api.build_functions.running.lock().insert(id, Arc::clone(&running));
         let held = Held { functions: api.build_functions.clone(), running, dir: dir.clone(), _door: door };
 
-        let environment = state.apps.get(&function.app).and_then(|app| state.environments.get(&app.environment));
         let variables = Variables {
             image: &record.config.env,
             secrets: secret::open_all(api, &state, &function.secrets)?,
             image_id: base_id.to_string(),
-            environment: environment.map(|environment| environment.name.clone()).unwrap_or_default(),
+            environment: environment_name(&state, function.app),
             egress: api.config.egress().env(),
         };
         api.upkeep.secrets_used(&function.secrets, now().0 / 1000);

@@ -16,10 +16,10 @@ use shoal_calls::calls::{Lost, Status};
 use shoal_proto::modal_client as pb;
 use shoal_runtime::{Bind, ContainerSpec, Exit, Limits, NetworkMode};
 use shoal_state::model::{Function, Resources, Task, TaskEnd};
-use shoal_state::{Command, State, TaskId};
+use shoal_state::{Command, TaskId};
 use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
 
-use crate::api::{Api, Error, now, secret, transport};
+use crate::api::{Api, Error, environment_name, now, secret, transport};
 use crate::arguments::{self, Variables};
 use crate::images;
 use crate::roots::Root;
@@ -76,7 +76,7 @@ impl NodeProvider {
             image: &record.config.env,
             secrets,
             image_id: image_id.to_string(),
-            environment: environment_name(&state, task),
+            environment: environment_name(&state, task.app),
             egress: self.api.config.egress().env(),
         };
         spec.env = arguments::environment(Some(id), variables(secrets));
@@ -160,11 +160,6 @@ fn crash(end: &Ended) -> String {
 fn result(status: pb::generic_result::GenericStatus, exception: &str) -> bytes::Bytes {
     let result = pb::GenericResult { status: status.into(), exception: exception.to_owned(), ..Default::default() };
     pb::FunctionPutOutputsItem { result: Some(result.encode_to_vec().into()), ..Default::default() }.encode_to_vec().into()
-}
-
-fn environment_name(state: &State, task: &Task) -> String {
-    let app = state.apps.get(&task.app);
-    app.and_then(|app| state.environments.get(&app.environment)).map(|environment| environment.name.clone()).unwrap_or_default()
 }
 
 /// Where a function sets no limit of memory, what the node has for containers is one: it goes on when a container takes all.

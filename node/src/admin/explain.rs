@@ -13,8 +13,8 @@ use shoal_scheduler::Load;
 use shoal_state::{AppId, CallId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
 use shoal_worker::{Phase, PhaseTime};
 
-use super::{Answer, Failure, environment_name, find_app};
-use crate::api::Api;
+use super::{Answer, Failure, find_app};
+use crate::api::{Api, environment_name};
 use crate::images::ImageRecord;
 use crate::scheduling;
 use crate::tasks::{EndedTask, Known};
@@ -149,7 +149,7 @@ impl About<'_> {
         let name = if app.name.is_empty() { &app.description } else { &app.name };
         let mut told = Explanation::new("app", id, name.as_str());
         let created = lasted(since(self.now, app.created.0));
-        told.say(format!("{} in environment {}, created {created} ago", app.state, environment_name(self.state, app)));
+        told.say(format!("{} in environment {}, created {created} ago", app.state, environment_name(self.state, id)));
         if let Some((at, why)) = &app.stopped {
             told.say(format!("stopped {} ago: {why}", lasted(since(self.now, at.0))));
         }

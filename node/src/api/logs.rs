@@ -44,6 +44,20 @@ struct Named<'a> {
     search: &'a str,
 }
 
+/// Reads what a request names of an app: three messages of the wire have the same fields for it, but for that of the stream.
+macro_rules! named {
+    ($request:expr, $fd:expr) => {
+        Named {
+            task: &$request.task_id,
+            function: &$request.function_id,
+            bound: &$request.parametrized_function_id,
+            call: &$request.function_call_id,
+            fd: $fd,
+            search: &$request.search_text,
+        }
+    };
+}
+
 /// Selects what a request names of an app.
 fn filter(state: &State, app: AppId, named: &Named<'_>) -> Result<Filter, Error> {
     let function = if named.bound.is_empty() { named.function } else { named.bound };
@@ -105,14 +119,7 @@ pub(super) async fn follow(
 ) -> Result<tonic::codegen::BoxStream<pb::TaskLogsBatch>, Error> {
     let (app, _) = app::find(api, &request.app_id).await?;
     api.lifecycle.called(app);
-    let named = Named {
-        task: &request.task_id,
-        function: &request.function_id,
-        bound: &request.parametrized_function_id,
-        call: &request.function_call_id,
-        fd: request.file_descriptor,
-        search: &request.search_text,
-    };
+    let named = named!(request, request.file_descriptor);
     let filter = Filter { input: id(&request.input_id)?, ..filter(&api.local(), app, &named)? };
     let place = request.last_entry_id.parse().unwrap_or_default();
     let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(STREAM_MAX);
@@ -164,6 +171,11 @@ async fn stream_lines(
     }
 }
 
+/// Narrows a selection to a window of time.
+fn within(filter: Filter, since: Option<prost_types::Timestamp>, until: Option<prost_types::Timestamp>) -> Filter {
+    Filter { since_ns: nanos(since), until_ns: nanos(until), ..filter }
+}
+
 fn nanos(time: Option<prost_types::Timestamp>) -> Option<u64> {
     let time = time?;
     u64::try_from(time.seconds).ok()?.checked_mul(NANOS)?.checked_add(u64::try_from(time.nanos).ok()?)
@@ -184,16 +196,7 @@ const BUCKETS_MAX: usize = 100_000;
 
 pub(super) async fn count(api: &Api, _caller: &Caller, request: pb::AppCountLogsRequest) -> Result<pb::AppCountLogsResponse, Error> {
     let app = source(api, &request.app_id).await?;
-    let named = Named {
-        task: &request.task_id,
-        function: &request.function_id,
-        bound: &request.parametrized_function_id,
-        call: &request.function_call_id,
-        fd: request.source,
-        search: &request.search_text,
-    };
-    let filter = filter(&api.local(), app, &named)?;
-    let filter = Filter { since_ns: nanos(request.since), until_ns: nanos(request.until), ..filter };
+    let filter = within(filter(&api.local(), app, &named!(request, request.source))?, request.since, request.until);
     let bucket = u64::from(request.bucket_secs.max(1)) * NANOS;
     let counted = api.joined.count(&filter, bucket).await?;
     if counted.len() > BUCKETS_MAX {
@@ -216,16 +219,7 @@ pub(super) fn timestamp(ns: u64) -> prost_types::Timestamp {
 
 pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogsRequest) -> Result<pb::AppFetchLogsResponse, Error> {
     let app = source(api, &request.app_id).await?;
-    let named = Named {
-        task: &request.task_id,
-        function: &request.function_id,
-        bound: &request.parametrized_function_id,
-        call: &request.function_call_id,
-        fd: request.source,
-        search: &request.search_text,
-    };
-    let filter = filter(&api.local(), app, &named)?;
-    let filter = Filter { since_ns: nanos(request.since), until_ns: nanos(request.until), ..filter };
+    let filter = within(filter(&api.local(), app, &named!(request, request.source))?, request.since, request.until);
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(LINES_MAX).min(LINES_MAX);
     let found = api.joined.fetch(&filter, limit).await?;
     Ok(pb::AppFetchLogsResponse { batches: batches(&found.entries, &found.cursor.to_string()) })

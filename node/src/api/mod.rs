@@ -236,6 +236,12 @@ pub(crate) fn environment_named(state: &State, name: &str) -> Result<shoal_state
     environment::find(state, name).map(|found| found.id)
 }
 
+/// Returns the name of an app's environment; empty when the app is gone, and its environment with it.
+pub(crate) fn environment_name(state: &State, app: AppId) -> String {
+    let environment = state.apps.get(&app).and_then(|app| state.environments.get(&app.environment));
+    environment.map(|environment| environment.name.clone()).unwrap_or_default()
+}
+
 /// Writes a time in milliseconds since 1970 for people, in UTC.
 pub(crate) fn time(at_ms: u64) -> String {
     let at = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());

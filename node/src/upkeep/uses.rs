@@ -155,7 +155,7 @@ mod tests {
         let [kept, gone] = [1, 2].map(SecretId::from_random);
         let kv = Kv::open(dir.path()).unwrap();
         let uses = Uses::open(&kv).unwrap();
-        [kept, gone].map(|id| uses.touch(Thing::Secret(id), 1000));
+        [kept, gone].iter().for_each(|id| uses.touch(Thing::Secret(*id), 1000));
         uses.touch(Thing::Image(ImageId::from_random(2)), 1000);
         uses.sync().unwrap();
         // The files as they are now are what a process that is killed leaves behind.
