@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use shoal_storage::file;
 
 /// The layout of data folders that this build writes. It reads this one and all before.
 const FORMAT: u32 = 1;
@@ -89,7 +90,7 @@ impl Folder {
     /// Makes the folder if it is not there, and takes it.
     pub(crate) fn take(data: &Path) -> anyhow::Result<Self> {
         let run = data.join("run");
-        std::fs::create_dir_all(&run).with_context(|| format!("cannot make the data folder {}", run.display()))?;
+        file::create_dir(data).and_then(|()| file::create_dir(&run)).context("cannot make the data folder")?;
         std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700))
             .with_context(|| format!("cannot close {} to others", data.display()))?;
         let lock = lock(data, &run.join("lock"), "")?;
@@ -138,24 +139,8 @@ fn check_format(data: &Path) -> anyhow::Result<()> {
     match found {
         Some(Format { format, writer }) if format > FORMAT => Err(Error::Newer { data: data.to_owned(), writer, format }.into()),
         Some(found) if found.format == FORMAT && found.writer == ours.writer => Ok(()),
-        _ => write_durably(&path, &serde_json::to_vec(&ours).context("cannot encode the layout")?),
+        _ => Ok(file::write(&path, &serde_json::to_vec(&ours).context("cannot encode the layout")?)?),
     }
-}
-
-/// Writes a file so that it is there whole, or as before, also after a power cut.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)
-        .with_context(|| format!("cannot make {}", fresh.display()))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", fresh.display()))?;
-    std::fs::rename(&fresh, path).with_context(|| format!("cannot make {}", path.display()))?;
-    let parent = path.parent().unwrap_or(Path::new("."));
-    std::fs::File::open(parent).and_then(|dir| dir.sync_all()).with_context(|| format!("cannot sync {}", parent.display()))
 }
 
 #[cfg(test)]

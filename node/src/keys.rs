@@ -10,8 +10,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use shoal_peer::{Authority, Identity, Request};
 use shoal_state::NodeId;
-
-use crate::folder::write_durably;
+use shoal_storage::file;
 
 /// Where this file is, the cluster was there before the node.
 const JOINED: &str = "joined";
@@ -66,7 +65,7 @@ struct Files {
 impl Files {
     fn of(data: &Path) -> anyhow::Result<Self> {
         let dir = data.join("keys");
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        file::create_dir(&dir).context("cannot make the folder of the keys")?;
         Ok(Self { dir })
     }
 
@@ -89,7 +88,7 @@ impl Files {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        write_durably(&self.path(name), bytes)
+        Ok(file::write(&self.path(name), bytes)?)
     }
 
     /// Reads a random value, making it durably on the first start.

@@ -3,7 +3,8 @@
 //! A new file survives only after its folder was synced too, and a new folder only after its parent was.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,17 +41,32 @@ pub fn sync_dir(dir: &Path) -> Result<(), Failed> {
 }
 
 /// Makes a folder and its missing parents, so that their names last.
+///
+/// That of a folder that is there is synced too: whoever made it may have died, or may not care.
 pub fn create_dir(dir: &Path) -> Result<(), Failed> {
-    if dir.is_dir() {
-        return Ok(());
-    }
     let parent = parent_of(dir);
+    if dir.is_dir() {
+        return sync_dir(parent);
+    }
     create_dir(parent)?;
     match fs::create_dir(dir) {
         Ok(()) => sync_dir(parent),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => sync_dir(parent),
         Err(error) => Err(failed("create", dir)(error)),
     }
+}
+
+/// Writes a file that only its owner may read, so that it is there whole, or as before, also after a power cut.
+///
+/// On the way there the bytes are in a file with the extension `new`.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failed> {
+    let fresh = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(failed("make", &fresh))?;
+    file.write_all(bytes).map_err(failed("write", &fresh))?;
+    file.sync_all().map_err(failed("sync", &fresh))?;
+    fs::rename(&fresh, path).map_err(failed("make", path))?;
+    sync_dir(parent_of(path))
 }
 
 /// Removes a file; its name is gone for good only after [`sync_dir`]. A file that is not there is fine.

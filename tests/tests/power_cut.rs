@@ -67,6 +67,11 @@ fn something_is_lost_without_each_sync(writer: &Writer, trace: &Trace, seed: u64
 }
 
 #[test]
+fn files_and_the_folders_they_are_in_stay() {
+    power_cuts("folders");
+}
+
+#[test]
 fn the_log_keeps_what_it_acknowledged() {
     power_cuts("log");
 }

@@ -5,13 +5,13 @@
 //! in the cache of steps, so that what is built again is the step that was interrupted.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
 use shoal_state::ImageId;
+use shoal_storage::file;
 
 use crate::api::Error;
 
@@ -35,8 +35,8 @@ pub(crate) struct Unfinished {
 
 impl Unfinished {
     /// Opens the folder, and forgets builds that nobody has asked for in a day.
-    pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&dir)?;
+    pub(crate) fn open(dir: PathBuf) -> anyhow::Result<Self> {
+        file::create_dir(&dir)?;
         for entry in fs::read_dir(&dir)?.flatten() {
             let since = entry.metadata().and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             if since.elapsed().is_ok_and(|age| age > KEEP) || entry.path().extension().is_some() {
@@ -56,7 +56,7 @@ impl Unfinished {
         bytes.extend(u32::try_from(asked.apart.len()).unwrap_or(0).to_le_bytes());
         bytes.extend(asked.apart.as_bytes());
         bytes.extend(asked.request.encode_to_vec());
-        write(&self.dir, &self.file(id), &bytes).map_err(Error::failed(format!("cannot keep what image {id} is built of")))
+        file::write(&self.file(id), &bytes).map_err(Error::failed(format!("cannot keep what image {id} is built of")))
     }
 
     /// Returns what a build was asked for that has not ended; none when it has, or never began here.
@@ -72,16 +72,6 @@ impl Unfinished {
     pub(crate) fn forget(&self, id: ImageId) {
         let _ = fs::remove_file(self.file(id));
     }
-}
-
-/// Writes a file whole or not at all, durably.
-fn write(dir: &Path, to: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = to.with_extension("new");
-    let mut file = fs::File::create(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, to)?;
-    fs::File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

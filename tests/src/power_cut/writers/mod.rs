@@ -1,5 +1,6 @@
 //! The writers whose claims are put to the test.
 
+mod folders;
 mod gc;
 mod kv;
 mod log;
@@ -9,7 +10,7 @@ mod store;
 use super::Writer;
 
 /// All writers.
-pub const ALL: &[Writer] = &[log::WRITER, kv::WRITER, store::WRITER, gc::WRITER, raft::WRITER, raft::VOTE_WRITER];
+pub const ALL: &[Writer] = &[folders::WRITER, log::WRITER, kv::WRITER, store::WRITER, gc::WRITER, raft::WRITER, raft::VOTE_WRITER];
 
 /// Returns the writer of this name.
 pub fn named(name: &str) -> Option<&'static Writer> {
