@@ -1,19 +1,14 @@
 //! A folder as a disk holds it: what was synced, what was not yet, and what of it a power cut may leave.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use super::content::{self, Change, Content};
+use super::event::Event;
 use super::random::Random;
-use super::trace::Event;
-
-const BLOCK_BYTES: u64 = 4096;
-
-type Block = Arc<[u8; BLOCK_BYTES as usize]>;
 
 /// A folder and all in it.
 #[derive(Debug)]
@@ -31,11 +26,17 @@ const ROOT: usize = 0;
 enum Node {
     File(File),
     Dir(Dir),
+    /// Whatever it is, it stays as it was before.
+    LeftOut(PathBuf),
 }
 
 #[derive(Debug, Default)]
 struct File {
+    /// Where the file is as it was before; none once it changed.
+    before: Option<PathBuf>,
     synced: Content,
+    /// As those see it who have it open.
+    length: u64,
     /// Changes that no sync covered yet, by number.
     pending: Vec<(u64, Change)>,
 }
@@ -45,14 +46,6 @@ struct Dir {
     live: BTreeMap<String, usize>,
     synced: BTreeMap<String, usize>,
     pending: Vec<(u64, Naming)>,
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    Write { offset: u64, bytes: Vec<u8> },
-    Length(u64),
-    Allocate(u64),
-    Punch { offset: u64, length: u64 },
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +62,37 @@ impl Default for Disk {
 }
 
 impl Disk {
+    /// Returns a disk that holds what is in a folder. What is `left_out` (paths in it) is always as it is now.
+    pub fn holding(before: &Path, left_out: &[PathBuf]) -> Result<Self> {
+        let mut disk = Self::default();
+        disk.take(ROOT, before, Path::new(""), left_out).with_context(|| format!("cannot take what is in {}", before.display()))?;
+        Ok(disk)
+    }
+
+    fn take(&mut self, dir: usize, from: &Path, at: &Path, left_out: &[PathBuf]) -> Result<()> {
+        for entry in fs::read_dir(from.join(at))? {
+            let entry = entry?;
+            let name = entry.file_name().to_str().context("a name is not text")?.to_owned();
+            let (path, at) = (entry.path(), at.join(&name));
+            let kind = entry.file_type()?;
+            let node = match () {
+                () if left_out.contains(&at) => Node::LeftOut(path),
+                () if kind.is_dir() => Node::Dir(Dir::default()),
+                () if kind.is_file() => Node::File(File::before(path)?),
+                () => anyhow::bail!("{} is neither a file nor a folder", path.display()),
+            };
+            let (number, is_dir) = (self.nodes.len(), matches!(node, Node::Dir(_)));
+            self.nodes.push(node);
+            let Node::Dir(parent) = &mut self.nodes[dir] else { unreachable!("a folder") };
+            parent.live.insert(name.clone(), number);
+            parent.synced.insert(name, number);
+            if is_dir {
+                self.take(number, from, &at, left_out)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets something happen.
     pub fn apply(&mut self, event: &Event) -> Result<()> {
         self.changes += 1;
@@ -76,6 +100,11 @@ impl Disk {
             Event::Made { path, dir } => self.make(path, *dir)?,
             Event::Wrote { path, offset, bytes } => {
                 self.change(path, Change::Write { offset: *offset, bytes: bytes.clone() })?;
+            }
+            Event::Appended { path, bytes } => {
+                let node = self.find(path)?;
+                let Node::File(File { length, .. }) = &self.nodes[node] else { anyhow::bail!("{} is a folder", path.display()) };
+                self.change(path, Change::Write { offset: *length, bytes: bytes.clone() })?;
             }
             Event::Length { path, length } => self.change(path, Change::Length(*length))?,
             Event::Allocated { path, length } => self.change(path, Change::Allocate(*length))?,
@@ -115,8 +144,10 @@ impl Disk {
         dir.pending[..kept].iter().for_each(|(_, naming)| naming.apply(&mut names));
         for (name, node) in names {
             match &self.nodes[node] {
-                Node::File(file) => file.after_cut(random).write(&to.join(name))?,
+                Node::File(file) => file.rebuild(&to.join(name), random)?,
                 Node::Dir(_) => self.rebuild_dir(node, &to.join(name), random)?,
+                Node::LeftOut(before) if before.is_dir() => copy_all(before, &to.join(name))?,
+                Node::LeftOut(_) => {}
             }
         }
         Ok(())
@@ -135,8 +166,7 @@ impl Disk {
     fn change(&mut self, path: &Path, change: Change) -> Result<()> {
         let node = self.find(path)?;
         let Node::File(file) = &mut self.nodes[node] else { anyhow::bail!("{} is a folder", path.display()) };
-        file.pending.push((self.changes, change));
-        Ok(())
+        file.change(self.changes, change)
     }
 
     fn rename(&mut self, from: &Path, to: &Path) -> Result<()> {
@@ -167,6 +197,7 @@ impl Disk {
                 let covered = dir.pending.partition_point(|(number, _)| *number <= changes);
                 dir.pending.drain(..covered).for_each(|(_, naming)| naming.apply(&mut dir.synced));
             }
+            Node::LeftOut(_) => {}
         }
     }
 
@@ -201,92 +232,55 @@ impl Naming {
 }
 
 impl File {
-    /// Returns what a power cut may leave: each block, and the length, as of some moment since the last sync.
-    fn after_cut(&self, random: &mut Random) -> Content {
-        let mut moments = vec![self.synced.clone()];
-        for (_, change) in &self.pending {
-            let mut next = moments.last().expect("there is one").clone();
-            next.apply(change);
-            moments.push(next);
-        }
-        let last = moments.len() as u64 - 1;
-        // The first and the last moment are likely: nothing, or all, was written back.
-        let mut moment = || match random.below(3) {
-            0 => &moments[0],
-            1 => &moments[last as usize],
-            _ => &moments[random.below(last + 1) as usize],
-        };
-        let numbers: BTreeSet<u64> = moments.iter().flat_map(|content| content.blocks.keys().copied()).collect();
-        let length = moment().length;
-        let blocks = numbers.into_iter().filter_map(|number| Some((number, moment().blocks.get(&number)?.clone()))).collect();
-        Content { length, blocks }
+    /// Takes a file that was there before; its bytes are read when it changes.
+    fn before(path: PathBuf) -> Result<Self> {
+        let length = fs::metadata(&path)?.len();
+        Ok(Self { before: Some(path), length, ..Self::default() })
     }
-}
 
-/// The bytes of a file. A block that is not there is zeros.
-#[derive(Debug, Clone, Default)]
-struct Content {
-    length: u64,
-    blocks: BTreeMap<u64, Block>,
-}
-
-impl Content {
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Write { offset, bytes } => {
-                self.fill(*offset, bytes.len() as u64, |at| bytes[at as usize]);
-                self.length = self.length.max(offset + bytes.len() as u64);
-            }
-            Change::Length(length) => {
-                if *length < self.length {
-                    self.zero(*length, self.length - length);
-                }
-                self.length = *length;
-            }
+    fn change(&mut self, number: u64, change: Change) -> Result<()> {
+        if let Some(path) = self.before.take() {
+            self.synced = Content::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        }
+        match &change {
+            Change::Write { offset, bytes } => self.length = self.length.max(offset + bytes.len() as u64),
+            Change::Length(length) => self.length = *length,
             Change::Allocate(length) => self.length = self.length.max(*length),
-            Change::Punch { offset, length } => self.zero(*offset, *length),
+            Change::Punch { .. } => {}
         }
+        self.pending.push((number, change));
+        Ok(())
     }
 
-    fn fill(&mut self, offset: u64, length: u64, byte: impl Fn(u64) -> u8) {
-        let mut at = 0;
-        while at < length {
-            let (number, start) = ((offset + at) / BLOCK_BYTES, (offset + at) % BLOCK_BYTES);
-            let part = (BLOCK_BYTES - start).min(length - at);
-            let block = self.blocks.entry(number).or_insert_with(|| Arc::new([0; BLOCK_BYTES as usize]));
-            let bytes = &mut Arc::make_mut(block)[start as usize..(start + part) as usize];
-            bytes.iter_mut().enumerate().for_each(|(index, slot)| *slot = byte(at + index as u64));
-            at += part;
+    fn rebuild(&self, to: &Path, random: &mut Random) -> Result<()> {
+        match &self.before {
+            Some(before) => content::copy(before, to),
+            None => self.synced.after_cut(self.pending.iter().map(|(_, change)| change), random).write(to),
         }
     }
+}
 
-    fn zero(&mut self, offset: u64, length: u64) {
-        let end = offset + length;
-        let whole = offset.div_ceil(BLOCK_BYTES)..(end / BLOCK_BYTES);
-        let gone: Vec<u64> = self.blocks.range(offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)).map(|(number, _)| *number).collect();
-        for number in gone {
-            if whole.contains(&number) {
-                self.blocks.remove(&number);
-            } else {
-                let (first, last) = ((number * BLOCK_BYTES).max(offset), ((number + 1) * BLOCK_BYTES).min(end));
-                self.fill(first, last - first, |_| 0);
-            }
+/// Copies what is in a folder; sockets and the like are left out.
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (entry, kind) = entry.and_then(|entry| entry.file_type().map(|kind| (entry, kind)))?;
+        let to = to.join(entry.file_name());
+        match () {
+            () if kind.is_dir() => copy_all(&entry.path(), &to)?,
+            () if kind.is_file() => content::copy(&entry.path(), &to)?,
+            () if kind.is_symlink() => std::os::unix::fs::symlink(fs::read_link(entry.path())?, to)?,
+            () => {}
         }
     }
-
-    fn write(&self, path: &Path) -> Result<()> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        for (number, block) in &self.blocks {
-            file.write_all_at(&block[..], number * BLOCK_BYTES)?;
-        }
-        Ok(file.set_len(self.length)?)
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use std::path::PathBuf;
 
     fn wrote(path: &str, offset: u64, bytes: &[u8]) -> Event {
         Event::Wrote { path: path.into(), offset, bytes: bytes.to_vec() }
@@ -344,34 +338,40 @@ mod tests {
     }
 
     #[test]
-    fn content_is_what_a_file_would_be() {
-        let mut random = Random::new(2);
-        let mut content = Content::default();
-        let mut model: Vec<u8> = Vec::new();
-        for step in 0..500 {
-            let (offset, length) = (random.below(20_000), random.below(9_000));
-            let change = match step % 4 {
-                0 | 1 => Change::Write { offset, bytes: random.bytes(length as usize) },
-                2 => Change::Punch { offset, length },
-                _ => Change::Length(offset),
-            };
-            let end = (offset + length) as usize;
-            match &change {
-                Change::Write { bytes, .. } => {
-                    model.resize(model.len().max(end), 0);
-                    model[offset as usize..end].copy_from_slice(bytes);
-                }
-                Change::Length(length) => model.resize(*length as usize, 0),
-                _ => {
-                    let end = end.min(model.len());
-                    model[(offset as usize).min(end)..end].fill(0);
-                }
-            }
-            content.apply(&change);
-            let dir = tempfile::tempdir().unwrap();
-            let path: PathBuf = dir.path().join("f");
-            content.write(&path).unwrap();
-            assert_eq!(fs::read(&path).unwrap(), model, "after step {step}: {change:?}");
+    fn what_was_there_before_is_certain_until_it_changes() {
+        let before = tempfile::tempdir().unwrap();
+        let at = |name: &str| before.path().join(name);
+        fs::create_dir_all(at("run/deep")).unwrap();
+        fs::create_dir(at("dir")).unwrap();
+        for name in ["dir/kept", "dir/added to", "run/deep/left out"] {
+            fs::write(at(name), "old").unwrap();
         }
+        let _socket = std::os::unix::net::UnixListener::bind(at("run/socket")).unwrap();
+        let mut disk = Disk::holding(before.path(), &["run".into()]).unwrap();
+        disk.apply(&Event::Appended { path: "dir/added to".into(), bytes: b"er".to_vec() }).unwrap();
+        disk.apply(&Event::Appended { path: "dir/added to".into(), bytes: b"!".to_vec() }).unwrap();
+        let mut found = BTreeSet::new();
+        for seed in 0..100 {
+            let after = tempfile::tempdir().unwrap();
+            disk.rebuild(after.path(), &mut Random::new(seed)).unwrap();
+            let read = |name: &str| fs::read_to_string(after.path().join(name)).unwrap();
+            assert_eq!((read("dir/kept"), read("run/deep/left out")), ("old".to_owned(), "old".to_owned()));
+            assert!(!after.path().join("run/socket").exists());
+            found.insert(read("dir/added to").replace('\0', "-"));
+        }
+        assert!(found.contains("old") && found.contains("older!") && found.contains("old---"), "{found:?}");
+        disk.apply(&Event::SyncBegan { thread: 1, call: "fdatasync", path: "dir/added to".into() }).unwrap();
+        disk.apply(&Event::SyncEnded { thread: 1 }).unwrap();
+        let after = tempfile::tempdir().unwrap();
+        disk.rebuild(after.path(), &mut Random::new(1)).unwrap();
+        assert_eq!(fs::read(after.path().join("dir/added to")).unwrap(), b"older!");
+    }
+
+    #[test]
+    fn a_socket_is_refused_where_nothing_is_left_out() {
+        let before = tempfile::tempdir().unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(before.path().join("socket")).unwrap();
+        let error = format!("{:#}", Disk::holding(before.path(), &[]).unwrap_err());
+        assert!(error.contains("socket is neither a file nor a folder"), "{error}");
     }
 }

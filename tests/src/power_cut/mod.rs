@@ -14,12 +14,19 @@
 //!
 //! To add a writer: a file in `writers`, and a line in [`writers::ALL`].
 //!
+//! A whole node is put to the same test by `tests/sdk/test_power.py`: it traces one under the load of real clients, and what
+//! they were told, and when, is what was said. `power-cut-replay` makes the folders that its power cuts leave ([`replay`]).
+//!
 //! Caveats: the model is harsher than ext4 (nothing is written back by and by; a rename may be lost although a later file
 //! was synced; a file may grow before its bytes arrive), and kinder in one way: a block is never half written.
 
+mod content;
 pub mod disk;
+pub mod event;
 mod random;
+pub mod replay;
 mod rig;
+mod strace;
 pub mod trace;
 pub mod writers;
 
@@ -48,7 +55,7 @@ pub struct Sync {
     pub what: &'static str,
     /// `fsync` or `fdatasync`.
     pub call: &'static str,
-    /// How the path ends, in the folder of the writer; empty for the folder itself.
+    /// How the path ends, in the folder of the writer; empty for the folder itself. Before a `*` stands how it begins.
     pub path_end: &'static str,
 }
 
@@ -56,7 +63,8 @@ impl Sync {
     /// Says whether a call on a path (relative to the folder) is one of these.
     pub fn is(&self, call: &str, path: &Path) -> bool {
         let path = path.to_str().unwrap_or_default();
-        self.call == call && if self.path_end.is_empty() { path.is_empty() } else { path.ends_with(self.path_end) }
+        let (begin, end) = self.path_end.split_once('*').unwrap_or(("", self.path_end));
+        self.call == call && if self.path_end.is_empty() { path.is_empty() } else { path.starts_with(begin) && path.ends_with(end) }
     }
 }
 
@@ -65,4 +73,17 @@ pub fn say(line: &str) {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     out.write_all(format!("{line}\n").as_bytes()).and_then(|()| out.flush()).expect("the rig listens");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_is_named_by_call_and_path() {
+        let is = |path_end, path: &str| Sync { what: "", call: "fsync", path_end }.is("fsync", Path::new(path));
+        assert!(is("", "") && !is("", "a") && is(".segment", "a/1.segment") && !is("a", "a/1.segment"));
+        assert!(is("a/*.segment", "a/1.segment") && !is("a/*.segment", "b/a/1.segment") && !is("a/*.segment", "a/LOCK"));
+        assert!(!Sync { what: "", call: "fdatasync", path_end: "a" }.is("fsync", Path::new("a")));
+    }
 }

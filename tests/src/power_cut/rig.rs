@@ -1,6 +1,7 @@
 //! Recording a writer's system calls, and cutting the power at moments of the record.
 
 use std::fs;
+use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,8 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::disk::Disk;
+use super::event::Event;
 use super::random::Random;
-use super::trace::{self, Event};
+use super::replay::Replay;
+use super::trace::{self, Scope};
 use super::{Sync, Writer};
 
 /// How long a workload may take under strace.
@@ -70,8 +73,9 @@ pub fn record(writer: &Writer, program: &Path, seed: u64) -> Result<Trace> {
         std::thread::sleep(Duration::from_millis(20));
     };
     ensure!(status.success(), "the workload of {} failed: {status}: {}", writer.name, fs::read_to_string(&said)?.trim_end());
-    let text = fs::read_to_string(&file)?;
-    Ok(Trace { writer: *writer, events: trace::parse(&text, &folder)? })
+    let text = BufReader::new(fs::File::open(&file)?);
+    let record = trace::parse(text, Scope { root: &folder, left_out: &[], says: true })?;
+    Ok(Trace { writer: *writer, events: record.events })
 }
 
 /// Which power cuts to try.
@@ -111,31 +115,27 @@ pub fn cut(trace: &Trace, cuts: Cuts) -> Result<Report> {
     let mut moments: Vec<_> = (0..cuts.count).map(|_| random.below(trace.len() as u64 + 1) as usize).collect();
     moments.sort_unstable();
     let mut report = Report { tried: 0, failures: Vec::new() };
-    let (mut disk, mut said, mut at) = (Disk::default(), Vec::new(), 0);
+    let (mut replay, mut said) = (Replay::new(&trace.events, Disk::default(), cuts.without), Vec::new());
     for moment in moments {
-        for event in &trace.events[at..moment] {
-            let left_out = |sync: Sync| matches!(event, Event::SyncBegan { call, path, .. } if sync.is(call, path));
-            match event {
-                Event::Said(line) => said.push(line.clone()),
-                _ if cuts.without.is_some_and(left_out) => {}
-                _ => disk.apply(event).with_context(|| format!("event {at}: {event:?}"))?,
+        for event in replay.advance(moment)? {
+            if let Event::Said(line) = event {
+                said.push(line.clone());
             }
         }
-        at = moment;
         report.tried += 1;
         let seed = random.number();
-        if let Err(error) = try_one(&trace.writer, &disk, &said, seed) {
-            let folder = if cuts.without.is_none() && report.failures.is_empty() { keep(&disk, seed).ok() } else { None };
+        if let Err(error) = try_one(&trace.writer, &replay, &said, seed) {
+            let folder = if cuts.without.is_none() && report.failures.is_empty() { keep(&replay, seed).ok() } else { None };
             report.failures.push(Failure { moment, what: format!("{error:#}"), folder });
         }
     }
     Ok(report)
 }
 
-fn try_one(writer: &Writer, disk: &Disk, said: &[String], seed: u64) -> Result<()> {
+fn try_one(writer: &Writer, replay: &Replay<'_>, said: &[String], seed: u64) -> Result<()> {
     let temp = temp_folder()?;
     let folder = temp.path().join("folder");
-    disk.rebuild(&folder, &mut Random::new(seed))?;
+    replay.rebuild(&folder, &mut Random::new(seed))?;
     let check = || (writer.check)(&folder, said);
     catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "the check panicked".to_owned());
@@ -143,9 +143,9 @@ fn try_one(writer: &Writer, disk: &Disk, said: &[String], seed: u64) -> Result<(
     })
 }
 
-fn keep(disk: &Disk, seed: u64) -> Result<PathBuf> {
+fn keep(replay: &Replay<'_>, seed: u64) -> Result<PathBuf> {
     let folder = tempfile::Builder::new().prefix("power-cut-failed-").tempdir()?.keep();
-    disk.rebuild(&folder, &mut Random::new(seed))?;
+    replay.rebuild(&folder, &mut Random::new(seed))?;
     Ok(folder)
 }
 
