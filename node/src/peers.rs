@@ -83,6 +83,17 @@ impl Peers {
         Ok(Self { endpoint, address: format!("{}:{port}", own_host(config)), lets_in, members })
     }
 
+    /// Tries to reach the other members of consensus; returns the first no, in the words of whoever said it.
+    pub(crate) async fn refusal(&self, raft: &Raft) -> Option<shoal_peer::Error> {
+        let status = raft.status();
+        for peer in status.voters.iter().chain(&status.learners).filter(|peer| peer.node != raft.node()) {
+            if let Err(error @ shoal_peer::Error::Refused { .. }) = self.endpoint.open_stream(peer.node, &peer.address, RAFT).await {
+                return Some(error);
+            }
+        }
+        None
+    }
+
     /// Returns what carries messages of consensus.
     pub(crate) fn transport(&self) -> Arc<dyn Transport> {
         Arc::new(Road { endpoint: self.endpoint.clone() })

@@ -294,7 +294,13 @@ async fn latest(cluster: &Cluster, peers: &Peers) -> anyhow::Result<State> {
                     format!("waited {LEADER_WAIT:?} for the leader of the cluster to find this node at {}/udp", peers.address)
                 });
             }
-            Err(error) => tracing::warn!(%error, "this node waits for the leader of its cluster"),
+            Err(error) => {
+                // Who was removed meanwhile would wait in vain.
+                if let Some(refused) = peers.refusal(cluster.raft()).await {
+                    return Err(refused.into());
+                }
+                tracing::warn!(%error, "this node waits for the leader of its cluster");
+            }
         }
     }
 }

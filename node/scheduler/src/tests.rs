@@ -1,6 +1,6 @@
 //! Tables: a small cluster, some load, and the commands that must come out.
 
-use shoal_state::imbl::{OrdMap, Vector};
+use shoal_state::imbl::OrdMap;
 use shoal_state::model::{App, AppLayout, AppState, Definition, Deployment, Environment, Function, Image, Node, Resources, Scaling, Task};
 use shoal_state::{AppId, BootId, Command, Digest, EnvironmentId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
 

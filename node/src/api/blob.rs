@@ -321,12 +321,8 @@ pub(super) async fn create(api: &Api, caller: &Caller, _request: pb::BlobCreateR
 
 pub(super) async fn get_url(api: &Api, caller: &Caller, request: pb::BlobGetRequest) -> Result<pb::BlobGetResponse, Error> {
     let id: BlobId = request.blob_id.parse()?;
-    let blobs = api.blobs.clone();
-    let found = blocking(move || {
-        blobs.touch(id);
-        blobs.list(id)
-    });
-    let found = found.await.map_err(Error::failed(format!("cannot look for blob {id}")))?;
+    api.blobs.touch(id);
+    let found = api.blobs.found(id).await.map_err(Error::failed(format!("cannot look for blob {id}")))?;
     found.ok_or_else(|| Error::NotFound(format!("Blob '{id}' not found: it was not uploaded, or is no longer kept")))?;
     Ok(pb::BlobGetResponse { download_url: api.blobs.url(caller, "GET", id) })
 }

@@ -189,7 +189,9 @@ mod tests {
         let [machine, shown] = ["machine", "work/sys"].map(|name| parent.path().join(name));
         let mount = |words: &[&str]| assert!(Command::new("mount").args(words).status().unwrap().success(), "mount {words:?}");
         let text = |path: &Path| path.to_str().unwrap().to_owned();
-        [&machine, &shown].map(|path| fs::create_dir_all(path).unwrap());
+        for path in [&machine, &shown] {
+            fs::create_dir_all(path).unwrap();
+        }
         mount(&["-t", "tmpfs", "machine", &text(&machine)]);
         mount(&["--make-shared", &text(&machine)]);
         fs::create_dir(machine.join("below")).unwrap();
