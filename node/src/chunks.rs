@@ -137,7 +137,7 @@ impl PeerChunks {
         }
         let this = self.clone();
         let task = self.inner.runtime.spawn(async move {
-            let found = this.from_anybody(digest).await;
+            let found = this.asked_all(digest).await;
             this.inner.fetches.lock().remove(&digest);
             found
         });
@@ -146,7 +146,7 @@ impl PeerChunks {
         fetch
     }
 
-    async fn from_anybody(&self, digest: Digest) -> Result<Option<Bytes>, String> {
+    async fn asked_all(&self, digest: Digest) -> Result<Option<Bytes>, String> {
         let others = self.others();
         let mut failures = Vec::new();
         for (node, address) in &others {

@@ -144,7 +144,7 @@ impl Roots {
         idle.sort_unstable();
         for (_, key) in idle.iter().take(idle.len().saturating_sub(IDLE_MAX)) {
             bound.remove(key);
-            self.inner.trees.unbind(&name(&key));
+            self.inner.trees.unbind(&name(key));
         }
     }
 }
