@@ -49,7 +49,8 @@ pub(crate) struct Config {
     pub(crate) api: SocketAddr,
     /// Where web endpoints are answered.
     pub(crate) web: SocketAddr,
-    /// The host name that clients are told for blobs; empty = the one they used themselves.
+    /// The name or address by which clients and other nodes reach this one, with the API's port where that is another outside:
+    /// `HOST` or `HOST:PORT`. Empty = clients are told what they used themselves, other nodes the address of the way out.
     pub(crate) advertise: String,
     /// Where other nodes reach this one (UDP); none = the address of the API.
     pub(crate) peers: Option<SocketAddr>,
@@ -279,6 +280,20 @@ impl Config {
         self.images.egress()
     }
 
+    /// Returns the host under which this node is advertised, without a port.
+    pub(crate) fn advertised_host(&self) -> Option<&str> {
+        let host = without_port(&self.advertise);
+        (!host.is_empty()).then_some(host)
+    }
+
+    /// Returns the host and port of URLs for clients; empty when they are told what they used themselves.
+    pub(crate) fn advertised(&self) -> String {
+        match self.advertised_host() {
+            Some(host) if host.len() == self.advertise.len() => format!("{host}:{}", self.api.port()),
+            _ => self.advertise.clone(),
+        }
+    }
+
     /// Where other nodes reach this one.
     pub(crate) fn peers(&self) -> SocketAddr {
         self.peers.unwrap_or(self.api)
@@ -298,6 +313,14 @@ impl Config {
     }
 }
 
+/// Takes the port off a host, where there is one: `[::1]:7470` and `n1:7470` have one, `[::1]` and `n1` none.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => host,
+    }
+}
+
 /// The admin socket of the node that keeps its data in `data`.
 pub(crate) fn admin_socket(data: &Path) -> PathBuf {
     data.join("run/admin.sock")
@@ -311,6 +334,20 @@ fn is_key(variable: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_advertised_host_may_have_a_port() {
+        let advertised = |advertise: &str| {
+            let config = Config { advertise: advertise.to_owned(), ..Config::default() };
+            (config.advertised_host().map(str::to_owned), config.advertised())
+        };
+        let of = |host: &str, all: &str| (Some(host.to_owned()), all.to_owned());
+        assert_eq!(advertised(""), (None, String::new()));
+        assert_eq!(advertised("n1.example"), of("n1.example", "n1.example:7470"));
+        assert_eq!(advertised("n1.example:80"), of("n1.example", "n1.example:80"));
+        assert_eq!(advertised("[::1]"), of("[::1]", "[::1]:7470"));
+        assert_eq!(advertised("[::1]:80"), of("[::1]", "[::1]:80"));
+    }
 
     #[test]
     fn variables_set_keys_in_any_case_and_strangers_are_left_alone() {

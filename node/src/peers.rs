@@ -141,8 +141,8 @@ impl Transport for Road {
 /// Returns the host name or address by which other nodes reach this one: what the configuration says, else the address that is
 /// listened on, else that of the way out of this machine.
 fn own_host(config: &Config) -> String {
-    if !config.advertise.is_empty() {
-        return config.advertise.clone();
+    if let Some(host) = config.advertised_host() {
+        return host.to_owned();
     }
     let ip = config.peers().ip();
     let ip = if ip.is_unspecified() { way_out().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { ip };

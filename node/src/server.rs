@@ -109,7 +109,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let (stop, stop_serving) = (CancellationToken::new(), CancellationToken::new());
     let boot = BootId::from_random(rand::random());
     if !config.join.is_empty() && !keys::belongs(&config.data) {
-        let host = (!config.advertise.is_empty()).then(|| config.advertise.clone());
+        let host = config.advertised_host().map(str::to_owned);
         join::join(&config.data, &config.join, &config.token, host, config.peers().port()).await?;
     }
     let keys = Keys::open(&config.data, i64::try_from(api::now().0 / 1000).unwrap_or(i64::MAX))?;
@@ -148,7 +148,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         audit: Audit::open(&config.data.join("audit"), config.audit, || api::now().0).context("cannot open the audit log")?,
         roots: Roots::new(store.clone(), Arc::clone(&trees)),
         worker: Arc::default(),
-        blobs: Blobs::open(store.clone(), &kv, upkeep.uses.clone(), keys.urls, &config.advertise).context("cannot open the blobs")?,
+        blobs: Blobs::open(store.clone(), &kv, upkeep.uses.clone(), keys.urls, &config.advertised()).context("cannot open the blobs")?,
         files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
         sealing: SealingKey::new(keys.sealing),
         lifecycle: Lifecycle::new(),

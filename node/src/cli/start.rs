@@ -33,7 +33,7 @@ pub(super) struct Start {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     peers: Option<SocketAddr>,
-    /// The host name or address by which clients and other nodes reach this one
+    /// The name or address by which clients and other nodes reach this one, HOST or HOST:PORT
     #[arg(long, value_name = "HOST")]
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
