@@ -128,8 +128,10 @@ impl Roots {
             let dir = self.inner.trees.bind(&name, tree).map_err(Error::failed(format!("cannot show tree {name}")))?;
             place.insert(Bound { dir, ..about });
         }
-        drop(bound);
-        self.take(key).ok_or_else(|| Error::Unavailable(format!("tree {name} is gone already")))
+        // Under the same lock: a root that nobody uses may be taken away at any time.
+        let found = bound.get_mut(&key).expect("it was just put there");
+        found.users += 1;
+        Ok(Root { roots: self.clone(), key, dir: found.dir.clone(), python: found.python, added: found.added.clone() })
     }
 
     fn release(&self, key: Digest) {
