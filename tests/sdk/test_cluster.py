@@ -127,7 +127,7 @@ def test_who_has_no_right_to_join_hears_why(pair, tmp_path):
 
 def test_deployed_here_called_there(pair, unique):
     """What is deployed through one node is found and called through the other at once, and stopped through either."""
-    pair.of_home.deploy("spread.py", unique)
+    pair.of_home.deploy("spread.py", unique, seconds=500)  # The first image is built from nothing.
     program = f"""
 import modal
 f = lambda name: modal.Function.from_name({unique!r}, name)

@@ -148,7 +148,12 @@ impl Lifecycle {
         }
         known.clients.retain(|id, _| state.apps.get(id).is_some_and(app::has_client));
         let mut ends = Vec::new();
+        // A client speaks to one node: where there are several, one that never heard of it cannot say that it is silent.
+        let alone = state.members.len() <= 1;
         for (id, app) in state.apps.iter().filter(|(_, app)| app::has_client(app)) {
+            if !alone && !known.clients.contains_key(id) {
+                continue;
+            }
             let client = known.clients.entry(*id).or_insert_with(|| Client::new(now));
             let Some(why) = client.gone(now) else {
                 client.idle = None;
