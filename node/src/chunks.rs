@@ -19,7 +19,7 @@ use shoal_storage::store::{self, Elsewhere, Store};
 use tokio::runtime::Handle;
 
 use crate::api::{Blobs, blocking};
-use crate::peers::Peers;
+use crate::peers::{self, Peers};
 
 /// Chunks, many on a stream.
 const CHUNKS: Service = Service::new(2, "send a chunk");
@@ -121,10 +121,7 @@ impl PeerChunks {
     /// Returns the other members, those that are connected first.
     fn others(&self) -> Vec<(NodeId, String)> {
         let inner = &self.inner;
-        let (me, up) = (inner.raft.node(), inner.endpoint.connected());
-        let members = inner.raft.local().members;
-        let mut others: Vec<(NodeId, String)> =
-            members.iter().filter(|(id, _)| **id != me).map(|(id, member)| (*id, member.address.clone())).collect();
+        let (up, mut others) = (inner.endpoint.connected(), peers::others(&inner.raft));
         others.sort_by_key(|(id, _)| !up.iter().any(|(node, ..)| node == id));
         others
     }

@@ -50,15 +50,10 @@ pub(crate) fn start(peers: &Peers, raft: &Raft, calls: &Calls) {
                     }
                 }
                 // Whoever asked is gone: what was leased to it must not wait for it.
-                () = nobody(&mut stream) => {}
+                () = stream.closed() => {}
             }
         }
     });
-}
-
-/// Waits until nobody listens any more.
-async fn nobody(stream: &mut shoal_peer::Stream) {
-    stream.closed().await;
 }
 
 /// Tells the calls where shards are at home, now and whenever that changes, until `stop`.

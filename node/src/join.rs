@@ -110,17 +110,12 @@ async fn admit(api: &Api, gate: &Gate, asked: &[u8], from: &str) -> Result<(Node
         Some(host) => host,
         None => from.rsplit_once(':').map_or(from, |(host, _)| host).to_owned(),
     };
-    let leaf = gate.authority.certify(asked.node, &asked.request, seconds(api)).map_err(|error| refused(&error.to_string()))?;
+    let leaf = gate.authority.certify(asked.node, &asked.request, api::now_seconds()).map_err(|error| refused(&error.to_string()))?;
     let member = Member { address: format!("{host}:{}", asked.port), version: asked.version, release: asked.release, joined: api.now() };
     api.propose(Command::AdmitNode { id: asked.node, member, token: Some(token), at: api.now() }).await?;
     let welcome = Welcome { cluster: gate.cluster, leaf, sealing: gate.sealing, urls: gate.urls };
     let bytes = postcard::to_stdvec(&welcome).map_err(Error::failed("cannot write the answer to a node that joins"))?;
     Ok((asked.node, bytes.into()))
-}
-
-/// Returns the time, in seconds since 1970.
-fn seconds(api: &Api) -> i64 {
-    i64::try_from(api.now().0 / 1000).unwrap_or(i64::MAX)
 }
 
 /// Finds the token whose secret was shown. Whether it is still good is for the state to say, in one step with using it up.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use shoal_peer::{Admission, Endpoint, Fingerprint, Member, Options, Service};
 use shoal_raft::{Peer, Raft, Transport, Unsent};
-use shoal_state::{BootId, VERSION_KNOWN};
+use shoal_state::{BootId, NodeId, VERSION_KNOWN};
 
 use crate::config::Config;
 use crate::keys::Keys;
@@ -136,6 +136,12 @@ impl Transport for Road {
             })
         })
     }
+}
+
+/// Returns the other members, each with where its peers reach it.
+pub(crate) fn others(raft: &Raft) -> Vec<(NodeId, String)> {
+    let me = raft.node();
+    raft.local().members.iter().filter(|(id, _)| **id != me).map(|(id, member)| (*id, member.address.clone())).collect()
 }
 
 /// Returns the host name or address by which other nodes reach this one: what the configuration says, else the address that is

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use shoal_peer::{Identity, Request, Service};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Api, Error};
+use crate::api::{self, Api, Error};
 use crate::join::Gate;
 use crate::keys;
-use crate::peers::Peers;
+use crate::peers::{self, Peers};
 
 /// Certifying a member's key anew.
 const RENEW: Service = Service::new(6, "renew a certificate");
@@ -45,19 +45,15 @@ fn certify(api: &Api, gate: &Gate, node: shoal_state::NodeId, asked: &[u8]) -> R
     if !api.local().members.contains_key(&node) {
         return Err(format!("node {node} is no member of this cluster"));
     }
-    let leaf = gate.authority.certify(node, &Request(asked.to_vec()), seconds(api)).map_err(|error| error.to_string())?;
+    let leaf = gate.authority.certify(node, &Request(asked.to_vec()), api::now_seconds()).map_err(|error| error.to_string())?;
     Ok(leaf.into())
-}
-
-fn seconds(api: &Api) -> i64 {
-    i64::try_from(api.now().0 / 1000).unwrap_or(i64::MAX)
 }
 
 /// Renews this node's certificate when it is time, until `stop`.
 pub(crate) async fn run(api: Api, data: PathBuf, identity: Identity, gate: Option<Arc<Gate>>, stop: CancellationToken) {
     let mut renew_at = identity.renew_at();
     loop {
-        if seconds(&api) >= renew_at {
+        if api::now_seconds() >= renew_at {
             match renew(&api, &data, gate.as_deref()).await {
                 Ok(renewed) => {
                     renew_at = renewed.renew_at();
@@ -88,8 +84,8 @@ async fn renew(api: &Api, data: &std::path::Path, gate: Option<&Gate>) -> Result
 /// Asks one member after the other: those without the CA's key say so.
 async fn from_others(api: &Api, request: Bytes) -> Result<Bytes, Error> {
     let mut why = "there is no other member".to_owned();
-    for (node, member) in api.local().members.iter().filter(|(id, _)| **id != api.cluster.node) {
-        match api.peers.endpoint.call(*node, &member.address, RENEW, request.clone(), RENEW_WAIT).await {
+    for (node, address) in peers::others(api.cluster.raft()) {
+        match api.peers.endpoint.call(node, &address, RENEW, request.clone(), RENEW_WAIT).await {
             Ok(leaf) => return Ok(leaf),
             Err(error) => why = error.to_string(),
         }

@@ -115,9 +115,13 @@ impl Roots {
 
     fn take(&self, key: Digest) -> Option<Root> {
         let mut bound = self.inner.bound.lock();
-        let found = bound.get_mut(&key)?;
+        Some(self.used(key, bound.get_mut(&key)?))
+    }
+
+    /// Notes one user more.
+    fn used(&self, key: Digest, found: &mut Bound) -> Root {
         found.users += 1;
-        Some(Root { roots: self.clone(), key, dir: found.dir.clone(), python: found.python, added: found.added.clone() })
+        Root { roots: self.clone(), key, dir: found.dir.clone(), python: found.python, added: found.added.clone() }
     }
 
     /// Shows a tree, and keeps what is known of it.
@@ -129,9 +133,7 @@ impl Roots {
             place.insert(Bound { dir, ..about });
         }
         // Under the same lock: a root that nobody uses may be taken away at any time.
-        let found = bound.get_mut(&key).expect("it was just put there");
-        found.users += 1;
-        Ok(Root { roots: self.clone(), key, dir: found.dir.clone(), python: found.python, added: found.added.clone() })
+        Ok(self.used(key, bound.get_mut(&key).expect("it was just put there")))
     }
 
     fn release(&self, key: Digest) {

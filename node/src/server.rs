@@ -112,7 +112,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         let host = config.advertised_host().map(str::to_owned);
         join::join(&config.data, &config.join, &config.token, host, config.peers().port()).await?;
     }
-    let keys = Keys::open(&config.data, i64::try_from(api::now().0 / 1000).unwrap_or(i64::MAX))?;
+    let keys = Keys::open(&config.data, api::now_seconds())?;
     let room = Room::open(&config.data);
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
     let store = Store::open(&config.data.join("chunks"), config.disk.chunks()).context("cannot open the chunk store")?;

@@ -18,7 +18,7 @@ use shoal_worker::log::{Batch, Counts, Cursor, Entry, Filter, LogStore};
 
 use super::blocking;
 use super::error::Error;
-use crate::peers::Peers;
+use crate::peers::{self, Peers};
 
 /// Lines of another node.
 const LOGS: Service = Service::new(5, "read what its containers printed");
@@ -129,12 +129,6 @@ fn written(found: &impl Serialize) -> Bytes {
 }
 
 impl JoinedLogs {
-    fn others(&self) -> Vec<(NodeId, String)> {
-        let me = self.raft.node();
-        let members = self.raft.local().members;
-        members.iter().filter(|(id, _)| **id != me).map(|(id, member)| (*id, member.address.clone())).collect()
-    }
-
     async fn ask<T: DeserializeOwned>(&self, node: NodeId, address: &str, asked: &Asked, wait: Duration) -> Result<T, Error> {
         let request = postcard::to_stdvec(asked).expect("a question can be written").into();
         let answer = self.peers.endpoint.call(node, address, LOGS, request, wait + PEER_WAIT).await;
@@ -144,7 +138,7 @@ impl JoinedLogs {
 
     /// Returns lines after `place`, in the order of each node; waits up to `wait` for the first.
     pub(crate) async fn follow(&self, filter: &Filter, place: &Place, wait: Duration) -> Result<Found, Error> {
-        let (me, others) = (self.raft.node(), self.others());
+        let (me, others) = (self.raft.node(), peers::others(&self.raft));
         let failed = || Error::failed("cannot read the logs");
         if others.is_empty() {
             let cursor = place.at(None).max(place.at(Some(me)));
@@ -188,7 +182,7 @@ impl JoinedLogs {
         let (logs, of) = (self.logs.clone(), filter.clone());
         let mut found = blocking(move || logs.fetch(&of, limit)).await.map_err(Error::failed("cannot read the logs"))?;
         let asked = Asked::Fetch { filter: filter.clone(), limit };
-        let others = self.others();
+        let others = peers::others(&self.raft);
         let more = others.iter().map(|(node, address)| self.ask::<Batch>(*node, address, &asked, Duration::ZERO));
         for other in join_all(more).await {
             match other {
@@ -209,7 +203,7 @@ impl JoinedLogs {
         let (logs, of) = (self.logs.clone(), filter.clone());
         let mut counted = blocking(move || logs.count(&of, bucket_ns)).await.map_err(Error::failed("cannot read the logs"))?;
         let asked = Asked::Count { filter: filter.clone(), bucket_ns };
-        let others = self.others();
+        let others = peers::others(&self.raft);
         let more = others.iter().map(|(node, address)| self.ask::<BTreeMap<u64, Counts>>(*node, address, &asked, Duration::ZERO));
         for other in join_all(more).await {
             match other {

@@ -225,6 +225,11 @@ impl Api {
     }
 }
 
+/// Returns the time of this machine's clock in seconds since 1970, as certificates count it.
+pub(crate) fn now_seconds() -> i64 {
+    i64::try_from(now().0 / 1000).unwrap_or(i64::MAX)
+}
+
 /// Returns the time of this machine's clock.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
