@@ -18,7 +18,7 @@ use shoal_image::build::{BuildConfig, Egress};
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
 
 /// Keys that a `SHOAL_…` variable may set; other variables of that prefix belong to somebody else.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "data",
     "api",
     "web",
@@ -37,6 +37,7 @@ const KEYS: [&str; 18] = [
     "containers",
     "audit",
     "disk",
+    "calls",
 ];
 
 /// What a node is told from outside.
@@ -80,6 +81,23 @@ pub(crate) struct Config {
     pub(crate) disk: Disk,
     /// Starts of containers.
     pub(crate) containers: Containers,
+    /// Where the records of calls are.
+    pub(crate) calls: CallsConfig,
+}
+
+/// Where the records of calls are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CallsConfig {
+    /// For how long a node must have been there, or away, before records move to it or away from it, in seconds. Copies that are
+    /// missing are made at once.
+    pub(crate) settle_seconds: u64,
+}
+
+impl Default for CallsConfig {
+    fn default() -> Self {
+        Self { settle_seconds: 60 }
+    }
 }
 
 /// How much of the disk is for what, and for how long things stay there.
@@ -256,6 +274,7 @@ impl Default for Config {
             audit: crate::audit::Keep::default(),
             disk: Disk::default(),
             containers: Containers::default(),
+            calls: CallsConfig::default(),
         }
     }
 }

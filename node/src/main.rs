@@ -19,6 +19,7 @@ mod members;
 mod peers;
 mod provider;
 mod renewal;
+mod reports;
 mod room;
 mod roots;
 mod scheduling;

@@ -3,6 +3,7 @@
 //! One endpoint on one UDP port; what a stream is for is a [`Service`]. Who may talk is in the state: every member, and no node
 //! that was removed.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,6 +14,8 @@ use futures::future::BoxFuture;
 use shoal_peer::{Admission, Endpoint, Fingerprint, Member, Options, Service};
 use shoal_raft::{Peer, Raft, Transport, Unsent};
 use shoal_state::{BootId, NodeId, VERSION_KNOWN};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::keys::Keys;
@@ -142,6 +145,32 @@ impl Transport for Road {
 pub(crate) fn others(raft: &Raft) -> Vec<(NodeId, String)> {
     let me = raft.node();
     raft.local().members.iter().filter(|(id, _)| **id != me).map(|(id, member)| (*id, member.address.clone())).collect()
+}
+
+/// Runs one task for each other member, from when it becomes one until it is none, has moved, or `stop`.
+pub(crate) async fn for_each_other<F>(raft: &Raft, stop: &CancellationToken, begin: impl Fn(NodeId, String) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut changes = raft.watch();
+    let mut running: HashMap<(NodeId, String), AbortOnDropHandle<()>> = HashMap::new();
+    loop {
+        let now: HashSet<(NodeId, String)> = others(raft).into_iter().collect();
+        running.retain(|member, _| now.contains(member));
+        for member in now {
+            running.entry(member.clone()).or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(begin(member.0, member.1))));
+        }
+        let members = raft.local().members;
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+            if !raft.local().members.ptr_eq(&members) {
+                break;
+            }
+        }
+    }
 }
 
 /// Returns the host name or address by which other nodes reach this one: what the configuration says, else the address that is

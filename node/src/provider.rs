@@ -111,11 +111,11 @@ impl NodeProvider {
         let stopping = task.stopping.is_some();
         let took_input = known.as_ref().is_some_and(|known| known.works_on.is_some());
         let lost = if stopping || end.exit.is_none() || end.phases.is_empty() {
-            Lost::Platform { result: result(pb::generic_result::GenericStatus::InternalFailure, &end.how) }
+            Lost::Platform { result: platform_failure(&end.how) }
         } else {
             Lost::Crashed { result: result(pb::generic_result::GenericStatus::Failure, &crash(end)) }
         };
-        self.api.calls.task_lost(id, lost).await.map_err(Error::failed(format!("cannot give up the inputs of task {id}")))?;
+        self.api.calls.task_lost(id, task.function, lost).await.map_err(Error::failed(format!("cannot give up the inputs of task {id}")))?;
         // A task of an earlier start of this node has no phases here: its end says nothing of its function.
         if !took_input && !stopping && !end.phases.is_empty() {
             self.start_failed(task, end, known.map(|known| known.notes).unwrap_or_default()).await?;
@@ -155,6 +155,11 @@ fn crash(end: &Ended) -> String {
         }
         _ => format!("the container ended while it worked: {}", end.how),
     }
+}
+
+/// Returns what an input gets that the platform gives up.
+pub(crate) fn platform_failure(why: &str) -> bytes::Bytes {
+    result(pb::generic_result::GenericStatus::InternalFailure, why)
 }
 
 fn result(status: pb::generic_result::GenericStatus, exception: &str) -> bytes::Bytes {

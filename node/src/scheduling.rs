@@ -1,19 +1,20 @@
-//! The scheduler: where calls are at home it plans on every change and on a timer, and puts the decisions into the log.
+//! The scheduler: the leader plans on every change and on a timer, and puts the decisions into the log.
 //!
 //! What to prefer is in `shoal-scheduler`, what can't be is refused by the state; this loop only brings them together.
 //! Waking from zero takes one message (a pool's first input changes the load) and one command.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use shoal_calls::calls::Load as CallsLoad;
 use shoal_scheduler::{Load, PoolLoad};
-use shoal_state::{Command, FunctionId, NodeId, State, Timestamp};
+use shoal_state::{Command, FunctionId, State, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, now};
+use crate::reports::Reports;
 
 /// How long the leader waits at most before it plans again, should nothing change and nothing be due. It knows when
 /// something will be, so this only bounds how long a mistake about that could last.
@@ -44,14 +45,16 @@ impl CrashLoops {
         self.failed.lock().remove(&function);
     }
 
-    fn held(&self, now: Timestamp) -> BTreeMap<FunctionId, Timestamp> {
+    /// Returns the functions that get no container for now, each until when.
+    pub(crate) fn held(&self, now: Timestamp) -> BTreeMap<FunctionId, Timestamp> {
         let failed = self.failed.lock();
         failed.iter().filter(|(_, (_, until))| *until > now).map(|(function, (_, until))| (*function, *until)).collect()
     }
 }
 
-/// Turns what calls report into what the scheduler plans by. Every function of the state has a report: its shard is here.
-pub(crate) fn load(state: &State, calls: &CallsLoad, crashes: &CrashLoops, now: Timestamp) -> Load {
+/// Turns what the homes of calls report into what the scheduler plans by. A function whose home has not told has no report.
+pub(crate) fn load(state: &State, reports: &Reports, now: Timestamp) -> Load {
+    let calls = reports.load(state);
     let pool = |function: &FunctionId| {
         let load = calls.pools.get(function).copied().unwrap_or_default();
         PoolLoad {
@@ -61,20 +64,22 @@ pub(crate) fn load(state: &State, calls: &CallsLoad, crashes: &CrashLoops, now: 
             oldest_waiting_ms: load.oldest_waiting_ms.map_or(0, |since| now.0.saturating_sub(since)),
         }
     };
+    let is_told = |function: &&FunctionId| function.shard().is_some_and(|shard| calls.homes.contains(&shard));
     let idle = calls.tasks.iter().filter_map(|(task, load)| Some((*task, Timestamp(load.idle_since_ms?))));
     Load {
-        pools: state.functions.keys().map(|function| (*function, pool(function))).collect(),
+        pools: state.functions.keys().filter(is_told).map(|function| (*function, pool(function))).collect(),
         idle_since: idle.collect(),
         asked: calls.tasks.keys().copied().collect(),
         used: calls.tasks.iter().filter(|(_, load)| load.used && load.running == 0).map(|(task, _)| *task).collect(),
-        held_until: crashes.held(now),
-        down: BTreeSet::<NodeId>::new(),
+        held_until: reports.held(),
+        down: state.nodes.keys().copied().filter(|node| reports.is_lost(*node)).collect(),
     }
 }
 
 /// Plans until `stop`.
 pub(crate) async fn run(api: Api, stop: CancellationToken) {
-    let (mut changes, mut load_changes) = (api.cluster.raft().watch(), api.calls.load());
+    let (mut changes, mut load_changes, mut told) = (api.cluster.raft().watch(), api.calls.load(), api.reports.watch());
+    let mut caught_up_in = None;
     let mut next = tokio::time::Instant::now();
     let mut due = PLAN_EVERY;
     loop {
@@ -82,23 +87,46 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             () = tokio::time::sleep(due) => {}
             changed = changes.changed() => if changed.is_err() { return },
             changed = load_changes.changed() => if changed.is_err() { return },
+            changed = told.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
-        while !wakes(&api.local(), &load_changes.borrow_and_update()) {
+        if !leads(&api, &mut caught_up_in).await {
+            due = PLAN_EVERY;
+            continue;
+        }
+        loop {
+            load_changes.borrow_and_update();
+            told.borrow_and_update();
+            let state = api.local();
+            if wakes(&state, &api.reports.load(&state)) {
+                break;
+            }
             tokio::select! {
                 () = tokio::time::sleep_until(next) => break,
                 changed = load_changes.changed() => if changed.is_err() { return },
+                changed = told.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return,
             }
         }
         next = tokio::time::Instant::now() + PLAN_GAP;
-        due = if is_home(&api.local(), api.cluster.node) { round(&api).await } else { PLAN_EVERY };
+        due = round(&api).await;
     }
 }
 
-/// Says whether a node is the home of all calls. Only there is known what waits: so it plans, whoever leads.
-pub(crate) fn is_home(state: &State, node: NodeId) -> bool {
-    !state.shards.is_empty() && state.shards.values().all(|shard| shard.home == node)
+/// Says whether this node leads, and has everything that was decided before. `caught_up_in` keeps the term in which it did.
+async fn leads(api: &Api, caught_up_in: &mut Option<u64>) -> bool {
+    let raft = api.cluster.raft();
+    if !raft.leads() {
+        return false;
+    }
+    let term = raft.term();
+    if *caught_up_in != Some(term) {
+        if api.read_latest().await.is_err() || !raft.leads() {
+            return false;
+        }
+        *caught_up_in = Some(term);
+    }
+    true
 }
 
 /// Says whether a function has work and no container.
@@ -109,7 +137,7 @@ fn wakes(state: &State, calls: &CallsLoad) -> bool {
 /// Plans and carries it out. Returns how long the plan holds if nothing changes.
 async fn round(api: &Api) -> Duration {
     let (state, now) = (api.local(), now());
-    let load = load(&state, &api.calls.load().borrow().clone(), &api.crashes, now);
+    let load = load(&state, &api.reports, now);
     let plan = shoal_scheduler::plan(&state, &load, now, &mut || rand::random());
     let due = shoal_scheduler::next_at(&state, &load, &plan, now);
     let due = due.map_or(PLAN_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)).min(PLAN_EVERY));
@@ -118,7 +146,8 @@ async fn round(api: &Api) -> Duration {
     }
     for stopping in &plan.commands {
         if let Command::StopTask { id, .. } = stopping
-            && let Err(error) = api.calls.stop_task(*id).await
+            && let Some(task) = state.tasks.get(id)
+            && let Err(error) = api.calls.stop_task(*id, task.function).await
         {
             tracing::warn!(task = %id, %error, "cannot keep inputs from a task that is to stop");
         }

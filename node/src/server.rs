@@ -38,7 +38,7 @@ use crate::chunks;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::folder::{self, Folder};
-use crate::homes;
+use crate::homes::{self, Outbox};
 use crate::images::{Images, StateCache, Unfinished};
 use crate::join::{self, Gate};
 use crate::keeper::{EXIT_FINAL, EXIT_UNSTARTED, Listeners};
@@ -47,6 +47,7 @@ use crate::members;
 use crate::peers::Peers;
 use crate::provider::NodeProvider;
 use crate::renewal;
+use crate::reports::{self, Reports};
 use crate::room::{Room, overlays_budget};
 use crate::roots::{Rooms, Roots};
 use crate::scheduling::{self, CrashLoops};
@@ -121,7 +122,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let cluster = consensus(&config, &keys, &peers).await?;
     register(&config, &cluster, &keys, &peers, boot).await?;
 
-    let calls = Calls::open(&shoal_calls::calls::Options::new(config.data.join("calls"), keys.node), None)
+    let (outbox, crashes) = (Outbox::default(), CrashLoops::default());
+    let calls = Calls::open(&shoal_calls::calls::Options::new(config.data.join("calls"), keys.node), Some(Box::new(outbox.clone())))
         .context("cannot open the records of calls")?;
     let trees = mount_trees(&config, &store)?;
     arguments::write_own_folder(&config).context("cannot write what containers see of this node")?;
@@ -138,7 +140,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         joined: joined_logs::start(&peers, cluster.raft(), &logs),
         logs,
         tasks: Tasks::default(),
-        crashes: CrashLoops::default(),
+        reports: Reports::new(keys.node, cluster.raft(), &calls, &crashes),
+        crashes,
         images: images.clone(),
         build_functions: BuildFunctions::default(),
         kept,
@@ -166,7 +169,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     chunks::start(&peers, cluster.raft(), &store, &api.blobs);
     homes::start(&peers, cluster.raft(), &calls);
     let listener = listener(listeners.api)?;
-    home_shards(&api).await?;
+    let told = homes::open(cluster.raft(), &calls).await.context("cannot take the shards home")?;
     let inside = containers_door(&api, &engine, config.api, connections / CONNECTIONS_INSIDE, &stop_serving)?;
     engine.make_ahead(zygotes::ahead(&config, Rooms::new(trees)?, arguments::shm_bytes()));
     let zygotes = Zygotes::open(&config, engine.clone(), api.roots.clone()).context("cannot open the zygotes")?;
@@ -185,7 +188,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let serving = tokio::spawn(transport::serve(api.clone(), listener, connections, stop_serving.clone()));
     let apps = tokio::spawn(sweep::run(api.clone(), stop.clone()));
     let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
-    let homes = tokio::spawn(homes::follow(cluster.raft().clone(), calls.clone(), stop.clone()));
+    let homes = tokio::spawn(homes::run(api.clone(), outbox, told, stop.clone()));
+    let reports = tokio::spawn(reports::run(api.reports.clone(), peers.clone(), stop.clone()));
     let certificate = tokio::spawn(renewal::run(api.clone(), config.data.clone(), keys.identity, gate, stop.clone()));
     let voters = tokio::spawn(members::run(api.clone(), stop.clone()));
     let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
@@ -207,7 +211,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps, disk, voters, homes, certificate, images_watch);
+    let _ = tokio::join!(scheduler, apps, disk, voters, homes, reports, certificate, images_watch);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;
@@ -358,14 +362,6 @@ fn mount_trees(config: &Config, store: &Store) -> anyhow::Result<Arc<Trees>> {
     Trees::mount(&mountpoint, Arc::new(StoreSource::new(store.clone())))
         .map(Arc::new)
         .with_context(|| format!("cannot mount the trees of images at {}", mountpoint.display()))
-}
-
-/// Takes home the shards that the state gives to this node. A cluster of one knows at once what its tasks run: nothing,
-/// since they died with the node's former process.
-async fn home_shards(api: &Api) -> anyhow::Result<()> {
-    let shards = api.local().shards.iter().map(|(id, shard)| (*id, shard.clone())).collect();
-    api.calls.configure(shards).await.context("cannot take the shards home")?;
-    api.calls.reports_complete().await.context("cannot release inherited inputs")
 }
 
 /// Returns what containers may use on this machine.

@@ -31,7 +31,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
         if !api.cluster.raft().leads() {
             continue;
         }
-        let orphans = orphans(&api.local(), &api.calls.load().borrow().clone());
+        let orphans = orphans(&api.local(), &api.reports.load(&api.local()));
         if !orphans.is_empty() {
             api.calls_stop(&orphans).await;
         }

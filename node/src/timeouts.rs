@@ -38,7 +38,7 @@ async fn watch_one(api: Api, (id, task): (TaskId, Task), (input, retry_count): (
         if let Err(error) = api.calls.finish(Some((id, task.function)), vec![outcome]).await {
             tracing::warn!(task = %id, %input, %error, "cannot write that an input took too long");
         }
-        if let Err(error) = api.calls.stop_task(id).await {
+        if let Err(error) = api.calls.stop_task(id, task.function).await {
             tracing::warn!(task = %id, %error, "cannot keep inputs from a task that is to stop");
         }
         if let Err(error) = api.propose(Command::StopTask { id, why }).await {

@@ -48,6 +48,11 @@ impl Raft {
         self.leader().is_some_and(|leader| leader.node == self.node())
     }
 
+    /// Returns the current term, as far as this node knows.
+    pub fn term(&self) -> u64 {
+        self.inner.running.core.metrics().borrow().current_term
+    }
+
     /// Returns how this node's Raft is doing.
     pub fn status(&self) -> Status {
         let running = &self.inner.running;

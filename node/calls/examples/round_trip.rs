@@ -113,7 +113,7 @@ async fn main() {
     let calls = Calls::open(&Options::new(Path::new(&folder).join("shards"), me), None).expect("calls open");
     let config = Shard { epoch: 1, home: me, in_sync: vec![me], joining: vec![] };
     calls.configure(ShardId::all().map(|shard| (shard, config.clone())).collect()).await.expect("shards are taken");
-    calls.reports_complete().await.expect("nothing is inherited");
+    calls.reports_complete(shoal_state::ShardId::all().collect()).await.expect("nothing is inherited");
     let worker = tokio::spawn(work(calls.clone(), TaskId::from_random(0), 1));
     alone(&calls, 0, Invocation::Sync, 5_000).await;
     alone(&calls, 10_000, Invocation::Async, 1_000).await;

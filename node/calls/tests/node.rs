@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use shoal_calls::shards::{Append, Counted, Replicas};
+use shoal_calls::shards::{Append, Replicas};
 use shoal_calls::{Calls, Error, calls::*};
 use shoal_state::model::Shard;
 use shoal_state::{CallId, FunctionId, NodeId, ShardId, TaskId};
@@ -75,7 +75,7 @@ fn alone() -> Vec<(ShardId, Shard)> {
 async fn start(dir: &Path) -> Calls {
     let calls = Calls::open(&Options::new(dir.join("shards"), node(1)), None).unwrap();
     calls.configure(alone()).await.unwrap();
-    calls.reports_complete().await.unwrap();
+    calls.reports_complete(ShardId::all().collect()).await.unwrap();
     calls
 }
 
@@ -112,7 +112,7 @@ async fn a_call_goes_the_whole_way_and_is_there_after_a_restart() {
         assert_eq!(outputs.items[0].result, "result of payload 0");
         assert_eq!((outputs.items[0].task, outputs.unfinished), (Some(task(number)), 0));
         assert!(outputs.items[0].started_ms <= outputs.items[0].at_ms && outputs.items[0].started_ms > 0);
-        calls.task_lost(task(number), Lost::Platform { result: Bytes::new() }).await.unwrap();
+        calls.task_lost(task(number), pool(), Lost::Platform { result: Bytes::new() }).await.unwrap();
         let stopped = calls.lease(want(task(number), 1, "b")).await.unwrap();
         assert_eq!(stopped, Leased::Stop);
     }
@@ -243,23 +243,32 @@ fn copy_folder(from: &Path, to: &Path) {
 
 /// The way from one node to another in this process, which can be cut.
 struct Wire {
-    to: mpsc::UnboundedSender<Append>,
+    to: mpsc::UnboundedSender<Sent>,
+}
+
+enum Sent {
+    Append(Append),
+    Sync,
 }
 
 impl Replicas for Wire {
     fn send(&mut self, _to: NodeId, append: Append) {
-        let _ = self.to.send(append);
+        let _ = self.to.send(Sent::Append(append));
+    }
+
+    fn sync(&mut self, _to: NodeId) {
+        let _ = self.to.send(Sent::Sync);
     }
 }
 
 /// Carries records to `follower` and its acknowledgements back to `home`.
-async fn carry(home: Calls, follower: Calls, follower_id: NodeId, mut records: mpsc::UnboundedReceiver<Append>) {
-    while let Some(append) = records.recv().await {
-        let (shard, epoch) = (append.shard, append.epoch);
-        if let Ok(mark) = follower.receive(append).await {
-            let far = Counted { written: mark.index, synced: mark.index };
-            home.acked(follower_id, shard, epoch, far).await.unwrap();
-        }
+async fn carry(home: Calls, follower: Calls, follower_id: NodeId, mut sent: mpsc::UnboundedReceiver<Sent>) {
+    while let Some(sent) = sent.recv().await {
+        let acks = match sent {
+            Sent::Append(append) => follower.receive(vec![append]).await.unwrap().into_iter().flatten().collect(),
+            Sent::Sync => follower.synced_for(node(1), true).await.unwrap(),
+        };
+        home.acked(follower_id, acks).await.unwrap();
     }
 }
 
@@ -275,15 +284,16 @@ async fn a_partner_catches_up_holds_what_counts_and_takes_over() {
     let one = Calls::open(&Options::new(dir1.path().join("shards"), node(1)), Some(Box::new(Wire { to: to2 }))).unwrap();
     let two = Calls::open(&Options::new(dir2.path().join("shards"), node(2)), None).unwrap();
     one.configure(members(1, 1, &[1], &[])).await.unwrap();
-    one.reports_complete().await.unwrap();
+    one.reports_complete(vec![shard()]).await.unwrap();
     one.open_call_with(opened(1, CallKind::Map, Invocation::Sync), vec![input(0), input(1)], "k").await.unwrap();
 
     // The partner is invited, fed what it lacks, and joins.
     for calls in [&two, &one] {
         calls.configure(members(2, 1, &[1], &[2])).await.unwrap();
     }
-    let tail = two.receive(one.feed(shard(), Default::default()).await.unwrap()).await.unwrap();
-    one.acked(node(2), shard(), 2, Counted { written: tail.index, synced: tail.index }).await.unwrap();
+    let lacked = one.feed(node(2), shard(), Default::default()).await.unwrap();
+    let ack = two.receive(vec![lacked]).await.unwrap().remove(0).unwrap();
+    one.acked(node(2), vec![ack]).await.unwrap();
     for calls in [&two, &one] {
         calls.configure(members(3, 1, &[1, 2], &[])).await.unwrap();
     }
@@ -293,6 +303,8 @@ async fn a_partner_catches_up_holds_what_counts_and_takes_over() {
     assert!(unsent.is_err(), "an input was acknowledged that one member does not have");
     let carrier = tokio::spawn(carry(one.clone(), two.clone(), node(2), records));
     one.put_inputs(call(1), vec![input(2)], "k2").await.unwrap();
+    // What must be on the disk waits for the partner's too.
+    one.open_call_with(opened(2, CallKind::Unary, Invocation::Async), vec![], "k").await.unwrap();
     let Leased::Inputs(inputs) = one.lease(want(task(1), 2, "a")).await.unwrap() else { panic!("told to stop") };
     one.finish(Some((task(1), pool())), inputs.iter().map(success).collect()).await.unwrap();
     let before = one.outputs(call(1), Entry::default(), 10, NOW, false).await.unwrap();
@@ -300,7 +312,7 @@ async fn a_partner_catches_up_holds_what_counts_and_takes_over() {
     // The home is lost. The partner has the outputs, with the same cursors, and hands out what is left.
     one.stop().await.unwrap();
     two.configure(members(4, 2, &[2], &[])).await.unwrap();
-    two.reports_complete().await.unwrap();
+    two.reports_complete(vec![shard()]).await.unwrap();
     let after = two.outputs(call(1), Entry::default(), 10, NOW, false).await.unwrap();
     assert_eq!(after, before);
     assert_eq!((after.items.len(), after.unfinished), (2, 1));

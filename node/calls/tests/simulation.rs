@@ -394,7 +394,7 @@ impl World {
         self.tasks.remove(&task);
         let result = Bytes::from_static(b"lost");
         let lost = if self.dice.chance(3) { Lost::Crashed { result } } else { Lost::Platform { result } };
-        self.ask(Asked::Other, Request::TaskLost { task, lost });
+        self.ask(Asked::Other, Request::TaskLost { task, pool: pool(0), lost });
     }
 
     fn cancel(&mut self) {
@@ -406,7 +406,7 @@ impl World {
         let tasks: Vec<TaskId> = self.tasks.keys().copied().collect();
         let Some(task) = self.dice.pick(&tasks) else { return };
         let wait_ms = self.dice.below(2) * 1_000;
-        self.ask(Asked::Heartbeat(task), Request::HeldCancels { task, wait_ms });
+        self.ask(Asked::Heartbeat(task), Request::HeldCancels { task, pool: pool(0), wait_ms });
     }
 
     fn retry(&mut self) {
@@ -449,7 +449,7 @@ impl World {
         } else {
             self.tasks.clear();
         }
-        self.ask(Asked::Other, Request::ReportsComplete);
+        self.ask(Asked::Other, Request::ReportsComplete { shards: vec![shard()] });
     }
 
     /// Tasks say what they run, and what they have no answer about; then they bring that again.

@@ -37,4 +37,4 @@ pub use endpoint::{Endpoint, Options, Service};
 pub use error::{Error, Result};
 pub use identity::{Identity, Request};
 pub use join::{Fingerprint, JoinToken, Joined, join};
-pub use stream::{FRAME_BYTES_MAX, Stream};
+pub use stream::{FRAME_BYTES_MAX, Incoming, Outgoing, Stream};

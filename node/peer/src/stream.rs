@@ -22,15 +22,31 @@ const WORDS: u32 = 1 << 31;
 /// A conversation with a peer: frames in both directions. Dropping it tells the peer that nobody listens any more.
 #[derive(Debug)]
 pub struct Stream {
-    peer: NodeId,
     address: SocketAddr,
+    outgoing: Outgoing,
+    incoming: Incoming,
+}
+
+/// The half of a [`Stream`] that sends.
+#[derive(Debug)]
+pub struct Outgoing {
+    peer: NodeId,
     send: quinn::SendStream,
+}
+
+/// The half of a [`Stream`] that receives.
+#[derive(Debug)]
+pub struct Incoming {
+    peer: NodeId,
     receive: quinn::RecvStream,
+    /// What was read of the head of the next frame: whoever gives up waiting loses nothing of it.
+    head: [u8; 4],
+    have: usize,
 }
 
 impl Stream {
     pub(crate) fn new(peer: NodeId, address: SocketAddr, (send, receive): (quinn::SendStream, quinn::RecvStream)) -> Self {
-        Self { peer, address, send, receive }
+        Self { address, outgoing: Outgoing { peer, send }, incoming: Incoming { peer, receive, head: [0; 4], have: 0 } }
     }
 
     /// Returns where the other end's packets come from.
@@ -40,10 +56,59 @@ impl Stream {
 
     /// Returns who is at the other end.
     pub fn peer(&self) -> NodeId {
-        self.peer
+        self.outgoing.peer
+    }
+
+    /// Returns both halves, to be used at the same time.
+    pub fn split(self) -> (Outgoing, Incoming) {
+        (self.outgoing, self.incoming)
     }
 
     /// Sends a frame; waits while the peer does not keep up.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when nobody listens any more.
+    pub async fn send(&mut self, frame: Bytes) -> Result<()> {
+        self.outgoing.send(frame).await
+    }
+
+    /// Sends the words of an error, and ends this side.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when nobody listens any more.
+    pub async fn fail(&mut self, words: &str) -> Result<()> {
+        let cut = (0..=WORDS_BYTES_MAX.min(words.len())).rev().find(|at| words.is_char_boundary(*at)).unwrap_or(0);
+        let words = Bytes::copy_from_slice(&words.as_bytes()[..cut]);
+        self.outgoing.write(words.len() as u32 | WORDS, words).await?;
+        self.finish()
+    }
+
+    /// Says that this side sends nothing more.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when the peer does not want more anyway.
+    pub fn finish(&mut self) -> Result<()> {
+        let peer = self.peer();
+        self.outgoing.send.finish().map_err(|error| Error::Broken { peer, why: error.to_string() })
+    }
+
+    /// Returns the next frame; none when the peer has said that there are no more.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] with the peer's words, [`Error::Broken`] when the stream ended in the middle, [`Error::TooLong`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        self.incoming.next().await
+    }
+
+    /// Waits until the peer listens no more: it has what it wanted, or is gone.
+    pub async fn closed(&mut self) {
+        // Either way nobody listens.
+        let _ = self.outgoing.send.stopped().await;
+    }
+}
+
+impl Outgoing {
+    /// Sends a frame; waits while the peer does not keep up. Whoever gives up waiting must drop the stream: a frame may be cut.
     ///
     /// # Errors
     /// [`Error::Broken`] when nobody listens any more.
@@ -54,30 +119,27 @@ impl Stream {
         self.write(frame.len() as u32, frame).await
     }
 
-    /// Sends the words of an error, and ends this side.
-    ///
-    /// # Errors
-    /// [`Error::Broken`] when nobody listens any more.
-    pub async fn fail(&mut self, words: &str) -> Result<()> {
-        let cut = (0..=WORDS_BYTES_MAX.min(words.len())).rev().find(|at| words.is_char_boundary(*at)).unwrap_or(0);
-        let words = Bytes::copy_from_slice(&words.as_bytes()[..cut]);
-        self.write(words.len() as u32 | WORDS, words).await?;
-        self.finish()
-    }
-
     async fn write(&mut self, head: u32, frame: Bytes) -> Result<()> {
         let mut pieces = [Bytes::copy_from_slice(&head.to_le_bytes()), frame];
         let peer = self.peer;
         self.send.write_all_chunks(&mut pieces).await.map_err(|error| Error::Broken { peer, why: error.to_string() })
     }
+}
 
-    /// Says that this side sends nothing more.
+impl Incoming {
+    /// Waits until the next frame begins. Whoever gives up waiting loses nothing: [`Self::next`] goes on.
     ///
     /// # Errors
-    /// [`Error::Broken`] when the peer does not want more anyway.
-    pub fn finish(&mut self) -> Result<()> {
-        let peer = self.peer;
-        self.send.finish().map_err(|error| Error::Broken { peer, why: error.to_string() })
+    /// As [`Self::next`].
+    pub async fn ready(&mut self) -> Result<()> {
+        while self.have < self.head.len() {
+            let read = self.receive.read(&mut self.head[self.have..]).await;
+            match read.map_err(|error| Error::Broken { peer: self.peer, why: error.to_string() })? {
+                Some(read) => self.have += read,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// Returns the next frame; none when the peer has said that there are no more.
@@ -85,26 +147,23 @@ impl Stream {
     /// # Errors
     /// [`Error::Failed`] with the peer's words, [`Error::Broken`] when the stream ended in the middle, [`Error::TooLong`].
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let peer = self.peer;
-        let broken = |why: String| Error::Broken { peer, why };
-        let mut head = [0; 4];
-        let mut have = 0;
-        while have < head.len() {
-            match self.receive.read(&mut head[have..]).await.map_err(|error| broken(error.to_string()))? {
-                Some(read) => have += read,
-                None if have == 0 => return Ok(None),
-                None => return Err(broken("it ended in the middle of a message".into())),
-            }
+        self.ready().await?;
+        let broken = |why: String| Error::Broken { peer: self.peer, why };
+        match std::mem::take(&mut self.have) {
+            0 => return Ok(None),
+            4 => {}
+            _ => return Err(broken("it ended in the middle of a message".into())),
         }
-        let head = u32::from_le_bytes(head);
+        let head = u32::from_le_bytes(self.head);
         let length = (head & !WORDS) as usize;
         if length > FRAME_BYTES_MAX {
             return Err(Error::TooLong { peer: self.peer, bytes: length, max: FRAME_BYTES_MAX });
         }
-        let frame = self.read(length).await.map_err(broken)?;
+        let peer = self.peer;
+        let frame = self.read(length).await.map_err(|why| Error::Broken { peer, why })?;
         match head & WORDS {
             0 => Ok(Some(frame)),
-            _ => Err(Error::Failed { peer: self.peer, why: String::from_utf8_lossy(&frame).into_owned() }),
+            _ => Err(Error::Failed { peer, why: String::from_utf8_lossy(&frame).into_owned() }),
         }
     }
 
@@ -120,11 +179,5 @@ impl Stream {
             whole.extend_from_slice(&chunk.bytes);
         }
         Ok(whole.freeze())
-    }
-
-    /// Waits until the peer listens no more: it has what it wanted, or is gone.
-    pub async fn closed(&mut self) {
-        // Either way nobody listens.
-        let _ = self.send.stopped().await;
     }
 }

@@ -60,8 +60,7 @@ impl Explanation {
 pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<ExplainWanted>) -> Answer<Explanation> {
     let state = api.read_latest().await?;
     let now = api.now();
-    let calls_load = api.calls.load().borrow().clone();
-    let load = scheduling::load(&state, &calls_load, &api.crashes, now);
+    let load = scheduling::load(&state, &api.reports, now);
     let known = |task: TaskId| api.tasks.get(task);
     let begun = |task: TaskId| {
         let status = api.worker.get().and_then(|worker| worker.container(task));

@@ -132,6 +132,7 @@ pub(super) async fn node_do(Shared(api): Shared<Api>, UrlPath(which): UrlPath<St
             (Command::LabelNode { id, labels }, "has new labels")
         }
         NodeWish::Remove => {
+            crate::homes::vacate(&api, id).await?;
             let why = "removed by an operator".to_owned();
             (Command::RemoveNode { id, at: api.now(), why }, "was removed; should it come back, it must be wiped and joined anew")
         }

@@ -173,8 +173,8 @@ pub(super) async fn disconnect(api: &Api, _caller: &Caller, request: pb::AppClie
 
 /// Says whether any input of an app waits or runs, or the app keeps containers without one.
 pub(crate) fn works(api: &Api, id: AppId) -> bool {
-    let (state, load) = (api.local(), api.calls.load());
-    let load = load.borrow();
+    let state = api.local();
+    let load = api.reports.load(&state);
     state.functions.iter().filter(|(_, function)| function.app == id).any(|(function, settings)| {
         let pool = load.pools.get(function).copied().unwrap_or_default();
         settings.scaling.containers_min > 0 || pool.waiting + pool.running + pool.delayed > 0

@@ -58,8 +58,8 @@ pub(super) async fn heartbeat(
         tokio::time::sleep(HEARTBEAT_HELD).await;
         return Ok(pb::ContainerHeartbeatResponse::default());
     }
-    let (task, _) = task_of(api, caller)?;
-    let cancelled = api.calls.held_cancels(task, HEARTBEAT_HELD).await.map_err(refused)?;
+    let (id, task) = task_of(api, caller)?;
+    let cancelled = api.calls.held_cancels(id, task.function, HEARTBEAT_HELD).await.map_err(refused)?;
     let event = (!cancelled.is_empty())
         .then(|| pb::CancelInputEvent { input_ids: cancelled.iter().map(ToString::to_string).collect(), ..Default::default() });
     Ok(pb::ContainerHeartbeatResponse { cancel_input_event: event })

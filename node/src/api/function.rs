@@ -308,8 +308,9 @@ pub(super) async fn current_stats(
     request: pb::FunctionGetCurrentStatsRequest,
 ) -> Result<pb::FunctionStats, Error> {
     let (id, function) = find(api, &request.function_id).await?;
-    let load = api.calls.load().borrow().pools.get(&id).copied().unwrap_or_default();
-    let tasks = api.local().tasks_of.get(&id).map_or(0, |tasks| u32::try_from(tasks.len()).unwrap_or(u32::MAX));
+    let state = api.local();
+    let load = api.reports.load(&state).pools.get(&id).copied().unwrap_or_default();
+    let tasks = state.tasks_of.get(&id).map_or(0, |tasks| u32::try_from(tasks.len()).unwrap_or(u32::MAX));
     let slots = tasks.saturating_mul(function.inputs_concurrent.max(1));
     Ok(pb::FunctionStats {
         backlog: load.waiting + load.delayed,

@@ -137,6 +137,8 @@ pub(crate) struct Api {
     pub(crate) logs: shoal_worker::log::LogStore,
     pub(crate) tasks: crate::tasks::Tasks,
     pub(crate) crashes: crate::scheduling::CrashLoops,
+    /// What all members tell of themselves.
+    pub(crate) reports: crate::reports::Reports,
     pub(crate) images: crate::images::Images,
     pub(crate) build_functions: crate::build_functions::BuildFunctions,
     pub(crate) roots: crate::roots::Roots,

@@ -118,7 +118,7 @@ pub(super) async fn concurrency(
     request: pb::FunctionGetDynamicConcurrencyRequest,
 ) -> Result<pb::FunctionGetDynamicConcurrencyResponse, Error> {
     let (_, task) = super::container::task_of(api, caller)?;
-    let waiting = api.calls.load().borrow().pools.get(&task.function).map_or(0, |pool| pool.waiting);
+    let waiting = api.reports.load(&api.local()).pools.get(&task.function).map_or(0, |pool| pool.waiting);
     let concurrency = if waiting > 0 { request.max_concurrency } else { request.target_concurrency };
     Ok(pb::FunctionGetDynamicConcurrencyResponse { concurrency: concurrency.max(1) })
 }

@@ -58,12 +58,11 @@ pub(super) async fn stop(api: &Api, caller: &Caller, request: pb::ContainerStopR
         return Err(Error::Denied(format!("container {own} may stop itself, and not container {id}")));
     }
     let state = api.read_latest_unless(|state| state.tasks.contains_key(&id)).await?;
-    if !state.tasks.contains_key(&id) {
-        return Err(Error::NotFound(format!("Container '{id}' not found: it has ended, or never was")));
-    }
+    let absent = || Error::NotFound(format!("Container '{id}' not found: it has ended, or never was"));
+    let task = state.tasks.get(&id).ok_or_else(absent)?;
     if request.graceful {
         // It is told so when it asks for its next input, and then ends by itself.
-        api.calls.stop_task(id).await.map_err(super::call::refused)?;
+        api.calls.stop_task(id, task.function).await.map_err(super::call::refused)?;
     } else {
         api.propose(Command::StopTask { id, why: "stopped by a user".to_owned() }).await?;
     }

@@ -16,6 +16,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use shoal_state::model::Shard;
 use shoal_state::{CallId, InputId, NodeId, ShardId};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::Error;
@@ -24,12 +25,16 @@ use super::info::{CallInfo, InputInfo};
 use super::model::{Cancelled, LeasedInput, Outputs, PutInput};
 use super::refused::Refused;
 use super::rules::Request;
+use super::running::Held;
 #[cfg(doc)]
 use super::streams::Streams;
 use super::streams::{DataChunk, StreamKey};
 
-/// How long a request is tried again whose home is not reached, or is not the home any more.
-const HOME_WAIT: Duration = Duration::from_secs(10);
+/// How long a request is tried again whose home is not reached, or is not the home any more: a home that is lost is replaced
+/// within seconds.
+const HOME_WAIT: Duration = Duration::from_secs(30);
+/// How long a node may take to say what its tasks run.
+const REPORT_WAIT: Duration = Duration::from_secs(2);
 
 /// How long is waited between two tries.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -44,7 +49,9 @@ pub trait Road: Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) struct Away {
     me: NodeId,
-    homes: RwLock<BTreeMap<ShardId, NodeId>>,
+    homes: RwLock<BTreeMap<ShardId, (NodeId, u64)>>,
+    /// Changes whenever anything is noted.
+    noted: watch::Sender<()>,
     /// No shard is known to be at home elsewhere.
     all_here: AtomicBool,
     road: OnceLock<Arc<dyn Road>>,
@@ -57,6 +64,7 @@ enum Asked {
     PutData { key: StreamKey, chunks: Vec<DataChunk>, wait_ms: u64 },
     GetData { key: StreamKey, after: u64, bytes_max: u64, wait_ms: u64 },
     ReadUp { call: CallId, wait_ms: u64 },
+    Running { home: NodeId, shards: Vec<ShardId> },
 }
 
 /// An answer with all that belongs to it.
@@ -75,6 +83,7 @@ pub(super) enum Told {
     Inputs(Vec<InputInfo>),
     Data(Vec<DataChunk>),
     Chunks(u32),
+    Running(Vec<Held>),
     /// The home could not answer, in its words.
     Failed(String),
 }
@@ -115,21 +124,22 @@ fn about(request: &Request) -> About {
         // A task serves one function, and the calls of a function are in its shard.
         Request::Finish { outcomes, .. } => About::One(outcomes.first().and_then(|outcome| outcome.input.shard())),
         Request::Lease(lease) => About::One(lease.pool.shard()),
-        Request::FailPool { pool, .. } | Request::Adopt { pool, .. } => About::One(pool.shard()),
+        Request::FailPool { pool, .. }
+        | Request::Adopt { pool, .. }
+        | Request::TaskLost { pool, .. }
+        | Request::StopTask { pool, .. }
+        | Request::HeldCancels { pool, .. } => About::One(pool.shard()),
         Request::CallsOf { function } => About::One(function.shard()),
         Request::Undelivered { .. }
-        | Request::TaskLost { .. }
-        | Request::StopTask { .. }
         | Request::CancelPools { .. }
-        | Request::HeldCancels { .. }
-        | Request::ReportsComplete
+        | Request::ReportsComplete { .. }
         | Request::Children { .. } => About::All,
     }
 }
 
 impl Away {
     pub(super) fn new(me: NodeId) -> Self {
-        Self { me, homes: RwLock::default(), all_here: AtomicBool::new(true), road: OnceLock::new() }
+        Self { me, homes: RwLock::default(), noted: watch::channel(()).0, all_here: AtomicBool::new(true), road: OnceLock::new() }
     }
 
     pub(super) fn set_road(&self, road: Arc<dyn Road>) {
@@ -140,8 +150,38 @@ impl Away {
     /// Notes where shards are at home.
     pub(super) fn note(&self, shards: &[(ShardId, Shard)]) {
         let mut homes = self.homes.write();
-        homes.extend(shards.iter().map(|(id, shard)| (*id, shard.home)));
-        self.all_here.store(homes.values().all(|home| *home == self.me), Ordering::Relaxed);
+        homes.extend(shards.iter().map(|(id, shard)| (*id, (shard.home, shard.epoch))));
+        self.all_here.store(homes.values().all(|(home, _)| *home == self.me), Ordering::Relaxed);
+        drop(homes);
+        self.noted.send_replace(());
+    }
+
+    /// Waits until these epochs of shards are noted, or later ones, up to `patience`. Says whether they are.
+    pub(super) async fn epochs_noted(&self, epochs: &[(ShardId, u64)], patience: Duration) -> bool {
+        let mut noted = self.noted.subscribe();
+        let has = || {
+            let homes = self.homes.read();
+            epochs.iter().all(|(shard, epoch)| homes.get(shard).is_some_and(|(_, noted)| noted >= epoch))
+        };
+        let waiting = async {
+            while !has() {
+                if noted.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(patience, waiting).await.is_ok()
+    }
+
+    /// Waits until a shard is not at home at `home` any more. For none, for ever.
+    async fn moved_from(&self, home: NodeId, shard: Option<ShardId>) {
+        let mut moved = self.noted.subscribe();
+        let Some(shard) = shard else { return std::future::pending().await };
+        while self.is_home(home, Some(shard)) {
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Says whether every request is answered here.
@@ -149,22 +189,25 @@ impl Away {
         self.all_here.load(Ordering::Relaxed) || self.road.get().is_none()
     }
 
+    /// Says whether a shard is known to be at home at a node.
+    fn is_home(&self, home: NodeId, shard: Option<ShardId>) -> bool {
+        shard.is_none_or(|shard| self.homes.read().get(&shard).is_some_and(|(known, _)| *known == home))
+    }
+
     /// Returns where a call is at home, if that is elsewhere.
     fn home_of(&self, call: CallId) -> Option<NodeId> {
         if self.is_all_here() {
             return None;
         }
-        self.homes.read().get(&call.shard()?).copied().filter(|home| *home != self.me)
+        self.homes.read().get(&call.shard()?).map(|(home, _)| *home).filter(|home| *home != self.me)
     }
 
     /// Returns which nodes are to be asked. This one where nobody else is known to be right: it knows the words of a no.
     fn homes_for(&self, request: &Request) -> Vec<NodeId> {
         let homes = self.homes.read();
         let found: BTreeSet<NodeId> = match about(request) {
-            About::One(shard) => shard.and_then(|shard| homes.get(&shard)).copied().into_iter().collect(),
-            // What the restart of a node means for what it had is its own affair.
-            About::All if matches!(request, Request::ReportsComplete) => BTreeSet::new(),
-            About::All => homes.values().copied().collect(),
+            About::One(shard) => shard.and_then(|shard| homes.get(&shard)).map(|(home, _)| *home).into_iter().collect(),
+            About::All => homes.values().map(|(home, _)| *home).collect(),
         };
         if found.is_empty() { vec![self.me] } else { found.into_iter().collect() }
     }
@@ -193,6 +236,7 @@ impl Calls {
             Asked::GetData { key, after, bytes_max, wait_ms } => {
                 Ok(Told::Data(self.streams().get(&key, after, bytes_max, millis(wait_ms)).await?))
             }
+            Asked::Running { home, shards } => self.report(home, &shards).await,
             Asked::ReadUp { call, wait_ms } => Ok(Told::Chunks(self.streams().read_up(call, millis(wait_ms)).await)),
         }
     }
@@ -238,10 +282,10 @@ impl Calls {
         if self.away.is_all_here() {
             return self.told_here(what, wait, request).await;
         }
-        let deadline = Instant::now() + HOME_WAIT;
+        let mut failing: Option<Instant> = None;
         loop {
             let homes = self.away.homes_for(&request);
-            let last = Instant::now() >= deadline;
+            let last = failing.is_some_and(|since| since.elapsed() >= HOME_WAIT);
             let found = match homes[..] {
                 [only] => self.told_by(only, what, wait, request.clone()).await,
                 _ => {
@@ -252,6 +296,7 @@ impl Calls {
             match found {
                 // A shard has just moved, or its home is being replaced.
                 Ok(Told::Refused(Refused::NotHome { .. })) | Err(Error::Away { .. }) if !last => {
+                    failing.get_or_insert_with(Instant::now);
                     tokio::time::sleep(TRY_AGAIN_AFTER).await;
                 }
                 found => return found,
@@ -263,7 +308,65 @@ impl Calls {
         if home == self.away.me {
             return self.told_here(what, wait, request).await;
         }
-        self.ask_away(home, what, wait, &Asked::Calls { wait_ms: millis(wait), request }).await
+        let About::One(shard) = about(&request) else {
+            return self.ask_away(home, what, wait, &Asked::Calls { wait_ms: millis(wait), request }).await;
+        };
+        let moved = || Error::Away { home, what, why: "they have moved to another node meanwhile".to_owned() };
+        let asked = Asked::Calls { wait_ms: millis(wait), request };
+        tokio::select! {
+            told = self.ask_away(home, what, wait, &asked) => match told {
+                // The new home was told what this node's tasks run, without this.
+                Ok(Told::Leased(_)) if !self.away.is_home(home, shard) => Err(moved()),
+                told => told,
+            },
+            () = self.away.moved_from(home, shard) => Err(moved()),
+        }
+    }
+
+    /// Takes over what the tasks of all nodes run of shards that have come home, then lets the rest of what they inherited be leased.
+    /// `nodes` are the members that may be up; one that does not answer is taken for lost.
+    pub async fn take_over(&self, shards: Vec<ShardId>, nodes: &[NodeId]) -> Result<(), Error> {
+        let asked = Asked::Running { home: self.away.me, shards: shards.clone() };
+        let others = nodes.iter().filter(|node| **node != self.away.me);
+        let reports = join_all(others.copied().map(async |node| {
+            let report = tokio::time::timeout(REPORT_WAIT, self.ask_away(node, "hear what its tasks run", Duration::ZERO, &asked)).await;
+            match report {
+                Ok(Ok(Told::Running(held))) => held,
+                Ok(Ok(other)) => {
+                    tracing::warn!(%node, ?other, "a node does not say what its tasks run");
+                    Vec::new()
+                }
+                Ok(Err(error)) => {
+                    tracing::info!(%node, %error, "what the tasks of a node ran is leased again");
+                    Vec::new()
+                }
+                Err(_) => {
+                    tracing::info!(%node, "what the tasks of a node ran is leased again: it does not answer");
+                    Vec::new()
+                }
+            }
+        }));
+        let all = reports.await.into_iter().flatten().chain(self.running.of(&shards));
+        for Held { task, pool, inputs } in all {
+            self.adopt(task, pool, inputs).await?;
+        }
+        self.reports_complete(shards).await
+    }
+
+    /// Says what this node's tasks run, once it knows that the asker is home: what comes later of an earlier home's leases is void.
+    async fn report(&self, home: NodeId, shards: &[ShardId]) -> Result<Told, Error> {
+        let mut moved = self.away.noted.subscribe();
+        let known = async {
+            while !shards.iter().all(|shard| self.away.is_home(home, Some(*shard))) {
+                if moved.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        match tokio::time::timeout(REPORT_WAIT, known).await {
+            Ok(()) => Ok(Told::Running(self.running.of(shards))),
+            Err(_) => Err(Error::Late { what: "learn that shards have moved", waited: REPORT_WAIT }),
+        }
     }
 
     async fn ask_away(&self, home: NodeId, what: &'static str, wait: Duration, asked: &Asked) -> Result<Told, Error> {

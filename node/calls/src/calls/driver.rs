@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use shoal_state::model::Shard;
+use serde::{Deserialize, Serialize};
+use shoal_state::model::{Shard, ShardChange};
 use shoal_state::{NodeId, ShardId, TaskId};
 use shoal_storage::log::{self, Log, Position};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,7 +28,8 @@ use super::record::Record;
 use super::rules::{Answer, Effect, Request, Rules, Ticket};
 use super::state::CallsState;
 use super::streams::{self, Streams};
-use crate::shards::{self, Append, Counted, Draft, Kind, Mark, Replicas, Role, Shards, StoreError};
+use crate::shards::replica::Refused;
+use crate::shards::{self, Ack, Append, Counted, Draft, Kind, Mark, Replicas, Role, ShardView, Shards, StoreError};
 
 /// How many requests may wait for the owner. More wait in their callers.
 pub(super) const REQUESTS_WAITING_MAX: usize = 4096;
@@ -51,14 +53,33 @@ pub(super) struct Reply {
     pub(super) places: Vec<Position>,
 }
 
+/// Records of a shard's home were refused. It feeds this node from where its own log ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{why}")]
+pub struct Starved {
+    /// The shard.
+    pub shard: ShardId,
+    /// The last record here.
+    pub tail: Mark,
+    /// Why.
+    #[source]
+    pub why: Refused,
+}
+
 /// What reaches the owner.
 #[derive(Debug)]
 pub(super) enum Event {
     Ask { request: Request, reply: oneshot::Sender<Reply> },
     Configure { shards: Vec<(ShardId, Shard)>, reply: oneshot::Sender<()> },
-    Received { append: Append, reply: oneshot::Sender<Result<Mark, crate::shards::replica::Refused>> },
-    Acked { from: NodeId, shard: ShardId, epoch: u64, far: Counted },
-    Feed { shard: ShardId, tail: Mark, reply: oneshot::Sender<Append> },
+    Received { appends: Vec<Append>, reply: oneshot::Sender<Vec<Result<Ack, Starved>>> },
+    Acked { from: NodeId, acks: Vec<Ack> },
+    Feed { to: NodeId, shard: ShardId, tail: Mark, reply: oneshot::Sender<Append> },
+    /// Answered with what was synced for this home, at once or after a sync that begins from now on.
+    Synced { home: NodeId, anew: bool, reply: oneshot::Sender<Vec<Ack>> },
+    Gone { node: NodeId, shard: Option<ShardId> },
+    Views { reply: oneshot::Sender<Vec<ShardView>> },
+    AskChange { shard: ShardId, epoch: u64, change: ShardChange, reply: oneshot::Sender<Result<(), Refused>> },
+    ChangeRefused { shard: ShardId, epoch: u64 },
     Stop { reply: oneshot::Sender<()> },
 }
 
@@ -76,6 +97,7 @@ type Heads = HashMap<(ShardId, u64), Record>;
 struct Syncing {
     done: shoal_storage::Synced<log::Error>,
     shards: Vec<(ShardId, Mark)>,
+    waiting: Vec<(NodeId, oneshot::Sender<Vec<Ack>>)>,
 }
 
 pub(super) struct Driver {
@@ -92,6 +114,8 @@ pub(super) struct Driver {
     load_told: Instant,
     load_dirty: bool,
     syncing: Option<Syncing>,
+    /// Homes that wait for a sync which has not begun.
+    sync_waiting: Vec<(NodeId, oneshot::Sender<Vec<Ack>>)>,
     synced_at: Instant,
     collected_at: Instant,
     stopping: Option<oneshot::Sender<()>>,
@@ -136,6 +160,7 @@ impl Driver {
             load_told: now,
             load_dirty: false,
             syncing: None,
+            sync_waiting: Vec::new(),
             synced_at: now,
             collected_at: now,
             stopping: None,
@@ -218,25 +243,56 @@ impl Driver {
                 self.remember_boot();
                 let _ = reply.send(());
             }
-            Event::Received { append, reply } => {
-                let _ = reply.send(match self.shards.receive(&append) {
-                    Ok(mark) => Ok(mark),
+            Event::Received { appends, reply } => {
+                let taken: Result<Vec<_>, StoreError> = appends.iter().map(|append| self.receive(append)).collect();
+                let _ = reply.send(taken?);
+            }
+            Event::Acked { from, acks } => {
+                for Ack { shard, epoch, far } in acks {
+                    // An acknowledgement of another epoch says nothing about this one.
+                    if let Ok(counted) = self.shards.acked(from, shard, epoch, far) {
+                        self.rules.counted(now, shard, counted.written, counted.synced);
+                    }
+                }
+            }
+            Event::Feed { to, shard, tail, reply } => {
+                let _ = reply.send(self.shards.feed(to, shard, tail, FEED_BYTES_MAX)?);
+            }
+            Event::Synced { home, anew, reply } => {
+                if anew {
+                    self.sync_waiting.push((home, reply));
+                } else {
+                    let _ = reply.send(self.shards.take_untold(home));
+                }
+            }
+            Event::Gone { node, shard: None } => self.shards.gone(node),
+            Event::Gone { node, shard: Some(shard) } => self.shards.starved(node, shard),
+            Event::Views { reply } => drop(reply.send(self.shards.views())),
+            Event::AskChange { shard, epoch, change, reply } => {
+                let _ = reply.send(match self.shards.ask(shard, epoch, change) {
+                    Ok(()) => Ok(()),
                     Err(StoreError::Refused(refused)) => Err(refused),
                     Err(error) => return Err(error),
                 });
             }
-            Event::Acked { from, shard, epoch, far } => {
-                // An acknowledgement of another epoch says nothing about this one.
-                if let Ok(counted) = self.shards.acked(from, shard, epoch, far) {
-                    self.rules.counted(now, shard, counted.written, counted.synced);
-                }
-            }
-            Event::Feed { shard, tail, reply } => {
-                let _ = reply.send(self.shards.feed(shard, tail, FEED_BYTES_MAX)?);
+            Event::ChangeRefused { shard, epoch } => {
+                let counted = self.shards.change_refused(shard, epoch);
+                self.rules.counted(now, shard, counted.written, counted.synced);
             }
             Event::Stop { reply } => self.stopping = Some(reply),
         }
         Ok(())
+    }
+
+    fn receive(&mut self, append: &Append) -> Result<Result<Ack, Starved>, StoreError> {
+        match self.shards.receive(append) {
+            Ok(ack) => Ok(Ok(ack)),
+            Err(StoreError::Refused(why)) => {
+                let shard = append.shard;
+                Ok(Err(Starved { shard, tail: self.shards.replica(shard).tail(), why }))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn ask(&mut self, now: Millis, request: Request, reply: Option<oneshot::Sender<Reply>>) {
@@ -369,10 +425,17 @@ impl Driver {
     /// Begins a sync if one is wanted, tells the load if it changed, gives back space.
     fn look_after(&mut self) -> Result<(), StoreError> {
         let now = Instant::now();
-        let due = now >= self.synced_at + SYNC_EVERY && self.shards.has_unsynced();
-        if self.syncing.is_none() && (self.rules.wants_sync() || due) {
+        let (unsynced, asked) = (self.shards.has_unsynced(), !self.sync_waiting.is_empty());
+        let due = now >= self.synced_at + SYNC_EVERY && unsynced;
+        let wants = self.rules.wants_sync() && unsynced;
+        if self.syncing.is_none() && (wants || due || asked) {
             let shards = self.shards.take_unsynced();
-            self.syncing = Some(Syncing { done: self.shards.log().sync_async(), shards });
+            if wants {
+                // Theirs begins while ours is under way.
+                self.shards.ask_sync(&shards);
+            }
+            let waiting = std::mem::take(&mut self.sync_waiting);
+            self.syncing = Some(Syncing { done: self.shards.log().sync_async(), shards, waiting });
             self.synced_at = now;
         }
         let (changed, woken) = self.rules.take_load_changes();
@@ -395,6 +458,9 @@ impl Driver {
         for (shard, mark) in syncing.shards {
             let Counted { written, synced } = self.shards.synced(shard, mark);
             self.rules.counted(now, shard, written, synced);
+        }
+        for (home, reply) in syncing.waiting {
+            let _ = reply.send(self.shards.take_untold(home));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_state::model::Shard;
-use shoal_state::{CallId, FunctionId, InputId, NodeId, ShardId, TaskId};
+use shoal_state::{CallId, FunctionId, InputId, ShardId, TaskId};
 use shoal_storage::log::Log;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -18,9 +18,10 @@ use super::info::{CallInfo, InputInfo, Load};
 use super::model::{Cancelled, Entry, LeaseRequest, Leased, Lost, NewInput, OpenCall, Outcome, Outputs, PutInput, RetryInput, Status};
 use super::options::{Failed, Options};
 use super::refused::Refused;
+use super::running::Running;
 use super::rules::{Answer, Request};
 use super::streams::Streams;
-use crate::shards::{Append, Counted, Mark, Replicas};
+use crate::shards::Replicas;
 
 /// How much longer than it asked to wait a request waits for its answer: for the queue and the disk.
 pub(super) const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -37,6 +38,7 @@ pub struct Calls {
     load: watch::Receiver<Arc<Load>>,
     ended: Arc<OnceLock<String>>,
     pub(super) away: Arc<Away>,
+    pub(super) running: Arc<Running>,
 }
 
 impl Calls {
@@ -64,7 +66,8 @@ impl Calls {
             });
         };
         std::thread::Builder::new().name("calls".to_owned()).spawn(run).map_err(failed("start the thread of calls"))?;
-        Ok(Self { events, log, streams, load, ended, away: Arc::new(Away::new(options.node)) })
+        let (away, running) = (Arc::new(Away::new(options.node)), Arc::default());
+        Ok(Self { events, log, streams, load, ended, away, running })
     }
 
     /// Writes and syncs what there is, and ends. Later requests are answered with [`Error::Ended`]. The folder may be opened again
@@ -91,24 +94,6 @@ impl Calls {
         self.wait("take the shards over", CONFIGURE_DEADLINE, done).await
     }
 
-    /// Takes records from a shard's home. Returns the last one this node has: the acknowledgement.
-    pub async fn receive(&self, append: Append) -> Result<Mark, Error> {
-        let (reply, mark) = oneshot::channel();
-        self.send(Event::Received { append, reply }).await?;
-        Ok(self.wait("take records", Duration::ZERO, mark).await??)
-    }
-
-    /// Notes how far another node has come with a shard that is at home here.
-    pub async fn acked(&self, from: NodeId, shard: ShardId, epoch: u64, far: Counted) -> Result<(), Error> {
-        self.send(Event::Acked { from, shard, epoch, far }).await
-    }
-
-    /// Reads records for a node that catches up and whose log of the shard ends at `tail`.
-    pub async fn feed(&self, shard: ShardId, tail: Mark) -> Result<Append, Error> {
-        let (reply, append) = oneshot::channel();
-        self.send(Event::Feed { shard, tail, reply }).await?;
-        self.wait("read records", Duration::ZERO, append).await
-    }
 
     /// Opens a call, unless it is open already.
     pub async fn open_call(&self, open: OpenCall) -> Result<(), Error> {
@@ -198,9 +183,12 @@ impl Calls {
     /// A repeated key gets the same inputs again, as far as they have no outcome. A lease is not a record: see
     /// [`Self::adopt`].
     pub async fn lease(&self, request: LeaseRequest) -> Result<Leased, Error> {
-        let wait = Duration::from_millis(request.wait_ms);
+        let (wait, task, pool) = (Duration::from_millis(request.wait_ms), request.task, request.pool);
         match self.told("lease inputs", wait, Request::Lease(request)).await? {
-            Told::Leased(inputs) => Ok(Leased::Inputs(inputs)),
+            Told::Leased(inputs) => {
+                self.running.begin(task, pool, &inputs);
+                Ok(Leased::Inputs(inputs))
+            }
             Told::Stop => Ok(Leased::Stop),
             other => Err(not_expected(other)),
         }
@@ -212,19 +200,25 @@ impl Calls {
     /// outcomes of its own pool alone ([`Refused::OfAnotherPool`](super::Refused)). A failure that is tried again makes no
     /// output.
     pub async fn finish(&self, from: Option<(TaskId, FunctionId)>, outcomes: Vec<Outcome>) -> Result<(), Error> {
-        self.done("write outcomes", Request::Finish { from, outcomes }).await
+        let ended: Vec<InputId> = outcomes.iter().map(|outcome| outcome.input).collect();
+        self.done("write outcomes", Request::Finish { from, outcomes }).await?;
+        if let Some((task, _)) = from {
+            self.running.end(task, &ended);
+        }
+        Ok(())
     }
 
     /// Says that a task has ended, however. Its inputs go on as `lost` says; the task is told to stop should it ask again.
     ///
     /// Must be called for every task that ever asked for inputs, or it is kept in memory.
-    pub async fn task_lost(&self, task: TaskId, lost: Lost) -> Result<(), Error> {
-        self.done("give up a task", Request::TaskLost { task, lost }).await
+    pub async fn task_lost(&self, task: TaskId, pool: FunctionId, lost: Lost) -> Result<(), Error> {
+        self.running.ended(task);
+        self.done("give up a task", Request::TaskLost { task, pool, lost }).await
     }
 
     /// Gives a task no further inputs: it is told to stop when it asks.
-    pub async fn stop_task(&self, task: TaskId) -> Result<(), Error> {
-        self.done("stop a task", Request::StopTask { task }).await
+    pub async fn stop_task(&self, task: TaskId, pool: FunctionId) -> Result<(), Error> {
+        self.done("stop a task", Request::StopTask { task, pool }).await
     }
 
     /// Ends all inputs of a pool that no task has, with this status and exactly this result.
@@ -259,8 +253,8 @@ impl Calls {
     /// Returns which of its inputs a task should not go on with; waits until there is one or `wait` is over.
     ///
     /// An input is named again by a later request when it has no outcome 10 s after it was named.
-    pub async fn held_cancels(&self, task: TaskId, wait: Duration) -> Result<Vec<InputId>, Error> {
-        let request = Request::HeldCancels { task, wait_ms: millis(wait) };
+    pub async fn held_cancels(&self, task: TaskId, pool: FunctionId, wait: Duration) -> Result<Vec<InputId>, Error> {
+        let request = Request::HeldCancels { task, pool, wait_ms: millis(wait) };
         match self.told("wait for cancellations", wait, request).await? {
             Told::HeldCancels(inputs) => Ok(inputs),
             other => Err(not_expected(other)),
@@ -273,9 +267,12 @@ impl Calls {
         self.done("adopt a task", Request::Adopt { task, pool, inputs }).await
     }
 
-    /// Says that every node has reported what its tasks run: the inherited inputs that nobody runs may be leased.
-    pub async fn reports_complete(&self) -> Result<(), Error> {
-        self.done("release inherited inputs", Request::ReportsComplete).await
+    /// Says that every node has reported what its tasks run: the inherited inputs of these shards that nobody runs may be leased.
+    pub async fn reports_complete(&self, shards: Vec<ShardId>) -> Result<(), Error> {
+        match self.told_here("release inherited inputs", Duration::ZERO, Request::ReportsComplete { shards }).await? {
+            Told::Done => Ok(()),
+            other => Err(not_expected(other)),
+        }
     }
 
     /// Returns what a call is and how far it has come.
@@ -357,14 +354,14 @@ impl Calls {
         Ok(answer)
     }
 
-    async fn send(&self, event: Event) -> Result<(), Error> {
+    pub(super) async fn send(&self, event: Event) -> Result<(), Error> {
         match tokio::time::timeout(ANSWER_DEADLINE, self.events.send(event)).await {
             Ok(sent) => sent.map_err(|_| Error::Ended { why: self.why() }),
             Err(_) => Err(Error::Late { what: "take a request", waited: ANSWER_DEADLINE }),
         }
     }
 
-    async fn wait<T>(&self, what: &'static str, wait: Duration, answer: oneshot::Receiver<T>) -> Result<T, Error> {
+    pub(super) async fn wait<T>(&self, what: &'static str, wait: Duration, answer: oneshot::Receiver<T>) -> Result<T, Error> {
         let waited = wait + ANSWER_DEADLINE;
         match tokio::time::timeout(waited, answer).await {
             Ok(answer) => answer.map_err(|_| Error::Ended { why: self.why() }),

@@ -1,9 +1,9 @@
 //! What others are told: people of calls and inputs, the scheduler of how busy everything is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use shoal_state::{FunctionId, InputId, TaskId};
+use shoal_state::{FunctionId, InputId, ShardId, TaskId};
 
 use super::model::{Millis, OpenCall, Status};
 
@@ -86,7 +86,7 @@ pub struct CallInfo {
 }
 
 /// How busy a pool is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PoolLoad {
     /// Inputs that a task could have now.
     pub waiting: u32,
@@ -103,7 +103,7 @@ pub struct PoolLoad {
 }
 
 /// How busy a task is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskLoad {
     /// The pool it serves; none until it asked for an input.
     pub pool: Option<FunctionId>,
@@ -116,10 +116,12 @@ pub struct TaskLoad {
 }
 
 /// How busy everything is: what the scheduler plans by. Soft state.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Load {
     /// Pools with anything in them.
     pub pools: BTreeMap<FunctionId, PoolLoad>,
     /// Tasks that have asked for work.
     pub tasks: BTreeMap<TaskId, TaskLoad>,
+    /// The shards that this is about: they are at home here, and what they inherited is known to run or to wait.
+    pub homes: BTreeSet<ShardId>,
 }

@@ -13,7 +13,9 @@
 //! | [`rules`] | who gets which input when, who is told what; pure, with `now` and everything that is not a record: queues, leases, waiting readers |
 //! | `driver`, `boot` | the one owner of all of it: writes records, keeps time, answers |
 //! | `handle`, `reading` | [`Calls`]: what everyone else holds |
-//! | `away` | requests that are for another node |
+//! | `away` | requests that are for another node, and what a new home asks the others |
+//! | `replication` | records between a home and those that keep copies |
+//! | `running` | what the tasks of this node run |
 //! | [`streams`] | data of generators and web bodies: not records |
 //!
 //! **What lasts.** What is a record outlives the process, and with partners the machine: calls, inputs, outcomes, retries, cancellations.
@@ -36,6 +38,8 @@ pub mod info;
 pub mod model;
 mod options;
 mod reading;
+mod replication;
+mod running;
 pub mod record;
 pub mod refused;
 pub mod rules;
@@ -43,6 +47,7 @@ pub mod state;
 pub mod streams;
 
 pub use away::Road;
+pub use driver::Starved;
 pub use error::Error;
 pub use handle::Calls;
 pub use info::*;

@@ -31,4 +31,4 @@ pub mod store;
 
 pub use record::{Header, Kind};
 pub use replica::{Counted, Mark, Replica, Role};
-pub use store::{Append, Draft, Options, Replicas, Shards, StoreError};
+pub use store::{Ack, Append, Draft, Options, Replicas, ShardView, Shards, StoreError};

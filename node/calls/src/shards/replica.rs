@@ -9,11 +9,12 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use shoal_state::model::{Shard, ShardChange};
 use shoal_state::{NodeId, ShardId};
 
 /// The epoch and index of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Mark {
     /// The epoch in which it was ordered.
     pub epoch: u64,
@@ -22,7 +23,7 @@ pub struct Mark {
 }
 
 /// How far all members have come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counted {
     /// Every member has written the records up to this index.
     pub written: u64,
@@ -36,7 +37,7 @@ pub struct Counted {
 const RESTART_GAP: u64 = 1 << 32;
 
 /// What a node is to a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// Orders the records.
     Home,
@@ -50,7 +51,7 @@ pub enum Role {
 }
 
 /// A no, with what the asker needs to go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refused {
     /// Another node orders the records.
     #[error("{shard}: node {home} is home in epoch {epoch}, not this node")]
@@ -303,8 +304,17 @@ impl Replica {
         tail.index.min(end_of_epoch)
     }
 
-    /// Notes that the home is about to ask Raft for a change.
-    pub fn ask(&mut self, change: ShardChange) -> Result<(), Refused> {
+    /// Returns the change that was asked for and is not settled.
+    pub fn asked(&self) -> Option<ShardChange> {
+        self.asked
+    }
+
+    /// Notes that the home is about to ask Raft for a change in this epoch. The same change may be asked for again.
+    pub fn ask(&mut self, epoch: u64, change: ShardChange) -> Result<(), Refused> {
+        self.check_epoch(epoch)?;
+        if self.asked == Some(change) {
+            return Ok(());
+        }
         if self.asked.is_some() {
             return Err(Refused::Unsettled { shard: self.id });
         }

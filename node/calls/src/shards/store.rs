@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
-use shoal_state::model::Shard;
+use serde::{Deserialize, Serialize};
+use shoal_state::model::{Shard, ShardChange};
 use shoal_state::{NodeId, ShardId};
 use shoal_storage::log::{self, Log, Position};
 
@@ -41,8 +42,8 @@ pub struct Draft {
     pub body: [Bytes; 2],
 }
 
-/// Records of one shard on their way from its home to another node.
-#[derive(Debug, Clone)]
+/// Records of one shard on their way from its home to another node. Without records it asks how far the node has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Append {
     /// The shard.
     pub shard: ShardId,
@@ -54,11 +55,42 @@ pub struct Append {
     pub records: Vec<Bytes>,
 }
 
+/// How far a node has come with a shard: what it tells the shard's home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch that the node has applied.
+    pub epoch: u64,
+    /// Up to which record it has written and synced.
+    pub far: Counted,
+}
+
 /// The way to the other nodes.
 pub trait Replicas: Send + 'static {
-    /// Sends records to a node, in order of the calls. Must not block: a peer that is slow or gone is the implementation's to deal
-    /// with; it tells the calls when the node has to be fed from an earlier record.
+    /// Sends records to a node, in order of the calls. Must not block. Once something was lost on the way,
+    /// [`Shards::gone`] must be told, and the node be fed anew ([`Shards::feed`]).
     fn send(&mut self, to: NodeId, append: Append);
+
+    /// Asks a node to sync what it was sent so far, and to say when that is done.
+    fn sync(&mut self, to: NodeId);
+}
+
+/// What is known of a shard at one node, for whoever decides about its members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardView {
+    /// Which.
+    pub shard: ShardId,
+    /// The members as this node knows them.
+    pub config: Shard,
+    /// What this node is to it.
+    pub role: Role,
+    /// The last record here.
+    pub tail: Mark,
+    /// The change that the home has asked for and not heard of.
+    pub asked: Option<ShardChange>,
+    /// The nodes that have all records of it and are sent each new one; known by its home.
+    pub caught_up: Vec<NodeId>,
 }
 
 /// What went wrong in [`Shards`].
@@ -110,6 +142,10 @@ pub struct Shards {
     releasing: Option<Release>,
     /// Shards of which something is written here and not yet given to a sync.
     unsynced: BTreeSet<ShardId>,
+    /// Shards of other homes that were synced here since their homes were told.
+    untold: BTreeSet<ShardId>,
+    /// The nodes that are sent each new record of a shard: they have all before it.
+    fed: BTreeSet<(NodeId, ShardId)>,
     peers: Option<Box<dyn Replicas>>,
 }
 
@@ -175,7 +211,8 @@ impl Shards {
             // Opening the log has synced what it holds.
             (id, One { replica, index, tail_at, synced: tail.index })
         });
-        Ok(Self { log, me: options.node, shards: shards.collect(), space, releasing: None, unsynced: BTreeSet::new(), peers })
+        let (shards, unsynced, untold, fed) = (shards.collect(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Ok(Self { log, me: options.node, shards, space, releasing: None, unsynced, untold, fed, peers })
     }
 
     /// Returns the log, for reading and syncing.
@@ -205,11 +242,30 @@ impl Shards {
     ///
     /// At the home of a new epoch this writes the record that begins it.
     pub fn adopt(&mut self, shard: ShardId, config: Shard) -> Result<Role, StoreError> {
-        if self.one_mut(shard).replica.adopt(config) {
+        let epoch = self.one(shard).replica.config().epoch;
+        let begins = self.one_mut(shard).replica.adopt(config);
+        let replica = &self.shards[&shard].replica;
+        let (role, changed) = (replica.role(), replica.config().epoch != epoch);
+        if changed {
+            let sent_to: BTreeSet<NodeId> = if role == Role::Home { replica.sent_to().collect() } else { BTreeSet::new() };
+            self.fed.retain(|(node, of)| *of != shard || sent_to.contains(node));
+        }
+        if begins {
             self.append(&[Draft { shard, kind: Kind::Began, owner: 0, body: [Bytes::new(), Bytes::new()] }])?;
         }
         self.tell_synced(shard);
-        Ok(self.one(shard).replica.role())
+        if changed && role == Role::Home {
+            // What they said in the epoch before may be on its way, and says nothing of this one.
+            self.ask_how_far(shard);
+        }
+        Ok(role)
+    }
+
+    fn ask_how_far(&mut self, shard: ShardId) {
+        let (Some(peers), replica) = (&mut self.peers, &self.shards[&shard].replica) else { return };
+        for node in replica.sent_to().filter(|node| self.fed.contains(&(*node, shard))) {
+            peers.send(node, Append { shard, epoch: replica.config().epoch, after: replica.tail(), records: Vec::new() });
+        }
     }
 
     /// Writes records of shards that are at home here, in order, and sends them on. They are readable at once.
@@ -252,13 +308,13 @@ impl Shards {
     fn send(&mut self, shard: ShardId, after: Mark, record: Bytes) {
         let Some(peers) = &mut self.peers else { return };
         let replica = &self.shards[&shard].replica;
-        for node in replica.sent_to() {
+        for node in replica.sent_to().filter(|node| self.fed.contains(&(*node, shard))) {
             peers.send(node, Append { shard, epoch: replica.config().epoch, after, records: vec![record.clone()] });
         }
     }
 
-    /// Takes records from the shard's home. Returns the mark up to which this node has them: the acknowledgement.
-    pub fn receive(&mut self, append: &Append) -> Result<Mark, StoreError> {
+    /// Takes records from the shard's home. Returns how far this node has come: the acknowledgement.
+    pub fn receive(&mut self, append: &Append) -> Result<Ack, StoreError> {
         let headers: Result<Vec<_>, _> = append.records.iter().map(|record| Header::decode(record)).collect();
         let headers = headers.map_err(|source| StoreError::Record { position: self.log.end(), source })?;
         let marks: Vec<Mark> = headers.iter().map(|header| header.mark).collect();
@@ -273,7 +329,65 @@ impl Shards {
         }
         records.extend(append.records[received.take..].iter().cloned());
         self.write(&records)?;
-        Ok(self.one(append.shard).replica.tail())
+        Ok(self.ack(append.shard))
+    }
+
+    fn ack(&self, shard: ShardId) -> Ack {
+        let One { replica, synced, .. } = self.one(shard);
+        Ack { shard, epoch: replica.config().epoch, far: Counted { written: replica.tail().index, synced: *synced } }
+    }
+
+    /// Takes what was synced here of shards that are at home at a node, and that it was not told.
+    pub fn take_untold(&mut self, home: NodeId) -> Vec<Ack> {
+        let of_home: Vec<ShardId> = self.untold.iter().copied().filter(|shard| self.one(*shard).replica.config().home == home).collect();
+        for shard in &of_home {
+            self.untold.remove(shard);
+        }
+        of_home.into_iter().map(|shard| self.ack(shard)).collect()
+    }
+
+    /// Notes that what was sent to a node may not have come: it is sent nothing more until it is fed.
+    pub fn gone(&mut self, node: NodeId) {
+        self.fed.retain(|(fed, _)| *fed != node);
+    }
+
+    /// Notes that a node refused records of a shard: it is sent nothing more of it until it is fed.
+    pub fn starved(&mut self, node: NodeId, shard: ShardId) {
+        self.fed.remove(&(node, shard));
+    }
+
+    /// Asks the members to sync what they were sent of these shards.
+    pub fn ask_sync(&mut self, shards: &[(ShardId, Mark)]) {
+        let Some(peers) = &mut self.peers else { return };
+        let nodes: BTreeSet<NodeId> = shards.iter().flat_map(|(shard, _)| self.shards[shard].replica.sent_to()).collect();
+        for node in nodes {
+            peers.sync(node);
+        }
+    }
+
+    /// Returns what is known of every shard.
+    pub fn views(&self) -> Vec<ShardView> {
+        let view = |(id, one): (&ShardId, &One)| {
+            let config = one.replica.config().clone();
+            let fed = |node: &NodeId| self.fed.contains(&(*node, *id));
+            let caught_up = one.replica.sent_to().filter(fed).collect();
+            ShardView { shard: *id, config, role: one.replica.role(), tail: one.replica.tail(), asked: one.replica.asked(), caught_up }
+        };
+        self.shards.iter().map(view).collect()
+    }
+
+    /// Notes that the home is about to ask Raft for a change in this epoch.
+    pub fn ask(&mut self, shard: ShardId, epoch: u64, change: ShardChange) -> Result<(), StoreError> {
+        Ok(self.one_mut(shard).replica.ask(epoch, change)?)
+    }
+
+    /// Notes that Raft refused the change that was asked for in this epoch. Returns what counts now.
+    pub fn change_refused(&mut self, shard: ShardId, epoch: u64) -> Counted {
+        let replica = &mut self.one_mut(shard).replica;
+        if replica.config().epoch == epoch {
+            replica.refused();
+        }
+        replica.counted()
     }
 
     /// Notes how far another node has come with a shard. Returns what counts now.
@@ -283,20 +397,26 @@ impl Shards {
 
     /// Reads the records that a node lacks whose log ends at `tail`, up to `bytes_max` bytes and at least one.
     ///
-    /// The node cuts its log back by itself, because the first of them follows the last that both have.
-    pub fn feed(&self, shard: ShardId, tail: Mark, bytes_max: u64) -> Result<Append, StoreError> {
-        let One { replica, index, .. } = self.one(shard);
+    /// The node cuts its log back by itself, because the first of them follows the last that both have. Once these are the last,
+    /// the node is sent each new record: what is returned must reach it before those.
+    pub fn feed(&mut self, to: NodeId, shard: ShardId, tail: Mark, bytes_max: u64) -> Result<Append, StoreError> {
+        let One { replica, index, .. } = &self.shards[&shard];
         let common = replica.common_with(tail);
         let before = index.iter().take_while(|slot| slot.header.mark.index <= common).last();
         let epoch = before.map_or(0, |slot| slot.header.mark.epoch);
         let mut append = Append { shard, epoch: replica.config().epoch, after: Mark { epoch, index: common }, records: Vec::new() };
-        let mut bytes = 0;
+        let (mut bytes, mut last) = (0, common);
         for slot in index.after(common) {
             if bytes > 0 && bytes + u64::from(slot.bytes) > bytes_max {
                 break;
             }
             bytes += u64::from(slot.bytes);
             append.records.push(self.log.read(slot.position)?);
+            last = slot.header.mark.index;
+        }
+        let all = index.after(last).next().is_none();
+        if all && replica.role() == Role::Home && replica.sent_to().any(|node| node == to) {
+            self.fed.insert((to, shard));
         }
         Ok(append)
     }
@@ -317,6 +437,9 @@ impl Shards {
         let one = self.one_mut(shard);
         if one.replica.has(mark) {
             one.synced = one.synced.max(mark.index);
+            if one.replica.role() == Role::Follower {
+                self.untold.insert(shard);
+            }
         }
         self.tell_synced(shard)
     }
@@ -460,15 +583,15 @@ mod tests {
         let mut home = Shards::open(other.path(), &options, None, |_, _| ()).unwrap();
         let joining = |epoch, home, other| Shard { epoch, home, in_sync: vec![home], joining: vec![other] };
         home.adopt(shard(), joining(1, node(1), node(2))).unwrap();
-        let mut feed = shards.feed(shard(), Mark::default(), u64::MAX).unwrap();
+        let mut feed = shards.feed(node(2), shard(), Mark::default(), u64::MAX).unwrap();
         feed.records.truncate(2);
         home.receive(&feed).unwrap();
         home.adopt(shard(), joining(2, node(2), node(1))).unwrap();
         home.append(&[draft(Kind::Calls, 99)]).unwrap();
 
         shards.adopt(shard(), joining(2, node(2), node(1))).unwrap();
-        let feed = home.feed(shard(), shards.replica(shard()).tail(), u64::MAX).unwrap();
-        assert_eq!(shards.receive(&feed).unwrap(), home.replica(shard()).tail());
+        let feed = home.feed(node(1), shard(), shards.replica(shard()).tail(), u64::MAX).unwrap();
+        assert_eq!(shards.receive(&feed).unwrap().far.written, home.replica(shard()).tail().index);
         let same = live(&home);
         assert_eq!((live(&shards), &same[..]), (same.clone(), &[(2, 1), (4, 99)][..]));
         drop(shards);

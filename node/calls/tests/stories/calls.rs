@@ -33,13 +33,18 @@ fn shard() -> ShardId {
     ShardId::new(7).unwrap()
 }
 
+/// A pool of no shard that is at home elsewhere.
+fn anyones() -> FunctionId {
+    FunctionId::from_random(0)
+}
+
 impl Default for Node {
     fn default() -> Self {
         let mut rules = Rules::new();
         rules.enter(0, shard(), CallsState::default(), 1);
         let (names, inputs, serves, tickets) = Default::default();
         let mut node = Self { rules, now: 0, log: vec![], synced: 0, names, inputs, serves, asked: 0, tickets };
-        node.rules.handle(0, 0, Request::ReportsComplete);
+        node.rules.handle(0, 0, Request::ReportsComplete { shards: ShardId::all().collect() });
         node.rules.take_effects();
         node
     }
@@ -159,19 +164,19 @@ impl Node {
             "lease" => self.lease(line),
             "undelivered" => Request::Undelivered { task: self.task(plain[0]), key: plain[1].to_owned() },
             "finish" => self.finish(line),
-            "lost" if line.has("crashed") => Request::TaskLost { task: self.task(plain[0]), lost: Lost::Crashed { result } },
-            "lost" => Request::TaskLost { task: self.task(plain[0]), lost: Lost::Platform { result } },
-            "stop" => Request::StopTask { task: self.task(plain[0]) },
+            "lost" if line.has("crashed") => Request::TaskLost { task: self.task(plain[0]), pool: anyones(), lost: Lost::Crashed { result } },
+            "lost" => Request::TaskLost { task: self.task(plain[0]), pool: anyones(), lost: Lost::Platform { result } },
+            "stop" => Request::StopTask { task: self.task(plain[0]), pool: anyones() },
             "fail_pool" => Request::FailPool { pool: self.function(plain[0]), status: Status::InitFailed, result },
             "cancel" => Request::CancelCall { call: self.call(plain[0]) },
             "cancel_input" => Request::CancelInputs { inputs: vec![self.input(plain[0])] },
             "cancel_pool" => Request::CancelPools { pools: vec![self.function(plain[0])] },
-            "heartbeat" => Request::HeldCancels { task: self.task(plain[0]), wait_ms: line.number("wait", 0) },
+            "heartbeat" => Request::HeldCancels { task: self.task(plain[0]), pool: anyones(), wait_ms: line.number("wait", 0) },
             "adopt" => {
                 let inputs = plain[2..].iter().map(|input| (self.input(input), line.number("try", 0) as u32)).collect();
                 Request::Adopt { task: self.task(plain[0]), pool: self.function(plain[1]), inputs }
             }
-            "reports_complete" => Request::ReportsComplete,
+            "reports_complete" => Request::ReportsComplete { shards: ShardId::all().collect() },
             "info" => Request::Info { call: self.call(plain[0]) },
             "inputs" => Request::Inputs { call: self.call(plain[0]) },
             "calls_of" => Request::CallsOf { function: self.function(plain[0]) },

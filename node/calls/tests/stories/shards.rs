@@ -51,6 +51,11 @@ impl Nodes {
         self.nodes.entry(number(word)).or_insert_with(|| Replica::new(shard(), node(word), Mark::default(), vec![], false))
     }
 
+    fn ask(&mut self, word: &str, change: ShardChange) -> Result<(), shoal_calls::shards::replica::Refused> {
+        let replica = self.replica(word);
+        replica.ask(replica.config().epoch, change)
+    }
+
     fn propose(&mut self, word: &str) -> String {
         match self.replica(word).propose() {
             Ok(mark) => {
@@ -133,7 +138,7 @@ impl World for Nodes {
                     Err(refused) => format!("refused: {refused}"),
                 }
             }
-            "ask" => match self.replica(plain[0]).ask(change(line, 1)) {
+            "ask" => match self.ask(plain[0], change(line, 1)) {
                 Ok(()) => format!("must have it: {}", names(&self.replica(plain[0]).must_have())),
                 Err(refused) => format!("refused: {refused}"),
             },

@@ -137,6 +137,7 @@ impl Rules {
                 self.drop_poll(ticket, self.not_home(shard, call.open.call.to_string()));
             }
         }
+        self.leave_tasks(shard);
         for mark in [&mut left.written, &mut left.synced] {
             for ticket in std::mem::take(&mut mark.answers).into_values().flatten() {
                 if self.unanswered.remove(&ticket).is_some() {
@@ -173,15 +174,15 @@ impl Rules {
             Request::Lease(request) => self.lease(now, ticket, request),
             Request::Undelivered { task, key } => self.undelivered(now, ticket, task, &key),
             Request::Finish { from, outcomes } => self.finish(now, ticket, from, outcomes),
-            Request::TaskLost { task, lost } => self.task_lost(now, ticket, task, &lost),
-            Request::StopTask { task } => self.stop_task(now, ticket, task),
+            Request::TaskLost { task, pool, lost } => self.task_lost(now, ticket, (task, pool), &lost),
+            Request::StopTask { task, pool } => self.stop_task(now, ticket, task, pool),
             Request::FailPool { pool, status, result } => self.fail_pool(now, ticket, pool, status, &result),
             Request::CancelCall { call } => self.cancel_call(now, ticket, call),
             Request::CancelInputs { inputs } => self.cancel_inputs(now, ticket, &inputs),
             Request::CancelPools { pools } => self.cancel_pools(now, ticket, &pools),
-            Request::HeldCancels { task, wait_ms } => self.held_cancels(now, ticket, task, wait_ms),
+            Request::HeldCancels { task, pool, wait_ms } => self.held_cancels(now, ticket, (task, pool), wait_ms),
             Request::Adopt { task, pool, inputs } => self.adopt(now, ticket, task, pool, &inputs),
-            Request::ReportsComplete => self.reports_complete(now, ticket),
+            Request::ReportsComplete { shards } => self.reports_complete(now, ticket, &shards),
             Request::Info { call } => self.info(ticket, call),
             Request::CallOf { input } => self.call_of(ticket, input),
             Request::Inputs { call } => self.inputs(ticket, call),
@@ -264,7 +265,8 @@ impl Rules {
     pub fn load(&self) -> Load {
         let pools = self.pools.iter().map(|(id, pool)| (*id, self.pool_load(pool))).collect();
         let tasks = self.tasks.iter().map(|(id, task)| (*id, task.load())).collect();
-        Load { pools, tasks }
+        let known = self.homes.iter().filter(|(_, home)| home.reports.is_none());
+        Load { pools, tasks, homes: known.map(|(shard, _)| *shard).collect() }
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
@@ -317,6 +319,14 @@ impl Rules {
         }
         self.effects.push(Effect::Append { shard, index, record, payload });
         index
+    }
+
+    /// Refuses what belongs to the home of a pool, where that is known to be another node.
+    fn pool_is_here(&self, pool: FunctionId) -> Result<(), Refused> {
+        match pool.shard().filter(|shard| self.elsewhere.contains_key(shard)) {
+            Some(shard) => Err(self.not_home(shard, format!("function {pool}"))),
+            None => Ok(()),
+        }
     }
 
     fn not_home(&self, shard: ShardId, what: String) -> Refused {

@@ -134,6 +134,7 @@ impl Rules {
         status: Status,
         result: &Bytes,
     ) -> Result<(), Refused> {
+        self.pool_is_here(pool)?;
         let idle = self.pools.get(&pool).map(|pool| pool.idle()).unwrap_or_default();
         let mut calls: Vec<(CallId, InputId, u32)> =
             idle.into_iter().filter_map(|input| self.known(input).map(|(_, known, _)| (known.call, input, known.retry_count))).collect();

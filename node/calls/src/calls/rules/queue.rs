@@ -202,6 +202,7 @@ impl Rules {
 
     pub(super) fn lease(&mut self, now: Millis, ticket: Ticket, request: LeaseRequest) -> Result<(), Refused> {
         let (task, pool) = (request.task, request.pool);
+        self.pool_is_here(pool)?;
         if self.ended.contains(task) || self.tasks.get(&task).is_some_and(|task| task.stopping) {
             self.answer(ticket, Answer::Stop);
             return Ok(());
@@ -339,6 +340,7 @@ impl Rules {
         if let Some(timer) = home.reports.take() {
             self.timers.unset(timer);
         }
+        self.load_changed = true;
         let held = |(id, place): (&InputId, &Place)| match place {
             Place::Held { order } if id.shard() == Some(shard) => Some((*order, *id)),
             _ => None,

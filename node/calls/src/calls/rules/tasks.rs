@@ -144,7 +144,14 @@ impl Rules {
         }
     }
 
-    pub(super) fn task_lost(&mut self, now: Millis, ticket: Ticket, task: TaskId, lost: &Lost) -> Result<(), Refused> {
+    pub(super) fn task_lost(
+        &mut self,
+        now: Millis,
+        ticket: Ticket,
+        (task, pool): (TaskId, FunctionId),
+        lost: &Lost,
+    ) -> Result<(), Refused> {
+        self.pool_is_here(pool)?;
         self.ended.insert(task);
         self.stop_waiting(task);
         let gone = self.tasks.remove(&task);
@@ -189,7 +196,8 @@ impl Rules {
         self.heartbeat_late(task);
     }
 
-    pub(super) fn stop_task(&mut self, now: Millis, ticket: Ticket, task: TaskId) -> Result<(), Refused> {
+    pub(super) fn stop_task(&mut self, now: Millis, ticket: Ticket, task: TaskId, pool: FunctionId) -> Result<(), Refused> {
+        self.pool_is_here(pool)?;
         if !self.ended.contains(task) {
             self.task_mut(now, task).stopping = true;
         }
@@ -198,7 +206,14 @@ impl Rules {
         Ok(())
     }
 
-    pub(super) fn held_cancels(&mut self, now: Millis, ticket: Ticket, task: TaskId, wait_ms: u64) -> Result<(), Refused> {
+    pub(super) fn held_cancels(
+        &mut self,
+        now: Millis,
+        ticket: Ticket,
+        (task, pool): (TaskId, FunctionId),
+        wait_ms: u64,
+    ) -> Result<(), Refused> {
+        self.pool_is_here(pool)?;
         self.heartbeat_late(task);
         if self.ended.contains(task) {
             self.answer(ticket, Answer::HeldCancels(Vec::new()));
@@ -240,6 +255,7 @@ impl Rules {
         pool: FunctionId,
         inputs: &[(InputId, u32)],
     ) -> Result<(), Refused> {
+        self.pool_is_here(pool)?;
         if !self.ended.contains(task) {
             self.task_mut(now, task).pool = Some(pool);
             for (input, retry_count) in inputs {
@@ -270,10 +286,33 @@ impl Rules {
         }
     }
 
-    pub(super) fn reports_complete(&mut self, now: Millis, ticket: Ticket) -> Result<(), Refused> {
-        let waiting: Vec<ShardId> = self.homes.iter().filter(|(_, home)| home.reports.is_some()).map(|(id, _)| *id).collect();
-        for shard in waiting {
-            self.release_held(now, shard);
+    /// Gives up the tasks whose pool is in a shard that has left: its new home learns of them from their nodes.
+    pub(super) fn leave_tasks(&mut self, shard: ShardId) {
+        let is_of = |pool: FunctionId| pool.shard() == Some(shard);
+        let mut parked: Vec<(Ticket, FunctionId)> =
+            self.parked.iter().filter(|(_, parked)| is_of(parked.request.pool)).map(|(ticket, parked)| (*ticket, parked.request.pool)).collect();
+        parked.sort_unstable();
+        for (ticket, pool) in parked {
+            self.unpark(ticket);
+            self.answer(ticket, Answer::Refused(self.not_home(shard, format!("function {pool}"))));
+        }
+        let mut tasks: Vec<TaskId> =
+            self.tasks.iter().filter(|(_, task)| task.pool.is_some_and(is_of)).map(|(task, _)| *task).collect();
+        tasks.sort_unstable();
+        for task in tasks {
+            let held = self.tasks.remove(&task).and_then(|task| task.heartbeat);
+            if let Some((ticket, timer)) = held {
+                self.timers.unset(timer);
+                self.answer(ticket, Answer::Refused(self.not_home(shard, format!("task {task}"))));
+            }
+        }
+    }
+
+    pub(super) fn reports_complete(&mut self, now: Millis, ticket: Ticket, shards: &[ShardId]) -> Result<(), Refused> {
+        for shard in shards {
+            if self.homes.get(shard).is_some_and(|home| home.reports.is_some()) {
+                self.release_held(now, *shard);
+            }
         }
         self.answer(ticket, Answer::Done);
         Ok(())

@@ -51,10 +51,12 @@ pub enum Request {
     },
     TaskLost {
         task: TaskId,
+        pool: FunctionId,
         lost: Lost,
     },
     StopTask {
         task: TaskId,
+        pool: FunctionId,
     },
     FailPool {
         pool: FunctionId,
@@ -72,6 +74,7 @@ pub enum Request {
     },
     HeldCancels {
         task: TaskId,
+        pool: FunctionId,
         wait_ms: u64,
     },
     Adopt {
@@ -79,7 +82,10 @@ pub enum Request {
         pool: FunctionId,
         inputs: Vec<(InputId, u32)>,
     },
-    ReportsComplete,
+    /// Nobody else runs what these shards inherited.
+    ReportsComplete {
+        shards: Vec<ShardId>,
+    },
     Info {
         call: CallId,
     },

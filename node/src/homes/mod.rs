@@ -1,0 +1,134 @@
+//! Where calls are at home: told to the records of calls whenever it changes, and the way to those that are at home elsewhere.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `records` | copies of records, from their homes to the nodes that keep them |
+//! | `members` | who holds a shard, and who takes a lost home's place |
+
+mod members;
+mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use shoal_calls::{Calls, Error};
+use shoal_calls::calls::Road;
+use shoal_peer::{Endpoint, Service};
+use shoal_raft::Raft;
+use shoal_state::imbl::OrdMap;
+use shoal_state::model::Shard;
+use shoal_state::{NodeId, ShardId};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Api;
+use crate::peers::Peers;
+
+pub(crate) use members::vacate;
+pub(crate) use records::Outbox;
+
+/// Requests to the calls of another node.
+const CALLS: Service = Service::new(3, "answer for the calls that are at home there");
+
+/// Carries requests to the homes of calls.
+#[derive(Debug)]
+struct PeerCalls {
+    endpoint: Endpoint,
+    raft: Raft,
+}
+
+impl Road for PeerCalls {
+    fn ask<'a>(&'a self, home: NodeId, request: Bytes, patience: Duration) -> BoxFuture<'a, Result<Bytes, String>> {
+        Box::pin(async move {
+            let member = self.raft.local().members.get(&home).cloned();
+            let member = member.ok_or_else(|| format!("node {home} is no member of this cluster any more"))?;
+            let answer = self.endpoint.call(home, &member.address, CALLS, request, patience).await;
+            answer.map_err(|error| error.to_string())
+        })
+    }
+}
+
+/// Answers other nodes for the calls that are at home here, and asks them for the others, from now on.
+pub(crate) fn start(peers: &Peers, raft: &Raft, calls: &Calls) {
+    calls.set_road(Arc::new(PeerCalls { endpoint: peers.endpoint.clone(), raft: raft.clone() }));
+    let calls = calls.clone();
+    peers.endpoint.serve(CALLS, move |mut stream, _| {
+        let calls = calls.clone();
+        async move {
+            let Ok(Some(request)) = stream.next().await else { return };
+            tokio::select! {
+                answer = calls.serve(request) => {
+                    if let Err(error) = stream.send(answer).await.and_then(|()| stream.finish()) {
+                        tracing::debug!(peer = %stream.peer(), %error, "a node did not wait for the answer of calls");
+                    }
+                }
+                // Whoever asked is gone: what was leased to it must not wait for it.
+                () = stream.closed() => {}
+            }
+        }
+    });
+}
+
+/// Keeps records where they belong, and tells the calls where shards are at home, now and whenever that changes, until `stop`.
+/// `told` is what they were told before.
+pub(crate) async fn run(api: Api, outbox: Outbox, told: OrdMap<ShardId, Shard>, stop: CancellationToken) {
+    let (raft, calls) = (api.cluster.raft().clone(), api.calls.clone());
+    let copying = records::run(api.peers.clone(), raft.clone(), calls.clone(), outbox.clone(), stop.clone());
+    let deciding = members::run(api.clone(), outbox, stop.clone());
+    tokio::join!(follow(raft, calls, told, stop), copying, deciding);
+}
+
+async fn follow(raft: Raft, calls: Calls, mut told: OrdMap<ShardId, Shard>, stop: CancellationToken) {
+    let mut changes = raft.watch();
+    loop {
+        let state = raft.local();
+        if !state.shards.ptr_eq(&told) {
+            let changed = |(id, shard): &(&ShardId, &Shard)| told.get(*id) != Some(*shard);
+            let changed: Vec<_> = state.shards.iter().filter(changed).map(|(id, shard)| (*id, shard.clone())).collect();
+            let came: Vec<ShardId> = changed.iter().filter(|(id, shard)| came_home(raft.node(), told.get(id), shard)).map(|(id, _)| *id).collect();
+            if let Err(error) = configure(&raft, &calls, changed, came).await {
+                tracing::error!(%error, "the calls of this node do not learn where shards are at home");
+                return;
+            }
+            told = state.shards;
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn came_home(me: NodeId, before: Option<&Shard>, now: &Shard) -> bool {
+    now.home == me && before.is_none_or(|before| before.home != me)
+}
+
+async fn configure(raft: &Raft, calls: &Calls, changed: Vec<(ShardId, Shard)>, came: Vec<ShardId>) -> Result<(), Error> {
+    calls.configure(changed).await?;
+    if came.is_empty() {
+        return Ok(());
+    }
+    let members: Vec<NodeId> = raft.local().members.keys().copied().collect();
+    if members.len() < 2 {
+        return calls.take_over(came, &members).await;
+    }
+    // Others must hear that this node is home before they answer; what happens to shards meanwhile must not wait for them.
+    let calls = calls.clone();
+    tokio::spawn(async move {
+        if let Err(error) = calls.take_over(came, &members).await {
+            tracing::warn!(%error, "cannot hear what tasks run of shards that came home; what nobody claims waits a little longer");
+        }
+    });
+    Ok(())
+}
+
+/// Takes home the shards that the state gives to this node. A cluster of one knows at once what its tasks run: nothing,
+/// since they died with the node's former process. Returns what the state says.
+pub(crate) async fn open(raft: &Raft, calls: &Calls) -> Result<OrdMap<ShardId, Shard>, Error> {
+    let told = raft.local().shards;
+    let shards: Vec<_> = told.iter().map(|(id, shard)| (*id, shard.clone())).collect();
+    let came = shards.iter().filter(|(_, shard)| shard.home == raft.node()).map(|(id, _)| *id).collect();
+    configure(raft, calls, shards, came).await?;
+    Ok(told)
+}

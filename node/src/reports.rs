@@ -1,0 +1,256 @@
+//! What the members tell each other all the time: how busy the calls are that are at home with each, which of their shards need
+//! somebody else, whom they hear.
+//!
+//! All of it is soft, and the sign of life of a node besides. The leader hears of a change at once, the others a little later: any
+//! node can say how busy a function is, and a new leader knows what the last one knew.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use shoal_calls::calls::Load;
+use shoal_calls::shards::Mark;
+use shoal_calls::Calls;
+use shoal_peer::{Endpoint, Service, Stream};
+use shoal_raft::Raft;
+use shoal_state::{FunctionId, NodeId, ShardId, State, Timestamp};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::now;
+use crate::peers::{self, Peers};
+use crate::scheduling::CrashLoops;
+
+/// What a node tells of itself.
+const REPORTS: Service = Service::new(9, "hear how busy a node is");
+
+/// How often a node says that it lives.
+const EVERY: Duration = Duration::from_millis(300);
+/// The least time between two reports to the leader, and to the others.
+const LEADER_GAP: Duration = Duration::from_millis(10);
+const GAP: Duration = Duration::from_millis(300);
+/// How long a report may take to go out. Then the way is opened anew.
+const SEND_WAIT: Duration = Duration::from_secs(2);
+/// After so long without a word a node is not heard any more.
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// When this node itself did nothing for so long, the silence of others says nothing.
+const PAUSED_AFTER: Duration = Duration::from_secs(1);
+
+/// What a node tells. Times within are ages in milliseconds: clocks differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Report {
+    load: Load,
+    /// Functions whose containers end as soon as they start, and for how long they get none.
+    held: BTreeMap<FunctionId, u64>,
+    /// Shards whose records here may be missing some, and how far they go.
+    suspect: BTreeMap<ShardId, Mark>,
+    /// The members that this node hears.
+    hears: Vec<NodeId>,
+}
+
+impl Report {
+    /// Turns the times of a load into ages, or ages into times.
+    fn turn(mut load: Load, now: Timestamp) -> Load {
+        for pool in load.pools.values_mut() {
+            pool.oldest_waiting_ms = pool.oldest_waiting_ms.map(|at| now.0.saturating_sub(at));
+        }
+        for task in load.tasks.values_mut() {
+            task.idle_since_ms = task.idle_since_ms.map(|at| now.0.saturating_sub(at));
+        }
+        load
+    }
+}
+
+struct Heard {
+    at: Instant,
+    /// With times by this node's clock.
+    load: Arc<Load>,
+    held: BTreeMap<FunctionId, Timestamp>,
+    suspect: BTreeMap<ShardId, Mark>,
+    hears: Vec<NodeId>,
+}
+
+struct Inner {
+    me: NodeId,
+    calls: Calls,
+    raft: Raft,
+    crashes: CrashLoops,
+    others: Mutex<HashMap<NodeId, Heard>>,
+    /// Since when silence counts.
+    listening: Mutex<Instant>,
+    /// The shards of this node that may miss records.
+    suspect: Mutex<BTreeMap<ShardId, Mark>>,
+    changed: watch::Sender<()>,
+}
+
+/// What the members tell. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Reports {
+    inner: Arc<Inner>,
+}
+
+impl Reports {
+    /// Begins with nothing heard.
+    pub(crate) fn new(me: NodeId, raft: &Raft, calls: &Calls, crashes: &CrashLoops) -> Self {
+        let inner = Inner {
+            me,
+            calls: calls.clone(),
+            raft: raft.clone(),
+            crashes: crashes.clone(),
+            others: Mutex::default(),
+            listening: Mutex::new(Instant::now()),
+            suspect: Mutex::default(),
+            changed: watch::channel(()).0,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Returns a watch that changes with every report of another node.
+    pub(crate) fn watch(&self) -> watch::Receiver<()> {
+        self.inner.changed.subscribe()
+    }
+
+    /// Returns how busy everything is, as far as the homes of all shards have told.
+    pub(crate) fn load(&self, state: &State) -> Arc<Load> {
+        let own = self.inner.calls.load().borrow().clone();
+        let others = self.inner.others.lock();
+        if others.is_empty() {
+            return own;
+        }
+        let mut all = Load::default();
+        let told = others.iter().map(|(node, heard)| (*node, &heard.load)).chain([(self.inner.me, &own)]);
+        for (node, load) in told {
+            let is_home = |shard: &ShardId| state.shards.get(shard).is_some_and(|shard| shard.home == node);
+            all.homes.extend(load.homes.iter().copied().filter(is_home));
+            let at_home = |function: &FunctionId| function.shard().is_some_and(|shard| is_home(&shard));
+            all.pools.extend(load.pools.iter().filter(|(pool, _)| at_home(pool)).map(|(pool, load)| (*pool, *load)));
+            all.tasks.extend(load.tasks.iter().filter(|(_, task)| task.pool.is_some_and(|pool| at_home(&pool))).map(|(task, load)| (*task, *load)));
+        }
+        Arc::new(all)
+    }
+
+    /// Returns the functions whose containers end as soon as they start on some node, each with when it may get one again.
+    pub(crate) fn held(&self) -> BTreeMap<FunctionId, Timestamp> {
+        let mut held = self.inner.crashes.held(now());
+        for heard in self.inner.others.lock().values() {
+            for (function, until) in &heard.held {
+                let longest = held.entry(*function).or_insert(*until);
+                *longest = (*longest).max(*until);
+            }
+        }
+        held
+    }
+
+    /// Returns for how long a node was not heard; zero for this one. What it said before this node began to listen counts as now.
+    pub(crate) fn silent(&self, node: NodeId) -> Duration {
+        if node == self.inner.me {
+            return Duration::ZERO;
+        }
+        let since = *self.inner.listening.lock();
+        let heard = self.inner.others.lock().get(&node).map(|heard| heard.at);
+        heard.map_or(since, |at| at.max(since)).elapsed()
+    }
+
+    /// Says whether neither this node nor any that it hears has heard a node for [`SILENT_AFTER`].
+    pub(crate) fn is_lost(&self, node: NodeId) -> bool {
+        if self.silent(node) < SILENT_AFTER {
+            return false;
+        }
+        let others = self.inner.others.lock();
+        !others.iter().any(|(other, heard)| *other != node && heard.at.elapsed() < SILENT_AFTER && heard.hears.contains(&node))
+    }
+
+    /// Returns where a shard's records may be missing some, and how far they go there.
+    pub(crate) fn suspects(&self, shard: ShardId) -> BTreeMap<NodeId, Mark> {
+        let own = self.inner.suspect.lock().get(&shard).map(|mark| (self.inner.me, *mark));
+        let others = self.inner.others.lock();
+        own.into_iter().chain(others.iter().filter_map(|(node, heard)| Some((*node, *heard.suspect.get(&shard)?)))).collect()
+    }
+
+    /// Notes which shards of this node may miss records.
+    pub(crate) fn set_suspect(&self, suspect: BTreeMap<ShardId, Mark>) {
+        *self.inner.suspect.lock() = suspect;
+    }
+
+    fn report(&self) -> Report {
+        let now = now();
+        let load = Report::turn((**self.inner.calls.load().borrow()).clone(), now);
+        let held = self.inner.crashes.held(now).into_iter().map(|(function, until)| (function, until.0.saturating_sub(now.0)));
+        let others = self.inner.others.lock();
+        let hears = others.iter().filter(|(_, heard)| heard.at.elapsed() < SILENT_AFTER / 2).map(|(node, _)| *node);
+        Report { load, held: held.collect(), suspect: self.inner.suspect.lock().clone(), hears: hears.collect() }
+    }
+
+    fn hear(&self, node: NodeId, report: Report) {
+        let now = now();
+        let held = report.held.into_iter().map(|(function, ms)| (function, Timestamp(now.0 + ms))).collect();
+        let load = Arc::new(Report::turn(report.load, now));
+        let heard = Heard { at: Instant::now(), load, held, suspect: report.suspect, hears: report.hears };
+        self.inner.others.lock().insert(node, heard);
+        self.inner.changed.send_replace(());
+    }
+}
+
+/// Hears others and tells them until `stop`.
+pub(crate) async fn run(reports: Reports, peers: Peers, stop: CancellationToken) {
+    let heard = reports.clone();
+    peers.endpoint.serve(REPORTS, move |stream, _| hear(heard.clone(), stream));
+    let watching = tokio::spawn(notice_pauses(reports.clone(), stop.clone()));
+    let raft = reports.inner.raft.clone();
+    peers::for_each_other(&raft, &stop, |node, address| {
+        let (reports, endpoint) = (reports.clone(), peers.endpoint.clone());
+        async move { tell(&reports, &endpoint, node, &address).await }
+    })
+    .await;
+    let _ = watching.await;
+}
+
+async fn hear(reports: Reports, mut stream: Stream) {
+    while let Ok(Some(frame)) = stream.next().await {
+        match postcard::from_bytes(&frame) {
+            Ok(report) => reports.hear(stream.peer(), report),
+            Err(error) => return tracing::warn!(node = %stream.peer(), %error, "a report cannot be read: are the nodes of one release?"),
+        }
+    }
+}
+
+/// Begins to listen anew whenever this node stood still.
+async fn notice_pauses(reports: Reports, stop: CancellationToken) {
+    let mut last = Instant::now();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        if last.elapsed() > EVERY + PAUSED_AFTER {
+            tracing::warn!(paused = ?last.elapsed(), "this node stood still: it listens to the others anew");
+            *reports.inner.listening.lock() = Instant::now();
+        }
+        last = Instant::now();
+    }
+}
+
+/// Tells one node how this one is, for as long as it is a member.
+async fn tell(reports: &Reports, endpoint: &Endpoint, node: NodeId, address: &str) {
+    let mut load = reports.inner.calls.load();
+    loop {
+        if let Ok(mut stream) = endpoint.open_stream(node, address, REPORTS).await {
+            loop {
+                let report = Bytes::from(postcard::to_stdvec(&reports.report()).expect("a report can be written"));
+                load.borrow_and_update();
+                match tokio::time::timeout(SEND_WAIT, stream.send(report)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) | Err(_) => break,
+                }
+                let leads = reports.inner.raft.leader().is_some_and(|leader| leader.node == node);
+                tokio::time::sleep(if leads { LEADER_GAP } else { GAP }).await;
+                let _ = tokio::time::timeout(EVERY, load.changed()).await;
+            }
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
