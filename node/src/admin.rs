@@ -26,6 +26,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, environment_name};
+use shoal_runtime::ShortPath;
 
 pub(crate) use audit::{AuditAnswer, AuditWanted};
 pub(crate) use explain::{ExplainWanted, Explanation};
@@ -140,6 +141,15 @@ pub(crate) struct StatusReport {
     pub(crate) nodes: usize,
     /// Shards that have a home.
     pub(crate) shards: usize,
+    /// Those at home at this node.
+    #[serde(default)]
+    pub(crate) shards_here: usize,
+    /// Those with fewer copies than they should have.
+    #[serde(default)]
+    pub(crate) shards_missing_copies: usize,
+    /// Those whose home is lost and not replaced: their calls wait.
+    #[serde(default)]
+    pub(crate) shards_waiting: usize,
     /// Apps that live.
     pub(crate) apps: usize,
     /// Tasks that live.
@@ -156,7 +166,8 @@ pub(crate) struct StatusReport {
 /// Answers on `path` until `stop`.
 pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> anyhow::Result<()> {
     let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let bound = ShortPath::to(path).and_then(|short| UnixListener::bind(short.path()));
+    let listener = bound.with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot close {} to others", path.display()))?;
     let router = Router::new()
@@ -204,6 +215,9 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         applied: raft.applied,
         nodes: state.nodes.len(),
         shards: state.shards.len(),
+        shards_here: state.shards.values().filter(|shard| shard.home == api.cluster.node).count(),
+        shards_missing_copies: state.shards.values().filter(|shard| crate::homes::lacks_copies(&state, shard)).count(),
+        shards_waiting: state.shards.values().filter(|shard| api.reports.is_lost(shard.home)).count(),
         apps: state.apps.values().filter(|app| app.stopped.is_none()).count(),
         tasks: state.tasks.len(),
         images: state.images.len(),

@@ -115,7 +115,11 @@ impl NodeProvider {
         } else {
             Lost::Crashed { result: result(pb::generic_result::GenericStatus::Failure, &crash(end)) }
         };
-        self.api.calls.task_lost(id, task.function, lost).await.map_err(Error::failed(format!("cannot give up the inputs of task {id}")))?;
+        self.api
+            .calls
+            .task_lost(id, task.function, lost)
+            .await
+            .map_err(Error::failed(format!("cannot give up the inputs of task {id}")))?;
         // A task of an earlier start of this node has no phases here: its end says nothing of its function.
         if !took_input && !stopping && !end.phases.is_empty() {
             self.start_failed(task, end, known.map(|known| known.notes).unwrap_or_default()).await?;

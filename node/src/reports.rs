@@ -11,9 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use shoal_calls::Calls;
 use shoal_calls::calls::Load;
 use shoal_calls::shards::Mark;
-use shoal_calls::Calls;
 use shoal_peer::{Endpoint, Service, Stream};
 use shoal_raft::Raft;
 use shoal_state::{FunctionId, NodeId, ShardId, State, Timestamp};
@@ -128,7 +128,9 @@ impl Reports {
             all.homes.extend(load.homes.iter().copied().filter(is_home));
             let at_home = |function: &FunctionId| function.shard().is_some_and(|shard| is_home(&shard));
             all.pools.extend(load.pools.iter().filter(|(pool, _)| at_home(pool)).map(|(pool, load)| (*pool, *load)));
-            all.tasks.extend(load.tasks.iter().filter(|(_, task)| task.pool.is_some_and(|pool| at_home(&pool))).map(|(task, load)| (*task, *load)));
+            all.tasks.extend(
+                load.tasks.iter().filter(|(_, task)| task.pool.is_some_and(|pool| at_home(&pool))).map(|(task, load)| (*task, *load)),
+            );
         }
         Arc::new(all)
     }

@@ -264,6 +264,17 @@ class Node:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def lose(self) -> None:
+        """Kills everything of the node at once, as when its machine is lost, and takes away what its mounts leave."""
+        assert self.keeper is not None
+        for pid in [self.keeper.pid, *descendants(self.keeper.pid)]:
+            kill(pid, signal.SIGKILL)
+        self.keeper.wait(10)
+        self.keeper = None
+        for mount in Path("/proc/self/mounts").read_text().splitlines():
+            if (point := mount.split()[1]).startswith(str(self.data)):
+                subprocess.run(["umount", "--lazy", point], check=False)
+
     def wait_reborn(self, old: int, seconds: float = NODE_START_SECONDS) -> int:
         """Waits until the keeper has started another node than `old` and it answers."""
 

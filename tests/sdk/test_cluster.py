@@ -23,12 +23,17 @@ class Pair(NamedTuple):
     of_other: Client
 
 
+def named(name: str) -> str:
+    """Returns the configuration of a node to which calls move soon after it came."""
+    return f'name = "{name}"\n[calls]\nsettle_seconds = 1\n'
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
     """A cluster of two. Images of the first are kept between runs; the second one is always new."""
     kept, fresh = os.environ.get("SHOAL_TEST_DATA"), tmp_path_factory.mktemp("cluster")
     founder = Path(kept) / "founder" if kept else fresh / "founder"
-    home, other = Node(founder, config='name = "home"\n'), Node(fresh / "other", config='name = "other"\n')
+    home, other = Node(founder, config=named("home")), Node(fresh / "other", config=named("other"))
     try:
         home.start()
         for line in home.json("node", "list"):
@@ -36,7 +41,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node
                 forget(home, line["node_id"])
         other.join(home)
         yield home, other
-        forget(home, "other", before=other.stop)
+        if other.keeper is not None:
+            forget(home, "other", before=other.stop)
     finally:
         other.stop()
         home.stop()
@@ -102,7 +108,7 @@ def refused(node: Node, *arguments: str) -> str:
 def test_who_has_no_right_to_join_hears_why(pair, tmp_path):
     """A used token, a revoked one, one of no use, one of another cluster: refused in words on the new node, and in the audit."""
     join = pair.home.json("token", "create", "--node")["join"].split()
-    third = Node(tmp_path / "third", config='name = "third"\n')
+    third = Node(tmp_path / "third", config=named("third"))
     third.start(*join[2:])
     third.stop()
     pair.home.shoal("node", "remove", "third")
@@ -194,3 +200,78 @@ def test_a_call_outlives_the_node_where_it_is_at_home(pair):
         old = pair.home.kill_child()
         pair.home.wait_reborn(old)
         assert "slow ended after 15" in running.ok(200).text()
+
+
+def homes(node: Node, app: str) -> dict[str, str]:
+    """Returns at which node the calls of each function of an app are at home."""
+    found = {}
+    for function in node.json("explain", app)["parts"]:
+        for sentence in function["says"]:
+            if match := re.search(r"at home at node (\w+), with a copy at (?!nowhere)", sentence):
+                found[function["name"]] = match.group(1)
+    return found
+
+
+UNDER_LOAD = """
+import asyncio
+import modal
+
+async def main():
+    functions = [modal.Function.from_name(NAME, f"work{n}") for n in range(6)]
+    spawned = [await functions[n % 6].spawn.aio(n) for n in range(60)]
+    print("calls", *[call.object_id for call in spawned], flush=True)
+    done = 0
+
+    async def each(number):
+        nonlocal done
+        results = []
+        async for result in functions[number].map.aio(range(300)):
+            results.append(result)
+            done += 1
+            if done == 300:
+                print("under way", flush=True)
+        return results == [1000 * number + x for x in range(300)]
+
+    print("mapped", all(await asyncio.gather(*[each(n) for n in range(6)])), flush=True)
+    print("spawned", await asyncio.gather(*[call.get.aio(timeout=120) for call in spawned]) == [1000 * (n % 6) + n for n in range(60)])
+
+asyncio.run(main())
+"""
+
+
+def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
+    """Three nodes under load, and one is lost for good that is home of calls, runs containers and leads: every input has its one
+    result, also when read through another node; the functions go on, and the node can be removed."""
+    third = Node(tmp_path / "third", config=named("third"))
+    third.join(pair.home)
+    third_client = Client(third, pair.of_home.token, tmp_path / "client")
+    others = {"other": pair.other, "third": third}
+    try:
+        pair.of_home.deploy("parted.py", unique)
+        spread = wait_for("calls to be spread", lambda: others.keys() & set(homes(pair.home, unique).values()), 60, every=0.5)
+        name = sorted(spread)[0]
+        lost, client = others.pop(name), third_client if name == "other" else pair.of_other
+        ((left, kept),) = others.items()
+        for _ in range(20):
+            leader = next(line["name"] for line in pair.home.json("node", "list") if line["role"] == "leader")
+            if leader == name:
+                break
+            leads = {"home": pair.home, left: kept}[leader]
+            leads.wait_reborn(leads.kill_child())
+        running = pair.of_home.start("-c", f"NAME = {unique!r}\n{UNDER_LOAD}")
+        running.wait_line("^under way", 120)
+        lost.lose()
+        said = running.ok(200).text()
+        assert "mapped True" in said and "spawned True" in said, said
+        (calls,) = re.findall(r"^calls (.*)$", said, re.M)
+        again = f"import modal; print('again', [modal.FunctionCall.from_id(id).get(timeout=60) for id in {calls.split()[:12]!r}])"
+        assert f"again {[1000 * (n % 6) + n for n in range(12)]}" in client.start("-c", again).ok(120).text()
+        pair.home.shoal("node", "remove", name)
+        assert name not in {line["name"] for line in pair.home.json("node", "list")}
+        client.stop_app(unique)
+    finally:
+        third_client.close()
+        if third.keeper is not None:
+            if "third" in others:
+                forget(pair.home, "third", before=third.stop)
+            third.stop()

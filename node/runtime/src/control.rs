@@ -24,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{ContainerId, Error, Result};
+use crate::{ContainerId, Error, Result, ShortPath};
 
 /// How many descriptors one call may carry: stdin, stdout, stderr of an exec, with room to spare.
 const DESCRIPTORS_MAX: usize = 8;
@@ -81,7 +81,7 @@ impl Control {
     ) -> Result<R> {
         let broken = |source| Error::Broken { container: self.container, method, source };
         let request = serde_json::to_vec(&Call { method, arg }).map_err(|e| broken(e.into()))?;
-        let mut stream = UnixStream::connect(&self.socket).await.map_err(broken)?;
+        let mut stream = UnixStream::connect(ShortPath::to(&self.socket).map_err(broken)?.path()).await.map_err(broken)?;
         send(&mut stream, &request, descriptors).await.map_err(broken)?;
         let answer = receive(&mut stream).await.map_err(broken)?;
         if !answer.success {

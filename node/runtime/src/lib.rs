@@ -43,6 +43,7 @@ mod network;
 mod oci;
 mod overlays;
 mod process;
+mod socket;
 mod spec;
 
 pub use ahead::{AheadConfig, LAUNCHER, Rooms};
@@ -55,6 +56,7 @@ pub use identity::{ContainerId, Tag};
 pub use network::NetworkConfig;
 pub use oci::DEFAULT_CAPABILITIES;
 pub use overlays::Disks;
+pub use socket::ShortPath;
 pub use spec::*;
 
 /// Runs a blocking piece of work where it does not hold up other tasks.

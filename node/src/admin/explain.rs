@@ -164,9 +164,19 @@ impl About<'_> {
         let function = self.state.functions.get(&id)?;
         let mut told = Explanation::new("function", id, function.tag.as_str());
         told.say(shoal_scheduler::explain(self.state, self.load, id, self.now));
+        told.says.extend(self.home(id));
         let tasks = self.state.tasks_of.get(&id).into_iter().flatten();
         told.parts.extend(tasks.take(PARTS_MAX).filter_map(|task| self.task(*task)));
         Some(told)
+    }
+
+    /// Says where the calls of a function are, where there is a choice.
+    fn home(&self, id: FunctionId) -> Option<String> {
+        let shard = self.state.shards.get(&id.shard()?).filter(|_| self.state.members.len() > 1)?;
+        let name = |node: &NodeId| self.state.nodes.get(node).map_or_else(|| node.to_string(), |node| node.name.clone());
+        let copies: Vec<String> = shard.in_sync.iter().filter(|node| **node != shard.home).map(name).collect();
+        let copies = if copies.is_empty() { "nowhere yet".to_owned() } else { copies.join(", ") };
+        Some(format!("its calls are at home at node {}, with a copy at {copies}", name(&shard.home)))
     }
 
     fn task(&self, id: TaskId) -> Option<Explanation> {

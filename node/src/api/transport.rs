@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use shoal_proto::modal_client::modal_client_server::ModalClientServer;
+use shoal_runtime::ShortPath;
 use shoal_state::TaskId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -359,7 +360,7 @@ impl Drop for TaskDoor {
 /// Answers a task on a socket of its own at `path`.
 pub(crate) fn serve_task(api: Api, task: TaskId, path: &Path) -> std::io::Result<TaskDoor> {
     let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path)?;
+    let listener = UnixListener::bind(ShortPath::to(path)?.path())?;
     let stop = CancellationToken::new();
     let (router, until) = (router(api, Some(task)), stop.clone());
     tokio::spawn(async move {

@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::Common;
+use shoal_runtime::ShortPath;
+
 use crate::admin::Refusal;
 use crate::config::admin_socket;
 
@@ -79,7 +81,7 @@ impl Lines {
 /// Says whether a node is known not to run on a folder: nobody listens at its socket.
 pub(super) fn is_away(common: &Common) -> bool {
     use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    let connected = std::os::unix::net::UnixStream::connect(admin_socket(&common.data));
+    let connected = ShortPath::to(&admin_socket(&common.data)).and_then(|short| std::os::unix::net::UnixStream::connect(short.path()));
     connected.is_err_and(|error| matches!(error.kind(), ConnectionRefused | NotFound))
 }
 
@@ -96,7 +98,8 @@ async fn in_time<T>(what: &str, asked: impl Future<Output = anyhow::Result<T>>) 
 /// Sends a request; returns the answer, which is not a refusal.
 async fn send(common: &Common, method: &str, path: &str, body: &impl Serialize) -> anyhow::Result<Response<Incoming>> {
     let socket = admin_socket(&common.data);
-    let stream = UnixStream::connect(&socket).await.with_context(|| {
+    let connected = async { UnixStream::connect(ShortPath::to(&socket)?.path()).await };
+    let stream = connected.await.with_context(|| {
         format!("cannot reach a node at {}: is it running (`shoal start`), are you root, is --data right?", socket.display())
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot speak to the node")?;

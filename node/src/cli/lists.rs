@@ -109,7 +109,19 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
         Some(leader) => println!("  consensus  leader {leader}, term {}, entry {}", report.term, report.applied),
         None => println!("  consensus  no leader yet, term {}, entry {}", report.term, report.applied),
     }
-    println!("  cluster    {} node(s), {} shards with a home", report.nodes, report.shards);
+    println!("  cluster    {} node(s), {} of {} shards of calls at home here", report.nodes, report.shards_here, report.shards);
+    if report.shards_missing_copies > 0 {
+        println!(
+            "  copies     {} shards of calls have one copy only: another is made as soon as a node can take it",
+            report.shards_missing_copies
+        );
+    }
+    if report.shards_waiting > 0 {
+        println!(
+            "  waiting    {} shards of calls are at home at a node that does not answer: their calls wait for it or its successor",
+            report.shards_waiting
+        );
+    }
     println!("  holds      {} app(s), {} task(s), {} image(s)", report.apps, report.tasks, report.images);
     println!("  has read   {} of images' files since its start", super::store::size(report.files_read_bytes));
     Ok(0)

@@ -48,6 +48,11 @@ impl Facts {
     }
 }
 
+/// Says whether fewer nodes have all records of a shard than should. A cluster of one has what it can have.
+pub(crate) fn lacks_copies(state: &State, shard: &Shard) -> bool {
+    shard.in_sync.len() < COPIES.min(state.members.len())
+}
+
 /// Orders nodes by how much a shard belongs to them.
 fn ranked(shard: ShardId, nodes: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
     let weight = |node: &NodeId| {
@@ -214,7 +219,8 @@ async fn keep_own(api: &Api, facts: &Facts) -> Result<(), shoal_calls::Error> {
     let suspect = views.iter().filter(|view| view.role == Role::Suspect).map(|view| (view.shard, view.tail));
     api.reports.set_suspect(suspect.collect());
     let me = api.cluster.node;
-    let wanted = views.iter().filter_map(|view| Some((view.shard, view.config.epoch, next(view, me, &api.reports.suspects(view.shard), facts)?)));
+    let wanted =
+        views.iter().filter_map(|view| Some((view.shard, view.config.epoch, next(view, me, &api.reports.suspects(view.shard), facts)?)));
     ask(api, wanted.take(CHANGES_MAX).collect()).await
 }
 
@@ -290,7 +296,9 @@ async fn give_tasks_up(api: &Api, state: &State, lost: &mut HashMap<NodeId, (Ins
         for given_up in given_up.await {
             match given_up {
                 Ok(task) => drop(told.insert(task)),
-                Err(error) => tracing::warn!(%node, %error, "cannot have the inputs of a lost node's task leased elsewhere; it is tried again"),
+                Err(error) => {
+                    tracing::warn!(%node, %error, "cannot have the inputs of a lost node's task leased elsewhere; it is tried again")
+                }
             }
         }
         if since.elapsed() < FENCE_AFTER || tasks.is_empty() {

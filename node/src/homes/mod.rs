@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use shoal_calls::{Calls, Error};
 use shoal_calls::calls::Road;
+use shoal_calls::{Calls, Error};
 use shoal_peer::{Endpoint, Service};
 use shoal_raft::Raft;
 use shoal_state::imbl::OrdMap;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Api;
 use crate::peers::Peers;
 
-pub(crate) use members::vacate;
+pub(crate) use members::{lacks_copies, vacate};
 pub(crate) use records::Outbox;
 
 /// Requests to the calls of another node.
@@ -86,7 +86,8 @@ async fn follow(raft: Raft, calls: Calls, mut told: OrdMap<ShardId, Shard>, stop
         if !state.shards.ptr_eq(&told) {
             let changed = |(id, shard): &(&ShardId, &Shard)| told.get(*id) != Some(*shard);
             let changed: Vec<_> = state.shards.iter().filter(changed).map(|(id, shard)| (*id, shard.clone())).collect();
-            let came: Vec<ShardId> = changed.iter().filter(|(id, shard)| came_home(raft.node(), told.get(id), shard)).map(|(id, _)| *id).collect();
+            let came: Vec<ShardId> =
+                changed.iter().filter(|(id, shard)| came_home(raft.node(), told.get(id), shard)).map(|(id, _)| *id).collect();
             if let Err(error) = configure(&raft, &calls, changed, came).await {
                 tracing::error!(%error, "the calls of this node do not learn where shards are at home");
                 return;

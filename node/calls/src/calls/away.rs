@@ -130,10 +130,9 @@ fn about(request: &Request) -> About {
         | Request::StopTask { pool, .. }
         | Request::HeldCancels { pool, .. } => About::One(pool.shard()),
         Request::CallsOf { function } => About::One(function.shard()),
-        Request::Undelivered { .. }
-        | Request::CancelPools { .. }
-        | Request::ReportsComplete { .. }
-        | Request::Children { .. } => About::All,
+        Request::Undelivered { .. } | Request::CancelPools { .. } | Request::ReportsComplete { .. } | Request::Children { .. } => {
+            About::All
+        }
     }
 }
 

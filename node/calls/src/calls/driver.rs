@@ -69,18 +69,54 @@ pub struct Starved {
 /// What reaches the owner.
 #[derive(Debug)]
 pub(super) enum Event {
-    Ask { request: Request, reply: oneshot::Sender<Reply> },
-    Configure { shards: Vec<(ShardId, Shard)>, reply: oneshot::Sender<()> },
-    Received { appends: Vec<Append>, reply: oneshot::Sender<Vec<Result<Ack, Starved>>> },
-    Acked { from: NodeId, acks: Vec<Ack> },
-    Feed { to: NodeId, shard: ShardId, tail: Mark, reply: oneshot::Sender<Append> },
+    Ask {
+        request: Request,
+        reply: oneshot::Sender<Reply>,
+    },
+    Configure {
+        shards: Vec<(ShardId, Shard)>,
+        reply: oneshot::Sender<()>,
+    },
+    Received {
+        appends: Vec<Append>,
+        reply: oneshot::Sender<Vec<Result<Ack, Starved>>>,
+    },
+    Acked {
+        from: NodeId,
+        acks: Vec<Ack>,
+    },
+    Feed {
+        to: NodeId,
+        shard: ShardId,
+        tail: Mark,
+        reply: oneshot::Sender<Append>,
+    },
     /// Answered with what was synced for this home, at once or after a sync that begins from now on.
-    Synced { home: NodeId, anew: bool, reply: oneshot::Sender<Vec<Ack>> },
-    Gone { node: NodeId, shard: Option<ShardId> },
-    Views { reply: oneshot::Sender<Vec<ShardView>> },
-    AskChange { shard: ShardId, epoch: u64, change: ShardChange, reply: oneshot::Sender<Result<(), Refused>> },
-    ChangeRefused { shard: ShardId, epoch: u64 },
-    Stop { reply: oneshot::Sender<()> },
+    Synced {
+        home: NodeId,
+        anew: bool,
+        reply: oneshot::Sender<Vec<Ack>>,
+    },
+    Gone {
+        node: NodeId,
+        shard: Option<ShardId>,
+    },
+    Views {
+        reply: oneshot::Sender<Vec<ShardView>>,
+    },
+    AskChange {
+        shard: ShardId,
+        epoch: u64,
+        change: ShardChange,
+        reply: oneshot::Sender<Result<(), Refused>>,
+    },
+    ChangeRefused {
+        shard: ShardId,
+        epoch: u64,
+    },
+    Stop {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// Who waits for an answer.

@@ -18,8 +18,8 @@ use super::info::{CallInfo, InputInfo, Load};
 use super::model::{Cancelled, Entry, LeaseRequest, Leased, Lost, NewInput, OpenCall, Outcome, Outputs, PutInput, RetryInput, Status};
 use super::options::{Failed, Options};
 use super::refused::Refused;
-use super::running::Running;
 use super::rules::{Answer, Request};
+use super::running::Running;
 use super::streams::Streams;
 use crate::shards::Replicas;
 
@@ -93,7 +93,6 @@ impl Calls {
         self.send(Event::Configure { shards, reply }).await?;
         self.wait("take the shards over", CONFIGURE_DEADLINE, done).await
     }
-
 
     /// Opens a call, unless it is open already.
     pub async fn open_call(&self, open: OpenCall) -> Result<(), Error> {

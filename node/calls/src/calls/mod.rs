@@ -38,11 +38,11 @@ pub mod info;
 pub mod model;
 mod options;
 mod reading;
-mod replication;
-mod running;
 pub mod record;
 pub mod refused;
+mod replication;
 pub mod rules;
+mod running;
 pub mod state;
 pub mod streams;
 

@@ -50,7 +50,11 @@ impl Running {
     pub(super) fn of(&self, shards: &[ShardId]) -> Vec<Held> {
         let tasks = self.tasks.lock();
         let wanted = tasks.iter().filter(|(_, (pool, _))| pool.shard().is_some_and(|shard| shards.contains(&shard)));
-        let held = wanted.map(|(task, (pool, inputs))| Held { task: *task, pool: *pool, inputs: inputs.iter().map(|(id, count)| (*id, *count)).collect() });
+        let held = wanted.map(|(task, (pool, inputs))| Held {
+            task: *task,
+            pool: *pool,
+            inputs: inputs.iter().map(|(id, count)| (*id, *count)).collect(),
+        });
         held.collect()
     }
 }

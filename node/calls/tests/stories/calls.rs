@@ -164,7 +164,9 @@ impl Node {
             "lease" => self.lease(line),
             "undelivered" => Request::Undelivered { task: self.task(plain[0]), key: plain[1].to_owned() },
             "finish" => self.finish(line),
-            "lost" if line.has("crashed") => Request::TaskLost { task: self.task(plain[0]), pool: anyones(), lost: Lost::Crashed { result } },
+            "lost" if line.has("crashed") => {
+                Request::TaskLost { task: self.task(plain[0]), pool: anyones(), lost: Lost::Crashed { result } }
+            }
             "lost" => Request::TaskLost { task: self.task(plain[0]), pool: anyones(), lost: Lost::Platform { result } },
             "stop" => Request::StopTask { task: self.task(plain[0]), pool: anyones() },
             "fail_pool" => Request::FailPool { pool: self.function(plain[0]), status: Status::InitFailed, result },

@@ -289,15 +289,18 @@ impl Rules {
     /// Gives up the tasks whose pool is in a shard that has left: its new home learns of them from their nodes.
     pub(super) fn leave_tasks(&mut self, shard: ShardId) {
         let is_of = |pool: FunctionId| pool.shard() == Some(shard);
-        let mut parked: Vec<(Ticket, FunctionId)> =
-            self.parked.iter().filter(|(_, parked)| is_of(parked.request.pool)).map(|(ticket, parked)| (*ticket, parked.request.pool)).collect();
+        let mut parked: Vec<(Ticket, FunctionId)> = self
+            .parked
+            .iter()
+            .filter(|(_, parked)| is_of(parked.request.pool))
+            .map(|(ticket, parked)| (*ticket, parked.request.pool))
+            .collect();
         parked.sort_unstable();
         for (ticket, pool) in parked {
             self.unpark(ticket);
             self.answer(ticket, Answer::Refused(self.not_home(shard, format!("function {pool}"))));
         }
-        let mut tasks: Vec<TaskId> =
-            self.tasks.iter().filter(|(_, task)| task.pool.is_some_and(is_of)).map(|(task, _)| *task).collect();
+        let mut tasks: Vec<TaskId> = self.tasks.iter().filter(|(_, task)| task.pool.is_some_and(is_of)).map(|(task, _)| *task).collect();
         tasks.sort_unstable();
         for task in tasks {
             let held = self.tasks.remove(&task).and_then(|task| task.heartbeat);
