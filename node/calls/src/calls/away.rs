@@ -26,8 +26,6 @@ use super::model::{Cancelled, LeasedInput, Outputs, PutInput};
 use super::refused::Refused;
 use super::rules::Request;
 use super::running::Held;
-#[cfg(doc)]
-use super::streams::Streams;
 use super::streams::{DataChunk, StreamKey};
 
 /// How long a request is tried again whose home is not reached, or is not the home any more: a home that is lost is replaced
@@ -48,7 +46,7 @@ pub trait Road: Debug + Send + Sync + 'static {
 /// Where shards are at home, and the way there.
 #[derive(Debug)]
 pub(super) struct Away {
-    me: NodeId,
+    pub(super) me: NodeId,
     homes: RwLock<BTreeMap<ShardId, (NodeId, u64)>>,
     /// Changes whenever anything is noted.
     noted: watch::Sender<()>,
@@ -59,11 +57,18 @@ pub(super) struct Away {
 
 /// What one node asks of the calls of another. Times are in milliseconds.
 #[derive(Debug, Serialize, Deserialize)]
-enum Asked {
+pub(super) enum Asked {
     Calls { wait_ms: u64, request: Request },
-    PutData { key: StreamKey, chunks: Vec<DataChunk>, wait_ms: u64 },
+    /// Data of the node that is asked.
     GetData { key: StreamKey, after: u64, bytes_max: u64, wait_ms: u64 },
+    /// Whether what a call put out at the node that is asked was read.
     ReadUp { call: CallId, wait_ms: u64 },
+    /// The asker has data of a call that is at home at the node that is asked.
+    DataHere { key: StreamKey, node: NodeId },
+    /// On which node data of a call are.
+    WhereData { key: StreamKey, wait_ms: u64 },
+    /// On which nodes any data of a call are.
+    WhereAll { call: CallId },
     Running { home: NodeId, shards: Vec<ShardId> },
 }
 
@@ -83,7 +88,8 @@ pub(super) enum Told {
     Inputs(Vec<InputInfo>),
     Data(Vec<DataChunk>),
     Chunks(u32),
-    Running(Vec<Held>),
+    Nodes(Vec<NodeId>),
+    Running(Vec<Held>, Vec<StreamKey>),
     /// The home could not answer, in its words.
     Failed(String),
 }
@@ -194,7 +200,7 @@ impl Away {
     }
 
     /// Returns where a call is at home, if that is elsewhere.
-    fn home_of(&self, call: CallId) -> Option<NodeId> {
+    pub(super) fn home_of(&self, call: CallId) -> Option<NodeId> {
         if self.is_all_here() {
             return None;
         }
@@ -231,48 +237,19 @@ impl Calls {
         let millis = Duration::from_millis;
         match asked {
             Asked::Calls { wait_ms, request } => self.told_here("answer another node", millis(wait_ms), request).await,
-            Asked::PutData { key, chunks, wait_ms } => Ok(self.streams().put(&key, chunks, millis(wait_ms)).await.map(|()| Told::Done)?),
             Asked::GetData { key, after, bytes_max, wait_ms } => {
                 Ok(Told::Data(self.streams().get(&key, after, bytes_max, millis(wait_ms)).await?))
             }
             Asked::Running { home, shards } => self.report(home, &shards).await,
             Asked::ReadUp { call, wait_ms } => Ok(Told::Chunks(self.streams().read_up(call, millis(wait_ms)).await)),
-        }
-    }
-
-    /// Puts chunks at the end of a stream of a call's data, where the call is at home. See [`Streams::put`].
-    pub async fn put_data(&self, key: &StreamKey, chunks: Vec<DataChunk>, wait: Duration) -> Result<(), Error> {
-        match self.away.home_of(key.call) {
-            None => Ok(self.streams().put(key, chunks, wait).await?),
-            Some(home) => {
-                let asked = Asked::PutData { key: key.clone(), chunks, wait_ms: millis(wait) };
-                self.ask_away(home, "put data of a call", wait, &asked).await.map(drop)
+            Asked::DataHere { key, node } => {
+                self.streams().origins().note(&key, node, None);
+                Ok(Told::Done)
             }
-        }
-    }
-
-    /// Returns chunks of a stream of a call's data, from where the call is at home. See [`Streams::get`].
-    pub async fn get_data(&self, key: &StreamKey, after: u64, bytes_max: u64, wait: Duration) -> Result<Vec<DataChunk>, Error> {
-        match self.away.home_of(key.call) {
-            None => Ok(self.streams().get(key, after, bytes_max, wait).await?),
-            Some(home) => {
-                let asked = Asked::GetData { key: key.clone(), after, bytes_max, wait_ms: millis(wait) };
-                match self.ask_away(home, "read data of a call", wait, &asked).await? {
-                    Told::Data(chunks) => Ok(chunks),
-                    other => Err(strange(home, &other)),
-                }
+            Asked::WhereData { key, wait_ms } => {
+                Ok(Told::Nodes(self.streams().origins().of(&key, millis(wait_ms)).await.into_iter().collect()))
             }
-        }
-    }
-
-    /// Waits until what a call has put out was read. See [`Streams::read_up`].
-    pub async fn read_up(&self, call: CallId, wait: Duration) -> Result<u32, Error> {
-        match self.away.home_of(call) {
-            None => Ok(self.streams().read_up(call, wait).await),
-            Some(home) => match self.ask_away(home, "wait for readers", wait, &Asked::ReadUp { call, wait_ms: millis(wait) }).await? {
-                Told::Chunks(chunks) => Ok(chunks),
-                other => Err(strange(home, &other)),
-            },
+            Asked::WhereAll { call } => Ok(Told::Nodes(self.streams().origins().of_call(call))),
         }
     }
 
@@ -330,7 +307,12 @@ impl Calls {
         let reports = join_all(others.copied().map(async |node| {
             let report = tokio::time::timeout(REPORT_WAIT, self.ask_away(node, "hear what its tasks run", Duration::ZERO, &asked)).await;
             match report {
-                Ok(Ok(Told::Running(held))) => held,
+                Ok(Ok(Told::Running(held, data))) => {
+                    for key in data {
+                        self.streams().origins().note(&key, node, None);
+                    }
+                    held
+                }
                 Ok(Ok(other)) => {
                     tracing::warn!(%node, ?other, "a node does not say what its tasks run");
                     Vec::new()
@@ -363,12 +345,12 @@ impl Calls {
             }
         };
         match tokio::time::timeout(REPORT_WAIT, known).await {
-            Ok(()) => Ok(Told::Running(self.running.of(shards))),
+            Ok(()) => Ok(Told::Running(self.running.of(shards), self.streams().origins().at(self.away.me, shards))),
             Err(_) => Err(Error::Late { what: "learn that shards have moved", waited: REPORT_WAIT }),
         }
     }
 
-    async fn ask_away(&self, home: NodeId, what: &'static str, wait: Duration, asked: &Asked) -> Result<Told, Error> {
+    pub(super) async fn ask_away(&self, home: NodeId, what: &'static str, wait: Duration, asked: &Asked) -> Result<Told, Error> {
         let away = |why| Error::Away { home, what, why };
         let road = self.away.road.get().ok_or_else(|| away("there is no way to other nodes".to_owned()))?;
         let request = postcard::to_stdvec(asked).expect("a request can be written");
@@ -380,7 +362,7 @@ impl Calls {
     }
 }
 
-fn strange(home: NodeId, told: &Told) -> Error {
+pub(super) fn strange(home: NodeId, told: &Told) -> Error {
     Error::Away { home, what: "understand the answer", why: format!("it is about something else: {told:?}") }
 }
 

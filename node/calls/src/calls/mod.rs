@@ -16,7 +16,7 @@
 //! | `away` | requests that are for another node, and what a new home asks the others |
 //! | `replication` | records between a home and those that keep copies |
 //! | `running` | what the tasks of this node run |
-//! | [`streams`] | data of generators and web bodies: not records |
+//! | [`streams`], `data`, `origins` | data of generators and web bodies: not records, on the node of the container |
 //!
 //! **What lasts.** What is a record outlives the process, and with partners the machine: calls, inputs, outcomes, retries, cancellations.
 //! Leases do not: after a restart an input without an outcome waits again, except where a live task says that it still runs it
@@ -31,12 +31,14 @@
 mod away;
 mod boot;
 mod clock;
+mod data;
 mod driver;
 mod error;
 mod handle;
 pub mod info;
 pub mod model;
 mod options;
+mod origins;
 mod reading;
 pub mod record;
 pub mod refused;

@@ -5,6 +5,8 @@
 //! all streams together stay below [`ALL_MEMORY_BYTES_MAX`]; the rest is in a file of this node. A stream whose
 //! readers are [`STREAM_BYTES_MAX`] behind takes no more until they catch up.
 //!
+//! A stream is on the node of the container that puts it; `origins` knows where that is.
+//!
 //! Caveats: streams live as long as this process and no longer. They are removed with their call ([`Streams::remove_call`]), and
 //! when nobody has touched them for [`IDLE_KEPT`]; whoever asks then finds an empty one.
 
@@ -21,6 +23,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use shoal_state::{CallId, InputId};
 use tokio::sync::Notify;
+
+use super::origins::Origins;
 
 /// How many bytes of one stream are held in memory. What comes beyond goes to a file.
 pub const MEMORY_BYTES_MAX: u64 = 4 << 20;
@@ -131,6 +135,7 @@ struct Shared {
     dir: PathBuf,
     calls: Mutex<HashMap<CallId, BTreeMap<StreamKey, Arc<Stream>>>>,
     in_memory: Arc<AtomicU64>,
+    origins: Origins,
     /// How many files were made.
     files: AtomicU64,
 }
@@ -180,7 +185,7 @@ impl Streams {
         }
         std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
         Ok(Self {
-            shared: Arc::new(Shared { dir: dir.to_owned(), calls: Mutex::default(), in_memory: Arc::default(), files: AtomicU64::new(0) }),
+            shared: Arc::new(Shared { dir: dir.to_owned(), calls: Mutex::default(), in_memory: Arc::default(), origins: Origins::default(), files: AtomicU64::new(0) }),
         })
     }
 
@@ -294,8 +299,14 @@ impl Streams {
         chunks
     }
 
+    /// Returns what is known of where streams are.
+    pub(super) fn origins(&self) -> &Origins {
+        &self.shared.origins
+    }
+
     /// Removes all streams of a call, with whoever waits at them.
     pub fn remove_call(&self, call: CallId) {
+        self.shared.origins.remove_call(call);
         let streams = self.shared.calls.lock().remove(&call).unwrap_or_default();
         for stream in streams.into_values() {
             stream.remove();
@@ -304,6 +315,7 @@ impl Streams {
 
     /// Removes the streams that nobody has touched for `idle`.
     pub fn remove_idle(&self, idle: Duration) {
+        self.shared.origins.remove_idle(idle);
         let mut calls = self.shared.calls.lock();
         for streams in calls.values_mut() {
             streams.retain(|_, stream| {
