@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     App, AppLayout, Class, Cluster, Deployment, Environment, EnvironmentChange, Function, Image, Layer, Member, Mount, NewRelease, Node,
-    Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose,
+    Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose, Voting,
 };
 use crate::{
     AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, Timestamp, TokenId,
 };
 
 /// The newest version of the rules that this build knows. See the version gate in ARCHITECTURE.md.
-pub const VERSION_KNOWN: u32 = 3;
+pub const VERSION_KNOWN: u32 = 4;
 
 /// One decision.
 #[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
@@ -99,6 +99,10 @@ pub enum Command {
     RemoveNode { id: NodeId, at: Timestamp, why: String },
     /// Replaces the labels of a node.
     LabelNode { id: NodeId, labels: imbl::OrdMap<String, String> },
+    /// Decides of a node's vote; none = the leader says.
+    SetVoting { id: NodeId, voting: Option<Voting> },
+    /// Starts the cluster anew with one survivor: the other members are out for good, and what they held is the survivor's.
+    RecoverCluster { survivor: NodeId, generation: u32, at: Timestamp },
 }
 
 impl Command {
@@ -116,6 +120,7 @@ impl Command {
             | Self::RemoveLayers { .. }
             | Self::RemoveMount { .. } => 2,
             Self::FoundCluster { .. } | Self::AdmitNode { .. } | Self::RemoveNode { .. } | Self::LabelNode { .. } => 3,
+            Self::SetVoting { .. } | Self::RecoverCluster { .. } => 4,
             Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
             _ => 1,
         }

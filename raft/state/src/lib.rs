@@ -25,7 +25,7 @@ pub use id::*;
 pub use imbl;
 pub use model::Timestamp;
 pub use refused::{MemberIs, Refused};
-pub use state::{HISTORY_KEPT, RELEASES_KEPT, SETTING_DEFAULT, State};
+pub use state::{HISTORY_KEPT, RELEASES_KEPT, SETTING_DEFAULT, State, VOTERS_MAX};
 
 /// The environment that an empty name means.
 pub const ENVIRONMENT_DEFAULT: &str = "main";

@@ -11,7 +11,7 @@ mod fresh;
 mod member;
 mod release;
 
-pub use member::{Cluster, Member, Removed};
+pub use member::{Cluster, Member, Removed, Voting};
 pub use release::{
     AppNotes, EnvironmentChange, EnvironmentSettings, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind, SecretNotes,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppId, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, TokenId};
+use crate::{AppId, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, TokenId, VOTERS_MAX};
 
 /// Why a command changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -92,6 +92,12 @@ pub enum Refused {
     LastNode { id: NodeId },
     #[error("node {id} holds {count} shards of calls ({shard} is the first): drain it before it is removed")]
     NodeHoldsShards { id: NodeId, shard: ShardId, count: u32 },
+    #[error("node {id} cannot be made to vote: it drains; `shoal node undrain` lets it come back")]
+    DrainingVoter { id: NodeId },
+    #[error("node {id} cannot be made to vote: {VOTERS_MAX} others are, and more would only be slower; demote or unpin one of them")]
+    VotersMax { id: NodeId },
+    #[error("node {id} is the last one that may vote: promote or unpin another one first")]
+    NoVoterLeft { id: NodeId },
 }
 
 /// What a node is to a shard, where that forbids a change.

@@ -7,7 +7,7 @@ use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::model::{
     App, AppLayout, AppNotes, AppState, Class, Cluster, Deployment, Environment, EnvironmentSettings, Function, Image, Layer, Member,
-    Mount, Node, Release, Removed, Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose,
+    Mount, Node, Release, Removed, Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose, Voting,
 };
 use crate::refused::MemberIs;
 use crate::{
@@ -23,6 +23,7 @@ mod releases;
 mod secrets;
 
 pub use environments::SETTING_DEFAULT;
+pub use members::VOTERS_MAX;
 pub use releases::{HISTORY_KEPT, RELEASES_KEPT};
 
 /// Everything that nodes agree on. A clone is free: the maps share their nodes.
@@ -81,6 +82,8 @@ pub struct State {
     pub removed: OrdMap<NodeId, Removed>,
     /// Which node a token has admitted.
     pub tokens_used: OrdMap<TokenId, NodeId>,
+    /// What operators have decided of nodes' votes.
+    pub voting: OrdMap<NodeId, Voting>,
 }
 
 type Applied = Result<Vec<Event>, Refused>;
@@ -161,6 +164,8 @@ impl State {
             Command::AdmitNode { id, member, token, at } => self.admit_node(*id, member, *token, *at),
             Command::RemoveNode { id, at, why } => self.remove_node(*id, *at, why),
             Command::LabelNode { id, labels } => self.label_node(*id, labels),
+            Command::SetVoting { id, voting } => self.set_voting(*id, *voting),
+            Command::RecoverCluster { survivor, generation, at } => self.recover_cluster(*survivor, *generation, *at),
         }
     }
 

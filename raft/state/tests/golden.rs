@@ -8,7 +8,7 @@ use std::path::Path;
 
 use shoal_state::model::{
     App, AppLayout, AppState, Cluster, Deployment, Environment, EnvironmentChange, Function, Lasting, Member, NewRelease, Node, Publish,
-    ReleaseKind, Resources, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose,
+    ReleaseKind, Resources, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose, Voting,
 };
 use shoal_state::{
     AppId, BootId, Command, DefinitionId, Digest, EnvironmentId, FunctionId, NodeId, SecretId, ShardId, State, TaskId, Timestamp, TokenId,
@@ -278,7 +278,7 @@ fn command(line: &Line<'_>) -> Command {
         },
         "version" => Command::SetVersion { version: line.number(0) as u32 },
         "image" | "layer" | "mount" | "name_mount" | "remove_image" | "remove_layers" | "remove_mount" => part_command(line),
-        "found" | "admit" | "remove_node" | "label" | "join_token" => member_command(line),
+        "found" | "admit" | "remove_node" | "label" | "join_token" | "voting" | "recover" => member_command(line),
         _ => registry_command(line),
     }
 }
@@ -300,6 +300,16 @@ fn member_command(line: &Line<'_>) -> Command {
             token: line.keyed.get("token").map(|token| TokenId::from_random(id(token))),
             at,
         },
+        "voting" => {
+            let voting = match line.plain[1] {
+                "must" => Some(Voting::Must),
+                "must_not" => Some(Voting::MustNot),
+                "auto" => None,
+                other => panic!("no vote is called {other:?}"),
+            };
+            Command::SetVoting { id: node(), voting }
+        }
+        "recover" => Command::RecoverCluster { survivor: node(), generation: line.keyed("generation", 2) as u32, at },
         "remove_node" => Command::RemoveNode { id: node(), at, why: "asked by alice".to_owned() },
         "label" => {
             let labels = pairs(line, "labels").into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -345,6 +355,8 @@ fn show(state: &State, line: &Line<'_>) -> String {
             members.collect::<Vec<_>>().join("; ")
         }
         "cluster" => format!("{:?}", state.cluster.as_ref().map(|cluster| (cluster.id[0], cluster.generation))),
+        "voting" => format!("{:?}", state.voting.iter().map(|(id, voting)| (id.bits(), *voting)).collect::<Vec<_>>()),
+        "removed" => format!("{:?}", state.removed.iter().map(|(id, removed)| (id.bits(), removed.why.as_str())).collect::<Vec<_>>()),
         "free" => format!("{:?}", state.free(NodeId::from_random(line.number(1)))),
         "app" => {
             let app = &state.apps[&AppId::from_random(line.number(1))];

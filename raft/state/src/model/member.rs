@@ -36,3 +36,12 @@ pub struct Removed {
     /// Why, and by whom.
     pub why: String,
 }
+
+/// What an operator has decided of a node's vote. What nobody decided is for the leader to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Voting {
+    /// It votes whenever it is there.
+    Must,
+    /// It does not vote.
+    MustNot,
+}

@@ -53,6 +53,7 @@ layout! {
        tasks, tasks_of, settings;
     2: app_notes, staged, releases, environment_settings, secret_notes;
     3: cluster, members, removed, tokens_used;
+    4: voting;
 }
 
 struct Reader;

@@ -6,8 +6,11 @@
 use imbl::OrdMap;
 
 use super::{Applied, State};
-use crate::model::{Cluster, Member, Removed, TokenPurpose};
+use crate::model::{Cluster, Member, Removed, Shard, TokenPurpose, Voting};
 use crate::{Event, NodeId, Refused, ShardId, TaskId, Timestamp, TokenId};
+
+/// The most nodes that vote: with more of them a decision takes longer, and five stand the loss of two.
+pub const VOTERS_MAX: usize = 5;
 
 impl State {
     pub(super) fn found_cluster(&mut self, cluster: &Cluster) -> Applied {
@@ -73,6 +76,18 @@ impl State {
             let count = self.shards.values().filter(|shard| shard.home == id || shard.in_sync.contains(&id)).count();
             return Err(Refused::NodeHoldsShards { id, shard: *shard, count: u32::try_from(count).unwrap_or(u32::MAX) });
         }
+        self.voter_besides(id)?;
+        self.leave(id, at, why)
+    }
+
+    /// Refuses what would leave nobody who may vote.
+    fn voter_besides(&self, id: NodeId) -> Result<(), Refused> {
+        let may_vote = |other: &NodeId| *other != id && self.voting.get(other) != Some(&Voting::MustNot);
+        if self.members.keys().any(may_vote) { Ok(()) } else { Err(Refused::NoVoterLeft { id }) }
+    }
+
+    /// Takes a node out, with what it ran.
+    fn leave(&mut self, id: NodeId, at: Timestamp, why: &str) -> Applied {
         let mut events = vec![Event::NodesChanged];
         let tasks: Vec<(TaskId, u64)> =
             self.tasks.iter().filter(|(_, task)| task.node == id).map(|(task, about)| (*task, about.generation)).collect();
@@ -88,6 +103,7 @@ impl State {
             }
         }
         self.members.remove(&id);
+        self.voting.remove(&id);
         self.nodes.remove(&id);
         self.removed.insert(id, Removed { at, why: why.to_owned() });
         Ok(events)
@@ -96,5 +112,54 @@ impl State {
     pub(super) fn label_node(&mut self, id: NodeId, labels: &OrdMap<String, String>) -> Applied {
         self.nodes.get_mut(&id).ok_or(Refused::NoNode { id })?.labels = labels.clone();
         Ok(vec![Event::NodesChanged])
+    }
+
+    pub(super) fn set_voting(&mut self, id: NodeId, voting: Option<Voting>) -> Applied {
+        self.not_removed(id)?;
+        if !self.members.contains_key(&id) {
+            return Err(Refused::NoNode { id });
+        }
+        match voting {
+            Some(Voting::Must) if self.nodes.get(&id).is_some_and(|node| node.draining) => return Err(Refused::DrainingVoter { id }),
+            Some(Voting::Must) => {
+                let others = self.voting.iter().filter(|(other, voting)| **other != id && **voting == Voting::Must).count();
+                if others >= VOTERS_MAX {
+                    return Err(Refused::VotersMax { id });
+                }
+            }
+            Some(Voting::MustNot) => self.voter_besides(id)?,
+            None => {}
+        }
+        match voting {
+            Some(voting) => drop(self.voting.insert(id, voting)),
+            None => drop(self.voting.remove(&id)),
+        }
+        Ok(vec![Event::NodesChanged])
+    }
+
+    pub(super) fn recover_cluster(&mut self, survivor: NodeId, generation: u32, at: Timestamp) -> Applied {
+        let Some(cluster) = self.cluster.as_mut().filter(|cluster| cluster.generation < generation) else { return Ok(vec![]) };
+        if !self.members.contains_key(&survivor) {
+            return Err(Refused::NoNode { id: survivor });
+        }
+        cluster.generation = generation;
+        self.voting.clear();
+        let mut events = vec![Event::NodesChanged];
+        let shards: Vec<ShardId> = self.shards.keys().copied().collect();
+        for id in shards {
+            let Some(shard) = self.shards.get_mut(&id) else { continue };
+            let alone = Shard { epoch: shard.epoch, home: survivor, in_sync: vec![survivor], joining: vec![] };
+            if *shard != alone {
+                *shard = Shard { epoch: shard.epoch + 1, ..alone };
+                events.push(Event::ShardChanged(id));
+            }
+        }
+        let others: Vec<NodeId> = self.members.keys().chain(self.nodes.keys()).copied().filter(|id| *id != survivor).collect();
+        for other in others {
+            if !self.removed.contains_key(&other) {
+                events.extend(self.leave(other, at, "the cluster was recovered without it")?);
+            }
+        }
+        Ok(events)
     }
 }
