@@ -9,6 +9,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `handle`, `membership`, `status` | [`Raft`] |
+//! | `heard` | when each peer last answered |
 //! | `runtime` | the thread it runs on: what is opened, in which order |
 //! | `propose`, `read` | many callers share an entry; many readers share a round |
 //! | `batch` | what an entry carries: the version gate |
@@ -30,6 +31,7 @@
 mod batch;
 mod error;
 mod handle;
+mod heard;
 mod log;
 mod machine;
 mod membership;
@@ -54,7 +56,7 @@ pub use handle::{PROPOSE_DEADLINE, READ_DEADLINE, Raft, SHUTDOWN_DEADLINE};
 pub use network::{NoTransport, Transport, Unsent};
 pub use offline::{Left, look};
 pub use options::{Options, Tuning};
-pub use status::Status;
+pub use status::{Follower, Status};
 pub use tally::{MARK_EVERY, Mark, first_difference};
 pub use types::{Answer, Peer};
 pub use view::{Applied, Notice};

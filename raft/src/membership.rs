@@ -42,7 +42,7 @@ impl Raft {
         }
     }
 
-    /// Adds a member without a vote, and returns when it has almost everything. Only the leader can.
+    /// Adds a member without a vote; it gets what it lacks by and by, see [`crate::Status::followers`]. Only the leader can.
     pub async fn add_learner(&self, peer: Peer) -> Result<()> {
         let id = raft_id(peer.node);
         let held = self.inner.running.core.metrics().borrow().membership_config.membership().get_node(&id).cloned();
@@ -50,14 +50,17 @@ impl Raft {
             let why = format!("node {} shares its number with member {}: give it another id", peer.node, held.node);
             return Err(Error::Membership { why });
         }
-        let adding = self.inner.running.core.add_learner(id, peer, true);
-        finish(timeout(CHANGE_DEADLINE, adding).await, "the new member to catch up")
+        let adding = self.inner.running.core.add_learner(id, peer, false);
+        finish(timeout(CHANGE_DEADLINE, adding).await, "a majority of the voters")
     }
 
-    /// Makes exactly these members vote; others that voted leave. Only the leader can.
+    /// Makes exactly these members vote; others that voted only follow from then on. Finishes a change that was begun. Only the
+    /// leader can. A leader that is none of them leaves with all who lose their votes: it would go on to lead as long as it is a
+    /// member at all.
     pub async fn set_voters(&self, voters: &[NodeId]) -> Result<()> {
+        let stays = voters.contains(&self.node());
         let voters: BTreeSet<u64> = voters.iter().copied().map(raft_id).collect();
-        let changing = self.inner.running.core.change_membership(voters, false);
+        let changing = self.inner.running.core.change_membership(voters, stays);
         finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the old and the new voters")
     }
 

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::push;
+use crate::heard::Heard;
 use crate::types::{Answer, Core, Peer, TypeConfig};
 
 /// The first byte of a message.
@@ -140,13 +141,14 @@ pub(crate) async fn serve(core: &Core, request: CoreRequest) -> Bytes {
 #[derive(Debug, Clone)]
 pub(crate) struct Links {
     pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) heard: Heard,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Links {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> Link {
-        Link { target, peer: node.clone(), transport: self.transport.clone() }
+        Link { target, peer: node.clone(), transport: self.transport.clone(), heard: self.heard.clone() }
     }
 }
 
@@ -156,6 +158,7 @@ pub(crate) struct Link {
     target: u64,
     peer: Peer,
     transport: Arc<dyn Transport>,
+    heard: Heard,
 }
 
 type Failed<E> = RPCError<u64, Peer, E>;
@@ -172,6 +175,7 @@ impl Link {
             Unsent::Lost { .. } => RPCError::Network(NetworkError::new(&unsent)),
         })?;
         let answer: Result<T, E> = decode(&reply).map_err(|bad| RPCError::Unreachable(Unreachable::new(&bad)))?;
+        self.heard.note(self.peer.node);
         answer.map_err(|error| RPCError::RemoteError(RemoteError::new(self.target, error)))
     }
 }

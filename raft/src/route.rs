@@ -23,7 +23,9 @@ pub(crate) fn route(core: &Core) -> Route {
 /// Returns the way that these metrics know. For use where they are borrowed: a second borrow may wait for ever.
 pub(crate) fn route_by(metrics: &RaftMetrics<u64, Peer>) -> Route {
     match metrics.current_leader {
-        Some(leader) if leader == metrics.id => Route::Here,
+        Some(leader) if leader == metrics.id && metrics.state.is_leader() => Route::Here,
+        // It led until it lost its vote, and has not heard of another leader yet.
+        Some(leader) if leader == metrics.id => Route::Nowhere,
         Some(leader) => metrics.membership_config.membership().get_node(&leader).cloned().map_or(Route::Nowhere, Route::There),
         None => Route::Nowhere,
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Error, Result, Stop, with_causes};
+use crate::heard::Heard;
 use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::meta::Meta;
@@ -29,6 +30,7 @@ pub(crate) struct Running {
     pub(crate) core: Core,
     pub(crate) view: Arc<View>,
     pub(crate) stop: Stop,
+    pub(crate) heard: Heard,
     pub(crate) proposals: mpsc::Sender<Proposal>,
     pub(crate) reads: mpsc::Sender<Read>,
 }
@@ -114,18 +116,19 @@ async fn open(options: Options) -> Result<(Meta, Running)> {
     let (folder, newest) = Folder::open(&dir.join("snapshots"), log.first_index()).map_err(|error| unusable(with_causes(&error)))?;
     let machine = Machine::new(folder, newest, stop.clone());
     let view = machine.view();
-    let links = Links { transport: transport.clone() };
+    let heard = Heard::default();
+    let links = Links { transport: transport.clone(), heard: heard.clone() };
     let core = Core::new(raft_id(node), Arc::new(config), links, log, machine).await;
     let core = core.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
     // The first answer shows that it has started: from here on, its metrics tell what was found on disk.
     core.with_raft_state(|_| ()).await.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
-    Ok((meta, spawn(core, view, stop, transport)))
+    Ok((meta, spawn(core, view, stop, heard, transport)))
 }
 
-fn spawn(core: Core, view: Arc<View>, stop: Stop, transport: Arc<dyn Transport>) -> Running {
+fn spawn(core: Core, view: Arc<View>, stop: Stop, heard: Heard, transport: Arc<dyn Transport>) -> Running {
     let (proposals, proposed) = mpsc::channel(PROPOSALS_QUEUED_MAX);
     let (reads, asked) = mpsc::channel(READS_QUEUED_MAX);
     tokio::spawn(Batcher::new(core.clone(), view.clone(), proposed).run());
     tokio::spawn(read::run(core.clone(), transport, asked));
-    Running { core, view, stop, proposals, reads }
+    Running { core, view, stop, heard, proposals, reads }
 }

@@ -1,10 +1,24 @@
 //! What people and dashboards want to know about a node's Raft.
 
+use std::time::Duration;
+
 use shoal_state::NodeId;
 
 use crate::handle::Raft;
+use crate::route::{Route, route};
 use crate::tally::Mark;
-use crate::types::Peer;
+use crate::types::{Peer, RaftState, raft_id};
+
+/// What the leader knows of another member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Follower {
+    /// Which node.
+    pub node: NodeId,
+    /// Up to which entry its log is known to be the leader's; 0 = nothing is known.
+    pub matched: u64,
+    /// How long ago it last answered; none if it never did since this node's start.
+    pub heard: Option<Duration>,
+}
 
 /// A node's Raft at one moment. Indexes are those of entries; 0 where there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +41,12 @@ pub struct Status {
     pub voters: Vec<Peer>,
     /// Members that don't.
     pub learners: Vec<Peer>,
+    /// Who will vote once a change of the voters that has begun is finished; none while none is under way.
+    pub changing_to: Option<Vec<NodeId>>,
+    /// What the leader knows of the others; empty elsewhere.
+    pub followers: Vec<Follower>,
+    /// How long ago the leader last had the answers of a majority; none elsewhere, and before it had them.
+    pub quorum_heard: Option<Duration>,
     /// The active version of the rules.
     pub version: u32,
     /// Hashes of all answers, to be compared with other nodes'.
@@ -38,14 +58,26 @@ pub struct Status {
 impl Raft {
     /// Returns the leader, as far as this node knows.
     pub fn leader(&self) -> Option<Peer> {
-        let metrics = self.inner.running.core.metrics();
-        let metrics = metrics.borrow();
-        metrics.membership_config.membership().get_node(&metrics.current_leader?).cloned()
+        match route(&self.inner.running.core) {
+            Route::Here => Some(self.inner.me.clone()),
+            Route::There(leader) => Some(leader),
+            Route::Nowhere => None,
+        }
     }
 
     /// Says whether this node leads, as far as it knows.
     pub fn leads(&self) -> bool {
-        self.leader().is_some_and(|leader| leader.node == self.node())
+        route(&self.inner.running.core) == Route::Here
+    }
+
+    /// Says whether it is decided for good that this node has no vote, so that the others need it no more.
+    pub async fn has_no_vote(&self) -> bool {
+        let id = raft_id(self.node());
+        let committed = move |state: &RaftState| {
+            let members = [state.membership_state.committed(), state.membership_state.effective()];
+            members.iter().all(|members| members.voter_ids().all(|voter| voter != id))
+        };
+        self.inner.running.core.with_raft_state(committed).await.unwrap_or(false)
     }
 
     /// Returns the current term, as far as this node knows.
@@ -61,6 +93,14 @@ impl Raft {
         let metrics = metrics.borrow().clone();
         let members = metrics.membership_config.membership();
         let of = |ids: &mut dyn Iterator<Item = u64>| ids.filter_map(|id| members.get_node(&id).cloned()).collect();
+        let joint = members.get_joint_config();
+        let changing_to = (joint.len() > 1).then(|| joint.last().map(|last| of(&mut last.iter().copied())).unwrap_or_default());
+        let node_of = |peers: Vec<Peer>| peers.into_iter().map(|peer| peer.node).collect();
+        let follower = |(id, matched): (&u64, &Option<crate::types::LogId>)| {
+            let node = members.get_node(id)?.node;
+            Some(Follower { node, matched: matched.map_or(0, |id| id.index), heard: running.heard.ago(node) })
+        };
+        let followers = metrics.replication.iter().flatten().filter_map(follower).filter(|follower| follower.node != self.node());
         let stopped = metrics.running_state.is_err().then(|| self.why_stopped());
         Status {
             node: self.node(),
@@ -72,6 +112,9 @@ impl Raft {
             purged: metrics.purged.map_or(0, |id| id.index),
             voters: of(&mut members.voter_ids()),
             learners: of(&mut members.learner_ids()),
+            changing_to: changing_to.map(node_of),
+            followers: followers.collect(),
+            quorum_heard: metrics.millis_since_quorum_ack.map(Duration::from_millis),
             version: running.view.version(),
             marks: running.view.marks(),
             stopped: running.stop.get().map(str::to_owned).or(stopped),

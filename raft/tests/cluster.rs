@@ -269,3 +269,50 @@ async fn a_leader_that_cannot_be_reached_is_named() {
     assert!(refused.to_string().contains("the wire is cut"), "{refused}");
     cluster.end().await;
 }
+
+#[tokio::test]
+async fn a_leader_that_gives_up_its_vote_steps_down_and_follows() {
+    let cluster = Cluster::new(3, tuning()).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let old = cluster.leader_among(&all).await;
+    let others = cluster.others(old.node());
+    until("all to be heard", || old.status().followers.iter().all(|follower| follower.heard.is_some())).await;
+    assert_eq!(old.status().followers.len(), 2);
+    assert!(!old.has_no_vote().await && old.status().changing_to.is_none());
+    old.set_voters(&others.iter().map(Raft::node).collect::<Vec<_>>()).await.unwrap();
+    let new = cluster.leader_among(&others).await;
+    assert!(old.has_no_vote().await && !old.leads() && old.status().followers.is_empty());
+    // It is no member any more, until the new leader makes it one that follows.
+    assert!(new.status().learners.is_empty());
+    new.add_learner(peer(old.node())).await.unwrap();
+    new.propose_by(&[set("after", 1)], soon()).await.unwrap();
+    until("the old leader to follow", || old.local().settings.contains_key("after")).await;
+    assert_eq!((new.status().learners, old.leader().map(|peer| peer.node)), (vec![peer(old.node())], Some(new.node())));
+    new.remove_learner(old.node()).await.unwrap();
+    assert!(new.status().learners.is_empty());
+    // The other two can lose one more, by its own removal.
+    let last = others.iter().find(|raft| raft.node() != new.node()).unwrap();
+    new.set_voters(&[last.node()]).await.unwrap();
+    until("the last one to lead", || last.leads()).await;
+    last.propose_by(&[set("alone", 1)], soon()).await.unwrap();
+    cluster.end().await;
+}
+
+/// What a node says of its peers must not be taken from before it led.
+#[tokio::test]
+async fn a_follower_that_is_cut_off_is_no_longer_heard() {
+    let cluster = Cluster::new(3, tuning()).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let leader = cluster.leader_among(&all).await;
+    let lost = cluster.others(leader.node())[0].node();
+    let heard = |node| leader.status().followers.iter().find(|follower| follower.node == node).and_then(|follower| follower.heard);
+    until("both to be heard", || all.iter().all(|raft| raft.node() == leader.node() || heard(raft.node()).is_some())).await;
+    cluster.net.cut_off(lost);
+    until("the one that is cut off to be silent", || heard(lost).is_some_and(|ago| ago > Duration::from_secs(1))).await;
+    let other = cluster.others(leader.node()).into_iter().find(|raft| raft.node() != lost).unwrap();
+    assert!(heard(other.node()).is_some_and(|ago| ago < Duration::from_secs(1)));
+    assert!(leader.status().quorum_heard.is_some_and(|ago| ago < Duration::from_secs(1)));
+    cluster.net.cut_off(other.node());
+    until("no majority to be heard", || leader.status().quorum_heard.is_some_and(|ago| ago > Duration::from_secs(1))).await;
+    cluster.end().await;
+}
