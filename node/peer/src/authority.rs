@@ -7,7 +7,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use shoal_state::NodeId;
 
-use crate::error::{Result, certificate};
+use crate::error::{Error, Result, certificate};
 use crate::identity::{self, Request};
 use crate::join::Fingerprint;
 
@@ -46,9 +46,14 @@ impl Authority {
     /// Reads a CA from its key (PEM) and its certificate (DER).
     ///
     /// # Errors
-    /// When one of them cannot be read.
+    /// When one of them cannot be read, or the key is another one's.
     pub fn read(key: &str, ca: &[u8]) -> Result<Self> {
         let pair = KeyPair::from_pem(key).map_err(certificate("read the key of the cluster's CA"))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(ca).map_err(certificate("read the certificate of the cluster's CA"))?;
+        if parsed.public_key().subject_public_key.data != pair.public_key_raw() {
+            let why = "it is not the one that the CA's certificate is of".to_owned();
+            return Err(Error::Certificate { doing: "use the key of the cluster's CA", why });
+        }
         let ca = CertificateDer::from(ca.to_vec());
         let issuer = Issuer::from_ca_cert_der(&ca, pair).map_err(certificate("read the certificate of the cluster's CA"))?;
         Ok(Self { issuer, certificate: ca, key: key.to_owned() })
@@ -120,7 +125,10 @@ mod tests {
         let leaf = read.certify(node, &request, 1_800_000_000).unwrap();
         let identity = Identity::new(&key, &leaf, ca.certificate()).unwrap();
         assert_eq!(identity.node(), node);
-        assert!(Authority::make(1_800_000_000).unwrap().fingerprint() != ca.fingerprint());
+        let other = Authority::make(1_800_000_000).unwrap();
+        assert!(other.fingerprint() != ca.fingerprint());
+        let error = Authority::read(other.key(), ca.certificate()).unwrap_err().to_string();
+        assert!(error.contains("not the one that the CA's certificate is of"), "{error}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use shoal_state::{BootId, NodeId};
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, Member};
+use crate::complaints::Complaints;
 use crate::error::{Error, Result, bind};
 use crate::hello;
 use crate::identity::{Identity, host};
@@ -84,6 +85,10 @@ struct Inner {
     links: Arc<Links>,
     dialling: RwLock<quinn::ClientConfig>,
     services: RwLock<HashMap<u8, Serve>>,
+    /// Peers that this node refused.
+    refused: Complaints,
+    /// Peers that this node could not reach, or that refused it.
+    unreached: Complaints,
     /// Everything that serves a peer.
     tasks: TaskTracker,
     transport: Arc<TransportConfig>,
@@ -121,6 +126,8 @@ impl Endpoint {
             links: Arc::default(),
             dialling: RwLock::new(dialling),
             services: RwLock::default(),
+            refused: Complaints::default(),
+            unreached: Complaints::default(),
             tasks: TaskTracker::new(),
             transport,
         };
@@ -249,6 +256,16 @@ pub(crate) fn outbound(to: SocketAddr) -> Result<quinn::Endpoint> {
 }
 
 async fn dial(endpoint: Endpoint, node: NodeId, address: String) -> Result<Link> {
+    let reached = dial_once(endpoint.clone(), node, address).await;
+    match &reached {
+        Err(error) if endpoint.inner.unreached.due(node, &error.to_string()) => tracing::warn!(%node, %error, "a peer is not reached"),
+        Ok(_) if endpoint.inner.unreached.over(node) => tracing::info!(%node, "a peer is reached again"),
+        _ => {}
+    }
+    reached
+}
+
+async fn dial_once(endpoint: Endpoint, node: NodeId, address: String) -> Result<Link> {
     let peer = || format!("node {node}");
     let unreachable = |why: String| Error::Unreachable { peer: peer(), address: address.clone(), why };
     let reaching = async {
@@ -286,7 +303,7 @@ async fn greet(endpoint: Endpoint, incoming: quinn::Incoming) {
     if tls::protocol_of(&connection).as_deref() == Some(tls::JOINING) {
         return streams(endpoint, connection, None).await;
     }
-    match hello::hear(&connection, &*endpoint.inner.admission).await {
+    match hello::hear(&connection, &*endpoint.inner.admission, &endpoint.inner.refused).await {
         Ok(Some(member)) => {
             let link = Link { connection, member: Arc::new(member) };
             endpoint.inner.links.accepted(&link);

@@ -7,6 +7,7 @@ use quinn::Connection;
 use shoal_state::NodeId;
 
 use crate::admission::{Admission, Member, common};
+use crate::complaints::Complaints;
 use crate::error::{Error, Result};
 use crate::identity::About;
 use crate::stream::Stream;
@@ -52,7 +53,7 @@ pub(crate) async fn say(connection: &Connection, admission: &dyn Admission) -> R
 }
 
 /// Hears the hello of a peer that has dialled this node, and answers it. `None`: it was refused, and has been told.
-pub(crate) async fn hear(connection: &Connection, admission: &dyn Admission) -> Result<Option<Member>> {
+pub(crate) async fn hear(connection: &Connection, admission: &dyn Admission, complaints: &Complaints) -> Result<Option<Member>> {
     let node = shown(connection)?;
     let exchange = async {
         let opened = connection.accept_bi().await.map_err(|error| Error::Broken { peer: node, why: error.to_string() })?;
@@ -67,7 +68,9 @@ pub(crate) async fn hear(connection: &Connection, admission: &dyn Admission) -> 
                 Ok(Some(peer))
             }
             Err(why) => {
-                tracing::warn!(peer = %node, address = %connection.remote_address(), why, "a peer was refused");
+                if complaints.due(node, &why) {
+                    tracing::warn!(peer = %node, address = %connection.remote_address(), why, "a peer was refused");
+                }
                 stream.fail(&why).await?;
                 stream.closed().await;
                 Ok(None)

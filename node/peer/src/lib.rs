@@ -22,6 +22,7 @@
 
 mod admission;
 mod authority;
+mod complaints;
 mod endpoint;
 mod error;
 mod hello;
