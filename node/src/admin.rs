@@ -3,10 +3,12 @@
 //! The command line uses it; nothing else does. What it answers is the command line's `--json`, field for field.
 
 mod audit;
+mod cluster;
 mod explain;
 mod images;
 mod lists;
 mod logs;
+mod removal;
 mod store;
 mod tokens;
 
@@ -29,6 +31,7 @@ use crate::api::{self, Api, environment_name};
 use shoal_runtime::ShortPath;
 
 pub(crate) use audit::{AuditAnswer, AuditWanted};
+pub(crate) use cluster::{Consensus, MemberStands};
 pub(crate) use explain::{ExplainWanted, Explanation};
 pub(crate) use images::ImageLine;
 pub(crate) use lists::{NodeLine, NodeWish};
@@ -131,8 +134,17 @@ pub(crate) struct StatusReport {
     /// What the names of the node's links, cgroups and mounts on this machine carry.
     #[serde(default)]
     pub(crate) tag: String,
-    /// The leader of the cluster, by number; none while there is none.
+    /// The leader of the cluster, by its id; none while there is none.
     pub(crate) leader: Option<String>,
+    /// What people call the leader.
+    #[serde(default)]
+    pub(crate) leader_name: Option<String>,
+    /// How often the cluster was started anew from one survivor, and once for its founding.
+    #[serde(default)]
+    pub(crate) generation: u32,
+    /// Who votes, who follows, and how far each is.
+    #[serde(default)]
+    pub(crate) consensus: Consensus,
     /// The term of the consensus.
     pub(crate) term: u64,
     /// The last entry that this node applied.
@@ -201,7 +213,9 @@ async fn unknown(uri: axum::http::Uri) -> Failure {
 
 async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
     let state = api.local();
+    let standings = crate::standing::of_all(&api).await;
     let raft = api.cluster.raft().status();
+    let consensus = cluster::consensus(&state, &raft, &standings, crate::standing::undecided(api.cluster.raft()));
     Ok(Json(StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: api.config.node_name(),
@@ -211,6 +225,9 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         data: api.config.data.display().to_string(),
         tag: api.engine.tag().to_string(),
         leader: raft.leader.map(|leader| leader.to_string()),
+        leader_name: raft.leader.map(|leader| cluster::name(&state, leader)),
+        generation: api.gate.cluster.generation,
+        consensus,
         term: raft.term,
         applied: raft.applied,
         nodes: state.nodes.len(),

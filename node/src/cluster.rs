@@ -1,5 +1,7 @@
 //! The node's view of consensus: propose a decision, read the state, hear of changes.
 
+use std::time::Duration;
+
 use shoal_raft::Raft;
 use shoal_state::{Command, Event, NodeId, State};
 
@@ -27,6 +29,13 @@ impl Cluster {
     /// Returns a state that has everything which was acknowledged before this call.
     pub(crate) async fn read_latest(&self) -> Result<State, Error> {
         self.raft.read_latest().await.map_err(|error| Error::Unavailable(format!("cannot read the latest state: {error}")))
+    }
+
+    /// Returns the latest state if it can be had within `patience`, else the state as this node has it: for whoever must be shown
+    /// something.
+    pub(crate) async fn read_within(&self, patience: Duration) -> State {
+        let read = tokio::time::timeout(patience, self.raft.read_latest()).await;
+        read.ok().and_then(Result::ok).unwrap_or_else(|| self.local())
     }
 
     /// Puts one decision into the log; returns what changed.

@@ -18,7 +18,7 @@ use shoal_image::build::{BuildConfig, Egress};
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
 
 /// Keys that a `SHOAL_…` variable may set; other variables of that prefix belong to somebody else.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "data",
     "api",
     "web",
@@ -38,6 +38,7 @@ const KEYS: [&str; 19] = [
     "audit",
     "disk",
     "calls",
+    "cluster",
 ];
 
 /// What a node is told from outside.
@@ -83,6 +84,8 @@ pub(crate) struct Config {
     pub(crate) containers: Containers,
     /// Where the records of calls are.
     pub(crate) calls: CallsConfig,
+    /// How the cluster looks after itself.
+    pub(crate) cluster: Cluster,
 }
 
 /// Where the records of calls are.
@@ -97,6 +100,20 @@ pub(crate) struct CallsConfig {
 impl Default for CallsConfig {
     fn default() -> Self {
         Self { settle_seconds: 60 }
+    }
+}
+
+/// How the cluster looks after itself. What the leader says counts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Cluster {
+    /// After how many seconds of silence a node that votes is replaced by another one. It follows when it comes back.
+    pub(crate) replace_voter_seconds: u64,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { replace_voter_seconds: 600 }
     }
 }
 
@@ -275,6 +292,7 @@ impl Default for Config {
             disk: Disk::default(),
             containers: Containers::default(),
             calls: CallsConfig::default(),
+            cluster: Cluster::default(),
         }
     }
 }

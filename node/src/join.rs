@@ -5,19 +5,18 @@
 //! key. A node that asks again because it did not hear the answer asks for the same, and gets it.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shoal_peer::{Authority, Fingerprint, JoinToken, Request, Service, Stream};
+use shoal_peer::{Fingerprint, JoinToken, Request, Service, Stream};
 use shoal_state::model::{Member, TokenPurpose};
 use shoal_state::{Command, NodeId, State, TokenId, VERSION_KNOWN};
 
 use crate::api::{self, Api, Error};
 use crate::audit::{Event, What};
-use crate::keys::{Applicant, ClusterName, Welcome};
-use crate::peers::Peers;
+use crate::authority;
+use crate::keys::{Applicant, Welcome};
 
 /// The form of what is asked and answered.
 const FORMAT: u8 = 1;
@@ -42,32 +41,21 @@ struct Application {
     port: u16,
 }
 
-/// What lets nodes in on this node.
-pub(crate) struct Gate {
-    /// The cluster's CA.
-    pub(crate) authority: Authority,
-    /// The cluster.
-    pub(crate) cluster: ClusterName,
-    /// What a member must know to do its part: the key that seals secrets.
-    pub(crate) sealing: [u8; 32],
-    /// The key that signs URLs.
-    pub(crate) urls: [u8; 32],
-}
-
 /// Writes the whole token that lets one node join.
 pub(crate) fn token(fingerprint: Fingerprint, id: TokenId, secret: &str) -> String {
     JoinToken { fingerprint, secret: format!("{id}.{secret}") }.to_string()
 }
 
-/// Lets nodes in from now on.
-pub(crate) fn serve(peers: &Peers, api: Api, gate: Arc<Gate>) {
-    peers.endpoint.serve(Service::JOIN, move |stream, _| answer(stream, api.clone(), gate.clone()));
+/// Lets nodes in from now on, whenever the key of the cluster's CA is here.
+pub(crate) fn serve(api: &Api) {
+    let held = api.clone();
+    api.peers.endpoint.serve(Service::JOIN, move |stream, _| answer(stream, held.clone()));
 }
 
-async fn answer(mut stream: Stream, api: Api, gate: Arc<Gate>) {
+async fn answer(mut stream: Stream, api: Api) {
     let from = stream.address().to_string();
     let Ok(Some(asked)) = stream.next().await else { return };
-    let done = match admit(&api, &gate, &asked, &from).await {
+    let done = match admit(&api, &asked, &from).await {
         Ok((node, welcome)) => {
             tracing::info!(%node, from, "a node has joined the cluster");
             note(&api, What::NodeJoined, &from, format!("node {node} has joined"));
@@ -91,7 +79,7 @@ fn note(api: &Api, what: What, from: &str, why: String) {
     api.audit.note(Event { what, who: "nobody".to_owned(), method: "join", from: from.to_owned(), why });
 }
 
-async fn admit(api: &Api, gate: &Gate, asked: &[u8], from: &str) -> Result<(NodeId, Bytes), Error> {
+async fn admit(api: &Api, asked: &[u8], from: &str) -> Result<(NodeId, Bytes), Error> {
     let refused = |why: &str| Error::Invalid(format!("cannot join: {why}"));
     let asked: Application = match asked.first() {
         Some(&FORMAT) => postcard::from_bytes(asked).map_err(|_| refused("what the node asked cannot be read"))?,
@@ -110,9 +98,11 @@ async fn admit(api: &Api, gate: &Gate, asked: &[u8], from: &str) -> Result<(Node
         Some(host) => host,
         None => from.rsplit_once(':').map_or(from, |(host, _)| host).to_owned(),
     };
-    let leaf = gate.authority.certify(asked.node, &asked.request, api::now_seconds()).map_err(|error| refused(&error.to_string()))?;
+    let Some(authority) = api.gate.authority() else { return Err(refused(&authority::ask_instead(api).await)) };
+    let leaf = authority.certify(asked.node, &asked.request, api::now_seconds()).map_err(|error| refused(&error.to_string()))?;
     let member = Member { address: format!("{host}:{}", asked.port), version: asked.version, release: asked.release, joined: api.now() };
     api.propose(Command::AdmitNode { id: asked.node, member, token: Some(token), at: api.now() }).await?;
+    let gate = &api.gate;
     let welcome = Welcome { cluster: gate.cluster, leaf, sealing: gate.sealing, urls: gate.urls };
     let bytes = postcard::to_stdvec(&welcome).map_err(Error::failed("cannot write the answer to a node that joins"))?;
     Ok((asked.node, bytes.into()))

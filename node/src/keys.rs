@@ -2,7 +2,7 @@
 //! and sign.
 //!
 //! All of it is in `DATA/keys`, made on the first start, or brought by joining a cluster. The CA's own key is where the cluster
-//! was founded, and nowhere else for now.
+//! was founded, and on every node that votes (`authority.rs`).
 
 use std::path::{Path, PathBuf};
 
@@ -58,6 +58,7 @@ pub(crate) struct Keys {
 }
 
 /// The files of the keys.
+#[derive(Debug)]
 struct Files {
     dir: PathBuf,
 }
@@ -225,6 +226,33 @@ impl Applicant {
     }
 }
 
+/// Where this node keeps the key of the cluster's CA while it votes.
+#[derive(Debug)]
+pub(crate) struct AuthorityFile {
+    files: Files,
+}
+
+impl AuthorityFile {
+    /// Finds the place.
+    pub(crate) fn open(data: &Path) -> anyhow::Result<Self> {
+        Ok(Self { files: Files::of(data)? })
+    }
+
+    /// Keeps the key (PEM) durably, unless it is not that of this cluster's CA.
+    pub(crate) fn keep(&self, key: &str) -> anyhow::Result<Authority> {
+        let ca = self.files.read("ca.der")?.context("the certificate of the cluster's CA is missing")?;
+        let authority = Authority::read(key, &ca)?;
+        self.files.write("ca.key", key.as_bytes())?;
+        Ok(authority)
+    }
+
+    /// Deletes the key.
+    pub(crate) fn forget(&self) -> anyhow::Result<()> {
+        file::remove(&self.files.path("ca.key"))?;
+        Ok(file::sync_dir(&self.files.dir)?)
+    }
+}
+
 /// What a node needs to have its certificate renewed.
 pub(crate) struct Renewal {
     files: Files,
@@ -294,6 +322,14 @@ mod tests {
         again.keep(&welcome, authority.certificate()).unwrap();
         let joined = Keys::open(joiner.path(), NOW).unwrap();
         assert!(joined.authority.is_none() && joined.has_joined && belongs(joiner.path()));
+        // When it votes it gets the CA's key, and has it until it votes no more.
+        let file = AuthorityFile::open(joiner.path()).unwrap();
+        assert!(file.keep(Authority::make(NOW).unwrap().key()).is_err(), "the key of another CA was taken");
+        assert_eq!(file.keep(authority.key()).unwrap().fingerprint(), authority.fingerprint());
+        assert!(Keys::open(joiner.path(), NOW).unwrap().authority.is_some());
+        file.forget().unwrap();
+        file.forget().unwrap();
+        assert!(Keys::open(joiner.path(), NOW).unwrap().authority.is_none());
         assert_eq!((joined.node, joined.cluster, joined.sealing, joined.urls), (node, keys.cluster, keys.sealing, keys.urls));
         assert_eq!(joined.identity.fingerprint(), keys.identity.fingerprint());
         // Later its certificate is renewed, for the same key.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use shoal_peer::{Admission, Endpoint, Fingerprint, Member, Options, Service};
+use shoal_peer::{Admission, Endpoint, Member, Options, Service};
 use shoal_raft::{Peer, Raft, Transport, Unsent};
 use shoal_state::{BootId, NodeId, VERSION_KNOWN};
 use tokio_util::sync::CancellationToken;
@@ -57,8 +57,6 @@ pub(crate) struct Peers {
     pub(crate) endpoint: Endpoint,
     /// Where other nodes reach this one, `host:port`.
     pub(crate) address: String,
-    /// What a token that lets a node join says of the cluster's CA; none where this node lets nobody in.
-    pub(crate) lets_in: Option<Fingerprint>,
     members: Arc<Members>,
 }
 
@@ -82,8 +80,7 @@ impl Peers {
             segmentation: config.segmentation,
         })?;
         let port = endpoint.address().context("cannot find out on which port peers reach this node")?.port();
-        let lets_in = keys.authority.as_ref().map(|authority| authority.fingerprint());
-        Ok(Self { endpoint, address: format!("{}:{port}", own_host(config)), lets_in, members })
+        Ok(Self { endpoint, address: format!("{}:{port}", own_host(config)), members })
     }
 
     /// Tries to reach the other members of consensus; returns the first no, in the words of whoever said it.

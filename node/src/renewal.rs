@@ -4,7 +4,6 @@
 //! is tried again: there are two weeks for that.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +11,8 @@ use shoal_peer::{Identity, Request, Service};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Error};
-use crate::join::Gate;
 use crate::keys;
-use crate::peers::{self, Peers};
+use crate::peers;
 
 /// Certifying a member's key anew.
 const RENEW: Service = Service::new(6, "renew a certificate");
@@ -24,13 +22,14 @@ const EVERY: Duration = Duration::from_secs(3600);
 const RENEW_WAIT: Duration = Duration::from_secs(20);
 
 /// Renews the certificates of members from now on.
-pub(crate) fn serve(peers: &Peers, api: Api, gate: Arc<Gate>) {
-    peers.endpoint.serve(RENEW, move |mut stream, member| {
-        let (api, gate) = (api.clone(), gate.clone());
+pub(crate) fn serve(api: &Api) {
+    let held = api.clone();
+    api.peers.endpoint.serve(RENEW, move |mut stream, member| {
+        let api = held.clone();
         async move {
             let (Ok(Some(asked)), Some(member)) = (stream.next().await, member) else { return };
             // Its old certificate says which node it is: it gets one for no other.
-            let done = match certify(&api, &gate, member.node, &asked) {
+            let done = match certify(&api, member.node, &asked) {
                 Ok(leaf) => stream.send(leaf).await.and_then(|()| stream.finish()),
                 Err(why) => stream.fail(&why).await,
             };
@@ -41,20 +40,21 @@ pub(crate) fn serve(peers: &Peers, api: Api, gate: Arc<Gate>) {
     });
 }
 
-fn certify(api: &Api, gate: &Gate, node: shoal_state::NodeId, asked: &[u8]) -> Result<Bytes, String> {
+fn certify(api: &Api, node: shoal_state::NodeId, asked: &[u8]) -> Result<Bytes, String> {
+    let authority = api.gate.authority().ok_or("it has not got the key of the cluster's CA, which only nodes that vote have")?;
     if !api.local().members.contains_key(&node) {
         return Err(format!("node {node} is no member of this cluster"));
     }
-    let leaf = gate.authority.certify(node, &Request(asked.to_vec()), api::now_seconds()).map_err(|error| error.to_string())?;
+    let leaf = authority.certify(node, &Request(asked.to_vec()), api::now_seconds()).map_err(|error| error.to_string())?;
     Ok(leaf.into())
 }
 
 /// Renews this node's certificate when it is time, until `stop`.
-pub(crate) async fn run(api: Api, data: PathBuf, identity: Identity, gate: Option<Arc<Gate>>, stop: CancellationToken) {
+pub(crate) async fn run(api: Api, data: PathBuf, identity: Identity, stop: CancellationToken) {
     let mut renew_at = identity.renew_at();
     loop {
         if api::now_seconds() >= renew_at {
-            match renew(&api, &data, gate.as_deref()).await {
+            match renew(&api, &data).await {
                 Ok(renewed) => {
                     renew_at = renewed.renew_at();
                     tracing::info!("this node's certificate is renewed");
@@ -69,12 +69,12 @@ pub(crate) async fn run(api: Api, data: PathBuf, identity: Identity, gate: Optio
     }
 }
 
-async fn renew(api: &Api, data: &std::path::Path, gate: Option<&Gate>) -> Result<Identity, Error> {
+async fn renew(api: &Api, data: &std::path::Path) -> Result<Identity, Error> {
     let failed = || Error::failed("cannot ask for a certificate");
     let applicant = keys::Renewal::open(data).map_err(failed())?;
-    let leaf: Bytes = match gate {
-        Some(gate) => certify(api, gate, api.cluster.node, &applicant.request.0).map_err(Error::Unavailable)?,
-        None => from_others(api, Bytes::from(applicant.request.0.clone())).await?,
+    let leaf: Bytes = match api.gate.lets_in() {
+        true => certify(api, api.cluster.node, &applicant.request.0).map_err(Error::Unavailable)?,
+        false => from_others(api, Bytes::from(applicant.request.0.clone())).await?,
     };
     let identity = applicant.keep(&leaf).map_err(failed())?;
     api.peers.endpoint.renew(&identity).map_err(Error::failed("cannot use the new certificate"))?;

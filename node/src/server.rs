@@ -33,16 +33,18 @@ use crate::api::joined_logs;
 use crate::api::{self, Api, Blobs, Files, Kept, Lifecycle, SealingKey, transport};
 use crate::arguments;
 use crate::audit::Audit;
+use crate::authority::{self, Gate};
 use crate::build_functions::BuildFunctions;
 use crate::chunks;
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::departure::{self, Departed};
 use crate::folder::{self, Folder};
 use crate::homes::{self, Outbox};
 use crate::images::{Images, StateCache, Unfinished};
-use crate::join::{self, Gate};
+use crate::join;
 use crate::keeper::{EXIT_FINAL, EXIT_UNSTARTED, Listeners};
-use crate::keys::{self, Keys};
+use crate::keys::{self, AuthorityFile, Keys};
 use crate::members;
 use crate::peers::Peers;
 use crate::provider::NodeProvider;
@@ -51,6 +53,7 @@ use crate::reports::{self, Reports};
 use crate::room::{Room, overlays_budget};
 use crate::roots::{Rooms, Roots};
 use crate::scheduling::{self, CrashLoops};
+use crate::standing;
 use crate::sweep;
 use crate::tasks::Tasks;
 use crate::upkeep::{self, Upkeep};
@@ -95,7 +98,7 @@ pub(crate) fn run(config: Config, listeners: Listeners) -> anyhow::Result<i32> {
 /// Says whether another start would fail for the same reason: the cluster has said no.
 fn is_final(error: &anyhow::Error) -> bool {
     let no = |error: &shoal_peer::Error| matches!(error, shoal_peer::Error::Refused { .. } | shoal_peer::Error::NoToken { .. });
-    error.chain().any(|cause| cause.downcast_ref().is_some_and(no))
+    error.chain().any(|cause| cause.is::<Departed>() || cause.downcast_ref().is_some_and(no))
 }
 
 fn say(error: &anyhow::Error, code: i32) -> i32 {
@@ -113,7 +116,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         let host = config.advertised_host().map(str::to_owned);
         join::join(&config.data, &config.join, &config.token, host, config.peers().port()).await?;
     }
-    let keys = Keys::open(&config.data, api::now_seconds())?;
+    let mut keys = Keys::open(&config.data, api::now_seconds())?;
+    let gate = Arc::new(Gate::new(&mut keys, AuthorityFile::open(&config.data)?));
     let room = Room::open(&config.data);
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
     let store = Store::open(&config.data.join("chunks"), config.disk.chunks()).context("cannot open the chunk store")?;
@@ -158,14 +162,13 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         config: Arc::clone(&config),
         engine: engine.clone(),
         peers: peers.clone(),
+        gate,
         cluster: cluster.clone(),
     };
-    let gate = keys.authority.map(|authority| {
-        let gate = Arc::new(Gate { authority, cluster: keys.cluster, sealing: keys.sealing, urls: keys.urls });
-        join::serve(&peers, api.clone(), gate.clone());
-        renewal::serve(&peers, api.clone(), gate.clone());
-        gate
-    });
+    join::serve(&api);
+    renewal::serve(&api);
+    authority::serve(&api);
+    standing::serve(&api);
     chunks::start(&peers, cluster.raft(), &store, &api.blobs);
     homes::start(&peers, cluster.raft(), &calls);
     let listener = listener(listeners.api)?;
@@ -190,8 +193,9 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
     let homes = tokio::spawn(homes::run(api.clone(), outbox, told, stop.clone()));
     let reports = tokio::spawn(reports::run(api.reports.clone(), peers.clone(), stop.clone()));
-    let certificate = tokio::spawn(renewal::run(api.clone(), config.data.clone(), keys.identity, gate, stop.clone()));
+    let certificate = tokio::spawn(renewal::run(api.clone(), config.data.clone(), keys.identity, stop.clone()));
     let voters = tokio::spawn(members::run(api.clone(), stop.clone()));
+    let authority = tokio::spawn(authority::run(api.clone(), stop.clone()));
     let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
     let operators = tokio::spawn({
         let (api, path, stop) = (api.clone(), config.admin_socket(), stop_serving.clone());
@@ -200,7 +204,13 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     tracing::info!(node = %keys.node, api = %config.api, data = %config.data.display(), ms = started.elapsed().as_millis(), "the node is up");
     up.store(true, Ordering::Relaxed);
 
+    let mut departed = None;
     let broken = tokio::select! {
+        out = departure::out(&api) => {
+            let why = out.to_string();
+            departed = Some(out);
+            Some(why)
+        }
         signal = wait_for_signal() => signal.map(|()| None)?,
         why = cluster.raft().stopped() => Some(why.to_string()),
         why = room.watch(kv, store) => Some(why),
@@ -208,10 +218,11 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     };
     match &broken {
         None => tracing::info!("the node stops"),
+        Some(why) if departed.is_some() => tracing::error!(why, "the node is out of the cluster, and stops"),
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps, disk, voters, homes, reports, certificate, images_watch);
+    let _ = tokio::join!(scheduler, apps, disk, voters, authority, homes, reports, certificate, images_watch);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;
@@ -225,6 +236,9 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     }
     cluster.raft().shutdown().await;
     peers.endpoint.close().await;
+    if let Some(departed) = departed {
+        return Err(departed.into());
+    }
     broken.map_or(Ok(0), |why| Err(anyhow::anyhow!(why)))
 }
 

@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Path as UrlPath, State as Shared};
 use serde::{Deserialize, Serialize};
-use shoal_state::model::{Member, Node};
+use shoal_state::model::{Member, Node, Voting};
 use shoal_state::{Command, NodeId, State};
 
-use super::Answer;
+use super::{Answer, removal};
 use crate::api::{self, Api};
 use crate::audit::{Event, What};
+use crate::standing;
+
+/// How long the latest state is waited for by somebody who only looks.
+const READ_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A line of `shoal node list`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,8 +29,11 @@ pub(crate) struct NodeLine {
     pub(crate) state: String,
     /// What it is to consensus: `leader`, `voter` or `follower`.
     pub(crate) role: String,
-    /// Whether the node that answers is connected to it.
+    /// Whether it answers the node that is asked.
     pub(crate) connected: bool,
+    /// What an operator has decided of its vote: `votes`, `does not vote`, or nothing.
+    #[serde(default)]
+    pub(crate) decided: Option<String>,
     /// Where its peers reach it, `host:port` (UDP).
     pub(crate) peers: String,
     /// Its labels.
@@ -50,9 +57,10 @@ pub(crate) struct NodeLine {
 }
 
 pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
-    let state = api.read_latest().await?;
+    // Whoever looks while nothing can be decided is shown what this node knows.
+    let (state, standings) = tokio::join!(api.cluster.read_within(READ_PATIENCE), standing::of_all(&api));
     let raft = api.cluster.raft().status();
-    let up: Vec<NodeId> = api.peers.endpoint.connected().into_iter().map(|(node, ..)| node).collect();
+    let up: Vec<NodeId> = standings.into_iter().filter(|(_, said)| said.is_ok()).map(|(node, _)| node).collect();
     let role = |id: NodeId| match raft.leader {
         Some(leader) if leader == id => "leader",
         _ if raft.voters.iter().any(|peer| peer.node == id) => "voter",
@@ -68,7 +76,8 @@ pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
             address: node.address.clone(),
             state: if node.draining { "drains" } else { "accepts tasks" }.to_owned(),
             role: role(*id).to_owned(),
-            connected: *id == api.cluster.node || up.contains(id),
+            connected: up.contains(id),
+            decided: state.voting.get(id).map(|voting| decided(*voting).to_owned()),
             peers: of(|member| &member.address),
             labels: node.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             release: of(|member| &member.release),
@@ -82,6 +91,13 @@ pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
         }
     };
     Ok(Json(state.nodes.iter().map(line).collect()))
+}
+
+fn decided(voting: Voting) -> &'static str {
+    match voting {
+        Voting::Must => "votes",
+        Voting::MustNot => "does not vote",
+    }
 }
 
 /// Finds a node by its id, or by the name that it alone has.
@@ -111,6 +127,12 @@ pub(crate) enum NodeWish {
     Undrain,
     /// Labels to set; an empty value takes one away.
     Label(BTreeMap<String, String>),
+    /// It votes whenever it is there.
+    Promote,
+    /// It does not vote.
+    Demote,
+    /// The cluster says whether it votes.
+    Unpin,
     /// It belongs to the cluster no more, for good.
     Remove,
 }
@@ -131,14 +153,41 @@ pub(super) async fn node_do(Shared(api): Shared<Api>, UrlPath(which): UrlPath<St
             }
             (Command::LabelNode { id, labels }, "has new labels")
         }
-        NodeWish::Remove => {
-            crate::homes::vacate(&api, id).await?;
-            let why = "removed by an operator".to_owned();
-            (Command::RemoveNode { id, at: api.now(), why }, "was removed; should it come back, it must be wiped and joined anew")
+        NodeWish::Promote => {
+            answers(&api, id).await?;
+            (Command::SetVoting { id, voting: Some(Voting::Must) }, "votes from now on, whenever it is there")
         }
+        NodeWish::Demote => (Command::SetVoting { id, voting: Some(Voting::MustNot) }, "votes no more; it follows"),
+        NodeWish::Unpin => (Command::SetVoting { id, voting: None }, "votes or follows as the cluster needs it"),
+        NodeWish::Remove => return remove(&api, &state, id).await,
     };
     api.propose(command).await?;
     let why = format!("node {id} {what}");
-    api.audit.note(Event { what: What::NodeChanged, who: "operator".to_owned(), method: "", from: String::new(), why: why.clone() });
+    note(&api, &why);
+    Ok(Json(why))
+}
+
+fn note(api: &Api, why: &str) {
+    let (who, why) = ("operator".to_owned(), why.to_owned());
+    api.audit.note(Event { what: What::NodeChanged, who, method: "", from: String::new(), why });
+}
+
+/// Refuses to give a vote to a node that is away: the cluster would wait for it.
+async fn answers(api: &Api, id: NodeId) -> Result<(), api::Error> {
+    match standing::of_all(api).await.into_iter().find(|(node, _)| *node == id) {
+        Some((_, Err(why))) => Err(api::Error::Precondition(format!("node {id} cannot be made to vote while it does not answer: {why}"))),
+        _ => Ok(()),
+    }
+}
+
+async fn remove(api: &Api, state: &State, id: NodeId) -> Answer<String> {
+    let raft = api.cluster.raft().status();
+    let standings = standing::of_all(api).await;
+    let cost = removal::judge(state, &raft, &standings, id).map_err(api::Error::Precondition)?;
+    crate::homes::vacate(api, id).await?;
+    let why = "removed by an operator".to_owned();
+    api.propose(Command::RemoveNode { id, at: api.now(), why }).await?;
+    let why = format!("node {id} was removed; should it come back, it must be wiped and joined anew. {cost}");
+    note(api, &why);
     Ok(Json(why))
 }

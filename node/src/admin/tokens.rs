@@ -9,6 +9,7 @@ use shoal_state::{Command, State, Timestamp, TokenId};
 use super::Answer;
 use crate::api::{self, Api};
 use crate::audit::{Event, What};
+use crate::authority;
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -111,14 +112,13 @@ pub(super) async fn list(Shared(api): Shared<Api>) -> Answer<Vec<TokenLine>> {
 pub(super) async fn create(Shared(api): Shared<Api>, Json(wanted): Json<TokenWanted>) -> Answer<TokenMade> {
     let state = api.read_latest().await?;
     let environment = wanted.environment.as_deref().map(|name| api::environment_named(&state, name)).transpose()?;
-    let fingerprint = api.peers.lets_in;
     let (purpose, seconds) = match wanted.purpose {
         TokenPurpose::Node if environment.is_some() => {
             return Err(api::Error::Invalid("a node belongs to no environment: leave --environment out".to_owned()).into());
         }
-        TokenPurpose::Node if fingerprint.is_none() => {
-            let why = "this node lets no others in: the key of the cluster's CA is on the node that founded it; ask that one";
-            return Err(api::Error::Precondition(why.to_owned()).into());
+        // A node that has come to vote this moment may be about to fetch what it takes.
+        TokenPurpose::Node if !api.gate.lets_in() && authority::fetch(&api).await.is_err() => {
+            return Err(api::Error::Precondition(format!("cannot make a token for a node: {}", authority::ask_instead(&api).await)).into());
         }
         TokenPurpose::Node => (model::TokenPurpose::Node, wanted.expires_in_seconds.or(Some(NODE_SECONDS))),
         purpose => {
@@ -134,9 +134,9 @@ pub(super) async fn create(Shared(api): Shared<Api>, Json(wanted): Json<TokenWan
     let said = made.map_or_else(String::new, |line| said(&line));
     note(&api, What::TokenCreated, format!("token {id} was made: {said}"));
     let made = |token_secret, join| TokenMade { token_id: id.to_string(), token_secret, join };
-    Ok(Json(match (purpose, fingerprint) {
-        (model::TokenPurpose::Node, Some(fingerprint)) => {
-            let token = crate::join::token(fingerprint, id, &secret);
+    Ok(Json(match purpose {
+        model::TokenPurpose::Node => {
+            let token = crate::join::token(api.gate.fingerprint, id, &secret);
             let join = format!("shoal start --join {} --token {token}", api.peers.address);
             made(token, Some(join))
         }

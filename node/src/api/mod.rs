@@ -146,6 +146,8 @@ pub(crate) struct Api {
     pub(crate) joined: joined_logs::JoinedLogs,
     /// The road to other nodes.
     pub(crate) peers: crate::peers::Peers,
+    /// What lets nodes into the cluster.
+    pub(crate) gate: Arc<crate::authority::Gate>,
     pub(crate) audit: crate::audit::Audit,
     pub(crate) room: crate::room::Room,
     pub(crate) worker: Arc<OnceLock<shoal_worker::Handle>>,

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Common;
 use super::admin::{ask, escaped};
-use crate::admin::{AppLine, StatusReport, TaskLine};
+use crate::admin::{AppLine, MemberStands, StatusReport, TaskLine};
 
 /// `shoal app …`
 #[derive(Debug, Subcommand)]
@@ -105,10 +105,16 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
     println!("  web        http://{}", report.web);
     println!("  tag        {} (in the names of its links, cgroups and mounts)", report.tag);
     println!("  data       {}", report.data);
-    match &report.leader {
-        Some(leader) => println!("  consensus  leader {leader}, term {}, entry {}", report.term, report.applied),
-        None => println!("  consensus  no leader yet, term {}, entry {}", report.term, report.applied),
+    let (term, entry) = (report.term, report.applied);
+    match (&report.leader, &report.leader_name) {
+        (Some(leader), Some(name)) => println!("  consensus  leader {name} ({leader}), term {term}, entry {entry}"),
+        _ => println!("  consensus  no leader, term {term}, entry {entry}"),
     }
+    println!("  voters     {}", members(&report.consensus.voters));
+    if !report.consensus.learners.is_empty() {
+        println!("  followers  {}", members(&report.consensus.learners));
+    }
+    report.consensus.trouble.iter().for_each(|trouble| println!("  note       {trouble}"));
     println!("  cluster    {} node(s), {} of {} shards of calls at home here", report.nodes, report.shards_here, report.shards);
     if report.shards_missing_copies > 0 {
         println!(
@@ -125,6 +131,15 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
     println!("  holds      {} app(s), {} task(s), {} image(s)", report.apps, report.tasks, report.images);
     println!("  has read   {} of images' files since its start", super::store::size(report.files_read_bytes));
     Ok(0)
+}
+
+fn members(members: &[MemberStands]) -> String {
+    let tell = |member: &MemberStands| match (member.behind, &member.why) {
+        (Some(0), _) => member.name.clone(),
+        (Some(behind), _) => format!("{} ({behind} entries behind)", member.name),
+        (None, why) => format!("{} (not reached: {})", member.name, why.as_deref().unwrap_or("it was not asked")),
+    };
+    members.iter().map(tell).collect::<Vec<_>>().join(", ")
 }
 
 impl AppCommand {

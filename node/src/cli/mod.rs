@@ -64,7 +64,7 @@ enum Command {
     /// List and stop tasks: the containers that the cluster runs.
     #[command(subcommand, after_help = "Examples:\n  shoal task list\n  shoal task stop ta-…")]
     Task(lists::TaskCommand),
-    /// List, drain, label and remove nodes.
+    /// List, drain, label and remove nodes, and say which of them vote.
     #[command(subcommand, after_help = "Examples:\n  shoal node list\n  shoal node drain gpu-1\n  shoal node remove gpu-1")]
     Node(node::NodeCommand),
     /// List and remove images.

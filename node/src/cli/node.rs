@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use super::Common;
 use super::admin::{ask, escaped};
 use super::lists::{ago, print_json, print_table};
-use crate::admin::{NodeLine, NodeWish};
+use crate::admin::{NodeLine, NodeWish, StatusReport};
 
 /// `shoal node …`
 #[derive(Debug, Subcommand)]
@@ -32,7 +32,16 @@ pub(super) enum NodeCommand {
         #[arg(required = true, value_parser = label)]
         labels: Vec<(String, String)>,
     },
-    /// Take a node out of the cluster for good, with the tasks that it runs. Drain it before.
+    /// Make a node vote whenever it is there, instead of another one.
+    #[command(after_help = "Examples:\n  shoal node promote gpu-1")]
+    Promote(OneNode),
+    /// Take a node's vote: it only follows.
+    #[command(after_help = "Examples:\n  shoal node demote gpu-1")]
+    Demote(OneNode),
+    /// Leave it to the cluster again whether a node votes.
+    #[command(after_help = "Examples:\n  shoal node unpin gpu-1")]
+    Unpin(OneNode),
+    /// Take a node out of the cluster for good, with the tasks that it runs, up or down. Drain it before.
     #[command(visible_alias = "rm", after_help = "Examples:\n  shoal node remove gpu-1\n  shoal node rm no-…")]
     Remove(OneNode),
 }
@@ -62,6 +71,9 @@ impl NodeCommand {
             Self::Drain(one) => return one.ask(&NodeWish::Drain),
             Self::Undrain(one) => return one.ask(&NodeWish::Undrain),
             Self::Label { node, labels } => return node.ask(&NodeWish::Label(labels.into_iter().collect())),
+            Self::Promote(one) => return one.ask(&NodeWish::Promote),
+            Self::Demote(one) => return one.ask(&NodeWish::Demote),
+            Self::Unpin(one) => return one.ask(&NodeWish::Unpin),
             Self::Remove(one) => return one.ask(&NodeWish::Remove),
         };
         let nodes: Vec<NodeLine> = ask(&common, "GET", "/nodes", &())?;
@@ -73,12 +85,16 @@ impl NodeCommand {
             let cpu = format!("{}m of {}m", node.cpu_milli_free, node.cpu_milli);
             let memory = format!("{} of {} MiB", node.memory_bytes_free >> 20, node.memory_bytes >> 20);
             let state = if node.connected { node.state } else { format!("{}, not reached", node.state) };
-            [node.node_id, node.name, node.address, state, node.role, node.tasks.to_string(), cpu, memory, ago(node.started_ms)]
+            let role = node.role + if node.decided.is_some() { " (pinned)" } else { "" };
+            [node.node_id, node.name, node.address, state, role, node.tasks.to_string(), cpu, memory, ago(node.started_ms)]
         };
         print_table(
             ["NODE", "NAME", "ADDRESS", "STATE", "ROLE", "TASKS", "CPU FREE", "MEMORY FREE", "STARTED"],
             nodes.into_iter().map(row),
         );
+        // Silence would look as if all were well.
+        let report: StatusReport = ask(&common, "GET", "/status", &())?;
+        report.consensus.trouble.iter().for_each(|trouble| eprintln!("note: {trouble}"));
         Ok(0)
     }
 }
@@ -106,7 +122,8 @@ impl OneNode {
         let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(" ") };
         println!("{} ({})", node.name, node.node_id);
         println!("  state      {}{}", node.state, if node.connected { "" } else { "; this node does not reach it" });
-        println!("  consensus  {}", node.role);
+        let decided = node.decided.map(|decided| format!(" (an operator has decided that it {decided})")).unwrap_or_default();
+        println!("  consensus  {}{decided}", node.role);
         println!("  clients    {}\n  peers      {}/udp", node.address, node.peers);
         println!("  labels     {labels}");
         println!("  CPU        {}m free of {}m", node.cpu_milli_free, node.cpu_milli);

@@ -1,0 +1,117 @@
+//! How consensus stands, for `shoal status`: who leads, who votes, how far behind each is, and what is wrong.
+
+use serde::{Deserialize, Serialize};
+use shoal_raft::Status;
+use shoal_state::{NodeId, State};
+
+use crate::standing::Standing;
+
+/// A member, as far as the node that answers could find out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemberStands {
+    /// The node's id.
+    pub(crate) node_id: String,
+    /// What people call it.
+    pub(crate) name: String,
+    /// Whether it answered.
+    pub(crate) answers: bool,
+    /// Why it did not.
+    pub(crate) why: Option<String>,
+    /// How many entries it has applied less than whoever has applied most; none when it did not answer.
+    pub(crate) behind: Option<u64>,
+    /// Whether nodes can join there: it has the key of the cluster's CA.
+    pub(crate) lets_in: bool,
+}
+
+/// Who votes and who only follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Consensus {
+    /// Members that vote.
+    pub(crate) voters: Vec<MemberStands>,
+    /// Members that follow.
+    pub(crate) learners: Vec<MemberStands>,
+    /// What is wrong, and what to do; empty when all is well.
+    pub(crate) trouble: Vec<String>,
+}
+
+/// Returns what a node is called.
+pub(super) fn name(state: &State, node: NodeId) -> String {
+    state.nodes.get(&node).map_or_else(|| node.to_string(), |known| known.name.clone())
+}
+
+/// Puts together what members said of themselves. `undecided`: why nothing is decided, if so.
+pub(super) fn consensus(
+    state: &State,
+    raft: &Status,
+    standings: &[(NodeId, Result<Standing, String>)],
+    undecided: Option<String>,
+) -> Consensus {
+    let newest = standings.iter().filter_map(|(_, said)| said.as_ref().ok()).map(|said| said.applied).max().unwrap_or(raft.applied);
+    let stands = |peer: &shoal_raft::Peer| {
+        let said = standings.iter().find(|(node, _)| *node == peer.node).map(|(_, said)| said);
+        let heard = said.and_then(|said| said.as_ref().ok());
+        MemberStands {
+            node_id: peer.node.to_string(),
+            name: name(state, peer.node),
+            answers: heard.is_some(),
+            why: said.and_then(|said| said.as_ref().err().cloned()),
+            behind: heard.map(|said| newest.saturating_sub(said.applied)),
+            lets_in: heard.is_some_and(|said| said.lets_in),
+        }
+    };
+    let voters: Vec<MemberStands> = raft.voters.iter().map(stands).collect();
+    let mut trouble: Vec<String> = undecided.into_iter().collect();
+    for silent in voters.iter().filter(|voter| !voter.answers) {
+        trouble.push(format!("{} votes and does not answer", silent.name));
+    }
+    if voters.len() == 2 {
+        trouble.push("two nodes vote: the loss of either stops the cluster; a third one would make up for it".to_owned());
+    }
+    if voters.iter().filter(|voter| voter.answers).all(|voter| !voter.lets_in) {
+        trouble.push("no node that answers has the key of the cluster's CA: nobody can join, and certificates are not renewed".to_owned());
+    }
+    Consensus { voters, learners: raft.learners.iter().map(stands).collect(), trouble }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_raft::Peer;
+
+    use super::*;
+
+    fn id(number: u128) -> NodeId {
+        NodeId::from_random(number)
+    }
+
+    #[test]
+    fn each_member_is_shown_with_what_it_lacks_and_trouble_is_named() {
+        let peer = |number| Peer { node: id(number), address: String::new() };
+        let raft = Status {
+            node: id(1),
+            leader: Some(id(1)),
+            term: 1,
+            applied: 90,
+            last_log: 100,
+            snapshot: 0,
+            purged: 0,
+            voters: vec![peer(1), peer(2)],
+            learners: vec![peer(3)],
+            changing_to: None,
+            followers: vec![],
+            quorum_heard: None,
+            version: 4,
+            marks: vec![],
+            stopped: None,
+        };
+        let stands = |applied, lets_in| Ok(Standing { applied, term: 1, leader: None, lets_in });
+        let said = [(id(1), stands(100, true)), (id(2), Err("nobody answers there".to_owned())), (id(3), stands(60, false))];
+        let seen = consensus(&State::default(), &raft, &said, None);
+        assert_eq!(seen.voters.iter().map(|one| one.behind).collect::<Vec<_>>(), [Some(0), None]);
+        assert_eq!((seen.voters[1].answers, seen.voters[1].why.as_deref()), (false, Some("nobody answers there")));
+        assert_eq!(seen.learners[0].behind, Some(40));
+        assert_eq!(seen.trouble.len(), 2, "{:?}", seen.trouble);
+        let lost = [(id(1), stands(100, false))];
+        let seen = consensus(&State::default(), &raft, &lost, Some("nothing is decided".to_owned()));
+        assert!(seen.trouble[0].contains("nothing is decided") && seen.trouble.iter().any(|line| line.contains("nobody can join")));
+    }
+}

@@ -1,0 +1,109 @@
+//! Whether a node can be taken out of the cluster, and what that costs.
+
+use std::collections::BTreeSet;
+
+use shoal_raft::Status;
+use shoal_state::model::Voting;
+use shoal_state::{NodeId, State};
+
+use super::cluster::name;
+use crate::members::voters_of;
+use crate::standing::Standing;
+
+/// Says what the removal of a node costs, or why it cannot be. What the rules forbid is not looked at.
+pub(super) fn judge(state: &State, raft: &Status, standings: &[(NodeId, Result<Standing, String>)], id: NodeId) -> Result<String, String> {
+    let left: BTreeSet<NodeId> = state.members.keys().copied().filter(|node| *node != id).collect();
+    if left.is_empty() || !state.members.contains_key(&id) {
+        return Ok(String::new());
+    }
+    let said = |node: &NodeId| standings.iter().find(|(asked, _)| asked == node).and_then(|(_, said)| said.as_ref().ok());
+    if !left.iter().any(|node| said(node).is_some_and(|said| said.lets_in)) {
+        return Err(format!(
+            "cannot remove node {id}: of the others none that answers has the key of the cluster's CA, so that nobody could join any more. \
+             Nodes that vote fetch it within seconds: see `shoal status`, and try again"
+        ));
+    }
+    let may_vote: Vec<NodeId> = left.iter().copied().filter(|node| state.voting.get(node) != Some(&Voting::MustNot)).collect();
+    let votes = |node: &NodeId| raft.voters.iter().any(|peer| peer.node == *node);
+    // Those that vote stay; those that answer may take the places of others.
+    let voters = voters_of(may_vote.len());
+    let (there, away): (Vec<NodeId>, Vec<NodeId>) = may_vote.into_iter().partition(|node| said(node).is_some());
+    if there.len() <= voters / 2 {
+        let away: Vec<String> = away.iter().filter(|node| votes(node)).map(|node| name(state, *node)).collect();
+        return Err(format!(
+            "cannot remove node {id}: {voters} nodes would be left to vote, and of them these do not answer: {}. Nothing could be decided \
+             any more. Start them, or remove them first",
+            away.join(", ")
+        ));
+    }
+    Ok(cost(state, voters, id))
+}
+
+fn cost(state: &State, voters: usize, id: NodeId) -> String {
+    let tasks = state.tasks.values().filter(|task| task.node == id).count();
+    let ended = if tasks == 0 { String::new() } else { format!(" Its {tasks} task(s) have ended; their inputs run again elsewhere.") };
+    let stands = match voters {
+        1 => "one node votes: should it be lost, all is lost",
+        2 => "two nodes vote: should either be lost, nothing is decided until it is back",
+        3 => "three nodes vote, and the cluster stands the loss of one of them",
+        _ => "five nodes vote, and the cluster stands the loss of two of them",
+    };
+    format!("What is left: {stands}.{ended}")
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_raft::Peer;
+    use shoal_state::Timestamp;
+    use shoal_state::model::Member;
+
+    use super::*;
+
+    fn id(number: u128) -> NodeId {
+        NodeId::from_random(number)
+    }
+
+    /// Asks to remove node 1 of a cluster in which these vote, these answer, and these have the key of the CA.
+    fn judged(members: u128, voters: &[u128], there: &[u128], keys: &[u128]) -> Result<String, String> {
+        let member = Member { address: String::new(), version: 4, release: String::new(), joined: Timestamp(0) };
+        let mut state = State::default();
+        state.members = (1..=members).map(|number| (id(number), member.clone())).collect();
+        let raft = Status {
+            node: id(1),
+            leader: None,
+            term: 1,
+            applied: 1,
+            last_log: 1,
+            snapshot: 0,
+            purged: 0,
+            voters: voters.iter().map(|number| Peer { node: id(*number), address: String::new() }).collect(),
+            learners: vec![],
+            changing_to: None,
+            followers: vec![],
+            quorum_heard: None,
+            version: 4,
+            marks: vec![],
+            stopped: None,
+        };
+        let stands = |number: &u128| Standing { applied: 1, term: 1, leader: None, lets_in: keys.contains(number) };
+        let standings: Vec<_> = there.iter().map(|number| (id(*number), Ok(stands(number)))).collect();
+        judge(&state, &raft, &standings, id(1))
+    }
+
+    #[test]
+    fn what_is_left_is_said() {
+        assert!(judged(5, &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5], &[1, 2]).unwrap().contains("three nodes vote"));
+        assert!(judged(3, &[1, 2, 3], &[1, 2, 3], &[1, 2]).unwrap().contains("two nodes vote"));
+        assert!(judged(3, &[1, 2, 3], &[2, 3], &[2, 3]).unwrap().contains("two nodes vote"), "one that is down can be removed");
+        assert!(judged(2, &[1, 2], &[1, 2], &[1, 2]).unwrap().contains("one node votes"));
+    }
+
+    #[test]
+    fn a_removal_that_would_end_the_cluster_is_refused() {
+        let keyless = judged(3, &[1, 2, 3], &[1, 2, 3], &[1]).unwrap_err();
+        assert!(keyless.contains("key of the cluster's CA"), "{keyless}");
+        let away = judged(3, &[1, 2, 3], &[1, 2], &[1, 2]).unwrap_err();
+        assert!(away.contains("2 nodes would be left to vote, and of them these do not answer: no-"), "{away}");
+        assert!(judged(4, &[1, 2, 3], &[1, 2, 4], &[1, 2]).is_ok(), "another one takes the place of the one that is down");
+    }
+}

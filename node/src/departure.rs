@@ -1,0 +1,48 @@
+//! The end of a node that is out of the cluster: it was removed, or the cluster was recovered without it.
+//!
+//! It goes on while the others need its vote to go on without it, and then stops with a sentence. Its containers end with it: the
+//! cluster has given their work to others.
+
+use std::time::{Duration, Instant};
+
+use crate::api::Api;
+
+/// How often is looked, should nothing change.
+const EVERY: Duration = Duration::from_secs(2);
+/// After so long without a leader the others are asked whether they still want this node.
+const LEADERLESS_MAX: Duration = Duration::from_secs(8);
+/// How long the others have to take over what only this node could tell them.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Why a node is out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Departed(pub(crate) String);
+
+/// Waits until this node is out of the cluster and the others need it no more.
+pub(crate) async fn out(api: &Api) -> Departed {
+    let raft = api.cluster.raft();
+    let mut led = Instant::now();
+    loop {
+        tokio::time::sleep(EVERY).await;
+        if raft.leader().is_some() {
+            led = Instant::now();
+        }
+        let state = api.local();
+        let removed = state.removed.get(&api.cluster.node).map(|removed| removed.why.clone());
+        let why = match removed {
+            Some(why) if raft.has_no_vote().await => shoal_state::Refused::NodeRemoved { id: api.cluster.node, why }.to_string(),
+            // Whoever was cut off when it was removed hears it from the others alone.
+            _ if led.elapsed() > LEADERLESS_MAX => match api.peers.refusal(raft).await {
+                Some(refused) => refused.to_string(),
+                None => continue,
+            },
+            _ => continue,
+        };
+        if let Err(error) = api.gate.forget() {
+            tracing::warn!(%error, "cannot delete the key of the cluster's CA");
+        }
+        tokio::time::sleep(FAREWELL).await;
+        return Departed(why);
+    }
+}

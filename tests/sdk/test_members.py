@@ -1,0 +1,137 @@
+"""Who belongs to a cluster, who votes in it, and what is left when machines are lost. No containers run here."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Node, kill, wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+CONFIG = """
+name = "{name}"
+[cluster]
+replace_voter_seconds = 3
+[containers]
+zygotes = false
+sandboxes_ahead = 0
+"""
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[[str], Node]]:
+    """Makes nodes by their names, and stops those that run at the end."""
+    made: list[Node] = []
+
+    def node(name: str) -> Node:
+        made.append(Node(tmp_path / name, config=CONFIG.format(name=name)))
+        return made[-1]
+
+    yield node
+    # All at once: one after the other, the last ones would look for their majority.
+    for one in made:
+        if one.keeper is not None and one.keeper.poll() is None:
+            one.keeper.send_signal(signal.SIGTERM)
+    for one in made:
+        one.stop()
+
+
+def lose(node: Node) -> None:
+    """Ends a node and its keeper at once, as the loss of its machine does."""
+    if node.keeper is None or node.keeper.poll() is not None:
+        return
+    # A keeper that saw the end of its node would start it again; a node that saw the end of its keeper would stop in order.
+    node.keeper.send_signal(signal.SIGSTOP)
+    kill(node.child(), signal.SIGKILL)
+    node.keeper.kill()
+    node.keeper.wait(10)
+    node.keeper = None
+
+
+def consensus(node: Node) -> dict[str, Any]:
+    """Returns what `shoal status --json` says of consensus."""
+    return node.json("status")["consensus"]
+
+
+def names(members: list[dict[str, Any]]) -> set[str]:
+    """Returns the names of members."""
+    return {member["name"] for member in members}
+
+
+def wait_voters(node: Node, expected: set[str], followers: set[str] | None = None, seconds: float = 40) -> None:
+    """Waits until exactly these vote, as a node sees it, each there and with the key of the CA."""
+
+    def settled() -> bool:
+        seen = consensus(node)
+        good = all(voter["answers"] and voter["lets_in"] and voter["behind"] < 100 for voter in seen["voters"])
+        return good and names(seen["voters"]) == expected and (followers is None or names(seen["learners"]) == followers)
+
+    try:
+        wait_for(f"{expected} to vote", settled, seconds, every=0.2)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{consensus(node)}") from None
+
+
+def refused(node: Node, *arguments: str) -> str:
+    """Returns what a command says that must fail."""
+    done = node.shoal(*arguments, check=False)
+    assert done.returncode == 1, f"{arguments} ended with {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stderr
+
+
+def test_any_machine_may_be_lost_the_founder_too(make):
+    """With three that vote, each has the key of the CA. The founder is lost: another node joins through the second one, gets
+    the place of the founder among the voters by itself, and the founder follows when it comes back. Operators say who votes;
+    who votes no more deletes the key, and says whom to ask. One node after the other is removed, whoever leads."""
+    a, b, c, d = (make(name) for name in "abcd")
+    a.start()
+    b.join(a)
+    c.join(b) if consensus(b)["voters"][-1]["lets_in"] else c.join(a)
+    for node in (a, b, c):
+        wait_voters(node, {"a", "b", "c"})
+        assert "leader" in node.shoal("status").stdout
+    lose(a)
+    wait_for("a leader without the founder", lambda: b.json("status")["leader_name"] in ("b", "c"), 20)
+    assert any("a votes and does not answer" in line for line in consensus(c)["trouble"])
+    d.join(b)
+    wait_voters(d, {"b", "c", "d"}, {"a"})
+    # It comes back as a follower, and lets nobody in.
+    a.start()
+    assert "was" not in consensus(a)["trouble"]
+    wait_for("the founder to delete the key", lambda: not (a.data / "keys/ca.key").exists(), 40)
+    said = refused(a, "token", "create", "--node")
+    assert "only nodes that vote have the key" in said and "b (no-" in said, f"{said}\n{consensus(a)}\n{a.log_tail()}"
+    # An operator makes it vote again, in somebody's place, and takes the vote of another.
+    assert "votes from now on" in a.shoal("node", "promote", "a").stdout
+    wait_for("the founder to vote", lambda: "a" in names(consensus(b)["voters"]), 20)
+    wait_for("the founder to have the key", lambda: (a.data / "keys/ca.key").exists(), 20)
+    c.shoal("node", "demote", "b")
+    wait_voters(c, {"a", "c", "d"}, {"b"})
+
+    def lines() -> dict[str, dict[str, Any]]:
+        return {line["name"]: line for line in b.json("node", "list")}
+
+    # Should it have led, it does so until the others have chosen another one.
+    wait_for("the demoted one to follow", lambda: lines()["b"]["role"] == "follower", 20)
+    assert (lines()["a"]["decided"], lines()["b"]["decided"], lines()["c"]["decided"]) == ("votes", "does not vote", None)
+    d.shoal("node", "drain", "c")
+    assert "it drains" in refused(a, "node", "promote", "c")
+    c.shoal("node", "unpin", "b")
+    # One after the other is taken out, whoever leads, and asked of itself or of another one. What drained goes last.
+    d.shoal("node", "undrain", "c")
+    left = {"a": a, "b": b, "c": c, "d": d}
+    for rest, asked in (("three nodes vote", 0), ("two nodes vote", 1), ("one node votes", 0)):
+        gone = wait_for("a leader", lambda: next(iter(left.values())).json("status")["leader_name"], 20)
+        asked_of = left[sorted(left, key=lambda name: name == gone)[-asked]]
+        said = asked_of.shoal("node", "remove", gone, seconds=100).stdout
+        assert rest in said and "wiped" in said, said
+        node = left.pop(gone)
+        assert node.keeper is not None
+        assert node.keeper.wait(40) == 1, "a node that was removed stops"
+        assert "was removed from this cluster" in node.log_tail() and not (node.data / "keys/ca.key").exists()
+        wait_voters(next(iter(left.values())), set(left))
+    ((last, node),) = left.items()
+    assert node.json("status")["leader_name"] == last
+    assert "is the only one" in refused(node, "node", "remove", last)
