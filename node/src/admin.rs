@@ -28,6 +28,7 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, environment_name};
+use shoal_calls::shards::members::lacks_copies;
 use shoal_runtime::ShortPath;
 
 pub(crate) use audit::{AuditAnswer, AuditWanted};
@@ -233,7 +234,7 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         nodes: state.nodes.len(),
         shards: state.shards.len(),
         shards_here: state.shards.values().filter(|shard| shard.home == api.cluster.node).count(),
-        shards_missing_copies: state.shards.values().filter(|shard| crate::homes::lacks_copies(&state, shard)).count(),
+        shards_missing_copies: state.shards.values().filter(|shard| lacks_copies(shard, state.members.len())).count(),
         shards_waiting: state.shards.values().filter(|shard| api.reports.is_lost(shard.home)).count(),
         apps: state.apps.values().filter(|app| app.stopped.is_none()).count(),
         tasks: state.tasks.len(),

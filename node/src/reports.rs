@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use shoal_calls::Calls;
 use shoal_calls::calls::Load;
 use shoal_calls::shards::Mark;
+use shoal_calls::shards::members::DROPPED_AFTER;
 use shoal_peer::{Endpoint, Service, Stream};
 use shoal_raft::Raft;
 use shoal_state::{FunctionId, NodeId, ShardId, State, Timestamp};
@@ -35,8 +36,6 @@ const LEADER_GAP: Duration = Duration::from_millis(10);
 const GAP: Duration = Duration::from_millis(300);
 /// How long a report may take to go out. Then the way is opened anew.
 const SEND_WAIT: Duration = Duration::from_secs(2);
-/// After so long without a word a node is not heard any more.
-pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(3);
 /// When this node itself did nothing for so long, the silence of others says nothing.
 const PAUSED_AFTER: Duration = Duration::from_secs(1);
 
@@ -157,13 +156,13 @@ impl Reports {
         heard.map_or(since, |at| at.max(since)).elapsed()
     }
 
-    /// Says whether neither this node nor any that it hears has heard a node for [`SILENT_AFTER`].
+    /// Says whether neither this node nor any that it hears has heard a node for [`DROPPED_AFTER`].
     pub(crate) fn is_lost(&self, node: NodeId) -> bool {
-        if self.silent(node) < SILENT_AFTER {
+        if self.silent(node) < DROPPED_AFTER {
             return false;
         }
         let others = self.inner.others.lock();
-        !others.iter().any(|(other, heard)| *other != node && heard.at.elapsed() < SILENT_AFTER && heard.hears.contains(&node))
+        !others.iter().any(|(other, heard)| *other != node && heard.at.elapsed() < DROPPED_AFTER && heard.hears.contains(&node))
     }
 
     /// Returns where a shard's records may be missing some, and how far they go there.
@@ -183,7 +182,7 @@ impl Reports {
         let load = Report::turn((**self.inner.calls.load().borrow()).clone(), now);
         let held = self.inner.crashes.held(now).into_iter().map(|(function, until)| (function, until.0.saturating_sub(now.0)));
         let others = self.inner.others.lock();
-        let hears = others.iter().filter(|(_, heard)| heard.at.elapsed() < SILENT_AFTER / 2).map(|(node, _)| *node);
+        let hears = others.iter().filter(|(_, heard)| heard.at.elapsed() < DROPPED_AFTER / 2).map(|(node, _)| *node);
         Report { load, held: held.collect(), suspect: self.inner.suspect.lock().clone(), hears: hears.collect() }
     }
 

@@ -172,7 +172,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     chunks::start(&peers, cluster.raft(), &store, &api.blobs);
     homes::start(&peers, cluster.raft(), &calls);
     let listener = listener(listeners.api)?;
-    let told = homes::open(cluster.raft(), &calls).await.context("cannot take the shards home")?;
+    let told = homes::open(cluster.raft(), &calls, &api.reports).await.context("cannot take the shards home")?;
     let inside = containers_door(&api, &engine, config.api, connections / CONNECTIONS_INSIDE, &stop_serving)?;
     engine.make_ahead(zygotes::ahead(&config, Rooms::new(trees)?, arguments::shm_bytes()));
     let zygotes = Zygotes::open(&config, engine.clone(), api.roots.clone()).context("cannot open the zygotes")?;

@@ -178,7 +178,7 @@ def test_an_image_that_is_needed_is_not_removed(user, small_node, unique):
     (image,) = needed_by(small_node, unique, "size")
     refused = small_node.shoal("image", "rm", image, check=False)
     assert refused.returncode == 1
-    assert unique in refused.stderr and "size" in refused.stderr and "stop the app first" in refused.stderr, refused.stderr
+    assert unique in refused.stderr and "read, size of app" in refused.stderr and "stop the app first" in refused.stderr, refused.stderr
     delete = f"from modal.experimental import image_delete; image_delete({image!r})"
     by_client = user.start("-c", delete)
     assert by_client.wait(60) != 0 and unique in by_client.text(), by_client.text()

@@ -236,10 +236,18 @@ pub(crate) async fn remove(api: &Api, id: ImageId) -> Result<(), Error> {
     let state = api.read_latest().await?;
     let users = users_of(&state, id);
     if let Some(user) = users.first() {
-        let others = if users.len() > 1 { format!(" and {} more", users.len() - 1) } else { String::new() };
+        let of_app = users.iter().filter(|other| other.app_id == user.app_id);
+        let mut functions: Vec<&str> = of_app.map(|user| user.function.as_str()).collect();
+        functions.sort_unstable();
+        functions.dedup();
+        let others = users.iter().filter(|other| other.app_id != user.app_id).count();
+        let others = if others > 0 { format!(", and by {others} functions of other apps") } else { String::new() };
         return Err(Error::Precondition(format!(
-            "image {id} is needed by function {} of app {} ({}){others}: stop the app first (`modal app stop {}`), or deploy it with another image; versions of a deployed app that can come back need their images too",
-            user.function, user.app, user.app_id, user.app_id
+            "image {id} is needed by {} of app {} ({}){others}: stop the app first (`modal app stop {}`), or deploy it with another image; versions of a deployed app that can come back need their images too",
+            functions.join(", "),
+            user.app,
+            user.app_id,
+            user.app_id
         )));
     }
     match api.propose(Command::RemoveImage { id }).await {

@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::peers::Peers;
+use crate::reports::Reports;
 
-pub(crate) use members::{lacks_copies, vacate};
+pub(crate) use members::vacate;
 pub(crate) use records::Outbox;
 
 /// Requests to the calls of another node.
@@ -126,10 +127,12 @@ async fn configure(raft: &Raft, calls: &Calls, changed: Vec<(ShardId, Shard)>, c
 
 /// Takes home the shards that the state gives to this node. A cluster of one knows at once what its tasks run: nothing,
 /// since they died with the node's former process. Returns what the state says.
-pub(crate) async fn open(raft: &Raft, calls: &Calls) -> Result<OrdMap<ShardId, Shard>, Error> {
+pub(crate) async fn open(raft: &Raft, calls: &Calls, reports: &Reports) -> Result<OrdMap<ShardId, Shard>, Error> {
     let told = raft.local().shards;
     let shards: Vec<_> = told.iter().map(|(id, shard)| (*id, shard.clone())).collect();
     let came = shards.iter().filter(|(_, shard)| shard.home == raft.node()).map(|(id, _)| *id).collect();
     configure(raft, calls, shards, came).await?;
+    // Nobody is to hear of this node before that.
+    members::tell_suspects(reports, &calls.views().await?);
     Ok(told)
 }

@@ -253,7 +253,8 @@ impl Copying<'_> {
         loop {
             let append = self.calls.feed(self.node, shard, tail).await.map_err(|error| error.to_string())?;
             let (end, is_last) = (end_of(&append), append.records.is_empty());
-            self.send(vec![append], false).await?;
+            // What it must have before it may join must be on its disk too.
+            self.send(vec![append], is_last).await?;
             self.fed_in.insert(shard, self.number);
             if is_last {
                 return Ok(());
@@ -267,7 +268,7 @@ impl Copying<'_> {
         let views = self.calls.views().await.map_err(|error| error.to_string())?;
         let is_starved = |view: &ShardView| {
             let keeps = view.config.in_sync.contains(&self.node) || view.config.joining.contains(&self.node);
-            view.role == Role::Home && keeps && !view.caught_up.contains(&self.node)
+            view.role == Role::Home && keeps && !view.fed.contains(&self.node)
         };
         let mut appends = Vec::new();
         for ShardView { shard, config, tail, .. } in views.into_iter().filter(is_starved) {

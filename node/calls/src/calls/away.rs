@@ -58,18 +58,40 @@ pub(super) struct Away {
 /// What one node asks of the calls of another. Times are in milliseconds.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Asked {
-    Calls { wait_ms: u64, request: Request },
+    Calls {
+        wait_ms: u64,
+        request: Request,
+    },
     /// Data of the node that is asked.
-    GetData { key: StreamKey, after: u64, bytes_max: u64, wait_ms: u64 },
+    GetData {
+        key: StreamKey,
+        after: u64,
+        bytes_max: u64,
+        wait_ms: u64,
+    },
     /// Whether what a call put out at the node that is asked was read.
-    ReadUp { call: CallId, wait_ms: u64 },
+    ReadUp {
+        call: CallId,
+        wait_ms: u64,
+    },
     /// The asker has data of a call that is at home at the node that is asked.
-    DataHere { key: StreamKey, node: NodeId },
+    DataHere {
+        key: StreamKey,
+        node: NodeId,
+    },
     /// On which node data of a call are.
-    WhereData { key: StreamKey, wait_ms: u64 },
+    WhereData {
+        key: StreamKey,
+        wait_ms: u64,
+    },
     /// On which nodes any data of a call are.
-    WhereAll { call: CallId },
-    Running { home: NodeId, shards: Vec<ShardId> },
+    WhereAll {
+        call: CallId,
+    },
+    Running {
+        home: NodeId,
+        shards: Vec<ShardId>,
+    },
 }
 
 /// An answer with all that belongs to it.

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::away::{Asked, Told, strange};
 use super::error::Error;
 use super::handle::{Calls, millis};
-use super::streams::{DataChunk, StreamKey};
 #[cfg(doc)]
 use super::streams::Streams;
+use super::streams::{DataChunk, StreamKey};
 
 /// How long is tried to tell a call's home, and to hear from it, where its data are.
 const HOME_WAIT: Duration = Duration::from_secs(30);

@@ -185,7 +185,13 @@ impl Streams {
         }
         std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
         Ok(Self {
-            shared: Arc::new(Shared { dir: dir.to_owned(), calls: Mutex::default(), in_memory: Arc::default(), origins: Origins::default(), files: AtomicU64::new(0) }),
+            shared: Arc::new(Shared {
+                dir: dir.to_owned(),
+                calls: Mutex::default(),
+                in_memory: Arc::default(),
+                origins: Origins::default(),
+                files: AtomicU64::new(0),
+            }),
         })
     }
 

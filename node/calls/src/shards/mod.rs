@@ -8,6 +8,7 @@
 //! | file | subject |
 //! |---|---|
 //! | [`replica`] | the rules for one shard at one node; pure |
+//! | [`members`] | who should hold a shard; pure |
 //! | [`record`] | what a record looks like in the node's log |
 //! | [`index`] | where the live records stand, and which part of the log can be given back; pure |
 //! | [`store`] | all shards of a node on one [`shoal_storage::log::Log`] |
@@ -25,6 +26,7 @@
 //! missing: a replica that has partners then takes no part until the partners have brought it up to date again.
 
 pub mod index;
+pub mod members;
 pub mod record;
 pub mod replica;
 pub mod store;

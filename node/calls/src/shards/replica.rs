@@ -89,6 +89,14 @@ pub enum Refused {
         /// The last record this node has.
         tail: Mark,
     },
+    /// A node that is to join has not said that it has everything that counts.
+    #[error("{shard}: node {node} does not have everything that was acknowledged without it")]
+    Behind {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        node: NodeId,
+    },
     /// The home asked for a change before and does not know the answer yet.
     #[error("{shard}: another change of its members is not settled")]
     Unsettled {
@@ -309,6 +317,13 @@ impl Replica {
         self.asked
     }
 
+    /// Says whether a node has told that it has written and synced everything that counts. Only then may it join: what counted
+    /// without it would else be lost with the others.
+    pub fn has_all_that_counts(&self, node: NodeId) -> bool {
+        let far = self.members.get(&node).copied().unwrap_or_default();
+        far.written >= self.counted.written && far.synced >= self.counted.synced
+    }
+
     /// Notes that the home is about to ask Raft for a change in this epoch. The same change may be asked for again.
     pub fn ask(&mut self, epoch: u64, change: ShardChange) -> Result<(), Refused> {
         self.check_epoch(epoch)?;
@@ -317,6 +332,11 @@ impl Replica {
         }
         if self.asked.is_some() {
             return Err(Refused::Unsettled { shard: self.id });
+        }
+        if let ShardChange::Join(node) = change
+            && !self.has_all_that_counts(node)
+        {
+            return Err(Refused::Behind { shard: self.id, node });
         }
         self.asked = Some(change);
         Ok(())

@@ -89,8 +89,10 @@ pub struct ShardView {
     pub tail: Mark,
     /// The change that the home has asked for and not heard of.
     pub asked: Option<ShardChange>,
-    /// The nodes that have all records of it and are sent each new one; known by its home.
+    /// The nodes that have told that they have everything that counts, and are sent each new record; known by its home.
     pub caught_up: Vec<NodeId>,
+    /// The nodes that are sent each new record.
+    pub fed: Vec<NodeId>,
 }
 
 /// What went wrong in [`Shards`].
@@ -365,15 +367,18 @@ impl Shards {
         }
     }
 
+    /// Returns what is known of a shard.
+    pub fn view(&self, shard: ShardId) -> ShardView {
+        let replica = &self.one(shard).replica;
+        let fed: Vec<NodeId> = replica.sent_to().filter(|node| self.fed.contains(&(*node, shard))).collect();
+        let caught_up = fed.iter().copied().filter(|node| replica.has_all_that_counts(*node)).collect();
+        let (config, role) = (replica.config().clone(), replica.role());
+        ShardView { shard, config, role, tail: replica.tail(), asked: replica.asked(), fed, caught_up }
+    }
+
     /// Returns what is known of every shard.
     pub fn views(&self) -> Vec<ShardView> {
-        let view = |(id, one): (&ShardId, &One)| {
-            let config = one.replica.config().clone();
-            let fed = |node: &NodeId| self.fed.contains(&(*node, *id));
-            let caught_up = one.replica.sent_to().filter(fed).collect();
-            ShardView { shard: *id, config, role: one.replica.role(), tail: one.replica.tail(), asked: one.replica.asked(), caught_up }
-        };
-        self.shards.iter().map(view).collect()
+        self.shards.keys().map(|shard| self.view(*shard)).collect()
     }
 
     /// Notes that the home is about to ask Raft for a change in this epoch.
