@@ -253,6 +253,52 @@ impl AuthorityFile {
     }
 }
 
+/// The keys of a node whose cluster is lost, and that is to be all that is left of it.
+#[derive(Debug)]
+pub(crate) struct Orphan {
+    files: Files,
+    /// The node.
+    pub(crate) node: NodeId,
+    /// The cluster, as it was.
+    pub(crate) cluster: ClusterName,
+    /// Whether the CA's key is here.
+    pub(crate) has_authority: bool,
+}
+
+impl Orphan {
+    /// Reads the keys of a node that does not run.
+    pub(crate) fn open(data: &Path) -> anyhow::Result<Self> {
+        anyhow::ensure!(belongs(data), "{} belongs to no cluster: there is nothing to recover", data.display());
+        let files = Files::of(data)?;
+        let node = files.node()?;
+        let named = files.read("cluster.json")?.context("the name of the cluster is missing")?;
+        let cluster = serde_json::from_slice(&named).with_context(|| format!("{} cannot be read", files.path("cluster.json").display()))?;
+        let has_authority = match (files.text("ca.key")?, files.read("ca.der")?) {
+            (Some(key), Some(ca)) => Authority::read(&key, &ca).is_ok(),
+            _ => false,
+        };
+        Ok(Self { files, node, cluster, has_authority })
+    }
+
+    /// Begins a generation of the cluster with this node alone, with another CA where the key of the old one is not here. What
+    /// says so goes last. `now` is in seconds since 1970.
+    pub(crate) fn begin(self, generation: u32, now: i64) -> anyhow::Result<()> {
+        if !self.has_authority {
+            let authority = Authority::make(now)?;
+            let (request, key) = match self.files.text("node.key")? {
+                Some(key) => (Identity::ask_again(&key)?, key),
+                None => Identity::ask()?,
+            };
+            let leaf = authority.certify(self.node, &request, now)?;
+            self.files.write("ca.key", authority.key().as_bytes())?;
+            self.files.write("ca.der", authority.certificate())?;
+            self.files.write("node.key", key.as_bytes())?;
+            self.files.write("node.der", &leaf)?;
+        }
+        self.files.write("cluster.json", &serde_json::to_vec(&ClusterName { generation, ..self.cluster })?)
+    }
+}
+
 /// What a node needs to have its certificate renewed.
 pub(crate) struct Renewal {
     files: Files,

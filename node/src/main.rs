@@ -20,6 +20,7 @@ mod keys;
 mod members;
 mod peers;
 mod provider;
+mod recovery;
 mod renewal;
 mod reports;
 mod room;

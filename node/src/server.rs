@@ -279,6 +279,16 @@ async fn register(config: &Config, cluster: &Cluster, keys: &Keys, peers: &Peers
         // Every member knows it: this one is all there are. What follows may need it.
         cluster.propose(Command::SetVersion { version: VERSION_KNOWN }).await?;
     }
+    let generation = state.cluster.as_ref().map_or(keys.cluster.generation, |cluster| cluster.generation);
+    if generation < keys.cluster.generation {
+        // It was made the only one of its cluster while it did not run: the state follows.
+        if state.version() < VERSION_KNOWN {
+            cluster.propose(Command::SetVersion { version: VERSION_KNOWN }).await?;
+        }
+        let (survivor, generation) = (cluster.node, keys.cluster.generation);
+        cluster.propose(Command::RecoverCluster { survivor, generation, at: api::now() }).await?;
+        tracing::warn!(generation, "the cluster goes on with this node alone");
+    }
     let named = model::Cluster { id: keys.cluster.id, generation: keys.cluster.generation, founded: api::now() };
     let member = Member {
         address: peers.address.clone(),

@@ -15,7 +15,7 @@
 //! | `batch` | what an entry carries: the version gate |
 //! | `log`, `meta` | openraft's log on segment files; the vote beside it |
 //! | `machine`, `snapshot`, `tally`, `view` | the state in memory, its files, its hash, and how others see it |
-//! | `offline` | the state of a node that does not run |
+//! | `offline`, `recovery` | the state of a node that does not run; making it the only voter |
 //! | `network` | what members say to each other, over a [`Transport`] |
 //! | [`memory`] | a network for tests |
 //!
@@ -42,6 +42,7 @@ mod offline;
 mod options;
 mod propose;
 mod read;
+mod recovery;
 mod route;
 mod runtime;
 mod snapshot;
@@ -56,6 +57,7 @@ pub use handle::{PROPOSE_DEADLINE, READ_DEADLINE, Raft, SHUTDOWN_DEADLINE};
 pub use network::{NoTransport, Transport, Unsent};
 pub use offline::{Left, look};
 pub use options::{Options, Tuning};
+pub use recovery::recover;
 pub use status::{Follower, Status};
 pub use tally::{MARK_EVERY, Mark, first_difference};
 pub use types::{Answer, Peer};

@@ -132,6 +132,17 @@ impl LogStore {
         Ok(())
     }
 
+    /// Appends one entry and returns when it is on disk.
+    pub(crate) fn write_durably(&self, entry: Entry) -> Result<(), Error> {
+        self.write([entry])?;
+        Ok(self.inner.log.sync()?)
+    }
+
+    /// Returns the last entry that the log holds, or held before it was purged.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.inner.index.read().last()
+    }
+
     fn cut(&self, from: LogId) -> Result<(), Error> {
         let mut index = self.inner.index.write();
         let kept = index.offset_of(from.index);
@@ -141,7 +152,8 @@ impl LogStore {
         Ok(())
     }
 
-    fn forget(&self, upto: LogId) -> Result<(), Error> {
+    /// Purges the entries up to this one.
+    pub(crate) fn forget(&self, upto: LogId) -> Result<(), Error> {
         self.inner.meta.save_purged(&upto)?;
         let keep_from = {
             let mut index = self.inner.index.write();

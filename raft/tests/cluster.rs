@@ -316,3 +316,64 @@ async fn a_follower_that_is_cut_off_is_no_longer_heard() {
     until("no majority to be heard", || leader.status().quorum_heard.is_some_and(|ago| ago > Duration::from_secs(1))).await;
     cluster.end().await;
 }
+
+/// Two of three are gone for good: the third goes on alone with all that it has, also with what it had only just been told.
+#[tokio::test]
+async fn a_survivor_goes_on_alone_with_all_that_it_has() {
+    let mut cluster = Cluster::new(3, tuning()).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let leader = cluster.leader_among(&all).await;
+    for n in 0..20 {
+        leader.propose_by(&[set(n, n)], soon()).await.unwrap();
+    }
+    for raft in cluster.others(leader.node()) {
+        cluster.stop(raft.node()).await;
+    }
+    let hasty = leader.propose_by(&[set("undecided", 1)], Instant::now() + Duration::from_millis(300)).await;
+    assert!(hasty.is_err(), "there was no majority");
+    let survivor = leader.node();
+    drop((all, leader));
+    cluster.stop(survivor).await;
+    let dir = cluster.dirs[&survivor].path().to_owned();
+    let other = shoal_raft::recover(&dir, peer(id(9))).unwrap_err();
+    assert!(other.to_string().contains("belongs to node"), "{other}");
+    // Once more is fine: whoever was interrupted does it again.
+    shoal_raft::recover(&dir, peer(survivor)).unwrap();
+    shoal_raft::recover(&dir, peer(survivor)).unwrap();
+    let alone = cluster.start(survivor).await;
+    let state = alone.read_latest_by(soon()).await.unwrap();
+    assert!((0..20).all(|n: i32| state.settings.contains_key(&n.to_string())) && state.settings.contains_key("undecided"));
+    assert_eq!((alone.status().voters, alone.status().learners), (vec![peer(survivor)], vec![]));
+    alone.propose_by(&[set("after", 1)], soon()).await.unwrap();
+    // Another one joins it.
+    let joiner = cluster.start(id(4)).await;
+    alone.add_learner(peer(id(4))).await.unwrap();
+    until("the other one to have everything", || joiner.local() == alone.local()).await;
+    cluster.end().await;
+    let empty = tempfile::tempdir().unwrap();
+    let nothing = shoal_raft::recover(empty.path(), peer(id(1))).unwrap_err();
+    assert!(nothing.to_string().contains("no cluster ever wrote to it"), "{nothing}");
+}
+
+/// A survivor that came by a snapshot, and whose log begins behind it.
+#[tokio::test]
+async fn a_survivor_that_came_by_a_snapshot_goes_on_alone() {
+    let tuning = Tuning { snapshot_every: 20, entries_kept: 0, ..tuning() };
+    let mut cluster = Cluster::new(1, tuning).await;
+    let founder = cluster.node(id(1));
+    for n in 0..100 {
+        founder.propose_by(&[set(n, "x".repeat(2000))], soon()).await.unwrap();
+    }
+    until("a purge", || founder.status().purged > 50).await;
+    let learner = cluster.start(id(2)).await;
+    founder.add_learner(peer(id(2))).await.unwrap();
+    until("the learner to have everything", || learner.local() == founder.local()).await;
+    drop((founder, learner));
+    cluster.stop(id(1)).await;
+    cluster.stop(id(2)).await;
+    shoal_raft::recover(cluster.dirs[&id(2)].path(), peer(id(2))).unwrap();
+    let alone = cluster.start(id(2)).await;
+    assert_eq!(alone.read_latest_by(soon()).await.unwrap().settings.len(), 100);
+    alone.propose_by(&[set("after", 1)], soon()).await.unwrap();
+    cluster.end().await;
+}

@@ -1,6 +1,7 @@
 """Who belongs to a cluster, who votes in it, and what is left when machines are lost. No containers run here."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,3 +136,37 @@ def test_any_machine_may_be_lost_the_founder_too(make):
     ((last, node),) = left.items()
     assert node.json("status")["leader_name"] == last
     assert "is the only one" in refused(node, "node", "remove", last)
+
+
+def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make):
+    """Of two nodes one is lost: the other one shows what it knows at once, with what to do. Recovered, it is a cluster of its own,
+    and the lost one is refused in words when it comes back."""
+    a, b, c = (make(name) for name in "abc")
+    a.start()
+    b.join(a)
+    wait_voters(b, {"a", "b"})
+    assert any("two nodes vote" in line for line in consensus(a)["trouble"])
+    lose(a)
+    wait_for("the loss to be known", lambda: any("nothing can be decided" in line for line in consensus(b)["trouble"]), 20)
+    began = time.monotonic()
+    listed = b.shoal("node", "ls")
+    assert time.monotonic() - began < 10
+    assert "not reached" in listed.stdout and "run `shoal recover` on it" in listed.stderr, listed
+    assert "shoal recover" in b.shoal("status").stdout
+    assert "another node runs on the data folder" in refused(b, "recover", "--yes")
+    b.stop()
+    done = b.shoal("recover", check=False)
+    assert done.returncode == 1 and "Nothing was changed" in done.stdout and "a (no-" in done.stdout, done
+    assert "It is done" in b.shoal("recover", "--yes").stdout
+    b.start()
+    wait_voters(b, {"b"})
+    assert [line["name"] for line in b.json("node", "list")] == ["b"]
+    assert b.json("status")["generation"] == 2
+    # What was lost comes back, and is told to go.
+    with pytest.raises(AssertionError):
+        a.start()
+    assert "was recovered without" in a.log_tail() and "wipe its data folder" in a.log_tail()
+    assert a.keeper is not None and a.keeper.poll() == 1
+    # The new cluster takes others in.
+    c.join(b)
+    wait_voters(c, {"b", "c"})

@@ -1,6 +1,6 @@
 //! The command line. Each command asks the node on this machine over its admin socket and prints a table, or, with
-//! `--json`, exactly what the node answered. Only `doctor` needs no node, and `store check` can do
-//! without.
+//! `--json`, exactly what the node answered. Only `doctor` and `recover` need no node, and `store check` can
+//! do without.
 //!
 //! Exit codes: 0 done; 1 refused or failed, with a sentence on stderr; 2 the command line itself was wrong.
 
@@ -12,6 +12,7 @@ mod images;
 mod lists;
 mod logs;
 mod node;
+mod recover;
 mod start;
 mod store;
 mod token;
@@ -67,6 +68,9 @@ enum Command {
     /// List, drain, label and remove nodes, and say which of them vote.
     #[command(subcommand, after_help = "Examples:\n  shoal node list\n  shoal node drain gpu-1\n  shoal node remove gpu-1")]
     Node(node::NodeCommand),
+    /// Go on with one node alone, when most of those that vote are gone for good. Says what may be lost; needs --yes.
+    #[command(after_help = "Examples:\n  shoal recover\n  shoal recover --data /srv/shoal --yes")]
+    Recover(recover::Recover),
     /// List and remove images.
     #[command(subcommand, after_help = "Examples:\n  shoal image list\n  shoal image rm im-…")]
     Image(images::ImageCommand),
@@ -108,6 +112,7 @@ pub(crate) fn run() -> anyhow::Result<i32> {
         Command::App(command) => command.run(),
         Command::Task(command) => command.run(),
         Command::Node(command) => command.run(),
+        Command::Recover(recover) => recover.run(),
         Command::Image(command) => command.run(),
         Command::Store(command) => command.run(),
         Command::Logs(logs) => logs.run(),
