@@ -37,7 +37,7 @@ pub(crate) use explain::{ExplainWanted, Explanation};
 pub(crate) use images::ImageLine;
 pub(crate) use lists::{NodeLine, NodeWish};
 pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
-pub(crate) use store::{GcWanted, LongAnswer};
+pub(crate) use store::{GcWanted, LongAnswer, Repaired, RepairedLine};
 pub(crate) use tokens::{TokenLine, TokenMade, TokenPurpose, TokenWanted};
 
 /// A refusal, as the command line prints it.
@@ -169,6 +169,12 @@ pub(crate) struct StatusReport {
     pub(crate) tasks: usize,
     /// Images.
     pub(crate) images: usize,
+    /// How many copies of what is named are missing, as far as it can be found out.
+    #[serde(default)]
+    pub(crate) copies_missing: u64,
+    /// Why, in sentences.
+    #[serde(default)]
+    pub(crate) copies_why: Vec<String>,
     /// Bytes of files of images that were brought from the store since this process began, for what containers and builds read.
     #[serde(default)]
     pub(crate) files_read_bytes: u64,
@@ -198,6 +204,7 @@ pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> any
         .route("/images/{id}", delete(images::remove))
         .route("/store/check", post(store::check))
         .route("/store/gc", post(store::collect))
+        .route("/store/repair", post(store::repair))
         .route("/logs", post(logs::logs))
         .route("/explain", post(explain::explain))
         .fallback(unknown)
@@ -217,6 +224,7 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
     let standings = crate::standing::of_all(&api).await;
     let raft = api.cluster.raft().status();
     let consensus = cluster::consensus(&state, &raft, &standings, crate::standing::undecided(api.cluster.raft()));
+    let missing = api.copies.missing().await;
     Ok(Json(StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         node: api.config.node_name(),
@@ -239,6 +247,8 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         apps: state.apps.values().filter(|app| app.stopped.is_none()).count(),
         tasks: state.tasks.len(),
         images: state.images.len(),
+        copies_missing: missing.copies,
+        copies_why: missing.why,
         files_read_bytes: api.roots.bytes_brought(),
         pid: std::process::id(),
     }))

@@ -18,7 +18,7 @@ use shoal_image::build::{BuildConfig, Egress};
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
 
 /// Keys that a `SHOAL_…` variable may set; other variables of that prefix belong to somebody else.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 22] = [
     "data",
     "api",
     "web",
@@ -39,6 +39,8 @@ const KEYS: [&str; 20] = [
     "disk",
     "calls",
     "cluster",
+    "copies",
+    "repair",
 ];
 
 /// What a node is told from outside.
@@ -86,6 +88,10 @@ pub(crate) struct Config {
     pub(crate) calls: CallsConfig,
     /// How the cluster looks after itself.
     pub(crate) cluster: Cluster,
+    /// On how many nodes everything is kept that the log names; all nodes of a cluster should say the same.
+    pub(crate) copies: usize,
+    /// How copies are restored that were lost.
+    pub(crate) repair: crate::copies::Repair,
 }
 
 /// Where the records of calls are.
@@ -293,6 +299,8 @@ impl Default for Config {
             containers: Containers::default(),
             calls: CallsConfig::default(),
             cluster: Cluster::default(),
+            copies: 2,
+            repair: crate::copies::Repair::default(),
         }
     }
 }

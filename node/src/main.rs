@@ -10,6 +10,7 @@ mod chunks;
 mod cli;
 mod cluster;
 mod config;
+mod copies;
 mod departure;
 mod folder;
 mod homes;

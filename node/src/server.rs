@@ -35,9 +35,10 @@ use crate::arguments;
 use crate::audit::Audit;
 use crate::authority::{self, Gate};
 use crate::build_functions::BuildFunctions;
-use crate::chunks;
+use crate::chunks::{Others, PeerChunks};
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::copies::{self, Copies};
 use crate::departure::{self, Departed};
 use crate::folder::{self, Folder};
 use crate::homes::{self, Outbox};
@@ -121,9 +122,10 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let room = Room::open(&config.data);
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
     let store = Store::open(&config.data.join("chunks"), config.disk.chunks()).context("cannot open the chunk store")?;
-    let upkeep = Upkeep::open(store.clone(), &kv).context("cannot open the table of last uses")?;
     let peers = Peers::open(&config, &keys, boot)?;
     let cluster = consensus(&config, &keys, &peers).await?;
+    let copies = copies(&config, &cluster, &peers, &store);
+    let upkeep = Upkeep::open(store.clone(), &kv, copies.clone()).context("cannot open the table of last uses")?;
     register(&config, &cluster, &keys, &peers, boot).await?;
 
     let (outbox, crashes) = (Outbox::default(), CrashLoops::default());
@@ -134,7 +136,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let engine = Engine::open(engine_config(&config)).await.context("cannot open the container engine")?;
     let (data, overlays_bytes) = (config.data.clone(), config.disk.overlays_bytes);
     engine.bound_overlays(move |taken_bytes| overlays_budget(&data, overlays_bytes, taken_bytes));
-    let kept = Kept::new(store.clone());
+    let kept = Kept::new(store.clone(), copies.clone());
     let cache = StateCache::new(cluster.clone(), kept.clone(), upkeep.clone());
     let unfinished = Unfinished::open(config.data.join("images/unfinished")).context("cannot open the list of builds that run")?;
     let images = Images::new(builder(&config, &store, Arc::new(cache), &engine, &trees)?, unfinished);
@@ -149,13 +151,15 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         images: images.clone(),
         build_functions: BuildFunctions::default(),
         kept,
+        copies: copies.clone(),
         store: store.clone(),
         upkeep: upkeep.clone(),
         room: room.clone(),
         audit: Audit::open(&config.data.join("audit"), config.audit, || api::now().0).context("cannot open the audit log")?,
         roots: Roots::new(store.clone(), Arc::clone(&trees)),
         worker: Arc::default(),
-        blobs: Blobs::open(store.clone(), &kv, upkeep.uses.clone(), keys.urls, &config.advertised()).context("cannot open the blobs")?,
+        blobs: Blobs::open(store.clone(), &kv, upkeep.uses.clone(), copies.clone(), keys.urls, &config.advertised())
+            .context("cannot open the blobs")?,
         files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
         sealing: SealingKey::new(keys.sealing),
         lifecycle: Lifecycle::new(),
@@ -169,7 +173,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     renewal::serve(&api);
     authority::serve(&api);
     standing::serve(&api);
-    chunks::start(&peers, cluster.raft(), &store, &api.blobs);
+    copies.chunks().serve_blobs(&api.blobs);
+    copies::asks::serve(&api);
     homes::start(&peers, cluster.raft(), &calls);
     let listener = listener(listeners.api)?;
     let told = homes::open(cluster.raft(), &calls, &api.reports).await.context("cannot take the shards home")?;
@@ -196,6 +201,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let certificate = tokio::spawn(renewal::run(api.clone(), config.data.clone(), keys.identity, stop.clone()));
     let voters = tokio::spawn(members::run(api.clone(), stop.clone()));
     let authority = tokio::spawn(authority::run(api.clone(), stop.clone()));
+    let away = tokio::spawn(copies.others().clone().look_at_all(stop.clone()));
+    let repair = tokio::spawn(copies::repair::run(api.clone(), stop.clone()));
     let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
     let operators = tokio::spawn({
         let (api, path, stop) = (api.clone(), config.admin_socket(), stop_serving.clone());
@@ -222,7 +229,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps, disk, voters, authority, homes, reports, certificate, images_watch);
+    let _ = tokio::join!(scheduler, apps, disk, voters, authority, homes, reports, certificate, images_watch, away, repair);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;
@@ -267,6 +274,15 @@ async fn consensus(config: &Config, keys: &Keys, peers: &Peers) -> anyhow::Resul
         raft.bootstrap_alone().await.context("cannot form a cluster of one")?;
     }
     Ok(Cluster::new(raft, keys.node))
+}
+
+/// Opens the way of chunks to and from the other members.
+fn copies(config: &Config, cluster: &Cluster, peers: &Peers, store: &Store) -> Copies {
+    let raft = cluster.raft().clone();
+    let members = move || raft.local().members.iter().map(|(id, member)| (*id, member.address.clone())).collect();
+    let lost_after = Duration::from_secs(config.repair.after_seconds);
+    let others = Others::new(cluster.node, peers.endpoint.clone(), Arc::new(members), lost_after);
+    Copies::new(PeerChunks::start(&others, store, config.copies), config.copies, config.repair)
 }
 
 /// Tells the cluster of this start, and makes what every cluster has.

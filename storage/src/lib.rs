@@ -9,7 +9,7 @@
 //!
 //! [`chunk`] says how files and blobs are cut, and [`manifest`] how a tree of files becomes chunks; both are pure.
 //!
-//! [`keep`] says what of the store may be deleted, and what is promised to stay.
+//! [`keep`] says what of the store may be deleted, and what is promised to stay; [`replicate`] which nodes keep a chunk.
 //!
 //! All writers share one shape: a write is readable at once and lasts only after `sync`, and one thread per
 //! writer makes a single fsync serve all callers that wait at that moment. After a failed fsync nobody knows what the
@@ -22,6 +22,7 @@ pub mod keep;
 pub mod kv;
 pub mod log;
 pub mod manifest;
+pub mod replicate;
 pub mod store;
 
 pub use group::Synced;

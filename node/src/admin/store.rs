@@ -10,9 +10,11 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use futures::stream;
 use serde::{Deserialize, Serialize};
+use shoal_state::NodeId;
 
 use super::{Failure, Refusal};
 use crate::api::{self, Api};
+use crate::copies::repair::Report;
 use crate::upkeep::{self, check, gc};
 
 /// How often who waits hears that the node is alive.
@@ -50,6 +52,57 @@ pub(super) async fn collect(Shared(api): Shared<Api>, Json(wanted): Json<GcWante
     // It goes on when whoever asked has left.
     let work = tokio::spawn(async move { gc::collect(&api, budget, wanted.dry_run).await });
     Ok(long(async move { work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) }))
+}
+
+/// What `shoal store repair` did on one node.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct RepairedLine {
+    /// The node's id.
+    pub(crate) node_id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// How many objects it is to keep.
+    pub(crate) mine: u64,
+    /// How many chunks it brought, and their length.
+    pub(crate) brought: u64,
+    /// Their length, in bytes.
+    pub(crate) brought_bytes: u64,
+    /// How many of those that it is to keep it still lacks.
+    pub(crate) lacking: u64,
+    /// One of those.
+    pub(crate) first: Option<String>,
+}
+
+/// What `shoal store repair` did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Repaired {
+    /// How many objects the state names.
+    pub(crate) named: u64,
+    /// How many copies of them are missing still.
+    pub(crate) copies_missing: u64,
+    /// Why, in sentences.
+    pub(crate) why: Vec<String>,
+    /// What each node did that could be asked.
+    pub(crate) nodes: Vec<RepairedLine>,
+}
+
+pub(super) async fn repair(Shared(api): Shared<Api>) -> Response {
+    long(async move {
+        let state = api.read_latest().await?;
+        let (reports, missing) = api.copies.repair_all(&state).await;
+        let line = |(id, report): (NodeId, Report)| RepairedLine {
+            node_id: id.to_string(),
+            name: state.nodes.get(&id).map(|node| node.name.clone()).unwrap_or_default(),
+            mine: report.mine,
+            brought: report.brought,
+            brought_bytes: report.brought_bytes,
+            lacking: report.lacking,
+            first: report.first.map(|digest| digest.to_string()),
+        };
+        let named = reports.values().map(|report| report.named).max().unwrap_or(0);
+        let nodes = reports.into_iter().map(line).collect();
+        Ok(Repaired { named, copies_missing: missing.copies, why: missing.why, nodes })
+    })
 }
 
 /// Answers with empty lines while the work goes on, and then with what came of it.

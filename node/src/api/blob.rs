@@ -28,6 +28,7 @@ use shoal_storage::store::{self, Store};
 use super::error::Error;
 use super::{Api, Caller, blocking, now};
 use crate::chunks::PeerChunks;
+use crate::copies::Copies;
 use crate::upkeep::{Thing, Uses};
 
 /// How long a URL may be used, in milliseconds: a day, as long as the longest call that could need it.
@@ -57,6 +58,8 @@ struct Inner {
     advertise: String,
     /// Who knows of blobs that came to other nodes.
     elsewhere: OnceLock<PeerChunks>,
+    /// Gives blobs that came here to others.
+    copies: Copies,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,10 +70,19 @@ struct Permission {
 
 impl Blobs {
     /// Keeps lists of chunks in `kv` and the chunks in `store`; URLs are signed with `key`.
-    pub(crate) fn open(store: Store, kv: &Kv, uses: Uses, key: [u8; 32], advertise: &str) -> Result<Self, shoal_storage::kv::Error> {
+    pub(crate) fn open(
+        store: Store,
+        kv: &Kv,
+        uses: Uses,
+        copies: Copies,
+        key: [u8; 32],
+        advertise: &str,
+    ) -> Result<Self, shoal_storage::kv::Error> {
         let (lists, calls) = (kv.tree(LISTS)?, kv.tree("blob-calls")?);
         let (container_address, advertise) = (RwLock::new(None), advertise.to_owned());
-        Ok(Self { inner: Arc::new(Inner { store, lists, calls, uses, key, container_address, advertise, elsewhere: OnceLock::new() }) })
+        Ok(Self {
+            inner: Arc::new(Inner { store, lists, calls, uses, key, container_address, advertise, elsewhere: OnceLock::new(), copies }),
+        })
     }
 
     /// Tells under which address containers reach this node.
@@ -106,10 +118,16 @@ impl Blobs {
     }
 
     /// Keeps a finished list of chunks under an id, durably.
-    fn commit(&self, id: BlobId, list: &chunk::List) -> io::Result<()> {
+    fn commit(&self, id: BlobId, list: &chunk::List) -> io::Result<Digest> {
         let kept = self.inner.store.put(&list.encode()).map_err(io::Error::other)?;
         self.inner.store.sync().map_err(io::Error::other)?;
-        self.inner.lists.insert(id.to_string().as_bytes(), kept.as_bytes()).map_err(io::Error::other)?;
+        self.keep(id, kept)?;
+        Ok(kept)
+    }
+
+    /// Keeps a blob whose list of chunks has this digest, durably. All of it is on disk.
+    pub(crate) fn keep(&self, id: BlobId, list: Digest) -> io::Result<()> {
+        self.inner.lists.insert(id.to_string().as_bytes(), list.as_bytes()).map_err(io::Error::other)?;
         self.touch(id);
         self.inner.lists.kv().sync().map_err(io::Error::other)
     }
@@ -238,9 +256,10 @@ async fn upload(Shared(blobs): Shared<Blobs>, Path(id): Path<String>, Query(perm
     }
     match receive(&blobs, body).await {
         Ok((list, md5)) => {
-            let committed = blobs.clone();
+            let (committed, chunks) = (blobs.clone(), list.chunks.clone());
             match blocking(move || committed.commit(id, &list)).await {
-                Ok(()) => {
+                Ok(list) => {
+                    blobs.inner.copies.make_of_blob(id, list, &chunks).await;
                     let mut headers = HeaderMap::new();
                     if let Ok(etag) = HeaderValue::from_str(&format!("\"{md5}\"")) {
                         headers.insert(header::ETAG, etag);

@@ -83,15 +83,17 @@ impl Caller {
 #[derive(Clone)]
 pub(crate) struct Kept {
     store: shoal_storage::store::Store,
+    copies: crate::copies::Copies,
 }
 
 impl Kept {
-    /// Keeps large definitions in `store`.
-    pub(crate) fn new(store: shoal_storage::store::Store) -> Self {
-        Self { store }
+    /// Keeps large definitions in `store`, with copies on other nodes.
+    pub(crate) fn new(store: shoal_storage::store::Store, copies: crate::copies::Copies) -> Self {
+        Self { store, copies }
     }
 
-    /// Keeps a definition: small ones go into the log, larger ones into the store, durable before this returns.
+    /// Keeps a definition: small ones go into the log, larger ones into the store and to the nodes that are to keep them, durable
+    /// before this returns.
     pub(crate) async fn keep(&self, bytes: &[u8]) -> Result<Definition, Error> {
         if bytes.len() <= Definition::INLINE_BYTES_MAX {
             return Ok(Definition::Inline(bytes.to_vec()));
@@ -104,6 +106,7 @@ impl Kept {
         })
         .await
         .map_err(Error::failed("cannot store a definition"))?;
+        self.copies.make(&[digest], &std::collections::HashSet::new()).await;
         Ok(Definition::Stored(digest))
     }
 
@@ -129,6 +132,8 @@ pub(crate) struct Api {
     pub(crate) store: shoal_storage::store::Store,
     pub(crate) upkeep: crate::upkeep::Upkeep,
     pub(crate) kept: Kept,
+    /// Copies of what this node names, on other nodes.
+    pub(crate) copies: crate::copies::Copies,
     pub(crate) blobs: Blobs,
     pub(crate) files: Files,
     pub(crate) sealing: SealingKey,

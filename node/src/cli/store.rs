@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::Common;
 use super::admin::{is_away, stream};
 use super::lists::print_json;
-use crate::admin::{GcWanted, LongAnswer};
+use crate::admin::{GcWanted, LongAnswer, Repaired, RepairedLine};
 use crate::folder;
 use crate::upkeep::check::{CheckReport, DamageLine};
 use crate::upkeep::gc::Collected;
@@ -35,6 +35,9 @@ pub(super) enum StoreCommand {
         #[command(flatten)]
         common: Common,
     },
+    /// Let every node bring here what it is to keep and lacks, now. Nodes do that by themselves from time to time.
+    #[command(after_help = "Examples:\n  shoal store repair\n  shoal store repair --json")]
+    Repair(Common),
 }
 
 impl StoreCommand {
@@ -58,6 +61,15 @@ impl StoreCommand {
                     print!("{}", collected(&done));
                 }
                 Ok(0)
+            }
+            Self::Repair(common) => {
+                let done: Repaired = ask_long(&common, "/store/repair", &())?;
+                if common.json {
+                    print_json(&done)?;
+                } else {
+                    print!("{}", repaired(&done));
+                }
+                Ok(i32::from(done.copies_missing > 0))
             }
         }
     }
@@ -140,7 +152,34 @@ fn told(report: &CheckReport) -> String {
         ));
     }
     report.unseen.iter().for_each(|what| text.push_str(&format!("not looked at: {what}\n")));
+    if report.copies_missing > 0 {
+        text.push_str(&format!(
+            "{} copies on other nodes or here are missing; `shoal status` says why, `shoal store repair` brings them\n",
+            report.copies_missing
+        ));
+    }
     text.push_str(if report.whole { "everything is whole\n" } else { "not everything is whole\n" });
+    text
+}
+
+fn repaired(done: &Repaired) -> String {
+    let mut text = String::new();
+    for RepairedLine { name, node_id, mine, brought, brought_bytes, lacking, first } in &done.nodes {
+        text.push_str(&format!(
+            "{name} ({node_id}) is to keep {mine} of {} objects; it brought {brought} ({})",
+            done.named,
+            size(*brought_bytes)
+        ));
+        match first {
+            Some(first) => text.push_str(&format!(" and lacks {lacking}, {first} among them: no node has them that could be asked\n")),
+            None => text.push('\n'),
+        }
+    }
+    done.why.iter().for_each(|why| text.push_str(&format!("missing: {why}\n")));
+    text.push_str(&match done.copies_missing {
+        0 => "no copy is missing\n".to_owned(),
+        missing => format!("{missing} copies are missing\n"),
+    });
     text
 }
 

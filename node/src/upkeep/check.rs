@@ -10,6 +10,7 @@ use shoal_state::{BlobId, Digest};
 use shoal_storage::keep::{Added, Mark};
 use shoal_storage::store::{Checked, Damage};
 
+use super::Failure;
 use super::gc::describe;
 use super::named::{Named, Needs};
 use crate::api::{Api, Error, blocking};
@@ -40,6 +41,9 @@ pub(crate) struct CheckReport {
     /// What could not be looked at, and why, in sentences.
     #[serde(default)]
     pub(crate) unseen: Vec<String>,
+    /// How many copies of what is named are missing in the cluster, as far as it can be found out.
+    #[serde(default)]
+    pub(crate) copies_missing: u64,
     /// No node ran: its folder was looked at as it lies.
     #[serde(default)]
     pub(crate) offline: bool,
@@ -105,7 +109,8 @@ pub(crate) async fn check(api: &Api) -> Result<CheckReport, Error> {
         incomplete.clear();
     }
     drop(asked);
-    Ok(CheckReport::of(&checked, named, incomplete, Vec::new()))
+    let copies_missing = api.copies.missing().await.copies;
+    Ok(CheckReport { copies_missing, ..CheckReport::of(&checked, named, incomplete, Vec::new()) })
 }
 
 impl CheckReport {
@@ -124,12 +129,11 @@ impl CheckReport {
             named,
             incomplete,
             unseen,
+            copies_missing: 0,
             offline: false,
         }
     }
 }
-
-pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Looks whether all that is named is whole; returns how much was looked at, and what is not.
 pub(super) fn walk(mut mark: Mark, named: &Named, blobs: &[(BlobId, Digest)]) -> Result<(u64, Vec<Incomplete>), Failure> {

@@ -17,6 +17,7 @@ use shoal_state::{BlobId, Command, Digest, ImageId, State};
 use shoal_storage::keep::{Added, Mark};
 use shoal_storage::store::{Condemned, Store, Swept};
 
+use super::Failure;
 use super::named::{Named, Needs};
 use super::uses::{Thing, Uses};
 use crate::api::{Api, Error, blocking};
@@ -209,8 +210,6 @@ struct Chosen {
     forgotten: Vec<Needs>,
     incomplete: Vec<String>,
 }
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Marks what stays within a budget (bytes on disk); returns what does not.
 fn choose(store: &Store, uses: &Uses, state: &State, pins: &Pins, budget_bytes: u64) -> Result<(Chosen, Mark), Failure> {

@@ -26,13 +26,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shoal_state::{Digest, SecretId};
-use shoal_storage::keep::Promises;
+use shoal_storage::keep::{Looked, Promises};
 use shoal_storage::kv::{self, Kv};
 use shoal_storage::store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Error, blocking};
+use crate::copies::Copies;
+pub(crate) use named::Named;
 pub(crate) use uses::{Thing, Uses};
+
+/// Why something about the disk could not be found out.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long the structure of a tree that is on other nodes is waited for.
+const STRUCTURE_WAIT: Duration = Duration::from_secs(60);
 
 /// How often is looked for what is too old or too much.
 const EVERY: Duration = Duration::from_secs(60);
@@ -50,14 +58,16 @@ pub(crate) struct Upkeep {
     pub(crate) uses: Uses,
     /// Promises that what is about to be named stays.
     promises: Promises,
+    /// Makes copies of it.
+    copies: Copies,
     /// Held by the one who collects.
     collecting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Upkeep {
     /// Keeps `store` in order, with a table of `kv`.
-    pub(crate) fn open(store: Store, kv: &Kv) -> Result<Self, kv::Error> {
-        Ok(Self { uses: Uses::open(kv)?, promises: Promises::new(store), collecting: Arc::default() })
+    pub(crate) fn open(store: Store, kv: &Kv, copies: Copies) -> Result<Self, kv::Error> {
+        Ok(Self { uses: Uses::open(kv)?, promises: Promises::new(store), copies, collecting: Arc::default() })
     }
 
     /// Notes that a container is about to start with these secrets.
@@ -65,17 +75,46 @@ impl Upkeep {
         ids.iter().for_each(|id| self.uses.touch(Thing::Secret(*id), now_seconds));
     }
 
-    /// Makes sure that a tree is whole and stays, before the state names it.
+    /// Makes sure that a tree is whole, stays, and is on as many nodes as can be, before the state names it.
     pub(crate) async fn promise(&self, tree: Digest) -> Result<(), Error> {
-        let promises = self.promises.clone();
-        let promised = blocking(move || promises.tree(&tree)).await;
-        let missing = promised.map_err(Error::failed(format!("cannot make sure that tree {tree} stays")))?;
-        match missing.first() {
-            None => Ok(()),
+        let looked = self.look(tree).await?;
+        let mut absent = looked.structure.clone();
+        if absent.is_empty() {
+            absent = self.copies.make(&looked.found, &looked.missing.iter().copied().collect()).await.absent;
+            if !absent.is_empty() {
+                // Some node may have them that is not to keep them.
+                self.copies.chunks().bring(absent.clone()).await;
+                let store = self.copies.chunks().store().clone();
+                let again = absent.clone();
+                let missing = blocking(move || store.missing(&again)).await.map_err(Error::failed("cannot look for chunks"))?;
+                absent = self.copies.make(&absent, &missing.into_iter().collect()).await.absent;
+            }
+        }
+        match absent.first() {
+            None => {
+                self.promises.remember(&looked);
+                Ok(())
+            }
             Some(first) => Err(Error::Unavailable(format!(
-                "{} chunks of tree {tree} are gone ({first} among them): they were not used for long, and deleted while this was made; try again",
-                missing.len()
+                "{} chunks of tree {tree} are gone ({first} among them): they were not used for long, and deleted while this was made, or are on nodes that do not answer; try again",
+                absent.len()
             ))),
+        }
+    }
+
+    /// Looks through a tree whose structure is here afterwards, as far as it can be had, and promises what is here of it.
+    async fn look(&self, tree: Digest) -> Result<Looked, Error> {
+        let deadline = Instant::now() + STRUCTURE_WAIT;
+        let mut known = Vec::new();
+        loop {
+            let promises = self.promises.clone();
+            let looked = blocking(move || promises.look(&tree)).await;
+            let looked = looked.map_err(Error::failed(format!("cannot make sure that tree {tree} stays")))?;
+            if looked.structure.is_empty() || looked.structure == known || Instant::now() >= deadline {
+                return Ok(looked);
+            }
+            self.copies.chunks().bring(looked.structure.clone()).await;
+            known = looked.structure;
         }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Needs {
 }
 
 /// All that the state names.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Named {
     /// Definitions of functions and classes.
     pub(crate) definitions: Vec<Digest>,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use shoal_state::{BlobId, Digest, ImageId, MountId, SecretId};
 use shoal_storage::kv::{self, Kv, Tree};
 
@@ -18,7 +19,7 @@ const EXACT_SECONDS: u64 = 60;
 const RECENT_MAX: usize = 10_000;
 
 /// Something that is kept because it may be used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Thing {
     /// An image.
     Image(ImageId),

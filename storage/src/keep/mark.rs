@@ -63,6 +63,11 @@ impl Mark {
         self.marked.contains(digest)
     }
 
+    /// Returns a mark that goes on from this one, and walks again what this one walked: of that only some was marked.
+    pub fn again(self) -> Self {
+        Self { walked: HashSet::new(), ..self }
+    }
+
     /// Marks one chunk.
     ///
     /// # Errors
@@ -101,10 +106,19 @@ impl Mark {
     /// # Errors
     /// When the store cannot be read. That something is not here is no error: see [`Added::missing`].
     pub fn tree(&mut self, root: Digest, added: &mut Added) -> manifest::Result<()> {
+        self.tree_of(root, |_| true, added)
+    }
+
+    /// Marks a tree with its objects, and of the chunks of its files those that are wanted.
+    ///
+    /// # Errors
+    /// As [`Self::tree`].
+    pub fn tree_of(&mut self, root: Digest, wanted: impl Fn(&Digest) -> bool, added: &mut Added) -> manifest::Result<()> {
         let store = self.store.clone();
         let mut failed = None;
         let mut visit = |object: Digest, part: Part| {
             if failed.is_none()
+                && (part != Part::Chunk || wanted(&object))
                 && let Err(error) = self.chunk(object, added)
             {
                 failed = Some(error);

@@ -29,6 +29,7 @@ impl Objects for Here<'_> {
 
 mod mark;
 mod promise;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -39,4 +40,5 @@ use crate::manifest::Objects;
 use crate::store::{self, Store};
 
 pub use mark::{Added, Mark};
-pub use promise::Promises;
+pub use promise::{Looked, Promises};
+pub use survey::Survey;

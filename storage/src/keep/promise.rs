@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use shoal_state::Digest;
@@ -14,9 +13,6 @@ use crate::store::Store;
 /// How many objects are remembered as promised. Beyond it all are forgotten, and looked at again when they are named.
 const KNOWN_MAX: usize = 1 << 18;
 
-/// How long the parts of a tree that are on other nodes are waited for.
-const BRING_WAIT: Duration = Duration::from_secs(300);
-
 /// Promises to keep whole trees; remembers what it promised lately, so that the next step of a build looks only at what
 /// that step changed. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,6 +21,19 @@ pub struct Promises {
     /// Nodes of trees and lists: until when (seconds of the store's clock) what was promised of them, and of all that they
     /// name, is good for a new name.
     known: Arc<Mutex<HashMap<Digest, u64>>>,
+}
+
+/// What was found of a tree.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// Its objects and all chunks of its files, but for what was promised lately.
+    pub found: Vec<Digest>,
+    /// Those of them that are not here.
+    pub missing: Vec<Digest>,
+    /// Those of the missing ones that name others: what they name was not looked at.
+    pub structure: Vec<Digest>,
+    walked: HashSet<Digest>,
+    since: u64,
 }
 
 impl Promises {
@@ -41,47 +50,54 @@ impl Promises {
     /// # Errors
     /// When the store cannot be read or written.
     pub fn tree(&self, root: &Digest) -> manifest::Result<Vec<Digest>> {
-        let deadline = Instant::now() + BRING_WAIT;
-        let mut missing = self.promised(root)?;
-        // What this node names it has: what another node has of it is brought here first, as deep as it goes.
-        while !missing.is_empty() && Instant::now() < deadline && self.store.bring(missing.clone(), deadline) {
-            let left = self.promised(root)?;
-            if left == missing {
-                break;
-            }
-            missing = left;
+        let looked = self.look(root)?;
+        if looked.missing.is_empty() {
+            self.remember(&looked);
         }
-        Ok(missing)
+        Ok(looked.missing)
     }
 
-    /// Promises what is here of a tree, and returns what is not.
-    fn promised(&self, root: &Digest) -> manifest::Result<Vec<Digest>> {
-        let now = self.store.now();
+    /// Promises what is here of a tree, durably, and tells what was found of it. Parts that were [remembered](Self::remember)
+    /// lately are left out. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn look(&self, root: &Digest) -> manifest::Result<Looked> {
+        let since = self.store.now();
         let (mut found, mut walked) = (HashSet::new(), HashSet::new());
         let mut visit = |object: Digest, part: Part| {
             let names_more = part != Part::Chunk;
-            if names_more && self.known.lock().get(&object).is_some_and(|until| *until > now) {
+            if names_more && self.known.lock().get(&object).is_some_and(|until| *until > since) {
                 return false;
             }
             found.insert(object);
             names_more && walked.insert(object)
         };
+        let mut structure = Vec::new();
         // What cannot be read is missing: asking the store says so.
-        let mut lost = |_, error: manifest::Error| if error.is_absence() { Ok(()) } else { Err(error) };
+        let mut lost = |object, error: manifest::Error| {
+            structure.push(object);
+            if error.is_absence() { Ok(()) } else { Err(error) }
+        };
         reachable_despite(&Here(&self.store), root, &mut visit, &mut lost)?;
-        let promised = self.store.missing(&found.into_iter().collect::<Vec<_>>());
+        let found: Vec<Digest> = found.into_iter().collect();
+        let promised = self.store.missing(&found);
         let missing = promised.map_err(|source| manifest::Error::Get { digest: *root, source: source.into() })?;
-        if missing.is_empty() {
-            self.remember(walked, now + self.store.keep().as_secs() / 2);
-        }
-        Ok(missing)
+        Ok(Looked { found, missing, structure, walked, since })
     }
 
-    fn remember(&self, objects: HashSet<Digest>, until: u64) {
+    /// Remembers that all that was found of a tree is kept, here or elsewhere, for as long as it would be here.
+    pub fn remember(&self, looked: &Looked) {
+        let until = looked.since + self.store.keep().as_secs() / 2;
         let mut known = self.known.lock();
-        if known.len() + objects.len() > KNOWN_MAX {
+        if known.len() + looked.walked.len() > KNOWN_MAX {
             known.clear();
         }
-        known.extend(objects.into_iter().map(|object| (object, until)));
+        known.extend(looked.walked.iter().map(|object| (*object, until)));
+    }
+
+    /// Forgets what was promised lately: all is looked at again.
+    pub fn forget(&self) {
+        self.known.lock().clear();
     }
 }

@@ -35,6 +35,16 @@ impl Condemned {
         self.bytes
     }
 
+    /// Returns the chunks.
+    pub fn digests(&self) -> &[Digest] {
+        &self.digests
+    }
+
+    /// Spares the chunks of which `goes` is false.
+    pub fn retain(&mut self, goes: impl FnMut(&Digest) -> bool) {
+        self.digests.retain(goes);
+    }
+
     /// Says whether there is nothing to delete.
     pub fn is_empty(&self) -> bool {
         self.digests.is_empty()

@@ -1,0 +1,112 @@
+"""Three nodes: what the cluster names is on two of them, comes back after a loss, and comes from whoever has it whole."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Client, Node, wait_for
+
+pytestmark = pytest.mark.timeout(600)
+
+REPAIR = "[repair]\nevery_seconds = 1\nafter_seconds = 4\n"
+BALLAST = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
+    """A cluster of three. Images of the founder are kept between runs; the others are always new."""
+    kept, fresh = os.environ.get("SHOAL_TEST_DATA"), tmp_path_factory.mktemp("copies")
+    founder = Path(kept) / "founder" if kept else fresh / "founder"
+    folders = {"one": founder, "two": fresh / "two", "three": fresh / "three"}
+    nodes = [Node(folder, config=f'name = "{name}"\n{REPAIR}') for name, folder in folders.items()]
+    one, two, three = nodes
+    try:
+        one.start()
+        for line in one.json("node", "list"):
+            if line["name"] != "one":  # Of an earlier run, whose folder is gone.
+                one.shoal("node", "remove", line["node_id"])
+        two.join(one)
+        three.join(one)
+        yield nodes
+        for name, node in (("three", three), ("two", two)):
+            one.shoal("node", "remove", name, check=False)
+            node.stop()
+    finally:
+        for node in reversed(nodes):
+            node.stop()
+
+
+@pytest.fixture
+def user(three: list[Node], tmp_path: Path) -> Iterator[Client]:
+    """A client of the founder."""
+    one = Client(three[0], three[0].create_token(), tmp_path / "home")
+    yield one
+    one.close()
+
+
+def missing(node: Node) -> int:
+    """Returns how many copies `shoal status` says are missing."""
+    return node.json("status")["copies_missing"]
+
+
+def repair(node: Node) -> dict:
+    """Runs `shoal store repair --json` and returns what it did."""
+    return json.loads(node.shoal("store", "repair", "--json", seconds=120).stdout)
+
+
+def flip(pack: Path, at: int) -> None:
+    """Flips a bit of a file."""
+    with pack.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_two_nodes_keep_everything_and_what_one_loses_comes_back(three, user, unique):
+    """A program is run with an image of its own. By then no copy of it is missing, `store repair` finds nothing to do for it, and a
+    pack that is damaged on one node is found, dropped and brought again from the others. The third node then starts the image."""
+    one, two, last = three
+    user.run("kept.py::main", "--extra", "0", environment={"MARK": unique}).ok(500)
+    wait_for("all copies to be there", lambda: missing(two) == 0, 120, every=0.5)
+    done = repair(two)
+    assert done["copies_missing"] == 0 and len(done["nodes"]) == 3, done
+    kept = {line["name"]: line["mine"] for line in done["nodes"]}
+    assert sum(kept.values()) == 2 * done["named"] and min(kept.values()) > done["named"] / 2, done
+    assert "no copy is missing" in two.shoal("store", "repair").stdout
+
+    pack = max((two.data / "chunks" / "packs").glob("*.pack"), key=lambda pack: pack.stat().st_size)
+    flip(pack, pack.stat().st_size // 2)
+    checked = two.shoal("store", "check", "--json", check=False, seconds=120)
+    report = json.loads(checked.stdout)
+    assert len(report["dropped"]) + len(report["repaired"]) == 1, report
+    assert repair(last)["copies_missing"] == 0
+    checked = two.shoal("store", "check", "--json", seconds=120)
+    assert json.loads(checked.stdout)["whole"], checked.stdout
+    for node in (one, two):
+        node.shoal("node", "drain", "one" if node is one else "two")
+    try:
+        running = user.run("kept.py::main", "--extra", "0", environment={"MARK": unique}).ok(200)
+    finally:
+        one.shoal("node", "undrain", "one")
+        one.shoal("node", "undrain", "two")
+    assert f"size {BALLAST}" in running.text(), running.text()
+
+
+def test_a_lost_node_is_made_up_for(three, user, unique):
+    """A node is killed: copies are missing and `shoal status` says so, until the others have made up for it. What is built while it is
+    away is on both others at once. When it is back, it brings what it is to keep."""
+    one, two, last = three
+    wait_for("all copies to be there", lambda: missing(one) == 0, 60, every=0.5)
+    one.shoal("node", "drain", "three")
+    last.stop()
+    away = wait_for("copies to be missing", lambda: missing(one), 20, every=0.2)
+    assert away > 100, away
+    user.run("kept.py::main", "--extra", "1", environment={"MARK": unique}).ok(200)
+    wait_for("the others to make up for it", lambda: missing(one) == 0, 60, every=0.5)
+    assert all(line["mine"] == done["named"] for done in [repair(one)] for line in done["nodes"])
+    last.start()
+    one.shoal("node", "undrain", "three")
+    wait_for("it to bring what it is to keep", lambda: missing(two) == 0 and len(repair(two)["nodes"]) == 3, 60, every=0.5)
