@@ -71,6 +71,17 @@ impl Flights<'_> {
     }
 }
 
+/// What came of bringing chunks.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// How many came.
+    pub(crate) chunks: u64,
+    /// Their length, in bytes.
+    pub(crate) bytes: u64,
+    /// Why somebody could not be asked who may have those that did not come. Nothing: nobody has them.
+    pub(crate) failures: Vec<String>,
+}
+
 /// A chunk that came.
 #[derive(Debug)]
 struct Found {
@@ -111,7 +122,7 @@ impl Fetcher {
         }
         // What another's request did not bring may be with a peer that it did not ask.
         let mut bytes = None;
-        let failures = self.from_all(vec![digest], false, &mut |found| bytes = Some(found.bytes)).await;
+        let failures = self.ask_around(vec![digest], false, &mut |found| bytes = Some(found.bytes)).await;
         match (bytes, failures.is_empty()) {
             (Some(bytes), _) => Ok(Some(bytes)),
             (None, true) => Ok(None),
@@ -120,19 +131,19 @@ impl Fetcher {
         }
     }
 
-    /// Brings chunks into the store that are not there, those that are named first first; returns how many came, and their length.
-    pub(super) async fn bring(&self, digests: Vec<Digest>) -> (u64, u64) {
-        let (mut chunks, mut bytes) = (0, 0);
-        self.from_all(digests, true, &mut |found| {
-            chunks += 1;
-            bytes += found.length;
-        })
-        .await;
-        (chunks, bytes)
+    /// Brings chunks into the store that are not there, those that are named first first.
+    pub(super) async fn bring(&self, digests: Vec<Digest>) -> Brought {
+        let mut brought = Brought::default();
+        let each = &mut |found: Found| {
+            brought.chunks += 1;
+            brought.bytes += found.length;
+        };
+        let failures = self.ask_around(digests, true, each).await;
+        Brought { failures, ..brought }
     }
 
     /// Asks one peer after the other for each chunk, until somebody has it. Returns why some could not be asked.
-    async fn from_all(&self, mut wanted: Vec<Digest>, keep: bool, each: &mut (impl FnMut(Found) + Send)) -> Vec<String> {
+    async fn ask_around(&self, mut wanted: Vec<Digest>, keep: bool, each: &mut (impl FnMut(Found) + Send)) -> Vec<String> {
         let (all, up) = (self.others.all(), self.others.up().await);
         let mut failures: Vec<String> =
             all.keys().filter(|node| !up.contains_key(node)).map(|node| format!("node {node} does not answer")).collect();

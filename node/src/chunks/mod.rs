@@ -25,6 +25,7 @@ use shoal_storage::store::{self, Elsewhere, Store};
 use tokio::runtime::Handle;
 
 use crate::api::{Blobs, blocking};
+pub(crate) use fetch::Brought;
 use fetch::{ABSENT, CHUNKS, CHUNKS_AT_ONCE, Fetcher, PRESENT};
 pub(crate) use give::Given;
 pub(crate) use others::Others;
@@ -78,9 +79,9 @@ impl PeerChunks {
         &self.others
     }
 
-    /// Brings chunks here that are not, the first ones first. Returns how many came, and their length in bytes.
-    pub(crate) async fn bring(&self, digests: Vec<Digest>) -> (u64, u64) {
-        if digests.is_empty() { (0, 0) } else { self.fetcher.bring(digests).await }
+    /// Brings chunks here that are not, the first ones first.
+    pub(crate) async fn bring(&self, digests: Vec<Digest>) -> Brought {
+        if digests.is_empty() { Brought::default() } else { self.fetcher.bring(digests).await }
     }
 
     /// Makes sure that a peer has chunks and keeps them.

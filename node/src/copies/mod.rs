@@ -11,12 +11,14 @@
 //! |---|---|
 //! | `asks` | what nodes ask each other about what they keep |
 //! | `repair` | bringing here what this node is home of and lacks |
+//! | `warm` | whole images: which are here, bringing one here |
 //!
 //! Blobs of calls are named by records of calls, not by the state: the node that they come to keeps them whole, and so do others
 //! that it gives them to. They are not restored after a loss.
 
 pub(crate) mod asks;
 pub(crate) mod repair;
+pub(crate) mod warm;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -224,7 +226,12 @@ impl Copies {
 
     /// Returns those of these chunks, which this node is not to keep, that all of their homes have and keep.
     pub(crate) async fn are_kept(&self, digests: Vec<Digest>) -> HashSet<Digest> {
+        let me = self.others().me();
         let asked = self.homes(&digests).into_iter().map(|(home, of_home)| async move {
+            // Who has become home of something meanwhile must keep it.
+            if home == me {
+                return of_home;
+            }
             match self.inner.chunks.lacks(home, &of_home).await {
                 Ok(lacks) => lacks,
                 Err(error) => {

@@ -133,9 +133,9 @@ impl Copies {
             }
             for some in found.lacking.chunks(AT_ONCE) {
                 let began = Instant::now();
-                let (chunks, bytes) = self.inner.chunks.bring(some.to_vec()).await;
-                (brought, brought_bytes) = (brought + chunks, brought_bytes + bytes);
-                self.hold_rate(bytes, began).await;
+                let came = self.inner.chunks.bring(some.to_vec()).await;
+                (brought, brought_bytes) = (brought + came.chunks, brought_bytes + came.bytes);
+                self.hold_rate(came.bytes, began).await;
             }
             last = Some(found.lacking);
         }

@@ -9,6 +9,12 @@
 //!    neither marked nor promised to anyone.
 //!
 //! Whoever names a tree has it promised before (`Promises`), so what is named between the second read and the deletion stays.
+//!
+//! Where there are other members, a node must keep what it is home of, the structure of all trees, and what its containers are
+//! shown. The rest of what is named and here is a cache: it goes, the least lately used first, once its homes have said that they
+//! keep it. What nobody uses is forgotten for all: by when it was last used anywhere (`others`).
+
+mod others;
 
 use std::collections::BTreeSet;
 
@@ -21,6 +27,8 @@ use super::Failure;
 use super::named::{Named, Needs};
 use super::uses::{Thing, Uses};
 use crate::api::{Api, Error, blocking};
+use crate::copies::Copies;
+use others::Others;
 
 /// How long the record of a failed build is kept that nobody asked for again, in seconds.
 const FAILED_KEPT: u64 = 7 * 24 * 3600;
@@ -84,9 +92,11 @@ pub(crate) async fn collect(api: &Api, budget_bytes: u64, dry_run: bool) -> Resu
     }
     let pins = pins(api, &blobs).await?;
     let state = api.read_latest().await?;
-    let (store, uses, pinned) = (api.store.clone(), api.upkeep.uses.clone(), pins.clone());
+    let others = Others::ask(&api.copies, &Named::of(&state)).await?;
+    let (store, uses, pinned, of_others) = (api.store.clone(), api.upkeep.uses.clone(), pins.clone(), others.clone());
     let index_bytes = done.budget_bytes / 20;
-    let (chosen, mark) = blocking(move || choose(&store, &uses, &state, &pinned, budget_bytes.saturating_sub(index_bytes)))
+    let chunks_bytes = budget_bytes.saturating_sub(index_bytes);
+    let (chosen, mark) = blocking(move || choose(&store, &uses, &state, &pinned, &of_others, chunks_bytes))
         .await
         .map_err(Error::failed("cannot find out what the chunk store must keep"))?;
     done.told(&chosen);
@@ -102,16 +112,19 @@ pub(crate) async fn collect(api: &Api, budget_bytes: u64, dry_run: bool) -> Resu
     }
     drop(mark);
     forget(api, &chosen.forgotten).await?;
+    let as_of = api.store.now();
     let state = api.read_latest().await?;
     let (uses, secrets) = (api.upkeep.uses.clone(), state.secrets.clone());
     blocking(move || uses.forget_secrets(|id| secrets.contains_key(&id)))
         .await
         .map_err(Error::failed("cannot forget when secrets were used that are gone"))?;
-    let (store, roots) = (api.store.clone(), api.roots.clone());
+    let roots = api.roots.clone();
     // A root that only waits to be shown again keeps nothing; one that was shown since the pins were read does.
     let shown = move |mark: &Mark| roots.forget_idle(|part| mark.contains(part));
-    let swept =
-        blocking(move || delete(&store, &state, &pins, shown)).await.map_err(Error::failed("cannot delete chunks that nothing names"))?;
+    let read = Read { state, as_of, pins, others };
+    let swept = delete(&api.copies, &api.upkeep.uses, read, chunks_bytes, shown)
+        .await
+        .map_err(Error::failed("cannot delete chunks that nothing names"))?;
     (done.chunks, done.bytes, done.packs) = (swept.swept.chunks, swept.swept.bytes, swept.packs);
     (done.named_bytes, done.disk_bytes) = (swept.named_bytes, swept.disk_bytes);
     if swept.swept.chunks > 0 {
@@ -212,45 +225,64 @@ struct Chosen {
 }
 
 /// Marks what stays within a budget (bytes on disk); returns what does not.
-fn choose(store: &Store, uses: &Uses, state: &State, pins: &Pins, budget_bytes: u64) -> Result<(Chosen, Mark), Failure> {
+fn choose(store: &Store, uses: &Uses, state: &State, pins: &Pins, others: &Others, budget_bytes: u64) -> Result<(Chosen, Mark), Failure> {
     let (named, mut mark, mut chosen) = (Named::of(state), Mark::new(store.clone()), Chosen::default());
     let now = store.now();
-    // What this node lacks another may have, and what it has no room for another may need: forgetting is for all of them.
-    let alone = state.members.len() <= 1;
-    mark_pins(&mut mark, &named, pins)?;
-    for needs in &named.used {
+    mark_pins(&mut mark, &named, pins, others)?;
+    let mut order = Vec::new();
+    for needs in named.used {
+        order.push((uses.last_or_now(needs.thing, now)?, needs.clone()));
         uses.touch(needs.thing, now);
-        let added = needed(&mut mark, needs)?;
+        let added = needed(&mut mark, &needs, others)?;
         mark.take(&added);
-        if let Some(first) = added.missing.first().filter(|_| alone) {
+        // What this node lacks another may have.
+        if let Some(first) = added.missing.first().filter(|_| others.alone) {
             let lacks = format!("{} lacks {} chunks, {first} among them", describe(needs.thing), added.missing.len());
             chosen.incomplete.push(lacks);
         }
     }
     let mut cached = Vec::new();
     for needs in named.cached {
-        cached.push((uses.last_or_now(needs.thing, now)?, needs));
+        let here = uses.last_or_now(needs.thing, now)?;
+        cached.push((others.last(needs.thing).max(here), here, needs));
     }
-    cached.sort_by_key(|(last, needs)| (std::cmp::Reverse(*last), needs.thing));
+    cached.sort_by_key(|(last, _, needs)| (std::cmp::Reverse(*last), needs.thing));
     let mut full = false;
-    for (last, needs) in cached {
-        let added = needed(&mut mark, &needs)?;
+    for (last, here, needs) in cached {
+        let added = needed(&mut mark, &needs, others)?;
         let young = last + store.keep().as_secs() > now;
         full |= !young && mark.bytes() + added.bytes > budget_bytes;
         let failed_long_ago = needs.tree.is_none() && last + FAILED_KEPT <= now;
+        let is_broken = others.alone && !added.missing.is_empty();
         // What shares all of its chunks with what stays costs nothing.
-        let goes = alone && (!added.missing.is_empty() || failed_long_ago || (!young && full && added.bytes > 0));
-        if goes {
+        if is_broken || failed_long_ago || (!young && full && added.bytes > 0) {
             mark.undo(&added);
             chosen.forgotten.push(needs);
         } else {
             mark.take(&added);
+            order.push((here, needs));
         }
     }
+    let mark = if others.alone { mark } else { mark_cached(mark, order, budget_bytes)? };
     Ok((chosen, mark))
 }
 
-fn mark_pins(mark: &mut Mark, named: &Named, pins: &Pins) -> Result<(), Failure> {
+/// Marks what others are to keep and is here too, the latest used first, as long as it fits.
+fn mark_cached(mark: Mark, mut order: Vec<(u64, Needs)>, budget_bytes: u64) -> Result<Mark, Failure> {
+    let mut mark = mark.again();
+    order.sort_by_key(|(last, needs)| (std::cmp::Reverse(*last), needs.thing));
+    for (_, needs) in order {
+        let added = needed(&mut mark, &needs, &Others::none())?;
+        if mark.bytes() + added.bytes > budget_bytes {
+            mark.undo(&added);
+            break;
+        }
+        mark.take(&added);
+    }
+    Ok(mark)
+}
+
+fn mark_pins(mark: &mut Mark, named: &Named, pins: &Pins, others: &Others) -> Result<(), Failure> {
     let mut added = Added::default();
     for definition in &named.definitions {
         mark.chunk(*definition, &mut added)?;
@@ -261,17 +293,21 @@ fn mark_pins(mark: &mut Mark, named: &Named, pins: &Pins) -> Result<(), Failure>
     for list in &pins.lists {
         mark.list(*list, &mut added)?;
     }
+    for tree in &others.shown {
+        mark.tree_of(*tree, |chunk| others.is_mine(chunk), &mut added)?;
+    }
     mark.take(&added);
     Ok(())
 }
 
-fn needed(mark: &mut Mark, needs: &Needs) -> Result<Added, Failure> {
+/// Marks what is to be kept here of what a thing needs.
+fn needed(mark: &mut Mark, needs: &Needs, others: &Others) -> Result<Added, Failure> {
     let mut added = Added::default();
     if let Some(record) = needs.record {
         mark.chunk(record, &mut added)?;
     }
     if let Some(tree) = needs.tree {
-        mark.tree(tree, &mut added)?;
+        mark.tree_of(tree, |chunk| others.is_mine(chunk), &mut added)?;
     }
     Ok(added)
 }
@@ -317,20 +353,60 @@ struct Deleted {
     disk_bytes: u64,
 }
 
-/// Deletes what is neither named, nor pinned, nor `shown`: that is asked last, with what is marked by then.
-fn delete(store: &Store, state: &State, pins: &Pins, shown: impl FnOnce(&Mark) -> Vec<Digest>) -> Result<Deleted, Failure> {
-    let (named, mut mark) = (Named::of(state), Mark::new(store.clone()));
-    mark_pins(&mut mark, &named, pins)?;
+/// What is deleted by.
+struct Read {
+    state: State,
+    /// When, at the latest, the state was read, in seconds of the store's clock.
+    as_of: u64,
+    pins: Pins,
+    others: Others,
+}
+
+/// Lists what is neither marked, nor `shown`; returns also the length on disk of what is marked.
+fn condemn(
+    store: &Store,
+    uses: &Uses,
+    read: &Read,
+    budget_bytes: u64,
+    shown: impl FnOnce(&Mark) -> Vec<Digest>,
+) -> Result<(Condemned, u64), Failure> {
+    let Read { state, as_of, pins, others } = read;
+    let (named, mut mark, mut order) = (Named::of(state), Mark::new(store.clone()), Vec::new());
+    mark_pins(&mut mark, &named, pins, others)?;
     for needs in named.all() {
-        let added = needed(&mut mark, needs)?;
+        let added = needed(&mut mark, needs, others)?;
         mark.take(&added);
+        order.push((uses.last(needs.thing)?.unwrap_or(0), needs.clone()));
     }
+    let mut mark = if others.alone { mark } else { mark_cached(mark, order, budget_bytes)? };
     let mut added = Added::default();
     shown(&mark).into_iter().try_for_each(|part| mark.tree(part, &mut added))?;
     mark.take(&added);
-    let condemned: Condemned = store.condemn(|digest| mark.contains(digest))?;
-    let swept = store.sweep(&condemned)?;
-    Ok(Deleted { swept, packs: store.compact()?, named_bytes: mark.bytes(), disk_bytes: store.disk_bytes()? })
+    Ok((store.condemn_as_of(*as_of, |digest| mark.contains(digest))?, mark.bytes()))
+}
+
+/// Deletes what is neither named, nor pinned, nor `shown`: that is asked last, with what is marked by then. What is named and others
+/// are to keep goes too where it does not fit, once they have said that they keep it.
+async fn delete(
+    copies: &Copies,
+    uses: &Uses,
+    read: Read,
+    budget_bytes: u64,
+    shown: impl FnOnce(&Mark) -> Vec<Digest> + Send + 'static,
+) -> Result<Deleted, Failure> {
+    let structure = read.others.structure(copies, &Named::of(&read.state)).await?;
+    let (store, uses) = (copies.chunks().store().clone(), uses.clone());
+    let marked = blocking(move || condemn(&store, &uses, &read, budget_bytes, shown));
+    let (mut condemned, named_bytes) = marked.await?;
+    let theirs: Vec<Digest> = condemned.digests().iter().filter(|digest| structure.contains(digest)).copied().collect();
+    let kept = copies.are_kept(theirs).await;
+    condemned.retain(|digest| !structure.contains(digest) || kept.contains(digest));
+    let store = copies.chunks().store().clone();
+    let deleted = blocking(move || {
+        let swept = store.sweep(&condemned)?;
+        Ok::<_, Failure>(Deleted { swept, packs: store.compact()?, named_bytes, disk_bytes: store.disk_bytes()? })
+    });
+    deleted.await
 }
 
 /// What `shoal image rm` would take, or what stands against it.

@@ -22,6 +22,8 @@ const REWRITE_BELOW_PERCENT: u64 = 40;
 pub struct Condemned {
     digests: Vec<Digest>,
     bytes: u64,
+    /// When what is named was read, in seconds of the store's clock.
+    as_of: u64,
 }
 
 impl Condemned {
@@ -62,11 +64,16 @@ pub struct Swept {
 
 impl Store {
     /// Lists the chunks that are not `named` and whose promises have ended. Nothing is deleted yet.
-    pub fn condemn(&self, mut named: impl FnMut(&Digest) -> bool) -> Result<Condemned> {
-        let now = self.core().now();
-        let mut condemned = Condemned::default();
+    pub fn condemn(&self, named: impl FnMut(&Digest) -> bool) -> Result<Condemned> {
+        self.condemn_as_of(self.core().now(), named)
+    }
+
+    /// Lists the chunks that are not `named` and whose promises had ended when that was read, `as_of` seconds of the store's
+    /// clock: what was promised then may be named by now, however the clock went on since. Nothing is deleted yet.
+    pub fn condemn_as_of(&self, as_of: u64, mut named: impl FnMut(&Digest) -> bool) -> Result<Condemned> {
+        let mut condemned = Condemned { as_of, ..Condemned::default() };
         self.core().each(|digest, entry| {
-            if entry.keep_until <= now && !named(digest) {
+            if entry.keep_until <= as_of && !named(digest) {
                 condemned.digests.push(*digest);
                 condemned.bytes += entry.place.end() - entry.place.offset;
             }
@@ -79,7 +86,7 @@ impl Store {
     pub fn sweep(&self, condemned: &Condemned) -> Result<Swept> {
         let mut swept = Swept::default();
         for digests in condemned.digests.chunks(INDEX_BATCH) {
-            let places = self.core().delete(digests)?;
+            let places = self.core().delete(digests, condemned.as_of)?;
             // Only when no crash can bring the entries back may their bytes go.
             self.core().kv.sync()?;
             for place in &places {
@@ -127,16 +134,15 @@ impl Core {
     }
 
     /// Removes chunks from the index unless they were promised, and returns where their bytes lie.
-    fn delete(&self, digests: &[Digest]) -> Result<Vec<Place>> {
+    fn delete(&self, digests: &[Digest], as_of: u64) -> Result<Vec<Place>> {
         let fresh = self.fresh.write();
-        let now = self.now();
         let mut places = Vec::new();
         let mut batches = Batches::new(&self.chunks);
         for digest in digests {
             if fresh.written.contains_key(digest) || fresh.touched.contains_key(digest) {
                 continue;
             }
-            if let Some(entry) = self.indexed(digest)?.filter(|entry| entry.keep_until <= now) {
+            if let Some(entry) = self.indexed(digest)?.filter(|entry| entry.keep_until <= as_of) {
                 batches.remove(bytes::Bytes::copy_from_slice(digest.as_bytes()))?;
                 places.push(entry.place);
             }

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod race;
+
 const KEEP: u64 = 1000;
 const FILE_BYTES: usize = 100_000;
 
@@ -94,7 +96,7 @@ impl World {
     fn choose(&self, files: u64, pins: &Pins) -> Chosen {
         // Nodes of trees are small beside a file.
         let budget = files * (FILE_BYTES as u64 + 5_000);
-        choose(&self.store, &self.uses, &self.state, pins, budget).unwrap().0
+        choose(&self.store, &self.uses, &self.state, pins, &Others::none(), budget).unwrap().0
     }
 
     /// Forgets and deletes as a collection does.
@@ -106,7 +108,9 @@ impl World {
                 other => panic!("{other:?} was not expected"),
             }
         }
-        delete(&self.store, &self.state, &Pins::default(), |_| vec![]).unwrap().swept
+        let read = Read { state: self.state.clone(), as_of: self.store.now(), pins: Pins::default(), others: Others::none() };
+        let (condemned, _) = condemn(&self.store, &self.uses, &read, 0, |_| vec![]).unwrap();
+        self.store.sweep(&condemned).unwrap()
     }
 }
 
@@ -188,7 +192,7 @@ fn a_collection_deletes_what_is_forgotten_and_leaves_the_rest_whole() {
     assert!(swept.bytes > FILE_BYTES as u64 && swept.chunks >= 3, "{swept:?}");
     assert!(!world.store.has(&unnamed).unwrap());
     assert_eq!(world.state.images.len(), 1);
-    let (chosen, mark) = choose(&world.store, &world.uses, &world.state, &Pins::default(), u64::MAX).unwrap();
+    let (chosen, mark) = choose(&world.store, &world.uses, &world.state, &Pins::default(), &Others::none(), u64::MAX).unwrap();
     assert_eq!((chosen.incomplete, forgotten(&Chosen { forgotten: chosen.forgotten, ..Chosen::default() })), (vec![], vec![]));
     assert!(mark.bytes() > 2 * FILE_BYTES as u64);
     assert_eq!(world.collect(2), Swept::default(), "nothing is left to delete");
