@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 use parking_lot::Mutex;
+use shoal_state::Digest;
 use shoal_storage::manifest::{Tree, is_name};
 
 use crate::adapter::Adapter;
@@ -161,6 +162,12 @@ impl Trees {
     /// Reads of a file that several trees share count for all of them.
     pub fn touches(&self, name: &str) -> Option<Vec<Touch>> {
         self.view.touches(name.as_bytes())
+    }
+
+    /// Returns the chunks of what was read of a tree, in the order of first reads; of very long files the lists of their chunks
+    /// only. None if there is no tree of this name.
+    pub fn touched_chunks(&self, name: &str) -> Option<Vec<Digest>> {
+        self.view.touched_chunks(name.as_bytes())
     }
 
     /// Returns how many chunks this machine did not have and were asked of the source.

@@ -414,6 +414,27 @@ impl View {
         inode.uses.lock().entry(chunk).or_insert_with(|| self.next_use.fetch_add(1, Ordering::Relaxed));
     }
 
+    /// Returns the chunks of what was read of a tree, in the order of first reads; None if there is no tree of this name.
+    pub(crate) fn touched_chunks(&self, name: &[u8]) -> Option<Vec<Digest>> {
+        let tree = {
+            let bound = self.bound.read();
+            bound.get(name)?.clone()
+        };
+        let mut found = std::collections::BTreeMap::new();
+        for node in tree.shown.layout.nodes() {
+            let Kind::File { content, .. } = &node.inode.entry.kind else { continue };
+            for (chunk, order) in node.inode.uses.lock().iter() {
+                match content.find(*chunk) {
+                    Some(Place::Chunk(digest)) => drop(found.insert(*order, digest)),
+                    Some(Place::InList { list, .. }) => drop(found.insert(*order, list)),
+                    None => {}
+                }
+            }
+        }
+        let mut seen = std::collections::HashSet::new();
+        Some(found.into_values().filter(|digest| seen.insert(*digest)).collect())
+    }
+
     /// Returns what was read of a tree, in the order of first reads; None if there is no tree of this name.
     pub(crate) fn touches(&self, name: &[u8]) -> Option<Vec<Touch>> {
         let tree = {

@@ -34,7 +34,7 @@ use shoal_runtime::ShortPath;
 pub(crate) use audit::{AuditAnswer, AuditWanted};
 pub(crate) use cluster::{Consensus, MemberStands};
 pub(crate) use explain::{ExplainWanted, Explanation};
-pub(crate) use images::ImageLine;
+pub(crate) use images::{ImageLine, WarmLine, WarmWanted};
 pub(crate) use lists::{NodeLine, NodeWish};
 pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
 pub(crate) use store::{GcWanted, LongAnswer, Repaired, RepairedLine};
@@ -202,6 +202,7 @@ pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> any
         .route("/nodes/{id}", post(lists::node_do))
         .route("/images", get(images::images))
         .route("/images/{id}", delete(images::remove))
+        .route("/images/{id}/warm", post(images::warm))
         .route("/store/check", post(store::check))
         .route("/store/gc", post(store::collect))
         .route("/store/repair", post(store::repair))

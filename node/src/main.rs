@@ -32,6 +32,7 @@ mod standing;
 mod sweep;
 mod tasks;
 mod timeouts;
+mod touched;
 mod upkeep;
 mod zygotes;
 

@@ -55,7 +55,10 @@ impl NodeProvider {
             return Err(images::no_python(image_id));
         }
         let base = images::base(&self.api, &state, function, &image, &record).await?;
-        let root = self.api.roots.get(&base, &images::files(&state, function), record.config.path().to_owned()).await?;
+        let files = images::files(&state, function);
+        self.api.touched.starts(&[&base[..], &files].concat()).await;
+        let root = self.api.roots.get(&base, &files, record.config.path().to_owned()).await?;
+        self.api.touched.started(base[0], &root);
         let python = root.python.ok_or_else(|| images::no_python(image_id))?;
         let secrets = secret::open_all(&self.api, &state, &function.secrets)?;
         self.api.upkeep.secrets_used(&function.secrets, now().0 / 1000);

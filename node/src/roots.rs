@@ -56,6 +56,13 @@ pub(crate) struct Root {
     pub(crate) added: Arc<[Path]>,
 }
 
+impl Root {
+    /// Returns what the root is called in the node's FUSE mount.
+    pub(crate) fn name(&self) -> String {
+        name(&self.key)
+    }
+}
+
 impl Drop for Root {
     fn drop(&mut self) {
         self.roots.release(self.key);
@@ -91,6 +98,11 @@ impl Roots {
     /// Returns how many bytes of files were brought from the store for what containers and builds read.
     pub(crate) fn bytes_brought(&self) -> u64 {
         self.inner.trees.bytes_brought()
+    }
+
+    /// Returns the chunks that were read of a root, in the order of first reads; none when it is not shown any more.
+    pub(crate) fn touched(&self, root: &str) -> Vec<Digest> {
+        self.inner.trees.touched_chunks(root).unwrap_or_default()
     }
 
     /// Returns the manifests of which those roots are made that containers are shown now.

@@ -57,6 +57,7 @@ use crate::scheduling::{self, CrashLoops};
 use crate::standing;
 use crate::sweep;
 use crate::tasks::Tasks;
+use crate::touched::Touched;
 use crate::upkeep::{self, Upkeep};
 use crate::zygotes::{self, Zygotes};
 
@@ -141,6 +142,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let unfinished = Unfinished::open(config.data.join("images/unfinished")).context("cannot open the list of builds that run")?;
     let images = Images::new(builder(&config, &store, Arc::new(cache), &engine, &trees)?, unfinished);
     let logs = LogStore::open_with(config.data.join("logs"), config.disk.logs()).context("cannot open the logs of containers")?;
+    let roots = Roots::new(store.clone(), Arc::clone(&trees));
     let api = Api {
         calls: calls.clone(),
         joined: joined_logs::start(&peers, cluster.raft(), &logs),
@@ -156,7 +158,9 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         upkeep: upkeep.clone(),
         room: room.clone(),
         audit: Audit::open(&config.data.join("audit"), config.audit, || api::now().0).context("cannot open the audit log")?,
-        roots: Roots::new(store.clone(), Arc::clone(&trees)),
+        touched: Touched::open(config.data.join("images/touched"), roots.clone(), copies.clone())
+            .context("cannot open the lists of what images read first")?,
+        roots,
         worker: Arc::default(),
         blobs: Blobs::open(store.clone(), &kv, upkeep.uses.clone(), copies.clone(), keys.urls, &config.advertised())
             .context("cannot open the blobs")?,

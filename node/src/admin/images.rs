@@ -1,15 +1,23 @@
 //! Images, as `shoal image` shows and removes them.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Path as UrlPath, State as Shared};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use shoal_state::model::Image;
-use shoal_state::{ImageId, State};
+use shoal_state::{Digest, ImageId, State};
 use shoal_storage::manifest;
 use shoal_storage::store::Store;
 
-use super::Answer;
+use super::lists::find;
+use super::store::long;
+use super::{Answer, Failure};
 use crate::api::{self, Api, blocking};
+use crate::copies::asks::Ask;
+use crate::copies::warm::{self, Warmed};
 use crate::upkeep::gc::{Use, users_of};
 use crate::upkeep::{Thing, Uses};
 
@@ -32,18 +40,103 @@ pub(crate) struct ImageLine {
     pub(crate) manifest: Option<String>,
     /// When the build ended, in milliseconds since 1970.
     pub(crate) built_ms: u64,
+    /// The names of the nodes that have all of it, of those that answer.
+    #[serde(default)]
+    pub(crate) whole_on: Vec<String>,
+}
+
+/// How long other nodes may take to say which images they have.
+const WHOLE_WAIT: Duration = Duration::from_secs(10);
+/// How long bringing an image to a node may take.
+const WARM_WAIT: Duration = Duration::from_secs(3600);
+
+/// What `shoal image warm` asks.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct WarmWanted {
+    /// The id or name of the node that is to have the image; none = the one that is asked.
+    pub(crate) node: Option<String>,
+}
+
+/// What `shoal image warm` did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct WarmLine {
+    /// The image's id.
+    pub(crate) image_id: String,
+    /// The node's id.
+    pub(crate) node_id: String,
+    /// The node's name.
+    pub(crate) node: String,
+    /// All of the image is there now.
+    pub(crate) whole: bool,
+    /// How many chunks came.
+    pub(crate) chunks: u64,
+    /// Their length, in bytes.
+    pub(crate) bytes: u64,
+    /// How many are still lacking.
+    pub(crate) lacking: u64,
+    /// Why, in sentences.
+    pub(crate) why: Vec<String>,
 }
 
 pub(super) async fn images(Shared(api): Shared<Api>) -> Answer<Vec<ImageLine>> {
     let state = api.read_latest().await?;
+    let whole = whole(&api, &state).await;
     let (store, uses) = (api.store.clone(), api.upkeep.uses.clone());
-    let mut lines =
-        blocking(move || state.images.iter().map(|(id, image)| line(&state, &store, &uses, *id, image)).collect::<Vec<_>>()).await;
+    let mut lines = blocking(move || {
+        let line = |(id, image): (&ImageId, &Image)| line(&state, &store, &uses, &whole, *id, image);
+        state.images.iter().map(line).collect::<Vec<_>>()
+    })
+    .await;
     lines.sort_by_key(|line| std::cmp::Reverse(line.built_ms));
     Ok(Json(lines))
 }
 
-fn line(state: &State, store: &Store, uses: &Uses, id: ImageId, image: &Image) -> ImageLine {
+/// Returns the names of the nodes that have all of a tree, of those that answer.
+async fn whole(api: &Api, state: &State) -> HashMap<Digest, Vec<String>> {
+    let trees: Vec<Digest> = state.images.values().filter_map(|image| image.manifest).collect();
+    let (store, of) = (api.store.clone(), trees.clone());
+    let here = blocking(move || warm::whole(&store, &of));
+    let ask = Ask::Whole(trees.clone());
+    let (here, (mut answers, _)) = tokio::join!(here, api.copies.ask_all::<Vec<bool>>(&ask, WHOLE_WAIT));
+    match here {
+        Ok(here) => drop(answers.insert(api.cluster.node, here)),
+        Err(error) => tracing::warn!(%error, "cannot find out which images are whole"),
+    }
+    let mut whole: HashMap<Digest, Vec<String>> = HashMap::new();
+    for (node, answer) in answers {
+        let name = state.nodes.get(&node).map_or_else(|| node.to_string(), |node| node.name.clone());
+        for (tree, _) in trees.iter().zip(answer).filter(|(_, is_whole)| *is_whole) {
+            whole.entry(*tree).or_default().push(name.clone());
+        }
+    }
+    whole
+}
+
+pub(super) async fn warm(
+    Shared(api): Shared<Api>,
+    UrlPath(id): UrlPath<String>,
+    Json(wanted): Json<WarmWanted>,
+) -> Result<Response, Failure> {
+    let (id, state) = (id.parse::<ImageId>()?, api.read_latest().await?);
+    let absent = || api::Error::NotFound(format!("Image '{id}' not found; `shoal image list` shows those that there are"));
+    let image = state.images.get(&id).ok_or_else(absent)?;
+    let failed = || api::Error::Precondition(format!("image {id} has no files: its build failed"));
+    let tree = image.manifest.ok_or_else(failed)?;
+    let node = wanted.node.map_or(Ok(api.cluster.node), |which| find(&state, &which))?;
+    let name = state.nodes.get(&node).map(|node| node.name.clone()).unwrap_or_default();
+    Ok(long(async move {
+        let warmed = if node == api.cluster.node {
+            api.copies.bring_trees(&[tree], |_| true).await.map_err(api::Error::failed(format!("cannot bring image {id} here")))?
+        } else {
+            let cannot = |why| api::Error::Unavailable(format!("cannot bring image {id} to node {name}: {why}"));
+            api.copies.ask::<Warmed>(node, &Ask::Warm(tree), WARM_WAIT).await.map_err(cannot)?
+        };
+        let Warmed { chunks, bytes, lacking, why } = warmed;
+        Ok(WarmLine { image_id: id.to_string(), node_id: node.to_string(), node: name, whole: lacking == 0, chunks, bytes, lacking, why })
+    }))
+}
+
+fn line(state: &State, store: &Store, uses: &Uses, whole: &HashMap<Digest, Vec<String>>, id: ImageId, image: &Image) -> ImageLine {
     let summary = image.manifest.map(|manifest| manifest::summary(store, &manifest));
     let name = match &summary {
         None => "failed",
@@ -60,6 +153,7 @@ fn line(state: &State, store: &Store, uses: &Uses, id: ImageId, image: &Image) -
         last_used_ms: uses.last(Thing::Image(id)).ok().flatten().map(|seconds| seconds * 1000),
         manifest: image.manifest.map(|manifest| manifest.to_string()),
         built_ms: image.built.0,
+        whole_on: image.manifest.and_then(|manifest| whole.get(&manifest).cloned()).unwrap_or_default(),
     }
 }
 

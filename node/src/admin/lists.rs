@@ -101,7 +101,7 @@ fn decided(voting: Voting) -> &'static str {
 }
 
 /// Finds a node by its id, or by the name that it alone has.
-fn find(state: &State, which: &str) -> Result<NodeId, api::Error> {
+pub(super) fn find(state: &State, which: &str) -> Result<NodeId, api::Error> {
     if let Ok(id) = which.parse::<NodeId>()
         && (state.nodes.contains_key(&id) || state.members.contains_key(&id))
     {

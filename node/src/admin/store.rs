@@ -106,7 +106,7 @@ pub(super) async fn repair(Shared(api): Shared<Api>) -> Response {
 }
 
 /// Answers with empty lines while the work goes on, and then with what came of it.
-fn long<T: Serialize + Send + 'static>(work: impl Future<Output = Result<T, api::Error>> + Send + 'static) -> Response {
+pub(super) fn long<T: Serialize + Send + 'static>(work: impl Future<Output = Result<T, api::Error>> + Send + 'static) -> Response {
     let lines = stream::unfold(Some(Box::pin(work)), |work| async move {
         let mut work = work?;
         let line = tokio::select! {

@@ -147,6 +147,8 @@ pub(crate) struct Api {
     pub(crate) images: crate::images::Images,
     pub(crate) build_functions: crate::build_functions::BuildFunctions,
     pub(crate) roots: crate::roots::Roots,
+    /// What containers of images read first.
+    pub(crate) touched: crate::touched::Touched,
     /// What containers printed on any node.
     pub(crate) joined: joined_logs::JoinedLogs,
     /// The road to other nodes.

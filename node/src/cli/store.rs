@@ -91,7 +91,7 @@ fn check(common: &Common) -> anyhow::Result<CheckReport> {
 }
 
 /// Asks for an answer that may take long, and waits for it.
-fn ask_long<T: DeserializeOwned>(common: &Common, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+pub(super) fn ask_long<T: DeserializeOwned>(common: &Common, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
     let mut answer = None;
     stream(common, path, body, |line| {
         answer = Some(serde_json::from_slice::<LongAnswer<T>>(line).context("cannot read the node's answer")?);

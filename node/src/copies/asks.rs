@@ -10,6 +10,7 @@ use shoal_peer::{Service, Stream};
 use shoal_state::{BlobId, Digest, NodeId};
 
 use super::Copies;
+use super::warm::whole;
 use crate::api::{Api, blocking};
 use crate::upkeep::Thing;
 
@@ -34,6 +35,12 @@ pub(crate) enum Ask {
     Uses(Vec<Thing>),
     /// Which trees are containers shown there? (`Vec<Digest>`)
     Shown,
+    /// Of which trees is everything there? (`Vec<bool>`)
+    Whole(Vec<Digest>),
+    /// Brings all of a tree there. (`Warmed`)
+    Warm(Digest),
+    /// What do containers of an image read first? (`Option<Vec<Digest>>`)
+    Touched(Digest),
 }
 
 /// Answers peers from now on.
@@ -72,6 +79,12 @@ async fn answer(api: &Api, ask: Ask) -> Result<Bytes, String> {
             encode(&last.map_err(|error| words(&error))?)
         }
         Ask::Shown => encode(&api.roots.parts_in_use()),
+        Ask::Whole(trees) => {
+            let store = api.store.clone();
+            encode(&blocking(move || whole(&store, &trees)).await.map_err(|error| words(&error))?)
+        }
+        Ask::Warm(tree) => encode(&api.copies.bring_trees(&[tree], |_| true).await.map_err(|error| words(&error))?),
+        Ask::Touched(image) => encode(&api.touched.find(image).await),
     }
 }
 
