@@ -18,6 +18,7 @@ use crate::error::{Error, Result, bind};
 use crate::hello;
 use crate::identity::{Identity, host};
 use crate::links::{self, Link, Links};
+use crate::seeds::{self, Door, Secret};
 use crate::stream::Stream;
 use crate::tls;
 
@@ -85,6 +86,8 @@ struct Inner {
     links: Arc<Links>,
     dialling: RwLock<quinn::ClientConfig>,
     services: RwLock<HashMap<u8, Serve>>,
+    /// Who answers machines that know the secret of the seeds.
+    door: RwLock<Option<Door>>,
     /// Peers that this node refused.
     refused: Complaints,
     /// Peers that this node could not reach, or that refused it.
@@ -126,6 +129,7 @@ impl Endpoint {
             links: Arc::default(),
             dialling: RwLock::new(dialling),
             services: RwLock::default(),
+            door: RwLock::default(),
             refused: Complaints::default(),
             unreached: Complaints::default(),
             tasks: TaskTracker::new(),
@@ -165,6 +169,15 @@ impl Endpoint {
     {
         let serve: Serve = Arc::new(move |stream, member| Box::pin(serve(stream, member)));
         self.inner.services.write().insert(service.number, serve);
+    }
+
+    /// Answers machines that know a secret, from now on.
+    pub fn serve_seeds<F>(&self, secret: Secret, answer: impl Fn(Bytes, SocketAddr) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = std::result::Result<Bytes, String>> + Send + 'static,
+    {
+        let answer: seeds::Answer = Arc::new(move |question, from| Box::pin(answer(question, from)));
+        *self.inner.door.write() = Some(Door { secret, answer });
     }
 
     /// Asks a peer and waits for its answer, up to `patience`. Dropping the future gives up.
@@ -218,6 +231,7 @@ impl Endpoint {
         }
         // They hold what they serve from, which may hold this endpoint.
         self.inner.services.write().clear();
+        *self.inner.door.write() = None;
     }
 }
 
@@ -300,8 +314,17 @@ async fn greet(endpoint: Endpoint, incoming: quinn::Incoming) {
         Ok(connection) => connection,
         Err(error) => return tracing::debug!(%address, %error, "somebody began to connect and did not come through"),
     };
-    if tls::protocol_of(&connection).as_deref() == Some(tls::JOINING) {
-        return streams(endpoint, connection, None).await;
+    match tls::protocol_of(&connection).as_deref() {
+        Some(tls::JOINING) => return streams(endpoint, connection, None).await,
+        Some(tls::SEEDING) => {
+            let door = endpoint.inner.door.read().clone();
+            let known = seeds::answer(&connection, door.as_ref()).await;
+            if matches!(known, Ok(false)) && endpoint.inner.refused.due(NodeId::from_random(0), &address.ip().to_string()) {
+                tracing::warn!(%address, "somebody asked as a seed of this cluster, with another secret");
+            }
+            return;
+        }
+        _ => {}
     }
     match hello::hear(&connection, &*endpoint.inner.admission, &endpoint.inner.refused).await {
         Ok(Some(member)) => {

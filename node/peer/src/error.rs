@@ -92,6 +92,14 @@ pub enum Error {
         /// The limit.
         max: usize,
     },
+    /// The text is no secret that machines could share.
+    #[error(
+        "this is no secret for machines that are to become one cluster: {why}; give all of them the same random one, as `openssl rand -hex 32` prints it"
+    )]
+    NoSecret {
+        /// What is wrong with it.
+        why: String,
+    },
     /// The text is no token that lets a node join.
     #[error(
         "this is not a token that lets a node join: {why}; `shoal token create --node` on any node of the cluster prints the whole command"

@@ -7,7 +7,8 @@
 //!   call(peer, service, request) ── one stream: a request, an answer
 //!   open(peer, service) ── one stream: frames in both directions, for bulk and for what goes on
 //!   serve(service, …) ── who answers streams of one kind: consensus, chunks, calls
-//! join(address, token, …) ── the only road without a certificate: asks for one
+//! join(address, token, …) ── a road without a certificate: asks for one
+//! ask_seed(address, secret, …) ── the other one: between machines that know a secret, and do not know yet who founds the cluster
 //! ```
 //!
 //! Every connection begins with a hello: cluster, generation, node, version. With TLS 1.3 a dialling node is connected before
@@ -29,6 +30,7 @@ mod hello;
 mod identity;
 mod join;
 mod links;
+mod seeds;
 mod stream;
 mod tls;
 
@@ -38,4 +40,5 @@ pub use endpoint::{Endpoint, Options, Service};
 pub use error::{Error, Result};
 pub use identity::{Identity, Request};
 pub use join::{Fingerprint, JoinToken, Joined, join};
+pub use seeds::{SECRET_CHARS_MIN, Secret, ask_seed};
 pub use stream::{FRAME_BYTES_MAX, Incoming, Outgoing, Stream};

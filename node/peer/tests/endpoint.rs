@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use shoal_peer::{Admission, Authority, Endpoint, Error, Identity, JoinToken, Member, Options, Service, Stream, join};
+use shoal_peer::{Admission, Authority, Endpoint, Error, Identity, JoinToken, Member, Options, Secret, Service, Stream, ask_seed, join};
 use shoal_state::{BootId, NodeId};
 
 const ECHO: Service = Service::new(1, "echo what it was sent");
@@ -298,4 +298,31 @@ async fn a_renewed_certificate_is_shown_and_connections_go_on() {
     assert_eq!(ask(&one, &two, "after").await.unwrap(), "after");
     let three = cluster.node(3);
     assert_eq!(ask(&three, &two, "new").await.unwrap(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_with_the_same_secret_know_each_other_and_others_are_refused_in_words() {
+    let (ours, another) =
+        (Secret::new("0123456789abcdef0123456789abcdef").unwrap(), Secret::new("another-secret-0123456789-abcdefgh").unwrap());
+    let (open, shut) = (Cluster::new().node(1), Cluster::new().node(2));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    open.endpoint.serve_seeds(ours.clone(), move |question, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            match &question[..] {
+                b"who?" => Ok(Bytes::from("me")),
+                _ => Err("that is no question".to_owned()),
+            }
+        }
+    });
+    assert_eq!(ask_seed(&open.at(), &ours, b"who?").await.unwrap(), "me");
+    let said = ask_seed(&open.at(), &ours, b"what?").await.unwrap_err().to_string();
+    assert!(said.contains("that is no question"), "{said}");
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    let said = ask_seed(&open.at(), &another, b"who?").await.unwrap_err().to_string();
+    assert!(said.contains("was given another secret"), "{said}");
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "who knows another secret is not heard");
+    let said = ask_seed(&shut.at(), &ours, b"who?").await.unwrap_err().to_string();
+    assert!(said.contains("was started without seeds"), "{said}");
 }
