@@ -18,7 +18,7 @@ use shoal_image::build::{BuildConfig, Egress};
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
 
 /// Keys that a `SHOAL_…` variable may set; other variables of that prefix belong to somebody else.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 25] = [
     "data",
     "api",
     "web",
@@ -27,6 +27,9 @@ const KEYS: [&str; 22] = [
     "segmentation",
     "join",
     "token",
+    "token_file",
+    "seeds",
+    "expect",
     "name",
     "runsc",
     "cpu_milli",
@@ -62,8 +65,15 @@ pub(crate) struct Config {
     pub(crate) segmentation: bool,
     /// A node of the cluster to join, `host:port`; empty = found one. Counts only for a data folder that belongs to none.
     pub(crate) join: String,
-    /// What lets this node join, from `shoal token create --node`.
+    /// What lets this node join, from `shoal token create --node`; with seeds, the secret that all of them share.
     pub(crate) token: String,
+    /// A file that holds the token, instead; empty = none.
+    pub(crate) token_file: PathBuf,
+    /// Machines that become one cluster, in any order, `host:port`; the same on all of them. Counts only for a data folder that
+    /// belongs to none, and lets others of them in later.
+    pub(crate) seeds: Vec<String>,
+    /// How many of the sorted seeds found the cluster; 0 = all.
+    pub(crate) expect: usize,
     /// What people call this node; empty = the machine's host name.
     pub(crate) name: String,
     /// The program that runs containers.
@@ -287,6 +297,9 @@ impl Default for Config {
             segmentation: true,
             join: String::new(),
             token: String::new(),
+            token_file: PathBuf::new(),
+            seeds: Vec::new(),
+            expect: 0,
             name: String::new(),
             runsc: PathBuf::from("/usr/local/bin/runsc"),
             cpu_milli: 0,
@@ -337,6 +350,18 @@ impl Config {
             Some(host) if host.len() == self.advertise.len() => format!("{host}:{}", self.api.port()),
             _ => self.advertise.clone(),
         }
+    }
+
+    /// Returns the token, from its file if it is in one.
+    pub(crate) fn token(&self) -> anyhow::Result<String> {
+        if self.token_file.as_os_str().is_empty() {
+            return Ok(self.token.trim().to_owned());
+        }
+        anyhow::ensure!(self.token.is_empty(), "--token and --token-file exclude each other");
+        let read = std::fs::read_to_string(&self.token_file);
+        let token = read.with_context(|| format!("cannot read the token from {}", self.token_file.display()))?.trim().to_owned();
+        anyhow::ensure!(!token.is_empty(), "the file of the token, {}, is empty", self.token_file.display());
+        Ok(token)
     }
 
     /// Where other nodes reach this one.

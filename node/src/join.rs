@@ -5,17 +5,19 @@
 //! key. A node that asks again because it did not hear the answer asks for the same, and gets it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shoal_peer::{Fingerprint, JoinToken, Request, Service, Stream};
+use shoal_peer::{Authority, Fingerprint, JoinToken, Request, Service, Stream};
 use shoal_state::model::{Member, TokenPurpose};
 use shoal_state::{Command, NodeId, State, TokenId, VERSION_KNOWN};
 
 use crate::api::{self, Api, Error};
 use crate::audit::{Event, What};
 use crate::authority;
+use crate::formation;
 use crate::keys::{Applicant, Welcome};
 
 /// The form of what is asked and answered.
@@ -23,7 +25,7 @@ const FORMAT: u8 = 1;
 
 /// What a node asks that wants to join.
 #[derive(Debug, Serialize, Deserialize)]
-struct Application {
+pub(crate) struct Application {
     format: u8,
     /// Which node it will be.
     node: NodeId,
@@ -79,14 +81,55 @@ fn note(api: &Api, what: What, from: &str, why: String) {
     api.audit.note(Event { what, who: "nobody".to_owned(), method: "join", from: from.to_owned(), why });
 }
 
+fn refused(why: &str) -> Error {
+    Error::Invalid(format!("cannot join: {why}"))
+}
+
 async fn admit(api: &Api, asked: &[u8], from: &str) -> Result<(NodeId, Bytes), Error> {
-    let refused = |why: &str| Error::Invalid(format!("cannot join: {why}"));
     let asked: Application = match asked.first() {
         Some(&FORMAT) => postcard::from_bytes(asked).map_err(|_| refused("what the node asked cannot be read"))?,
         _ => return Err(refused("the node is of another release than the cluster: run the cluster's")),
     };
     let state = api.read_latest().await?;
     let token = check_token(&state, &asked)?;
+    let (node, welcome) = (asked.node, let_in(api, &state, asked, token, from).await?);
+    let bytes = postcard::to_stdvec(&welcome).map_err(Error::failed("cannot write the answer to a node that joins"))?;
+    Ok((node, bytes.into()))
+}
+
+/// Lets a node in that knows the secret of the seeds; returns what it needs, and the CA's certificate.
+pub(crate) async fn admit_seed(api: &Api, asked: Application, from: &str) -> Result<(Welcome, Vec<u8>), String> {
+    let node = asked.node;
+    let admitted = async {
+        let authority = open_gate(api).await?;
+        let (state, token) = (api.read_latest().await?, formation::token(api).await?);
+        Ok::<_, Error>((let_in(api, &state, asked, token, from).await?, authority.certificate().to_vec()))
+    };
+    match admitted.await {
+        Ok(welcome) => {
+            tracing::info!(%node, from, "a node has joined the cluster of its seeds");
+            note(api, What::NodeJoined, from, format!("node {node} has joined as a seed"));
+            Ok(welcome)
+        }
+        Err(error) => {
+            let why = tonic::Status::from(error).message().to_owned();
+            tracing::warn!(from, why, "a node was not let into the cluster");
+            note(api, What::Refused, from, format!("cannot let a node join: {why}"));
+            Err(why)
+        }
+    }
+}
+
+/// Returns the CA, or says who has it.
+async fn open_gate(api: &Api) -> Result<Arc<Authority>, Error> {
+    match api.gate.authority() {
+        Some(authority) => Ok(authority),
+        None => Err(refused(&authority::ask_instead(api).await)),
+    }
+}
+
+/// Makes a node a member by a token that was checked; returns what it needs.
+async fn let_in(api: &Api, state: &State, asked: Application, token: TokenId, from: &str) -> Result<Welcome, Error> {
     if asked.version < state.version() {
         let (knows, active) = (asked.version, state.version());
         return Err(refused(&format!(
@@ -98,14 +141,12 @@ async fn admit(api: &Api, asked: &[u8], from: &str) -> Result<(NodeId, Bytes), E
         Some(host) => host,
         None => from.rsplit_once(':').map_or(from, |(host, _)| host).to_owned(),
     };
-    let Some(authority) = api.gate.authority() else { return Err(refused(&authority::ask_instead(api).await)) };
+    let authority = open_gate(api).await?;
     let leaf = authority.certify(asked.node, &asked.request, api::now_seconds()).map_err(|error| refused(&error.to_string()))?;
     let member = Member { address: format!("{host}:{}", asked.port), version: asked.version, release: asked.release, joined: api.now() };
     api.propose(Command::AdmitNode { id: asked.node, member, token: Some(token), at: api.now() }).await?;
     let gate = &api.gate;
-    let welcome = Welcome { cluster: gate.cluster, leaf, sealing: gate.sealing, urls: gate.urls };
-    let bytes = postcard::to_stdvec(&welcome).map_err(Error::failed("cannot write the answer to a node that joins"))?;
-    Ok((asked.node, bytes.into()))
+    Ok(Welcome { cluster: gate.cluster, leaf, sealing: gate.sealing, urls: gate.urls })
 }
 
 /// Finds the token whose secret was shown. Whether it is still good is for the state to say, in one step with using it up.
@@ -122,14 +163,11 @@ fn check_token(state: &State, asked: &Application) -> Result<TokenId, Error> {
     }
 }
 
-/// Asks the node at `address` to be let into its cluster, and keeps what it gives in the data folder.
-///
-/// `port` is where peers will reach this node; `host`: by which name, if that is not the address that it asks from.
-pub(crate) async fn join(data: &Path, address: &str, token: &str, host: Option<String>, port: u16) -> anyhow::Result<()> {
-    let token: JoinToken = token.parse()?;
-    let (id, secret) = token.secret.split_once('.').context("the secret of the token is cut off: copy the whole token")?;
-    let applicant = Applicant::open(data)?;
-    let application = Application {
+/// Writes what a node asks that wants to join. `port` is where peers will reach it; `host`: by which name, if that is not the address
+/// that it asks from.
+pub(crate) fn application(applicant: &Applicant, token: Option<(&str, &str)>, host: Option<String>, port: u16) -> Application {
+    let (id, secret) = token.unwrap_or_default();
+    Application {
         format: FORMAT,
         node: applicant.node,
         token: (id.to_owned(), secret.to_owned()),
@@ -138,7 +176,17 @@ pub(crate) async fn join(data: &Path, address: &str, token: &str, host: Option<S
         release: env!("CARGO_PKG_VERSION").to_owned(),
         host,
         port,
-    };
+    }
+}
+
+/// Asks the node at `address` to be let into its cluster, and keeps what it gives in the data folder.
+///
+/// `port` is where peers will reach this node; `host`: by which name, if that is not the address that it asks from.
+pub(crate) async fn join(data: &Path, address: &str, token: &str, host: Option<String>, port: u16) -> anyhow::Result<()> {
+    let token: JoinToken = token.parse()?;
+    let (id, secret) = token.secret.split_once('.').context("the secret of the token is cut off: copy the whole token")?;
+    let applicant = Applicant::open(data)?;
+    let application = application(&applicant, Some((id, secret)), host, port);
     let application = postcard::to_stdvec(&application).context("cannot write the application to join")?;
     let joined = shoal_peer::join(address, token.fingerprint, application.into()).await?;
     let welcome: Welcome = postcard::from_bytes(&joined.answer)

@@ -253,6 +253,32 @@ impl AuthorityFile {
     }
 }
 
+/// Which node this machine has promised to follow, before there is a cluster.
+pub(crate) struct Promise;
+
+impl Promise {
+    const FILE: &str = "promised.json";
+
+    /// Reads the promise, if one was made.
+    pub(crate) fn read(data: &Path) -> anyhow::Result<Option<NodeId>> {
+        let files = Files::of(data)?;
+        let Some(bytes) = files.read(Self::FILE)? else { return Ok(None) };
+        let read = serde_json::from_slice(&bytes);
+        Ok(Some(read.with_context(|| format!("{} cannot be read", files.path(Self::FILE).display()))?))
+    }
+
+    /// Makes the promise durably. It is made to one node only.
+    pub(crate) fn keep(data: &Path, founder: NodeId) -> anyhow::Result<()> {
+        static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match Self::read(data)? {
+            Some(held) if held == founder => Ok(()),
+            Some(held) => anyhow::bail!("it has promised to follow node {held}"),
+            None => Files::of(data)?.write(Self::FILE, &serde_json::to_vec(&founder)?),
+        }
+    }
+}
+
 /// The keys of a node whose cluster is lost, and that is to be all that is left of it.
 #[derive(Debug)]
 pub(crate) struct Orphan {

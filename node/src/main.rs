@@ -13,6 +13,7 @@ mod config;
 mod copies;
 mod departure;
 mod folder;
+mod formation;
 mod homes;
 mod images;
 mod join;

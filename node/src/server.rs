@@ -41,6 +41,7 @@ use crate::config::Config;
 use crate::copies::{self, Copies};
 use crate::departure::{self, Departed};
 use crate::folder::{self, Folder};
+use crate::formation;
 use crate::homes::{self, Outbox};
 use crate::images::{Images, StateCache, Unfinished};
 use crate::join;
@@ -99,7 +100,8 @@ pub(crate) fn run(config: Config, listeners: Listeners) -> anyhow::Result<i32> {
 
 /// Says whether another start would fail for the same reason: the cluster has said no.
 fn is_final(error: &anyhow::Error) -> bool {
-    let no = |error: &shoal_peer::Error| matches!(error, shoal_peer::Error::Refused { .. } | shoal_peer::Error::NoToken { .. });
+    use shoal_peer::Error::{NoSecret, NoToken, Refused};
+    let no = |error: &shoal_peer::Error| matches!(error, Refused { .. } | NoToken { .. } | NoSecret { .. });
     error.chain().any(|cause| cause.is::<Departed>() || cause.downcast_ref().is_some_and(no))
 }
 
@@ -116,14 +118,25 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let boot = BootId::from_random(rand::random());
     if !config.join.is_empty() && !keys::belongs(&config.data) {
         let host = config.advertised_host().map(str::to_owned);
-        join::join(&config.data, &config.join, &config.token, host, config.peers().port()).await?;
+        let token = config.token()?;
+        anyhow::ensure!(
+            !token.is_empty(),
+            "--join needs --token: `shoal token create --node` on a node of the cluster prints the whole command"
+        );
+        join::join(&config.data, &config.join, &token, host, config.peers().port()).await?;
+    }
+    let seeds = formation::given(&config)?;
+    if let Some((seeds, secret)) = &seeds
+        && !keys::belongs(&config.data)
+    {
+        formation::form(&config, seeds, secret).await?;
     }
     let mut keys = Keys::open(&config.data, api::now_seconds())?;
     let gate = Arc::new(Gate::new(&mut keys, AuthorityFile::open(&config.data)?));
     let room = Room::open(&config.data);
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
     let store = Store::open(&config.data.join("chunks"), config.disk.chunks()).context("cannot open the chunk store")?;
-    let peers = Peers::open(&config, &keys, boot)?;
+    let peers = formation::port_again(|| Peers::open(&config, &keys, boot)).await?;
     let cluster = consensus(&config, &keys, &peers).await?;
     let copies = copies(&config, &cluster, &peers, &store);
     let upkeep = Upkeep::open(store.clone(), &kv, copies.clone()).context("cannot open the table of last uses")?;
@@ -179,6 +192,9 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     standing::serve(&api);
     copies.chunks().serve_blobs(&api.blobs);
     copies::asks::serve(&api);
+    if let Some((seeds, secret)) = seeds {
+        formation::serve(&api, seeds, secret);
+    }
     homes::start(&peers, cluster.raft(), &calls);
     let listener = listener(listeners.api)?;
     let told = homes::open(cluster.raft(), &calls, &api.reports).await.context("cannot take the shards home")?;

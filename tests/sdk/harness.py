@@ -197,6 +197,12 @@ class Node:
 
     def start(self, *more: str) -> None:
         """Starts the keeper, with more arguments if there are any, and returns when the node answers."""
+        self.begin(*more)
+        self.wait_ready(NODE_START_SECONDS)
+        self.tag = self.json("status")["tag"]
+
+    def begin(self, *more: str) -> None:
+        """Starts the keeper and waits for nothing."""
         self.data.mkdir(parents=True, exist_ok=True)
         # 0.0.0.0, because containers fetch blobs from the address of their bridge.
         arguments = [
@@ -212,8 +218,6 @@ class Node:
                 arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=node_environment() | self.environment, start_new_session=True,
             )  # fmt: skip
-        self.wait_ready(NODE_START_SECONDS)
-        self.tag = self.json("status")["tag"]
 
     def join(self, other: Node) -> None:
         """Starts the node as a new member of another one's cluster."""

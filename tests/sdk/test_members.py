@@ -1,6 +1,9 @@
 """Who belongs to a cluster, who votes in it, and what is left when machines are lost. No containers run here."""
 
+import json
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,3 +173,49 @@ def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make):
     # The new cluster takes others in.
     c.join(b)
     wait_voters(c, {"b", "c"})
+
+
+def test_equal_machines_become_one_cluster_in_any_order(make, tmp_path):
+    """The same command on three machines makes one cluster, once the last one is there and has the same secret; a machine that is
+    wiped joins it again under another id, and bad input is refused in words."""
+    a, b, c = nodes = [make(name) for name in "abc"]
+    secret = "correct-horse-battery-staple-0123456789"
+    (tmp_path / "secret").write_text(secret + "\n")
+
+    def same(*order: Node) -> tuple[str, ...]:
+        return ("--seeds", ",".join(f"127.0.0.1:{node.api_port}" for node in order), "--expect", "3")
+
+    for bad, why in (
+        (same(a, b, c), "needs a secret that all machines share"),
+        ((*same(a, b, c), "--token", "short"), "it has 5 characters, and needs 32 at least"),
+        ((*same(a, b), "--token", secret), "cannot expect 3 founders of 2 seeds"),
+        (("--expect", "3"), "--expect needs --seeds"),
+    ):
+        a.begin(*bad)
+        assert a.keeper is not None and a.keeper.wait(20) == 1
+        assert why in a.log_tail(3), a.log_tail(3)
+    # Each in another order, the first of the sorted ones not first, and one with another secret.
+    first, *others = sorted(nodes, key=lambda node: f"127.0.0.1:{node.api_port}")
+    late = others[-1]
+    others[0].begin(*same(a, b, c), "--token", secret)
+    first.begin(*same(c, b, a), "--token-file", str(tmp_path / "secret"))
+    late.begin(*same(b, a, c), "--token", secret[::-1])
+    for node in (first, late):
+        wait_for("the secrets to be compared", lambda node=node: "was given another secret" in node.log_tail(), 20)
+    assert not any((node.data / "keys/cluster.json").exists() for node in nodes), "no cluster is founded without all of them"
+    lose(late)
+    late.begin(*same(b, a, c), "--token", secret)
+    for node in nodes:
+        node.wait_ready(40)
+    for node in nodes:
+        wait_voters(node, {"a", "b", "c"})
+    assert len({(node.data / "keys/cluster.json").read_text() for node in nodes}) == 1
+    # The first one is wiped: it founds nothing, and comes back as another node.
+    lose(first)
+    before = json.loads((first.data / "keys/cluster.json").read_text())
+    subprocess.run(["umount", "-l", str(first.data / "trees")], check=False)
+    shutil.rmtree(first.data)
+    first.start(*same(a, b, c), "--token", secret)
+    assert json.loads((first.data / "keys/cluster.json").read_text()) == before
+    name = first.data.name
+    assert sum(line["name"] == name for line in first.json("node", "list")) == 2, "it has another id than before"

@@ -38,13 +38,25 @@ pub(super) struct Start {
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
     /// Join the cluster of this node, instead of founding one. Counts only for a data folder that belongs to none
-    #[arg(long, value_name = "HOST:PORT", requires = "token")]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "seeds")]
     #[serde(skip_serializing_if = "Option::is_none")]
     join: Option<String>,
-    /// What lets this node join, from `shoal token create --node`
+    /// What lets this node join, from `shoal token create --node`; with --seeds, a random secret of 32 characters or more, the same on all
     #[arg(long, env = "SHOAL_TOKEN", hide_env_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
+    /// A file with the token, instead of --token
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_file: Option<PathBuf>,
+    /// Become one cluster with these machines, HOST:PORT each: the same command on all of them, in any order of starts
+    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    seeds: Vec<String>,
+    /// How many of the seeds found the cluster [default: all]; the others join it
+    #[arg(long, value_name = "NUMBER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expect: Option<usize>,
     /// What people call this node [default: the machine's host name]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
