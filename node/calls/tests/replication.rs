@@ -24,8 +24,8 @@ use shoal_state::model::{Node as Registered, Resources, Shard, ShardChange};
 use shoal_state::{BootId, Command, NodeId, ShardId, State, Timestamp, VERSION_KNOWN};
 
 const NODES: usize = 4;
-const STEPS: u64 = 400;
-const SEEDS: u64 = 200;
+const STEPS: u64 = 1500;
+const SEEDS: u64 = 150;
 
 /// A small generator: equal seeds, equal runs.
 struct Dice(u64);
@@ -115,6 +115,10 @@ struct Node {
     synced: PathBuf,
     /// How much of the history it has heard.
     heard: usize,
+    /// It hears nothing of Raft for now.
+    deaf: bool,
+    /// The machine was started anew, and the shard may miss records because of it.
+    machine_restarted: bool,
 }
 
 /// An acknowledged record: its index, what it says, and whether it was synced then.
@@ -132,6 +136,8 @@ struct World {
     made: u64,
     /// How often a home was replaced.
     promoted: u32,
+    /// How many bytes of records a node is fed at once.
+    feed_bytes: u64,
 }
 
 impl World {
@@ -146,14 +152,25 @@ impl World {
         let history = vec![state.shards[&shard()].clone()];
         let node = |number: usize| {
             let dir = root.path().join(number.to_string());
-            Node { shards: None, synced: dir.with_extension("synced"), dir, heard: 0 }
+            Node { shards: None, synced: dir.with_extension("synced"), dir, heard: 0, deaf: false, machine_restarted: false }
         };
         let nodes = (0..NODES).map(node).collect();
         let dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        let mut world =
-            Self { seed, dice, _root: root, nodes, net: Arc::default(), state, history, told: Told::new(), made: 0, promoted: 0 };
+        let mut world = Self {
+            seed,
+            dice,
+            _root: root,
+            nodes,
+            net: Arc::default(),
+            state,
+            history,
+            told: Told::new(),
+            made: 0,
+            promoted: 0,
+            feed_bytes: 200,
+        };
         for node in 0..NODES {
-            world.start(node, false);
+            world.start(node);
         }
         world
     }
@@ -170,15 +187,16 @@ impl World {
         self.runs(one) && self.runs(other) && (one == other || !self.net.lock().is_cut(one, other))
     }
 
-    fn start(&mut self, node: usize, machine_restarted: bool) {
+    fn start(&mut self, node: usize) {
+        let machine_restarted = self.nodes[node].machine_restarted;
         let options = Options { node: id(node), machine_restarted, segment_bytes: 64 << 10 };
         let wire = Wire { me: node, net: self.net.clone() };
         let shards = Shards::open(&self.nodes[node].dir, &options, Some(Box::new(wire)), |_, _| ()).unwrap();
         self.nodes[node].shards = Some(shards);
         self.keep_synced(node);
-        // It reads the state before it begins.
-        let heard = self.nodes[node].heard;
-        self.hear(node, heard);
+        // It reads the latest state before it begins.
+        let last = self.history.len() - 1;
+        self.hear(node, last);
     }
 
     /// What is on the disk now is there after a restart of the machine.
@@ -197,6 +215,7 @@ impl World {
             let Node { dir, synced, .. } = &self.nodes[node];
             std::fs::remove_dir_all(dir).unwrap();
             copy_folder(synced, dir);
+            self.nodes[node].machine_restarted = true;
         }
         for other in (0..NODES).filter(|other| *other != node) {
             self.lose_way(other, node);
@@ -220,6 +239,7 @@ impl World {
         let alone = config.in_sync == [id(node)];
         let all_suspect = comes_home && self.shards(node).replica(shard()).role() == Role::Suspect;
         let role = self.shards(node).adopt(shard(), config).unwrap();
+        self.nodes[node].machine_restarted &= role == Role::Suspect;
         if role == Role::Home && comes_home && !was_home {
             // Whose machine restarted while nobody else had the records has lost what was not synced.
             self.check_survival(node, all_suspect || alone);
@@ -293,6 +313,15 @@ impl World {
         }
     }
 
+    /// Delivers the next message of some way on which there is one.
+    fn deliver_any(&mut self) {
+        let ways: Vec<(usize, usize)> = self.net.lock().ways.iter().filter(|(_, way)| !way.is_empty()).map(|(way, _)| *way).collect();
+        if !ways.is_empty() {
+            let (from, to) = ways[self.dice.below(ways.len() as u64) as usize];
+            self.deliver(from, to);
+        }
+    }
+
     fn deliver(&mut self, from: usize, to: usize) {
         let Some(message) = self.net.lock().ways.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return };
         if !self.runs(to) {
@@ -324,7 +353,8 @@ impl World {
         if self.shards(home).replica(shard()).role() != Role::Home {
             return;
         }
-        let append = self.shards(home).feed(id(to), shard(), tail, 200).unwrap();
+        let feed_bytes = self.feed_bytes;
+        let append = self.shards(home).feed(id(to), shard(), tail, feed_bytes).unwrap();
         self.net.lock().send(home, to, Message::Append(append));
     }
 
@@ -395,27 +425,34 @@ impl World {
     }
 
     fn step(&mut self) {
-        let (one, other) = (self.dice.node(), self.dice.node());
+        // Much happens at the home, or what was it.
+        let config = &self.history[self.nodes[0].heard];
+        let home = (0..NODES).find(|node| id(*node) == config.home).expect("a node of this world");
+        let (one, other) = (if self.dice.chance(2) { home } else { self.dice.node() }, self.dice.node());
         match self.dice.below(100) {
-            0..40 => self.deliver(one, other),
-            40..60 if self.runs(one) => self.propose_record(one),
-            60..68 if self.runs(one) => self.sync(one),
-            68..78 if self.runs(one) => {
+            0..40 => self.deliver_any(),
+            40..52 if self.runs(one) => self.propose_record(one),
+            52..60 if self.runs(one) => self.sync(one),
+            60..72 if self.runs(one) && !self.nodes[one].deaf => {
                 let (heard, last) = (self.nodes[one].heard, self.history.len() - 1);
                 let upto = heard + self.dice.below((last - heard) as u64 + 1) as usize;
                 self.hear(one, upto);
                 self.acknowledge(one);
             }
-            78..86 if self.runs(one) => {
+            72..84 if self.runs(one) => {
                 let (settled, answered) = (self.dice.chance(2), !self.dice.chance(4));
                 self.decide(one, settled, answered);
             }
-            86..91 if self.runs(one) => self.ask_the_starved(one),
-            91..93 => {
-                let lost = if self.dice.chance(2) { BTreeSet::from([one]) } else { BTreeSet::new() };
-                self.replace_lost(&lost);
+            84..95 if self.runs(one) => self.ask_the_starved(one),
+            95..96 => {
+                // Mostly the home, which may well be alive.
+                let home = self.state.shards[&shard()].home;
+                let home = (0..NODES).find(|node| id(*node) == home).expect("a node of this world");
+                let lost = [BTreeSet::new(), BTreeSet::from([one]), BTreeSet::from([home])];
+                let which = self.dice.below(3) as usize;
+                self.replace_lost(&lost[which]);
             }
-            93..95 if one != other => {
+            96..97 if one != other => {
                 let pair = (one.min(other), one.max(other));
                 let mut net = self.net.lock();
                 if net.cut.remove(&pair) {
@@ -427,29 +464,32 @@ impl World {
                 self.lose_way(one, other);
                 self.lose_way(other, one);
             }
-            95..97 if self.runs(one) => {
+            97..98 if self.runs(one) => {
                 let machine = self.dice.chance(2);
                 self.stop(one, machine);
                 if self.dice.chance(2) {
-                    self.start(one, machine);
+                    self.start(one);
                 }
             }
-            97..100 if !self.runs(one) => self.start(one, true),
+            98..99 if !self.runs(one) => self.start(one),
+            99..100 => self.nodes[one].deaf = !self.nodes[one].deaf,
             _ => {}
         }
     }
 
     /// Everybody comes back, and what was asked for is done.
     fn heal(&mut self) {
+        self.feed_bytes = 1 << 20;
         self.net.lock().cut.clear();
         for node in 0..NODES {
             if !self.runs(node) {
-                self.start(node, true);
+                self.start(node);
             }
         }
         for _ in 0..25 {
             for node in 0..NODES {
                 let last = self.history.len() - 1;
+                self.nodes[node].deaf = false;
                 self.hear(node, last);
                 self.acknowledge(node);
                 self.ask_the_starved(node);

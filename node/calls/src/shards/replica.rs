@@ -129,6 +129,8 @@ pub struct Replica {
     began: Vec<Mark>,
     members: BTreeMap<NodeId, Counted>,
     counted: Counted,
+    /// Up to where the home of this epoch has shown that it has the same records as this node.
+    shared: u64,
 }
 
 impl Replica {
@@ -138,7 +140,7 @@ impl Replica {
     pub fn new(id: ShardId, me: NodeId, tail: Mark, began: Vec<Mark>, suspect: bool) -> Self {
         let config = Shard { epoch: 0, home: me, in_sync: Vec::new(), joining: Vec::new() };
         let (asked, members, counted) = (None, BTreeMap::new(), Counted::default());
-        Self { id, me, config, suspect, skip: 0, asked, tail, began, members, counted }
+        Self { id, me, config, suspect, skip: 0, asked, tail, began, members, counted, shared: 0 }
     }
 
     /// Returns what this node is to the shard.
@@ -171,6 +173,19 @@ impl Replica {
         self.tail
     }
 
+    /// Returns up to where this node surely has what the home of this epoch has: what it may acknowledge. Behind it there may be
+    /// records of a home before.
+    pub fn shared(&self) -> u64 {
+        self.shared
+    }
+
+    /// Forgets how far a node has come: it may have started anew.
+    pub fn forget(&mut self, node: NodeId) {
+        if node != self.me {
+            self.members.remove(&node);
+        }
+    }
+
     /// Returns how far the members have come, as far as the home knows.
     pub fn counted(&self) -> Counted {
         self.counted
@@ -186,6 +201,7 @@ impl Replica {
         }
         let was = std::mem::replace(&mut self.config, config);
         self.asked = None;
+        self.shared = 0;
         // Whoever joins anew is compared with the home's log first; and when nobody else has records, none has more.
         if self.suspect && !(self.config.in_sync.contains(&self.me) && self.has_partners()) {
             self.suspect = false;
@@ -196,8 +212,9 @@ impl Replica {
             return false;
         }
         self.keep_members(was.home == self.me && was.epoch > 0);
-        if was.home != self.me || was.epoch == 0 {
-            // A promoted member commits what it has.
+        if self.config.in_sync == [self.me] && (was.home != self.me || was.epoch == 0) {
+            // A promoted member commits what it has. A home that starts again with partners waits for what they say: its last
+            // records may not have reached them.
             self.counted.written = self.tail.index;
         }
         self.count();
@@ -273,6 +290,7 @@ impl Replica {
         for mark in &records[take..] {
             self.take(*mark);
         }
+        self.shared = self.shared.max(records.last().map_or(after.index, |mark| mark.index));
         Ok(Received { cut, take })
     }
 
@@ -299,6 +317,7 @@ impl Replica {
     /// Forgets the records after `last`.
     fn cut(&mut self, last: u64) {
         self.tail = self.mark_at(last);
+        self.shared = self.shared.min(last);
         self.began.retain(|began| began.index <= last);
     }
 

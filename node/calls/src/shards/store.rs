@@ -256,6 +256,10 @@ impl Shards {
             self.append(&[Draft { shard, kind: Kind::Began, owner: 0, body: [Bytes::new(), Bytes::new()] }])?;
         }
         self.tell_synced(shard);
+        if changed && role == Role::Follower {
+            // The home is to hear of what was synced before.
+            self.untold.insert(shard);
+        }
         if changed && role == Role::Home {
             // What they said in the epoch before may be on its way, and says nothing of this one.
             self.ask_how_far(shard);
@@ -336,7 +340,8 @@ impl Shards {
 
     fn ack(&self, shard: ShardId) -> Ack {
         let One { replica, synced, .. } = self.one(shard);
-        Ack { shard, epoch: replica.config().epoch, far: Counted { written: replica.tail().index, synced: *synced } }
+        let written = replica.shared();
+        Ack { shard, epoch: replica.config().epoch, far: Counted { written, synced: written.min(*synced) } }
     }
 
     /// Takes what was synced here of shards that are at home at a node, and that it was not told.
@@ -351,11 +356,15 @@ impl Shards {
     /// Notes that what was sent to a node may not have come: it is sent nothing more until it is fed.
     pub fn gone(&mut self, node: NodeId) {
         self.fed.retain(|(fed, _)| *fed != node);
+        for one in self.shards.values_mut() {
+            one.replica.forget(node);
+        }
     }
 
     /// Notes that a node refused records of a shard: it is sent nothing more of it until it is fed.
     pub fn starved(&mut self, node: NodeId, shard: ShardId) {
         self.fed.remove(&(node, shard));
+        self.one_mut(shard).replica.forget(node);
     }
 
     /// Asks the members to sync what they were sent of these shards.
