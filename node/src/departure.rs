@@ -6,11 +6,12 @@
 use std::time::{Duration, Instant};
 
 use crate::api::Api;
+use crate::standing;
 
 /// How often is looked, should nothing change.
 const EVERY: Duration = Duration::from_secs(2);
-/// After so long without a leader the others are asked whether they still want this node.
-const LEADERLESS_MAX: Duration = Duration::from_secs(8);
+/// When nothing could be decided for so long the others are asked whether they still want this node.
+const UNDECIDED_MAX: Duration = Duration::from_secs(8);
 /// How long the others have to take over what only this node could tell them.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -22,18 +23,19 @@ pub(crate) struct Departed(pub(crate) String);
 /// Waits until this node is out of the cluster and the others need it no more.
 pub(crate) async fn out(api: &Api) -> Departed {
     let raft = api.cluster.raft();
-    let mut led = Instant::now();
+    let mut decided = Instant::now();
     loop {
         tokio::time::sleep(EVERY).await;
-        if raft.leader().is_some() {
-            led = Instant::now();
+        // A leader without a majority takes itself for one still.
+        if standing::undecided(raft).is_none() {
+            decided = Instant::now();
         }
         let state = api.local();
         let removed = state.removed.get(&api.cluster.node).map(|removed| removed.why.clone());
         let why = match removed {
             Some(why) if raft.has_no_vote().await => shoal_state::Refused::NodeRemoved { id: api.cluster.node, why }.to_string(),
             // Whoever was cut off when it was removed hears it from the others alone.
-            _ if led.elapsed() > LEADERLESS_MAX => match api.peers.refusal(raft).await {
+            _ if decided.elapsed() > UNDECIDED_MAX => match api.peers.refusal(raft).await {
                 Some(refused) => refused.to_string(),
                 None => continue,
             },

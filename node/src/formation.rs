@@ -322,9 +322,9 @@ pub(crate) async fn token(api: &Api) -> Result<shoal_state::TokenId, api::Error>
     api::token::make(api, "a seed of this cluster", TokenPurpose::Node, Some(end)).await.map(|(id, _)| id)
 }
 
-/// Opens the port of peers, which a moment ago was that of a machine without a cluster.
-pub(crate) async fn port_again<T>(mut open: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let deadline = Instant::now() + PORT_WAIT;
+/// Opens the port of peers, which a moment ago may have been that of a machine without a cluster.
+pub(crate) async fn port_again<T>(was_open: bool, mut open: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let deadline = Instant::now() + if was_open { PORT_WAIT } else { Duration::ZERO };
     loop {
         match open() {
             Err(error) if Instant::now() < deadline && error.downcast_ref().is_some_and(is_bind) => {

@@ -126,9 +126,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         join::join(&config.data, &config.join, &token, host, config.peers().port()).await?;
     }
     let seeds = formation::given(&config)?;
-    if let Some((seeds, secret)) = &seeds
-        && !keys::belongs(&config.data)
-    {
+    let forms = seeds.as_ref().filter(|_| !keys::belongs(&config.data));
+    if let Some((seeds, secret)) = forms {
         formation::form(&config, seeds, secret).await?;
     }
     let mut keys = Keys::open(&config.data, api::now_seconds())?;
@@ -136,7 +135,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let room = Room::open(&config.data);
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;
     let store = Store::open(&config.data.join("chunks"), config.disk.chunks()).context("cannot open the chunk store")?;
-    let peers = formation::port_again(|| Peers::open(&config, &keys, boot)).await?;
+    let peers = formation::port_again(forms.is_some(), || Peers::open(&config, &keys, boot)).await?;
     let cluster = consensus(&config, &keys, &peers).await?;
     let copies = copies(&config, &cluster, &peers, &store);
     let upkeep = Upkeep::open(store.clone(), &kv, copies.clone()).context("cannot open the table of last uses")?;
