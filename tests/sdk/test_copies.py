@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Client, Node, wait_for
+from harness import PROGRAMS, Client, Node, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -65,10 +65,10 @@ def flip(pack: Path, at: int) -> None:
         file.write(bytes([byte[0] ^ 1]))
 
 
-def test_two_nodes_keep_everything_and_what_one_loses_comes_back(three, user, unique):
-    """A program is run with an image of its own. By then no copy of it is missing, `store repair` finds nothing to do for it, and a
-    pack that is damaged on one node is found, dropped and brought again from the others. The third node then starts the image."""
-    one, two, last = three
+def test_two_nodes_keep_everything_and_the_third_starts_it(three, user, unique):
+    """A program is run with an image of its own. By then no copy of it is missing, each node is to keep its part, `store repair` finds
+    nothing to do, and a node that has only its part of the image starts it."""
+    one, two, _ = three
     user.run("kept.py::main", "--extra", "0", environment={"MARK": unique}).ok(500)
     wait_for("all copies to be there", lambda: missing(two) == 0, 120, every=0.5)
     done = repair(two)
@@ -76,17 +76,8 @@ def test_two_nodes_keep_everything_and_what_one_loses_comes_back(three, user, un
     kept = {line["name"]: line["mine"] for line in done["nodes"]}
     assert sum(kept.values()) == 2 * done["named"] and min(kept.values()) > done["named"] / 2, done
     assert "no copy is missing" in two.shoal("store", "repair").stdout
-
-    pack = max((two.data / "chunks" / "packs").glob("*.pack"), key=lambda pack: pack.stat().st_size)
-    flip(pack, pack.stat().st_size // 2)
-    checked = two.shoal("store", "check", "--json", check=False, seconds=120)
-    report = json.loads(checked.stdout)
-    assert len(report["dropped"]) + len(report["repaired"]) == 1, report
-    assert checked.returncode == 1 and not report["whole"], report
-    mended = repair(last)
-    assert mended["copies_missing"] == 0, mended
-    for node in (one, two):
-        node.shoal("node", "drain", "one" if node is one else "two")
+    one.shoal("node", "drain", "one")
+    one.shoal("node", "drain", "two")
     try:
         running = user.run("kept.py::main", "--extra", "0", environment={"MARK": unique}).ok(200)
     finally:
@@ -95,18 +86,42 @@ def test_two_nodes_keep_everything_and_what_one_loses_comes_back(three, user, un
     assert f"size {BALLAST}" in running.text(), running.text()
 
 
+def test_a_damaged_pack_is_made_up_for(three, full):
+    """A pack that is damaged on one node is found and the chunk dropped; the next round brings it again from the others."""
+    if not full:
+        pytest.skip("reads the whole store of a node twice: with --full")
+    _, two, last = three
+    wait_for("all copies to be there", lambda: missing(two) == 0, 120, every=0.5)
+    pack = max((two.data / "chunks" / "packs").glob("*.pack"), key=lambda pack: pack.stat().st_size)
+    flip(pack, pack.stat().st_size // 2)
+    checked = two.shoal("store", "check", "--json", check=False, seconds=240)
+    report = json.loads(checked.stdout)
+    assert checked.returncode == 1 and len(report["dropped"]) + len(report["repaired"]) == 1, report
+    assert repair(last)["copies_missing"] == 0
+    assert json.loads(two.shoal("store", "check", "--json", seconds=240).stdout)["whole"]
+
+
 def test_a_lost_node_is_made_up_for(three, user, unique):
-    """A node is killed: copies are missing and `shoal status` says so, until the others have made up for it. What is built while it is
-    away is on both others at once. When it is back, it brings what it is to keep."""
+    """A node is gone: copies are missing and `shoal status` says so, until the others have made up for it. What is deployed while it is
+    away is on both others, whole. When it is back, it is brought an image whole, and then all that it is to keep."""
     one, two, last = three
-    wait_for("all copies to be there", lambda: missing(one) == 0, 60, every=0.5)
+    wait_for("all copies to be there", lambda: missing(one) == 0, 120, every=0.5)
     one.shoal("node", "drain", "three")
     last.stop()
     away = wait_for("copies to be missing", lambda: missing(one), 20, every=0.2)
     assert away > 100, away
-    user.run("kept.py::main", "--extra", "1", environment={"MARK": unique}).ok(200)
-    wait_for("the others to make up for it", lambda: missing(one) == 0, 60, every=0.5)
-    assert all(line["mine"] == done["named"] for done in [repair(one)] for line in done["nodes"])
+    user.modal("deploy", "--name", unique, str(PROGRAMS / "kept.py"), environment={"MARK": unique}).ok(200)
+    wait_for("the others to make up for it", lambda: missing(one) == 0, 120, every=0.5)
+    images = {image["image_id"]: image for image in json.loads(two.shoal("image", "ls", "--json").stdout)}
+    (image,) = (id for id, image in images.items() if any(f"{use['app']}.{use['function']}" == f"{unique}.size" for use in image["used_by"]))
+    assert set(images[image]["whole_on"]) == {"one", "two"}, images[image]
     last.start()
+    warmed = json.loads(one.shoal("image", "warm", image, "--node", "three", "--json", seconds=120).stdout)
+    assert warmed["whole"] and warmed["chunks"] > 0 and warmed["lacking"] == 0, warmed
+    (again,) = (line for line in json.loads(last.shoal("image", "ls", "--json").stdout) if line["image_id"] == image)
+    assert set(again["whole_on"]) == {"one", "two", "three"}, again
+    refused = one.shoal("image", "warm", image, "--node", "nobody", check=False)
+    assert refused.returncode == 1 and 'no node has the id or name "nobody"' in refused.stderr, refused.stderr
+    wait_for("it to bring what it is to keep", lambda: missing(two) == 0, 120, every=0.5)
     one.shoal("node", "undrain", "three")
-    wait_for("it to bring what it is to keep", lambda: missing(two) == 0 and len(repair(two)["nodes"]) == 3, 60, every=0.5)
+    user.stop_app(unique)
