@@ -36,7 +36,7 @@ const LEADER_GAP: Duration = Duration::from_millis(10);
 const GAP: Duration = Duration::from_millis(300);
 /// How long a report may take to go out. Then the way is opened anew.
 const SEND_WAIT: Duration = Duration::from_secs(2);
-/// When this node itself did nothing for so long, the silence of others says nothing.
+/// A time for which this node itself did nothing, so long or longer, is no silence of others.
 const PAUSED_AFTER: Duration = Duration::from_secs(1);
 
 /// What a node tells. Times within are ages in milliseconds: clocks differ.
@@ -65,7 +65,8 @@ impl Report {
 }
 
 struct Heard {
-    at: Instant,
+    /// By the clock of [`Inner::clock`].
+    at: Duration,
     /// With times by this node's clock.
     load: Arc<Load>,
     held: BTreeMap<FunctionId, Timestamp>,
@@ -79,8 +80,9 @@ struct Inner {
     raft: Raft,
     crashes: CrashLoops,
     others: Mutex<HashMap<NodeId, Heard>>,
-    /// Since when silence counts.
-    listening: Mutex<Instant>,
+    started: Instant,
+    /// For how long this node stood still since then.
+    paused: Mutex<Duration>,
     /// The shards of this node that may miss records.
     suspect: Mutex<BTreeMap<ShardId, Mark>>,
     changed: watch::Sender<()>,
@@ -92,6 +94,13 @@ pub(crate) struct Reports {
     inner: Arc<Inner>,
 }
 
+impl Inner {
+    /// Returns for how long this node has run, without the times for which it stood still.
+    fn clock(&self) -> Duration {
+        self.started.elapsed().saturating_sub(*self.paused.lock())
+    }
+}
+
 impl Reports {
     /// Begins with nothing heard.
     pub(crate) fn new(me: NodeId, raft: &Raft, calls: &Calls, crashes: &CrashLoops) -> Self {
@@ -101,7 +110,8 @@ impl Reports {
             raft: raft.clone(),
             crashes: crashes.clone(),
             others: Mutex::default(),
-            listening: Mutex::new(Instant::now()),
+            started: Instant::now(),
+            paused: Mutex::default(),
             suspect: Mutex::default(),
             changed: watch::channel(()).0,
         };
@@ -146,14 +156,13 @@ impl Reports {
         held
     }
 
-    /// Returns for how long a node was not heard; zero for this one. What it said before this node began to listen counts as now.
+    /// Returns for how long a node was not heard, by the time that this node ran; zero for this one.
     pub(crate) fn silent(&self, node: NodeId) -> Duration {
         if node == self.inner.me {
             return Duration::ZERO;
         }
-        let since = *self.inner.listening.lock();
         let heard = self.inner.others.lock().get(&node).map(|heard| heard.at);
-        heard.map_or(since, |at| at.max(since)).elapsed()
+        self.inner.clock().saturating_sub(heard.unwrap_or_default())
     }
 
     /// Says whether neither this node nor any that it hears has heard a node for [`DROPPED_AFTER`].
@@ -161,8 +170,8 @@ impl Reports {
         if self.silent(node) < DROPPED_AFTER {
             return false;
         }
-        let others = self.inner.others.lock();
-        !others.iter().any(|(other, heard)| *other != node && heard.at.elapsed() < DROPPED_AFTER && heard.hears.contains(&node))
+        let (clock, others) = (self.inner.clock(), self.inner.others.lock());
+        !others.iter().any(|(other, heard)| *other != node && clock.saturating_sub(heard.at) < DROPPED_AFTER && heard.hears.contains(&node))
     }
 
     /// Returns where a shard's records may be missing some, and how far they go there.
@@ -181,8 +190,8 @@ impl Reports {
         let now = now();
         let load = Report::turn((**self.inner.calls.load().borrow()).clone(), now);
         let held = self.inner.crashes.held(now).into_iter().map(|(function, until)| (function, until.0.saturating_sub(now.0)));
-        let others = self.inner.others.lock();
-        let hears = others.iter().filter(|(_, heard)| heard.at.elapsed() < DROPPED_AFTER / 2).map(|(node, _)| *node);
+        let (clock, others) = (self.inner.clock(), self.inner.others.lock());
+        let hears = others.iter().filter(|(_, heard)| clock.saturating_sub(heard.at) < DROPPED_AFTER / 2).map(|(node, _)| *node);
         Report { load, held: held.collect(), suspect: self.inner.suspect.lock().clone(), hears: hears.collect() }
     }
 
@@ -190,7 +199,7 @@ impl Reports {
         let now = now();
         let held = report.held.into_iter().map(|(function, ms)| (function, Timestamp(now.0 + ms))).collect();
         let load = Arc::new(Report::turn(report.load, now));
-        let heard = Heard { at: Instant::now(), load, held, suspect: report.suspect, hears: report.hears };
+        let heard = Heard { at: self.inner.clock(), load, held, suspect: report.suspect, hears: report.hears };
         self.inner.others.lock().insert(node, heard);
         self.inner.changed.send_replace(());
     }
@@ -219,7 +228,7 @@ async fn hear(reports: Reports, mut stream: Stream) {
     }
 }
 
-/// Begins to listen anew whenever this node stood still.
+/// Takes the times for which this node stood still out of its clock.
 async fn notice_pauses(reports: Reports, stop: CancellationToken) {
     let mut last = Instant::now();
     loop {
@@ -228,8 +237,8 @@ async fn notice_pauses(reports: Reports, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         if last.elapsed() > EVERY + PAUSED_AFTER {
-            tracing::warn!(paused = ?last.elapsed(), "this node stood still: it listens to the others anew");
-            *reports.inner.listening.lock() = Instant::now();
+            tracing::warn!(paused = ?last.elapsed(), "this node stood still: that is no silence of the others");
+            *reports.inner.paused.lock() += last.elapsed() - EVERY;
         }
         last = Instant::now();
     }

@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(origins.of(&key, Duration::ZERO).await, None);
         let (found, ()) = tokio::join!(origins.of(&key, Duration::from_secs(10)), async { origins.note(&key, node(1), None) });
         assert_eq!(found, Some(node(1)), "a reader that waits is told");
-        assert_eq!(origins.at(node(1), &[shard]), [key.clone()]);
+        assert_eq!(origins.at(node(1), &[shard]), std::slice::from_ref(&key));
         assert!(!origins.is_told(&key, node(1), node(9)));
         origins.note(&key, node(1), Some(node(9)));
         assert!(origins.is_told(&key, node(1), node(9)) && !origins.is_told(&key, node(1), node(8)));

@@ -23,21 +23,27 @@ pub(super) struct Held {
 /// The inputs of this node's tasks.
 #[derive(Debug, Default)]
 pub(super) struct Running {
-    tasks: Mutex<BTreeMap<TaskId, (FunctionId, BTreeMap<InputId, u32>)>>,
+    tasks: Mutex<BTreeMap<TaskId, Task>>,
+}
+
+#[derive(Debug)]
+struct Task {
+    pool: FunctionId,
+    inputs: BTreeMap<InputId, u32>,
 }
 
 impl Running {
     /// Notes what a task was given, be it nothing: it asks for more of its pool.
     pub(super) fn begin(&self, task: TaskId, pool: FunctionId, inputs: &[LeasedInput]) {
         let mut tasks = self.tasks.lock();
-        let (_, held) = tasks.entry(task).or_insert_with(|| (pool, BTreeMap::new()));
-        held.extend(inputs.iter().map(|input| (input.input, input.retry_count)));
+        let held = tasks.entry(task).or_insert_with(|| Task { pool, inputs: BTreeMap::new() });
+        held.inputs.extend(inputs.iter().map(|input| (input.input, input.retry_count)));
     }
 
     /// Notes that outcomes of these inputs count.
     pub(super) fn end(&self, task: TaskId, inputs: &[InputId]) {
-        if let Some((_, held)) = self.tasks.lock().get_mut(&task) {
-            held.retain(|input, _| !inputs.contains(input));
+        if let Some(held) = self.tasks.lock().get_mut(&task) {
+            held.inputs.retain(|input, _| !inputs.contains(input));
         }
     }
 
@@ -49,11 +55,10 @@ impl Running {
     /// Returns what the tasks have whose pools are in these shards.
     pub(super) fn of(&self, shards: &[ShardId]) -> Vec<Held> {
         let tasks = self.tasks.lock();
-        let wanted = tasks.iter().filter(|(_, (pool, _))| pool.shard().is_some_and(|shard| shards.contains(&shard)));
-        let held = wanted.map(|(task, (pool, inputs))| Held {
-            task: *task,
-            pool: *pool,
-            inputs: inputs.iter().map(|(id, count)| (*id, *count)).collect(),
+        let wanted = tasks.iter().filter(|(_, held)| held.pool.shard().is_some_and(|shard| shards.contains(&shard)));
+        let held = wanted.map(|(task, held)| {
+            let inputs = held.inputs.iter().map(|(input, retry_count)| (*input, *retry_count));
+            Held { task: *task, pool: held.pool, inputs: inputs.collect() }
         });
         held.collect()
     }
