@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use shoal_calls::calls::Lost;
-use shoal_calls::shards::members::{DROPPED_AFTER, Facts, REPLACED_AFTER, next, successor};
+use shoal_calls::shards::members::{Facts, REPLACED_AFTER, next, successor};
 use shoal_calls::shards::{Role, ShardView};
 use shoal_state::model::{ShardChange, TaskEnd};
 use shoal_state::{Command, NodeId, Refused, ShardId, State, TaskId, Timestamp};
@@ -72,7 +72,6 @@ impl Presence {
 pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
     let (mut changes, mut presence, mut lost) = (api.cluster.raft().watch(), Presence::default(), HashMap::new());
     let settle = Duration::from_secs(api.config.calls.settle_seconds);
-    let mut leads_since: Option<Instant> = None;
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -87,10 +86,8 @@ pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
         if let Err(error) = keep_own(&api, &facts).await {
             tracing::warn!(%error, "cannot see to the copies of this node's shards; it is tried again");
         }
-        // A new leader takes nobody for lost whom it had no time to hear.
-        let leads = api.cluster.raft().leads();
-        leads_since = if leads { leads_since.or_else(|| Some(Instant::now())) } else { None };
-        if leads_since.is_some_and(|since| since.elapsed() >= DROPPED_AFTER) {
+        // Each node hears all others, whoever leads: a new leader need not begin to listen.
+        if api.cluster.raft().leads() {
             replace_lost(&api, &state).await;
             give_tasks_up(&api, &state, &mut lost).await;
         } else {
