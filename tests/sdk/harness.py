@@ -177,6 +177,24 @@ class Machine:
         return {name: sorted(now - old) for name, (now, old) in kinds.items() if len(now) > len(old)}
 
 
+class Door:
+    """`shoal connect`: leads clients to whichever of some nodes is there."""
+
+    def __init__(self, *nodes: Node):
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self.process = subprocess.Popen(
+            [str(shoal_binary()), "connect", ",".join(node.url for node in nodes), "--listen", f"127.0.0.1:{port}"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=outer_environment(),
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        assert self.url.encode() in self.process.stdout.readline()
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(10)
+
+
 class Node:
     """One `shoal start` with its keeper, its data folder and its ports."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import Client, Node, wait_for, wait_until_none
+from harness import Client, Door, Node, wait_for, wait_until_none
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -240,8 +240,9 @@ asyncio.run(main())
 
 
 def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
-    """Three nodes under load, and one is lost for good that is home of calls, runs containers and leads: every input has its one
-    result, also when read through another node; the functions go on, and the node can be removed."""
+    """Three nodes under load, and one is lost for good that is home of calls, runs containers, leads, and has the client's
+    connection, which comes through `shoal connect`: every input has its one result, also when read through another node; the
+    functions go on, and the node can be removed."""
     third = Node(tmp_path / "third", config=named("third"))
     third.join(pair.home)
     third_client = Client(third, pair.of_home.token, tmp_path / "client")
@@ -258,10 +259,14 @@ def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
                 break
             leads = {"home": pair.home, left: kept}[leader]
             leads.wait_reborn(leads.kill_child())
-        running = pair.of_home.start("-c", f"NAME = {unique!r}\n{UNDER_LOAD}")
-        running.wait_line("^under way", 120)
-        lost.lose()
-        said = running.ok(200).text()
+        door = Door(lost, pair.home)
+        try:
+            running = pair.of_home.start("-c", f"NAME = {unique!r}\n{UNDER_LOAD}", environment={"MODAL_SERVER_URL": door.url})
+            running.wait_line("^under way", 120)
+            lost.lose()
+            said = running.ok(200).text()
+        finally:
+            door.close()
         assert "mapped True" in said and "spawned True" in said, said
         (calls,) = re.findall(r"^calls (.*)$", said, re.M)
         again = f"import modal; print('again', [modal.FunctionCall.from_id(id).get(timeout=60) for id in {calls.split()[:12]!r}])"

@@ -1,11 +1,12 @@
 //! The command line. Each command asks the node on this machine over its admin socket and prints a table, or, with
-//! `--json`, exactly what the node answered. Only `doctor` and `recover` need no node, and `store check` can
+//! `--json`, exactly what the node answered. Only `connect`, `doctor` and `recover` need no node here, and `store check` can
 //! do without.
 //!
 //! Exit codes: 0 done; 1 refused or failed, with a sentence on stderr; 2 the command line itself was wrong.
 
 mod admin;
 mod audit;
+mod connect;
 mod doctor;
 mod explain;
 mod images;
@@ -48,6 +49,11 @@ enum Command {
     /// The node itself, under its keeper or systemd.
     #[command(hide = true)]
     Serve(start::Start),
+    /// Lead clients on this machine to whichever node of a cluster is there, so that they outlive the loss of one.
+    #[command(
+        after_help = "Examples:\n  shoal connect http://n1:7470,http://n2:7470,http://n3:7470\n  MODAL_SERVER_URL=http://127.0.0.1:7470 modal run hello.py"
+    )]
+    Connect(connect::Connect),
     /// Show how the node and its cluster are.
     #[command(after_help = "Examples:\n  shoal status\n  shoal status --json")]
     Status(Common),
@@ -106,6 +112,7 @@ pub(crate) fn run() -> anyhow::Result<i32> {
     match Cli::parse().command {
         Command::Start(start) => start.keep(),
         Command::Serve(start) => start.serve(),
+        Command::Connect(connect) => connect.run(),
         Command::Status(common) => lists::status(&common),
         Command::Token(command) => command.run(),
         Command::Audit(audit) => audit.run(),

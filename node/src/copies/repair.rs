@@ -213,10 +213,14 @@ impl Copies {
 
     fn count(reports: &BTreeMap<NodeId, Report>, silent: impl IntoIterator<Item = NodeId>) -> Missing {
         let mut missing = Missing::default();
+        let unseen = reports.values().filter(|report| report.at_seconds == 0).count();
+        if unseen > 0 {
+            missing.why.push(format!("{unseen} of {} nodes have not looked yet for what they are to keep", reports.len()));
+        }
         for (node, report) in reports {
             missing.copies += report.lacking;
             match report {
-                Report { at_seconds: 0, .. } => missing.why.push(format!("node {node} has not looked yet for what it is to keep")),
+                Report { at_seconds: 0, .. } => {}
                 Report { lacking: 0, .. } => {}
                 Report { lacking, mine, .. } => {
                     missing.why.push(format!("node {node} lacks {lacking} of {mine} objects that it is to keep"))

@@ -15,6 +15,9 @@ use super::{Error, Result, Store};
 /// How long a chunk from elsewhere is waited for when nobody says.
 const FETCH_WAIT: Duration = Duration::from_secs(30);
 
+/// How long is waited until nodes that could not be asked are asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+
 /// Brings chunks from other nodes.
 pub trait Elsewhere: Debug + Send + Sync + 'static {
     /// Returns a chunk whose bytes were proven by its digest; none when nobody has it. Blocks until the deadline at the latest.
@@ -38,6 +41,9 @@ impl Store {
 
     /// Returns the bytes of a chunk from here or, until `deadline`, from elsewhere; then it is here too.
     ///
+    /// With a deadline, nodes that could not be asked are asked again until then: a program that reads a file of an image would
+    /// be killed by a no, and a node that does not answer now may a second later. Without one, one round of asking is all.
+    ///
     /// # Errors
     /// [`Error::Missing`] when nobody has it, [`Error::Unreached`] when that could not be found out.
     pub fn get_anywhere(&self, digest: &Digest, deadline: Option<Instant>) -> Result<Bytes> {
@@ -45,8 +51,17 @@ impl Store {
         let (Err(Error::Missing { .. } | Error::Corrupt { .. }), Some(elsewhere)) = (&found, self.inner.elsewhere.get()) else {
             return found;
         };
+        let patient_until = deadline;
         let deadline = deadline.unwrap_or_else(|| Instant::now() + FETCH_WAIT);
-        match elsewhere.fetch(digest, deadline) {
+        let fetched = loop {
+            let fetched = elsewhere.fetch(digest, deadline);
+            let again = Instant::now() + ASK_AGAIN_AFTER;
+            if fetched.is_ok() || patient_until.is_none_or(|until| again >= until) {
+                break fetched;
+            }
+            std::thread::sleep(ASK_AGAIN_AFTER);
+        };
+        match fetched {
             Ok(Some(bytes)) => {
                 // A full disk is no reason not to answer.
                 match self.put(&bytes) {
@@ -84,5 +99,43 @@ impl Store {
             elsewhere.expect(wanted);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::Options;
+    use super::*;
+
+    /// A node that does not answer the first times.
+    #[derive(Debug)]
+    struct Slow {
+        silent: AtomicU32,
+    }
+
+    impl Elsewhere for Slow {
+        fn fetch(&self, _: &Digest, _: Instant) -> std::result::Result<Option<Bytes>, String> {
+            let silent = self.silent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            if silent.is_ok() { Err("the node does not answer".to_owned()) } else { Ok(Some(Bytes::from_static(b"bytes"))) }
+        }
+
+        fn bring(&self, _: Vec<Digest>, _: Instant) {}
+
+        fn expect(&self, _: Vec<Digest>) {}
+    }
+
+    #[test]
+    fn who_reads_until_a_deadline_outlasts_a_node_that_is_silent_for_a_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |silent, wait: Option<Duration>| {
+            let store = Store::open(&dir.path().join(format!("{silent}-{}", wait.is_some())), Options::default()).unwrap();
+            store.set_elsewhere(Arc::new(Slow { silent: AtomicU32::new(silent) }));
+            store.get_anywhere(&Digest::of(b"bytes"), wait.map(|wait| Instant::now() + wait))
+        };
+        assert_eq!(read(2, Some(Duration::from_secs(20))).unwrap(), "bytes");
+        assert!(matches!(read(u32::MAX, Some(Duration::from_millis(600))), Err(Error::Unreached { .. })));
+        assert!(matches!(read(1, None), Err(Error::Unreached { .. })), "others are told at once");
     }
 }
