@@ -36,7 +36,10 @@ pub(super) fn refused(error: calls::Error) -> Error {
             calls::Refused::NotHome { .. } => Error::Unavailable(refused.to_string()),
             other => Error::Precondition(other.to_string()),
         },
-        away @ calls::Error::Away { .. } => Error::Unavailable(away.to_string()),
+        // The same request again finds what this one may have done.
+        passing @ (calls::Error::Away { .. } | calls::Error::Late { .. } | calls::Error::Ended { .. }) => {
+            Error::Unavailable(passing.to_string())
+        }
         failed => Error::Failed { attempted: "cannot keep records of a call".to_owned(), source: failed.into() },
     }
 }

@@ -77,10 +77,10 @@ pub(crate) async fn run(api: Api, outbox: Outbox, told: OrdMap<ShardId, Shard>, 
     let (raft, calls) = (api.cluster.raft().clone(), api.calls.clone());
     let copying = records::run(api.peers.clone(), raft.clone(), calls.clone(), outbox.clone(), stop.clone());
     let deciding = members::run(api.clone(), outbox, stop.clone());
-    tokio::join!(follow(raft, calls, told, stop), copying, deciding);
+    tokio::join!(follow(raft, calls, api.reports.clone(), told, stop), copying, deciding);
 }
 
-async fn follow(raft: Raft, calls: Calls, mut told: OrdMap<ShardId, Shard>, stop: CancellationToken) {
+async fn follow(raft: Raft, calls: Calls, reports: Reports, mut told: OrdMap<ShardId, Shard>, stop: CancellationToken) {
     let mut changes = raft.watch();
     loop {
         let state = raft.local();
@@ -89,7 +89,7 @@ async fn follow(raft: Raft, calls: Calls, mut told: OrdMap<ShardId, Shard>, stop
             let changed: Vec<_> = state.shards.iter().filter(changed).map(|(id, shard)| (*id, shard.clone())).collect();
             let came: Vec<ShardId> =
                 changed.iter().filter(|(id, shard)| came_home(raft.node(), told.get(id), shard)).map(|(id, _)| *id).collect();
-            if let Err(error) = configure(&raft, &calls, changed, came).await {
+            if let Err(error) = configure(&raft, &calls, &reports, changed, came).await {
                 tracing::error!(%error, "the calls of this node do not learn where shards are at home");
                 return;
             }
@@ -106,12 +106,13 @@ fn came_home(me: NodeId, before: Option<&Shard>, now: &Shard) -> bool {
     now.home == me && before.is_none_or(|before| before.home != me)
 }
 
-async fn configure(raft: &Raft, calls: &Calls, changed: Vec<(ShardId, Shard)>, came: Vec<ShardId>) -> Result<(), Error> {
+async fn configure(raft: &Raft, calls: &Calls, reports: &Reports, changed: Vec<(ShardId, Shard)>, came: Vec<ShardId>) -> Result<(), Error> {
     calls.configure(changed).await?;
     if came.is_empty() {
         return Ok(());
     }
-    let members: Vec<NodeId> = raft.local().members.keys().copied().collect();
+    // What a lost node's tasks ran is leased again, without waiting for its answer.
+    let members: Vec<NodeId> = raft.local().members.keys().copied().filter(|node| !reports.is_lost(*node)).collect();
     if members.len() < 2 {
         return calls.take_over(came, &members).await;
     }
@@ -131,7 +132,7 @@ pub(crate) async fn open(raft: &Raft, calls: &Calls, reports: &Reports) -> Resul
     let told = raft.local().shards;
     let shards: Vec<_> = told.iter().map(|(id, shard)| (*id, shard.clone())).collect();
     let came = shards.iter().filter(|(_, shard)| shard.home == raft.node()).map(|(id, _)| *id).collect();
-    configure(raft, calls, shards, came).await?;
+    configure(raft, calls, reports, shards, came).await?;
     // Nobody is to hear of this node before that.
     members::tell_suspects(reports, &calls.views().await?);
     Ok(told)
