@@ -172,6 +172,8 @@ def test_a_container_runs_where_its_image_is_not(pair, asked):
     assert "double 66" in running.text() and "doubling 33" in running.text(), running.text()
     assert any("doubling 33" in line for line in pair.of_home.logs(running.app_id()))
     assert any("doubling 33" in line for line in pair.of_other.logs(running.app_id()))
+    for node in (pair.home, pair.other):
+        assert "doubling 33" in node.shoal("logs", running.app_id()).stdout, "an operator sees it on either node"
 
 
 def test_an_image_built_by_one_node_runs_on_the_other(pair, unique):
@@ -276,7 +278,8 @@ def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
         client.stop_app(unique)
     finally:
         third_client.close()
-        if third.keeper is not None:
-            if "third" in others:
+        try:
+            if third.keeper is not None and "third" in others:
                 forget(pair.home, "third", before=third.stop)
+        finally:
             third.stop()

@@ -1,9 +1,7 @@
 //! What containers printed, for `shoal logs`: one JSON object a line, as they come.
 //!
-//! Without a number of lines the store is read from its oldest line on, a piece at a time, so that no answer has to fit
-//! into memory. While a follower waits, empty lines tell it that the node is alive.
-//!
-//! Caveat: only this node's containers are heard.
+//! Without a number of lines the stores of all nodes are read from their oldest lines on, a piece at a time, so that no answer has
+//! to fit into memory. While a follower waits, empty lines tell it that the node is alive.
 
 use std::time::Duration;
 
@@ -16,12 +14,13 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 use shoal_state::model::Function;
 use shoal_state::{AppId, CallId, FunctionId, State, TaskId};
-use shoal_worker::log::{Batch, Cursor, Entry, Error, Filter, LogStore, Stream};
+use shoal_worker::log::{Entry, Filter, Stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Refusal, find_app};
+use crate::api::Api;
+use crate::api::joined_logs::{JoinedLogs, Place, Reading};
 use crate::api::logs::with_bound;
-use crate::api::{self, Api, blocking};
 
 /// How often a follower without lines looks whether what it follows has ended, and hears of the node.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -130,7 +129,7 @@ pub(super) async fn logs(
         // Lines of other functions need then not be read.
         filter.functions = vec![info.open.pool];
     }
-    if !lives(&state, &filter) && fetch(&api.logs, &unbounded(&filter), 1).await?.entries.is_empty() {
+    if !lives(&state, &filter) && api.joined.fetch(&unbounded(&filter), 1).await?.entries.is_empty() {
         return Err(absent(&wanted.of));
     }
     // What a call's function prints is never known to be all: who follows a call decides when to leave.
@@ -138,7 +137,7 @@ pub(super) async fn logs(
         let (api, filter) = (api.clone(), filter.clone());
         move || filter.call.is_some() || lives(&api.local(), &filter)
     };
-    let reader = Reader::new(api.logs, filter, &wanted, alive, stop).await?;
+    let reader = Reader::new(api.joined, filter, &wanted, alive, stop).await?;
     let lines = stream::unfold(reader, |mut reader| async move { Some((Ok::<_, std::convert::Infallible>(reader.next().await?), reader)) });
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(lines)).into_response())
 }
@@ -222,21 +221,16 @@ fn lives(state: &State, filter: &Filter) -> bool {
     stands || state.tasks.values().any(|task| Some(task.app) == app)
 }
 
-async fn fetch(logs: &LogStore, filter: &Filter, limit: usize) -> Result<Batch, Failure> {
-    let (logs, filter) = (logs.clone(), filter.clone());
-    let found = blocking(move || logs.fetch(&filter, limit)).await;
-    Ok(found.map_err(api::Error::failed("cannot read the logs"))?)
-}
-
 /// Reads on, piece by piece.
 struct Reader<Alive> {
-    logs: LogStore,
+    logs: JoinedLogs,
     filter: Filter,
     /// What was collected ahead.
     first: Vec<Entry>,
-    cursor: Cursor,
-    /// Where to stop reading; none for a follower.
-    end: Option<Cursor>,
+    /// What there was at first, until it is read.
+    reading: Option<Reading>,
+    place: Place,
+    follow: bool,
     /// Says whether what is followed may still print.
     alive: Alive,
     stop: CancellationToken,
@@ -244,16 +238,15 @@ struct Reader<Alive> {
 }
 
 impl<Alive: Fn() -> bool> Reader<Alive> {
-    async fn new(logs: LogStore, filter: Filter, wanted: &LogsWanted, alive: Alive, stop: CancellationToken) -> Result<Self, Failure> {
-        let (first, cursor) = match wanted.tail {
+    async fn new(logs: JoinedLogs, filter: Filter, wanted: &LogsWanted, alive: Alive, stop: CancellationToken) -> Result<Self, Failure> {
+        let (first, place, reading) = match wanted.tail {
             Some(tail) => {
-                let found = fetch(&logs, &filter, tail.min(TAIL_MAX)).await?;
-                (found.entries, found.cursor)
+                let found = logs.fetch(&filter, tail.min(TAIL_MAX)).await?;
+                (found.entries, found.place, None)
             }
-            None => (Vec::new(), Cursor::START),
+            None => (Vec::new(), Place::default(), Some(logs.read(filter.clone()).await)),
         };
-        let end = (!wanted.follow).then(|| if wanted.tail.is_some() { cursor } else { logs.end() });
-        Ok(Self { logs, filter, first, cursor, end, alive, stop, ended: false })
+        Ok(Self { logs, filter, first, reading, place, follow: wanted.follow, alive, stop, ended: false })
     }
 
     /// Returns the next lines, or an empty line after a while without any; none when there will be no more.
@@ -261,23 +254,40 @@ impl<Alive: Fn() -> bool> Reader<Alive> {
         if !self.first.is_empty() {
             return Some(encode(std::mem::take(&mut self.first).iter()));
         }
-        if self.ended || self.end.is_some_and(|end| self.cursor >= end) {
+        if self.ended {
+            return None;
+        }
+        if let Some(reading) = &mut self.reading {
+            let read = tokio::select! {
+                read = reading.next() => read,
+                () = self.stop.cancelled() => return self.break_off("the node stops".to_owned()),
+            };
+            match read {
+                Ok(Some(entries)) => return Some(encode(entries.iter())),
+                Ok(None) => {
+                    self.place = reading.place();
+                    self.reading = None;
+                }
+                Err(error) => return self.break_off(error.to_string()),
+            }
+        }
+        if !self.follow {
             return None;
         }
         // Asked before the read: what was printed before the end is then in the read.
-        let last = self.end.is_some() || !(self.alive)();
+        let last = !(self.alive)();
         let wait = if last { Duration::ZERO } else { LOOK_EVERY };
         let found = tokio::select! {
-            found = self.logs.follow(&self.filter, self.cursor, wait) => found,
+            found = self.logs.follow(&self.filter, &self.place, wait) => found,
             () = self.stop.cancelled() => return self.break_off("the node stops".to_owned()),
         };
         match found {
             Ok(found) => {
-                self.cursor = found.cursor;
+                self.place = found.place;
                 self.ended = last && found.entries.is_empty();
                 Some(encode(found.entries.iter()))
             }
-            Err(error) => self.break_off(sentence(&error)),
+            Err(error) => self.break_off(error.to_string()),
         }
     }
 
@@ -285,11 +295,6 @@ impl<Alive: Fn() -> bool> Reader<Alive> {
         self.ended = true;
         Some(line_of(&LogAnswer::BrokeOff(Refusal { error })).into())
     }
-}
-
-fn sentence(error: &Error) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    format!("cannot read the logs: {error}{cause}")
 }
 
 fn line_of(answer: &LogAnswer) -> Vec<u8> {

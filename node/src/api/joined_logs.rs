@@ -2,7 +2,7 @@
 //!
 //! Whoever reads asks its own node, which asks the others. A place in all of them is a [`Place`]: one cursor a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,9 +28,21 @@ const PEER_WAIT: Duration = Duration::from_secs(5);
 /// What one node asks of the lines of another.
 #[derive(Debug, Serialize, Deserialize)]
 enum Asked {
-    Follow { filter: Filter, cursor: Cursor, wait_ms: u64 },
-    Fetch { filter: Filter, limit: usize },
-    Count { filter: Filter, bucket_ns: u64 },
+    Follow {
+        filter: Filter,
+        cursor: Cursor,
+        wait_ms: u64,
+    },
+    Fetch {
+        filter: Filter,
+        limit: usize,
+    },
+    Count {
+        filter: Filter,
+        bucket_ns: u64,
+    },
+    /// Where its lines end now.
+    End,
 }
 
 /// A place among the lines of all nodes: written `FILE-OFFSET` for a node that is alone, else `NODE:FILE-OFFSET,…`.
@@ -81,15 +93,15 @@ pub(crate) struct Found {
 #[derive(Clone)]
 pub(crate) struct JoinedLogs {
     logs: LogStore,
-    peers: Peers,
-    raft: Raft,
+    /// The way to the others; none where there are none.
+    road: Option<(Peers, Raft)>,
 }
 
 /// Answers for the lines of this node from now on, and reads those of others.
 pub(crate) fn start(peers: &Peers, raft: &Raft, logs: &LogStore) -> JoinedLogs {
     let served = logs.clone();
     peers.endpoint.serve(LOGS, move |stream, _| serve(stream, served.clone()));
-    JoinedLogs { logs: logs.clone(), peers: peers.clone(), raft: raft.clone() }
+    JoinedLogs { logs: logs.clone(), road: Some((peers.clone(), raft.clone())) }
 }
 
 async fn serve(mut stream: Stream, logs: LogStore) {
@@ -104,6 +116,7 @@ async fn serve(mut stream: Stream, logs: LogStore) {
                 let found = blocking(move || logs.fetch(&filter, limit)).await.map_err(|error| error.to_string())?;
                 Ok(written(&found))
             }
+            Asked::End => Ok(written(&logs.end())),
             Asked::Count { filter, bucket_ns } => {
                 let found = blocking(move || logs.count(&filter, bucket_ns)).await.map_err(|error| error.to_string())?;
                 Ok(written(&found))
@@ -129,22 +142,34 @@ fn written(found: &impl Serialize) -> Bytes {
 }
 
 impl JoinedLogs {
+    /// Reads the lines of one node alone.
+    #[cfg(test)]
+    pub(crate) fn alone(logs: LogStore) -> Self {
+        Self { logs, road: None }
+    }
+
+    /// Returns this node and the others.
+    fn nodes(&self) -> (Option<NodeId>, Vec<(NodeId, String)>) {
+        self.road.as_ref().map_or_else(Default::default, |(_, raft)| (Some(raft.node()), peers::others(raft)))
+    }
+
     async fn ask<T: DeserializeOwned>(&self, node: NodeId, address: &str, asked: &Asked, wait: Duration) -> Result<T, Error> {
+        let (peers, _) = self.road.as_ref().ok_or_else(|| Error::Unavailable("there is no way to other nodes".to_owned()))?;
         let request = postcard::to_stdvec(asked).expect("a question can be written").into();
-        let answer = self.peers.endpoint.call(node, address, LOGS, request, wait + PEER_WAIT).await;
+        let answer = peers.endpoint.call(node, address, LOGS, request, wait + PEER_WAIT).await;
         let answer = answer.map_err(|error| Error::Unavailable(error.to_string()))?;
         postcard::from_bytes(&answer).map_err(Error::failed(format!("cannot understand the lines of node {node}")))
     }
 
     /// Returns lines after `place`, in the order of each node; waits up to `wait` for the first.
     pub(crate) async fn follow(&self, filter: &Filter, place: &Place, wait: Duration) -> Result<Found, Error> {
-        let (me, others) = (self.raft.node(), peers::others(&self.raft));
+        let (me, others) = self.nodes();
         let failed = || Error::failed("cannot read the logs");
-        if others.is_empty() {
-            let cursor = place.at(None).max(place.at(Some(me)));
+        let Some(me) = me.filter(|_| !others.is_empty()) else {
+            let cursor = place.at(None).max(place.at(me));
             let found = self.logs.follow(filter, cursor, wait).await.map_err(failed())?;
             return Ok(Found { entries: found.entries, place: Place([(None, found.cursor)].into()) });
-        }
+        };
         // A place of the time when this node was alone.
         let own = place.at(Some(me)).max(place.at(None));
         let mut next = Place(place.0.iter().filter(|(node, _)| node.is_some()).map(|(node, cursor)| (*node, *cursor)).collect());
@@ -177,16 +202,20 @@ impl JoinedLogs {
         Ok(Found { entries, place: next })
     }
 
-    /// Returns the newest lines of all nodes, oldest first, at most `limit`.
-    pub(crate) async fn fetch(&self, filter: &Filter, limit: usize) -> Result<Batch, Error> {
+    /// Returns the newest lines of all nodes, oldest first, at most `limit`, and the place behind them.
+    pub(crate) async fn fetch(&self, filter: &Filter, limit: usize) -> Result<Found, Error> {
         let (logs, of) = (self.logs.clone(), filter.clone());
-        let mut found = blocking(move || logs.fetch(&of, limit)).await.map_err(Error::failed("cannot read the logs"))?;
+        let own = blocking(move || logs.fetch(&of, limit)).await.map_err(Error::failed("cannot read the logs"))?;
+        let (me, others) = self.nodes();
+        let mut found = Found { entries: own.entries, place: Place([(me.filter(|_| !others.is_empty()), own.cursor)].into()) };
         let asked = Asked::Fetch { filter: filter.clone(), limit };
-        let others = peers::others(&self.raft);
-        let more = others.iter().map(|(node, address)| self.ask::<Batch>(*node, address, &asked, Duration::ZERO));
-        for other in join_all(more).await {
+        let more = others.iter().map(async |(node, address)| (*node, self.ask::<Batch>(*node, address, &asked, Duration::ZERO).await));
+        for (node, other) in join_all(more).await {
             match other {
-                Ok(other) => found.entries.extend(other.entries),
+                Ok(other) => {
+                    found.entries.extend(other.entries);
+                    found.place.0.insert(Some(node), other.cursor);
+                }
                 Err(error) => tracing::warn!(%error, "the lines of a node are left out"),
             }
         }
@@ -198,12 +227,29 @@ impl JoinedLogs {
         Ok(found)
     }
 
+    /// Begins to read all lines that there are now, of all nodes, oldest first.
+    pub(crate) async fn read(&self, filter: Filter) -> Reading {
+        let (me, others) = self.nodes();
+        let own = Source::new(me.filter(|_| !others.is_empty()), String::new(), self.logs.end());
+        let ends = others
+            .iter()
+            .map(async |(node, address)| (*node, address.clone(), self.ask::<Cursor>(*node, address, &Asked::End, Duration::ZERO).await));
+        let mut sources = vec![own];
+        for (node, address, end) in join_all(ends).await {
+            match end {
+                Ok(end) => sources.push(Source::new(Some(node), address, end)),
+                Err(error) => tracing::warn!(%error, "the lines of a node are left out"),
+            }
+        }
+        Reading { logs: self.clone(), filter, sources }
+    }
+
     /// Counts the lines of all nodes in buckets of so many nanoseconds.
     pub(crate) async fn count(&self, filter: &Filter, bucket_ns: u64) -> Result<BTreeMap<u64, Counts>, Error> {
         let (logs, of) = (self.logs.clone(), filter.clone());
         let mut counted = blocking(move || logs.count(&of, bucket_ns)).await.map_err(Error::failed("cannot read the logs"))?;
         let asked = Asked::Count { filter: filter.clone(), bucket_ns };
-        let others = peers::others(&self.raft);
+        let (_, others) = self.nodes();
         let more = others.iter().map(|(node, address)| self.ask::<BTreeMap<u64, Counts>>(*node, address, &asked, Duration::ZERO));
         for other in join_all(more).await {
             match other {
@@ -219,6 +265,88 @@ impl JoinedLogs {
             }
         }
         Ok(counted)
+    }
+}
+
+/// The lines of one node, as they are read.
+struct Source {
+    node: Option<NodeId>,
+    /// Empty for this node.
+    address: String,
+    cursor: Cursor,
+    end: Cursor,
+    waiting: VecDeque<Entry>,
+}
+
+impl Source {
+    fn new(node: Option<NodeId>, address: String, end: Cursor) -> Self {
+        Self { node, address, cursor: Cursor::START, end, waiting: VecDeque::new() }
+    }
+
+    fn is_done(&self) -> bool {
+        self.cursor >= self.end
+    }
+}
+
+/// Reads the lines of all nodes up to where they ended when it began, oldest first, a piece of each at a time.
+pub(crate) struct Reading {
+    logs: JoinedLogs,
+    filter: Filter,
+    sources: Vec<Source>,
+}
+
+impl Reading {
+    /// Returns the next lines; none when there are no more. A piece may be empty.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Entry>>, Error> {
+        if self.sources.iter().all(|source| source.is_done() && source.waiting.is_empty()) {
+            return Ok(None);
+        }
+        let (logs, filter) = (&self.logs, &self.filter);
+        join_all(
+            self.sources.iter_mut().filter(|source| source.waiting.is_empty() && !source.is_done()).map(|source| logs.more(filter, source)),
+        )
+        .await
+        .into_iter()
+        .collect::<Result<(), Error>>()?;
+        let mut entries = Vec::new();
+        // What a node has not told yet may be older than what others have.
+        while self.sources.iter().all(|source| source.is_done() || !source.waiting.is_empty()) {
+            let with_lines = self.sources.iter_mut().filter(|source| !source.waiting.is_empty());
+            let Some(oldest) = with_lines.min_by_key(|source| source.waiting.front().map(|entry| entry.timestamp_ns)) else { break };
+            entries.extend(oldest.waiting.pop_front());
+        }
+        Ok(Some(entries))
+    }
+
+    /// Returns the place behind what was read.
+    pub(crate) fn place(&self) -> Place {
+        Place(self.sources.iter().map(|source| (source.node, source.cursor)).collect())
+    }
+}
+
+impl JoinedLogs {
+    /// Reads on in the lines of a node. One that cannot be asked is left out from here on.
+    async fn more(&self, filter: &Filter, source: &mut Source) -> Result<(), Error> {
+        let found: Batch = match source.node.filter(|_| !source.address.is_empty()) {
+            None => self.logs.follow(filter, source.cursor, Duration::ZERO).await.map_err(Error::failed("cannot read the logs"))?,
+            Some(node) => {
+                let asked = Asked::Follow { filter: filter.clone(), cursor: source.cursor, wait_ms: 0 };
+                match self.ask(node, &source.address, &asked, Duration::ZERO).await {
+                    Ok(found) => found,
+                    Err(error) => {
+                        tracing::warn!(%error, "the rest of the lines of a node is left out");
+                        source.end = source.cursor;
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        if found.entries.is_empty() && found.cursor <= source.cursor {
+            source.end = source.cursor;
+        }
+        source.cursor = found.cursor;
+        source.waiting = found.entries.into();
+        Ok(())
     }
 }
 

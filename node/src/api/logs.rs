@@ -222,5 +222,5 @@ pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogs
     let filter = within(filter(&api.local(), app, &named!(request, request.source))?, request.since, request.until);
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(LINES_MAX).min(LINES_MAX);
     let found = api.joined.fetch(&filter, limit).await?;
-    Ok(pb::AppFetchLogsResponse { batches: batches(&found.entries, &found.cursor.to_string()) })
+    Ok(pb::AppFetchLogsResponse { batches: batches(&found.entries, &found.place.to_string()) })
 }

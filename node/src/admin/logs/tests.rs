@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shoal_state::AppId;
+use shoal_worker::log::LogStore;
 use tempfile::TempDir;
 
 use super::*;
@@ -100,7 +101,9 @@ fn ten() -> (TempDir, LogStore) {
 async fn reader<Alive: Fn() -> bool>(logs: &LogStore, wanted: LogsWanted, alive: Alive) -> Reader<Alive> {
     let since_ns = wanted.since_ms.map(|ms| ms * MS);
     let filter = Filter { since_ns, ..Filter::task(TaskId::from_random(2)) };
-    Reader::new(logs.clone(), filter, &wanted, alive, CancellationToken::new()).await.unwrap_or_else(|failure| panic!("{}", failure.1))
+    Reader::new(JoinedLogs::alone(logs.clone()), filter, &wanted, alive, CancellationToken::new())
+        .await
+        .unwrap_or_else(|failure| panic!("{}", failure.1))
 }
 
 /// Reads one piece; its lines together. None at the end.
