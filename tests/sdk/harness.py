@@ -10,6 +10,7 @@ and one that runs out says what it waited for.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -288,11 +289,17 @@ class Node:
 
     def lose(self) -> None:
         """Kills everything of the node at once, as when its machine is lost, and takes away what its mounts leave."""
-        assert self.keeper is not None
-        for pid in [self.keeper.pid, *descendants(self.keeper.pid)]:
+        if self.keeper is None or self.keeper.poll() is not None:
+            return
+        # A keeper that saw the end of its node would start it again.
+        self.keeper.send_signal(signal.SIGSTOP)
+        below = descendants(self.keeper.pid)
+        for pid in [*below, self.keeper.pid]:
             kill(pid, signal.SIGKILL)
         self.keeper.wait(10)
         self.keeper = None
+        # Until its last thread is gone a process holds its ports.
+        wait_until_none("processes of the lost node", lambda: [pid for pid in below if threads(pid)], 20)
         for mount in Path("/proc/self/mounts").read_text().splitlines():
             if (point := mount.split()[1]).startswith(str(self.data)):
                 subprocess.run(["umount", "--lazy", point], check=False)
@@ -351,6 +358,16 @@ class Node:
         if not self.log.exists():
             return "(no log)"
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def threads(pid: int) -> int:
+    """Returns how many threads a process has that have not ended."""
+    running = 0
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            # The state follows the name, which is in brackets and may hold anything.
+            running += task.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return running
 
 
 def kill(pid: int, number: signal.Signals) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Node, kill, wait_for
+from harness import Node, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -40,18 +40,6 @@ def make(tmp_path: Path) -> Iterator[Callable[[str], Node]]:
             one.keeper.send_signal(signal.SIGTERM)
     for one in made:
         one.stop()
-
-
-def lose(node: Node) -> None:
-    """Ends a node and its keeper at once, as the loss of its machine does."""
-    if node.keeper is None or node.keeper.poll() is not None:
-        return
-    # A keeper that saw the end of its node would start it again; a node that saw the end of its keeper would stop in order.
-    node.keeper.send_signal(signal.SIGSTOP)
-    kill(node.child(), signal.SIGKILL)
-    node.keeper.kill()
-    node.keeper.wait(10)
-    node.keeper = None
 
 
 def wipe(node: Node) -> None:
@@ -102,7 +90,7 @@ def test_any_machine_may_be_lost_the_founder_too(make):
     for node in (a, b, c):
         wait_voters(node, {"a", "b", "c"})
         assert "leader" in node.shoal("status").stdout
-    lose(a)
+    a.lose()
     wait_for("a leader without the founder", lambda: b.json("status")["leader_name"] in ("b", "c"), 20)
     assert any("a votes and does not answer" in line for line in consensus(c)["trouble"])
     d.join(b)
@@ -154,7 +142,7 @@ def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make):
     b.join(a)
     wait_voters(b, {"a", "b"})
     assert any("two nodes vote" in line for line in consensus(a)["trouble"])
-    lose(a)
+    a.lose()
     wait_for("the loss to be known", lambda: any("nothing can be decided" in line for line in consensus(b)["trouble"]), 20)
     began = time.monotonic()
     listed = b.shoal("node", "ls")
@@ -209,7 +197,7 @@ def test_equal_machines_become_one_cluster_in_any_order(make, tmp_path):
     for node in (first, late):
         wait_for("the secrets to be compared", lambda node=node: "was given another secret" in node.log_tail(), 20)
     assert not any((node.data / "keys/cluster.json").exists() for node in nodes), "no cluster is founded without all of them"
-    lose(late)
+    late.lose()
     late.begin(*same(b, a, c), "--token", secret)
     for node in nodes:
         node.wait_ready(40)
@@ -217,7 +205,7 @@ def test_equal_machines_become_one_cluster_in_any_order(make, tmp_path):
         wait_voters(node, {"a", "b", "c"})
     assert len({(node.data / "keys/cluster.json").read_text() for node in nodes}) == 1
     # The first one is wiped: it founds nothing, and comes back as another node.
-    lose(first)
+    first.lose()
     before = json.loads((first.data / "keys/cluster.json").read_text())
     wipe(first)
     first.start(*same(a, b, c), "--token", secret)
