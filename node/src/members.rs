@@ -243,23 +243,8 @@ mod tests {
     }
 
     fn raft(voters: &[u128], learners: &[u128]) -> Status {
-        Status {
-            node: id(1),
-            leader: Some(id(1)),
-            term: 1,
-            applied: 1,
-            last_log: 1,
-            snapshot: 0,
-            purged: 0,
-            voters: voters.iter().map(|number| peer(*number)).collect(),
-            learners: learners.iter().map(|number| peer(*number)).collect(),
-            changing_to: None,
-            followers: vec![],
-            quorum_heard: None,
-            version: VERSION_KNOWN,
-            marks: vec![],
-            stopped: None,
-        }
+        let peers = |numbers: &[u128]| numbers.iter().map(|number| peer(*number)).collect();
+        crate::standing::led_by(id(1), peers(voters), peers(learners))
     }
 
     fn wanted(numbers: std::ops::RangeInclusive<u128>) -> Wanted {

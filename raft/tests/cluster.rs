@@ -148,8 +148,8 @@ async fn any_node_takes_proposals_and_sees_them_and_all_give_the_same_answers() 
     cluster.end().await;
 }
 
-#[tokio::test]
-async fn a_learner_that_joins_after_a_snapshot_and_a_purge_gets_the_snapshot_and_then_the_log() {
+/// A founder whose log begins behind a snapshot, and a learner that has everything by it.
+async fn with_a_learner_by_snapshot() -> (Cluster, Raft, Raft) {
     let tuning = Tuning { snapshot_every: 20, entries_kept: 0, ..tuning() };
     let mut cluster = Cluster::new(1, tuning).await;
     let founder = cluster.node(id(1));
@@ -160,6 +160,12 @@ async fn a_learner_that_joins_after_a_snapshot_and_a_purge_gets_the_snapshot_and
     let learner = cluster.start(id(2)).await;
     founder.add_learner(peer(id(2))).await.unwrap();
     until("the learner to have everything", || learner.local() == founder.local()).await;
+    (cluster, founder, learner)
+}
+
+#[tokio::test]
+async fn a_learner_that_joins_after_a_snapshot_and_a_purge_gets_the_snapshot_and_then_the_log() {
+    let (mut cluster, founder, learner) = with_a_learner_by_snapshot().await;
     assert!(learner.watch().borrow().replaced > 0, "it did not come by a snapshot");
     founder.propose_by(&[set("later", 1)], soon()).await.unwrap();
     until("the learner to follow the log", || learner.local().settings.contains_key("later")).await;
@@ -358,16 +364,7 @@ async fn a_survivor_goes_on_alone_with_all_that_it_has() {
 /// A survivor that came by a snapshot, and whose log begins behind it.
 #[tokio::test]
 async fn a_survivor_that_came_by_a_snapshot_goes_on_alone() {
-    let tuning = Tuning { snapshot_every: 20, entries_kept: 0, ..tuning() };
-    let mut cluster = Cluster::new(1, tuning).await;
-    let founder = cluster.node(id(1));
-    for n in 0..100 {
-        founder.propose_by(&[set(n, "x".repeat(2000))], soon()).await.unwrap();
-    }
-    until("a purge", || founder.status().purged > 50).await;
-    let learner = cluster.start(id(2)).await;
-    founder.add_learner(peer(id(2))).await.unwrap();
-    until("the learner to have everything", || learner.local() == founder.local()).await;
+    let (mut cluster, founder, learner) = with_a_learner_by_snapshot().await;
     drop((founder, learner));
     cluster.stop(id(1)).await;
     cluster.stop(id(2)).await;

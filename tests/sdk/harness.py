@@ -360,6 +360,15 @@ class Node:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def flip(file: Path, at: int) -> None:
+    """Flips a bit of a file; doing it again makes it whole."""
+    with file.open("r+b") as bytes_of:
+        bytes_of.seek(at)
+        byte = bytes_of.read(1)
+        bytes_of.seek(at)
+        bytes_of.write(bytes([byte[0] ^ 1]))
+
+
 def threads(pid: int) -> int:
     """Returns how many threads a process has that have not ended."""
     running = 0

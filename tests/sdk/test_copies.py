@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, Client, Node, wait_for
+from harness import PROGRAMS, Client, Node, flip, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,15 +54,6 @@ def missing(node: Node) -> int:
 def repair(node: Node) -> dict:
     """Runs `shoal store repair --json` and returns what it did."""
     return json.loads(node.shoal("store", "repair", "--json", seconds=120).stdout)
-
-
-def flip(pack: Path, at: int) -> None:
-    """Flips a bit of a file."""
-    with pack.open("r+b") as file:
-        file.seek(at)
-        byte = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte[0] ^ 1]))
 
 
 def test_two_nodes_keep_everything_and_the_third_starts_it(three, user, unique):

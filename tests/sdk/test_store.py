@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, Client, Node, wait_for, wait_until_none
+from harness import PROGRAMS, Client, Node, flip, wait_for, wait_until_none
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -109,15 +109,6 @@ def let_promises_end(node: Node, user: Client) -> None:
     wait_until_none("tasks", node.tasks, 60, every=0.2)
     time.sleep(KEEP_SECONDS * 1.1)  # The time that promises last is what is waited for.
     user.run("kept.py::base").ok(300)
-
-
-def flip(pack: Path, at: int) -> None:
-    """Flips a bit of a file; doing it again makes it whole."""
-    with pack.open("r+b") as file:
-        file.seek(at)
-        byte = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte[0] ^ 1]))
 
 
 def test_what_was_run_is_whole_and_listed_with_its_size(user, small_node, unique):

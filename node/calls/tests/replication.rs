@@ -10,6 +10,8 @@
 //!
 //! `REPLICATION_SEED=n cargo test -p shoal-calls --test replication` replays one; `REPLICATION_SEEDS=n` runs that many.
 
+mod dice;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,30 +25,11 @@ use shoal_calls::shards::{Ack, Append, Counted, Draft, Kind, Mark, Options, Repl
 use shoal_state::model::{Node as Registered, Resources, Shard, ShardChange};
 use shoal_state::{BootId, Command, NodeId, ShardId, State, Timestamp, VERSION_KNOWN};
 
+use dice::Dice;
+
 const NODES: usize = 4;
 const STEPS: u64 = 1500;
 const SEEDS: u64 = 150;
-
-/// A small generator: equal seeds, equal runs.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        // The high bits are the good ones.
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
-    }
-
-    fn chance(&mut self, one_in: u64) -> bool {
-        self.below(one_in) == 0
-    }
-
-    fn node(&mut self) -> usize {
-        self.below(NODES as u64) as usize
-    }
-}
 
 fn id(node: usize) -> NodeId {
     NodeId::from_random(node as u128 + 1)
@@ -155,7 +138,7 @@ impl World {
             Node { shards: None, synced: dir.with_extension("synced"), dir, heard: 0, deaf: false, machine_restarted: false }
         };
         let nodes = (0..NODES).map(node).collect();
-        let dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let dice = Dice::new(seed);
         let mut world = Self {
             seed,
             dice,
@@ -173,6 +156,10 @@ impl World {
             world.start(node);
         }
         world
+    }
+
+    fn any_node(&mut self) -> usize {
+        self.dice.below(NODES as u64) as usize
     }
 
     fn shards(&mut self, node: usize) -> &mut Shards {
@@ -316,8 +303,7 @@ impl World {
     /// Delivers the next message of some way on which there is one.
     fn deliver_any(&mut self) {
         let ways: Vec<(usize, usize)> = self.net.lock().ways.iter().filter(|(_, way)| !way.is_empty()).map(|(way, _)| *way).collect();
-        if !ways.is_empty() {
-            let (from, to) = ways[self.dice.below(ways.len() as u64) as usize];
+        if let Some((from, to)) = self.dice.pick(&ways) {
             self.deliver(from, to);
         }
     }
@@ -428,7 +414,7 @@ impl World {
         // Much happens at the home, or what was it.
         let config = &self.history[self.nodes[0].heard];
         let home = (0..NODES).find(|node| id(*node) == config.home).expect("a node of this world");
-        let (one, other) = (if self.dice.chance(2) { home } else { self.dice.node() }, self.dice.node());
+        let (one, other) = (if self.dice.chance(2) { home } else { self.any_node() }, self.any_node());
         match self.dice.below(100) {
             0..40 => self.deliver_any(),
             40..52 if self.runs(one) => self.propose_record(one),

@@ -6,6 +6,8 @@
 //!
 //! `SIMULATION_SEED=n cargo test -p shoal-calls --test simulation` replays one; `SIMULATION_SEEDS=n` runs that many.
 
+mod dice;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
@@ -15,26 +17,7 @@ use shoal_calls::calls::state::CallsState;
 use shoal_calls::calls::*;
 use shoal_state::{CallId, FunctionId, InputId, ShardId, TaskId};
 
-/// A small generator: equal seeds, equal runs.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, below: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        // The high bits are the good ones.
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
-    }
-
-    fn chance(&mut self, one_in: u64) -> bool {
-        self.below(one_in) == 0
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
-        (!from.is_empty()).then(|| from[self.below(from.len() as u64) as usize])
-    }
-}
+use dice::Dice;
 
 #[derive(Clone)]
 enum Logged {
@@ -111,7 +94,7 @@ impl World {
         rules.enter(1_000, shard(), CallsState::default(), 1);
         Self {
             seed,
-            dice: Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            dice: Dice::new(seed),
             now: 1_000,
             rules,
             log: vec![],

@@ -86,23 +86,7 @@ mod tests {
     #[test]
     fn each_member_is_shown_with_what_it_lacks_and_trouble_is_named() {
         let peer = |number| Peer { node: id(number), address: String::new() };
-        let raft = Status {
-            node: id(1),
-            leader: Some(id(1)),
-            term: 1,
-            applied: 90,
-            last_log: 100,
-            snapshot: 0,
-            purged: 0,
-            voters: vec![peer(1), peer(2)],
-            learners: vec![peer(3)],
-            changing_to: None,
-            followers: vec![],
-            quorum_heard: None,
-            version: 4,
-            marks: vec![],
-            stopped: None,
-        };
+        let raft = Status { applied: 90, last_log: 100, ..crate::standing::led_by(id(1), vec![peer(1), peer(2)], vec![peer(3)]) };
         let stands = |applied, lets_in| Ok(Standing { applied, term: 1, leader: None, lets_in });
         let said = [(id(1), stands(100, true)), (id(2), Err("nobody answers there".to_owned())), (id(3), stands(60, false))];
         let seen = consensus(&State::default(), &raft, &said, None);

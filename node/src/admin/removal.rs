@@ -68,23 +68,8 @@ mod tests {
         let member = Member { address: String::new(), version: 4, release: String::new(), joined: Timestamp(0) };
         let mut state = State::default();
         state.members = (1..=members).map(|number| (id(number), member.clone())).collect();
-        let raft = Status {
-            node: id(1),
-            leader: None,
-            term: 1,
-            applied: 1,
-            last_log: 1,
-            snapshot: 0,
-            purged: 0,
-            voters: voters.iter().map(|number| Peer { node: id(*number), address: String::new() }).collect(),
-            learners: vec![],
-            changing_to: None,
-            followers: vec![],
-            quorum_heard: None,
-            version: 4,
-            marks: vec![],
-            stopped: None,
-        };
+        let voters = voters.iter().map(|number| Peer { node: id(*number), address: String::new() }).collect();
+        let raft = Status { leader: None, ..crate::standing::led_by(id(1), voters, vec![]) };
         let stands = |number: &u128| Standing { applied: 1, term: 1, leader: None, lets_in: keys.contains(number) };
         let standings: Vec<_> = there.iter().map(|number| (id(*number), Ok(stands(number)))).collect();
         judge(&state, &raft, &standings, id(1))

@@ -11,7 +11,7 @@ use shoal_calls::shards::members::{Facts, REPLACED_AFTER, next, successor};
 use shoal_calls::shards::{Role, ShardView};
 use shoal_state::model::{ShardChange, TaskEnd};
 use shoal_state::{Command, NodeId, Refused, ShardId, State, TaskId, Timestamp};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::records::Outbox;
@@ -72,13 +72,24 @@ impl Presence {
 pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
     let (mut changes, mut presence, mut lost) = (api.cluster.raft().watch(), Presence::default(), HashMap::new());
     let settle = Duration::from_secs(api.config.calls.settle_seconds);
+    let (mut look, mut seen) = (tokio::time::interval(EVERY), State::default());
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            changed = changes.changed() => if changed.is_err() { return },
+        let due = tokio::select! {
+            _ = look.tick() => true,
+            changed = changes.changed() => match changed {
+                Ok(()) => false,
+                Err(_) => return,
+            },
             () = stop.cancelled() => return,
-        }
+        };
         let state = api.local();
+        // Most of what is decided has nothing to do with who holds what.
+        let same = state.shards.ptr_eq(&seen.shards) && state.nodes.ptr_eq(&seen.nodes) && state.members.ptr_eq(&seen.members);
+        if same && !due {
+            continue;
+        }
+        seen = state.clone();
         if state.members.len() < 2 && state.shards.values().all(|shard| shard.home == api.cluster.node) {
             continue;
         }

@@ -183,31 +183,30 @@ impl Away {
         self.noted.send_replace(());
     }
 
+    /// Waits until what is noted satisfies `holds`.
+    async fn until(&self, holds: impl Fn() -> bool) {
+        let mut noted = self.noted.subscribe();
+        while !holds() {
+            if noted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Waits until these epochs of shards are noted, or later ones, up to `patience`. Says whether they are.
     pub(super) async fn epochs_noted(&self, epochs: &[(ShardId, u64)], patience: Duration) -> bool {
-        let mut noted = self.noted.subscribe();
-        let has = || {
+        let have = || {
             let homes = self.homes.read();
             epochs.iter().all(|(shard, epoch)| homes.get(shard).is_some_and(|(_, noted)| noted >= epoch))
         };
-        let waiting = async {
-            while !has() {
-                if noted.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        tokio::time::timeout(patience, waiting).await.is_ok()
+        tokio::time::timeout(patience, self.until(have)).await.is_ok()
     }
 
     /// Waits until a shard is not at home at `home` any more. For none, for ever.
     async fn moved_from(&self, home: NodeId, shard: Option<ShardId>) {
-        let mut moved = self.noted.subscribe();
-        let Some(shard) = shard else { return std::future::pending().await };
-        while self.is_home(home, Some(shard)) {
-            if moved.changed().await.is_err() {
-                return;
-            }
+        match shard {
+            Some(_) => self.until(|| !self.is_home(home, shard)).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -358,14 +357,7 @@ impl Calls {
 
     /// Says what this node's tasks run, once it knows that the asker is home: what comes later of an earlier home's leases is void.
     async fn report(&self, home: NodeId, shards: &[ShardId]) -> Result<Told, Error> {
-        let mut moved = self.away.noted.subscribe();
-        let known = async {
-            while !shards.iter().all(|shard| self.away.is_home(home, Some(*shard))) {
-                if moved.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
+        let known = self.away.until(|| shards.iter().all(|shard| self.away.is_home(home, Some(*shard))));
         match tokio::time::timeout(REPORT_WAIT, known).await {
             Ok(()) => Ok(Told::Running(self.running.of(shards), self.streams().origins().at(self.away.me, shards))),
             Err(_) => Err(Error::Late { what: "learn that shards have moved", waited: REPORT_WAIT }),

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shoal_state::model::{Shard, ShardChange};
-use shoal_state::{NodeId, ShardId};
+use shoal_state::{Digest, NodeId, ShardId};
+use shoal_storage::replicate::Placement;
 
 use super::replica::{Mark, Role};
 use super::store::ShardView;
@@ -45,13 +46,7 @@ pub fn lacks_copies(shard: &Shard, members: usize) -> bool {
 
 /// Orders nodes by how much a shard belongs to them.
 pub fn ranked(shard: ShardId, nodes: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
-    let weight = |node: &NodeId| {
-        let name = [&node.bits().to_le_bytes()[..], &shard.number().to_le_bytes()].concat();
-        *blake3::hash(&name).as_bytes()
-    };
-    let mut nodes: Vec<NodeId> = nodes.into_iter().collect();
-    nodes.sort_by_cached_key(|node| std::cmp::Reverse(weight(node)));
-    nodes
+    Placement::new(nodes, COPIES).ranked(&Digest::of(&shard.number().to_le_bytes()))
 }
 
 /// Says what a shard's home should ask for next. `suspects` are members whose records may miss some.
