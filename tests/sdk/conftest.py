@@ -29,7 +29,19 @@ for _name in ("MODAL_PROFILE", "MODAL_ENVIRONMENT", "MODAL_TOKEN_ID", "MODAL_TOK
 # A run that a script put into the background ignores SIGINT, and so would every client that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from harness import SANDBOXES_AHEAD, Client, Machine, Node, Running, Token, wait_for, wait_until_none  # noqa: E402
+from harness import (  # noqa: E402
+    PROGRAMS,
+    SANDBOXES_AHEAD,
+    Client,
+    Machine,
+    Node,
+    Running,
+    Token,
+    copy_folder,
+    wait_for,
+    wait_until_none,
+    worker_folder,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,14 +60,22 @@ def full(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def node() -> Iterator[Node]:
-    """The node that all tests share."""
+    """The node that all tests share, or all tests of one of the processes that they are spread over."""
     kept = os.environ.get("SHOAL_TEST_DATA")
-    folder = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="shoal-node-"))
+    folder = worker_folder(Path(kept)) if kept else Path(tempfile.mkdtemp(prefix="shoal-node-"))
     folder.mkdir(parents=True, exist_ok=True)
+    seed = folder / "seed"
     plain = {"SHOAL_CONTAINERS__ZYGOTES": "false"} if os.environ.get("SHOAL_TEST_ZYGOTES") == "off" else {}
     one = Node(folder / "data", environment=plain)
     try:
         one.start()
+        if not seed.exists():
+            user = Client(one, one.create_token(), folder / "home")
+            user.modal("run", f"{PROGRAMS / 'plain.py'}::increment", "--x", "1").ok(600)
+            user.close()
+            one.stop()
+            copy_folder(one.data, seed)
+            one.start()
         yield one
     finally:
         one.stop()
@@ -63,6 +83,12 @@ def node() -> Iterator[Node]:
             shutil.rmtree(folder, ignore_errors=True)
     left = Machine.now(one).since(Machine.nothing())
     assert not left, f"the node stopped and left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def seed(node: Node) -> Path:
+    """A data folder in which the image of the plainest program is built. Nodes of a test's own begin with a copy of it."""
+    return node.data.parent / "seed"
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ and one that runs out says what it waited for.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -84,16 +85,48 @@ def wait_until_none(what: str, look: Callable[[], Any], seconds: float, every: f
         raise AssertionError(f"waited {seconds:g} s for no {what}; there is {found!r}") from None
 
 
+def worker() -> int:
+    """Returns which of the processes this is that the tests are spread over; 0 if there is only one."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def worker_folder(kept: Path) -> Path:
+    """Returns the part of a folder that this process of the tests has for itself."""
+    return kept / f"worker-{worker()}" if worker() else kept
+
+
 def free_ports(count: int) -> list[int]:
-    """Returns ports of 127.0.0.1 that nobody listens on at this moment."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
+    """Returns ports of 127.0.0.1 that nobody listens on at this moment.
+
+    They are never ones that the kernel gives to outgoing connections, nor ones of another process of the tests, and each is
+    given once: so they are still free when they are used.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = next(_PORTS)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+    return found
+
+
+def _ports() -> Iterator[int]:
+    first = 16000 + 4000 * worker()
+    return itertools.islice(itertools.cycle(range(first, first + 4000)), os.getpid() % 4000, None)
+
+
+_PORTS = _ports()
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copies a data folder of which no node has hold; holes stay holes."""
+    subprocess.run(["cp", "-a", "--sparse=always", str(source), str(target)], check=True, timeout=600)
+
+
+def founder(folder: Path, seed: Path, config: str) -> Node:
+    """Returns a node, not started yet, that has the image of the plainest program."""
+    copy_folder(seed, folder)
+    return Node(folder, config=config)
 
 
 def children(pid: int) -> list[int]:

@@ -105,11 +105,6 @@ class Traced(Node):
             raise AssertionError(f"the traced node did not stop in {NODE_STOP_SECONDS} s:\n{self.log_tail()}") from None
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Copies a data folder of which no node has hold; holes stay holes."""
-    subprocess.run(["cp", "-a", "--sparse=always", str(source), str(target)], check=True, timeout=600)
-
-
 @dataclass(frozen=True)
 class Cut:
     """A power cut: at which event of how many, and before when (µs) what was told must be there."""

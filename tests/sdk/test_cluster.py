@@ -1,7 +1,6 @@
 """Two nodes that are one cluster: what is done through one is there through the other, wherever its parts run."""
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import Client, Door, Node, wait_for, wait_until_none
+from harness import Client, Door, Node, founder, wait_for, wait_until_none
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -29,29 +28,17 @@ def named(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
-    """A cluster of two. Images of the first are kept between runs; the second one is always new."""
-    kept, fresh = os.environ.get("SHOAL_TEST_DATA"), tmp_path_factory.mktemp("cluster")
-    founder = Path(kept) / "founder" if kept else fresh / "founder"
-    home, other = Node(founder, config=named("home")), Node(fresh / "other", config=named("other"))
+def nodes(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Iterator[tuple[Node, Node]]:
+    """A cluster of two."""
+    fresh = tmp_path_factory.mktemp("cluster")
+    home, other = founder(fresh / "home", seed, named("home")), Node(fresh / "other", config=named("other"))
     try:
         home.start()
-        for line in home.json("node", "list"):
-            if line["name"] != "home":  # Of an earlier run, whose folder is gone.
-                forget(home, line["node_id"])
         other.join(home)
         yield home, other
-        if other.keeper is not None:
-            forget(home, "other", before=other.stop)
     finally:
         other.stop()
         home.stop()
-
-
-def forget(home: Node, which: str, before=lambda: None) -> None:
-    """Takes a node out of the cluster while it still has a majority."""
-    home.shoal("node", "remove", which)
-    before()
 
 
 @pytest.fixture
@@ -280,6 +267,7 @@ def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
         third_client.close()
         try:
             if third.keeper is not None and "third" in others:
-                forget(pair.home, "third", before=third.stop)
+                pair.home.shoal("node", "remove", "third")
+                third.stop()
         finally:
             third.stop()

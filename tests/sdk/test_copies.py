@@ -1,12 +1,11 @@
 """Three nodes: what the cluster names is on two of them, comes back after a loss, and comes from whoever has it whole."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, Client, Node, flip, wait_for
+from harness import PROGRAMS, Client, Node, flip, founder, wait_for
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -15,24 +14,18 @@ BALLAST = 3_000_000
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
-    """A cluster of three. Images of the founder are kept between runs; the others are always new."""
-    kept, fresh = os.environ.get("SHOAL_TEST_DATA"), tmp_path_factory.mktemp("copies")
-    founder = Path(kept) / "founder" if kept else fresh / "founder"
-    folders = {"one": founder, "two": fresh / "two", "three": fresh / "three"}
-    nodes = [Node(folder, config=f'name = "{name}"\n{REPAIR}') for name, folder in folders.items()]
-    one, two, three = nodes
+def three(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Iterator[list[Node]]:
+    """A cluster of three."""
+    fresh = tmp_path_factory.mktemp("copies")
+    configs = {name: f'name = "{name}"\n{REPAIR}' for name in ("one", "two", "three")}
+    one = founder(fresh / "one", seed, configs["one"])
+    two, three = (Node(fresh / name, config=configs[name]) for name in ("two", "three"))
+    nodes = [one, two, three]
     try:
         one.start()
-        for line in one.json("node", "list"):
-            if line["name"] != "one":  # Of an earlier run, whose folder is gone.
-                one.shoal("node", "remove", line["node_id"])
         two.join(one)
         three.join(one)
         yield nodes
-        for name, node in (("three", three), ("two", two)):
-            one.shoal("node", "remove", name, check=False)
-            node.stop()
     finally:
         for node in reversed(nodes):
             node.stop()

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, Client, Node
-from power import Recording, Traced, copy_folder
+from harness import PROGRAMS, Client, Node, copy_folder
+from power import Recording, Traced
 
 # Fifty in a full run: as many as are promised.
 CUTS, CUTS_FULL = 5, 50

@@ -1,7 +1,6 @@
 """What is on disk: whole, as small as it may be, and nothing of it gone that anybody needs."""
 
 import json
-import os
 import random
 import re
 import subprocess
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import PROGRAMS, Client, Node, flip, wait_for, wait_until_none
+from harness import PROGRAMS, Client, Node, flip, founder, wait_for, wait_until_none
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -22,11 +21,9 @@ CONFIG = f"[disk]\nchunks_keep_seconds = {KEEP_SECONDS}\nlogs_bytes = 1048576\n"
 
 
 @pytest.fixture(scope="module")
-def small_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A node of its own that keeps nothing for long, and few lines of logs. Its base images are kept between runs."""
-    kept = os.environ.get("SHOAL_TEST_DATA")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("store")
-    node = Node(folder / "store", config=CONFIG)
+def small_node(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Iterator[Node]:
+    """A node of its own that keeps nothing for long, and few lines of logs."""
+    node = founder(tmp_path_factory.mktemp("store") / "data", seed, CONFIG)
     try:
         node.start()
         yield node
