@@ -37,9 +37,10 @@ pub(super) fn refused(error: calls::Error) -> Error {
             other => Error::Precondition(other.to_string()),
         },
         // The same request again finds what this one may have done.
-        passing @ (calls::Error::Away { .. } | calls::Error::Late { .. } | calls::Error::Ended { .. }) => {
-            Error::Unavailable(passing.to_string())
-        }
+        passing @ (calls::Error::Away { .. }
+        | calls::Error::Unconfirmed { .. }
+        | calls::Error::Late { .. }
+        | calls::Error::Ended { .. }) => Error::Unavailable(passing.to_string()),
         failed => Error::Failed { attempted: "cannot keep records of a call".to_owned(), source: failed.into() },
     }
 }
