@@ -61,8 +61,13 @@ struct Wanted {
     tags: std::collections::BTreeMap<String, String>,
 }
 
+/// Returns the id of the app that a request makes, the same on each try.
+fn id_of(caller: &Caller) -> AppId {
+    AppId::derive(&[&caller.identity.scope(), caller.key().as_bytes()])
+}
+
 async fn make(api: &Api, caller: &Caller, wanted: Wanted) -> Result<AppId, Error> {
-    let id = AppId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
+    let id = id_of(caller);
     let fresh = App::new(wanted.environment, wanted.state, api.now());
     let app = App { name: wanted.name, description: wanted.description, ..fresh };
     let created_by = Some(token::name_of(api, caller));
@@ -99,7 +104,8 @@ pub(super) async fn get_or_create(
     let (environment, environment_name) = (environment.id, environment.name.clone());
     let found = state.app_deployed(environment, &request.app_name);
     let id = match (found, request.object_creation_type()) {
-        (Some(_), pb::ObjectCreationType::CreateFailIfExists) => {
+        // Not this one, should an earlier try of this request have made it.
+        (Some(found), pb::ObjectCreationType::CreateFailIfExists) if found != id_of(caller) => {
             return Err(Error::Exists(format!("App '{}' already exists", request.app_name)));
         }
         (Some(id), _) => id,
@@ -227,7 +233,7 @@ pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::AppGetInfoReq
     let mut function_info_summaries = std::collections::BTreeMap::new();
     for of in app.layout.functions.values() {
         if let Some(function) = state.functions.get(of) {
-            let view = pb::Function::decode(function::definition(api, *of, function).await?);
+            let view = pb::Function::decode(function::definition(api, function).await?);
             let view = view.map_err(Error::failed(format!("cannot decode function {of}")))?;
             function_info_summaries.insert(of.to_string(), summary(view));
         }

@@ -133,7 +133,7 @@ pub(super) async fn get_or_create(
         match get_or_write(api, caller, &request.environment_name, &wanted).await {
             // Others were faster: they are the state to start from.
             Err(Error::Refused(Refused::SecretExists { .. } | Refused::SecretChanged { .. } | Refused::NoSecret { .. }))
-                if tries < CHANGE_TRIES && kind != Kind::CreateFailIfExists => {}
+                if tries < CHANGE_TRIES => {}
             done => break done?,
         }
     };
@@ -159,7 +159,10 @@ async fn get_or_write(api: &Api, caller: &Caller, environment: &str, wanted: &Wa
     let state = api.read_latest().await?;
     let environment = environment::find(&state, environment)?;
     let found = state.secret_named(environment.id, &wanted.name);
+    let id = SecretId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
     match (found, wanted.kind) {
+        // An earlier try of this request made it, and its answer was lost.
+        (Some((found, _)), Kind::CreateFailIfExists) if found == id => Ok(id),
         (Some(_), Kind::CreateFailIfExists) => {
             Err(Error::Exists(format!("Secret '{}' already exists in environment '{}'", wanted.name, environment.name)))
         }
@@ -168,7 +171,6 @@ async fn get_or_write(api: &Api, caller: &Caller, environment: &str, wanted: &Wa
             Err(Error::NotFound(format!("Secret '{}' not found in environment '{}'", wanted.name, environment.name)))
         }
         (found, _) => {
-            let id = SecretId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
             let (id, expected) = found.map_or((id, None), |(id, secret)| (id, Some(secret.content_hash)));
             write(api, caller, id, environment.id, wanted, expected).await.map(|()| id)
         }
