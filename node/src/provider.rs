@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use shoal_calls::calls::{Lost, Status};
 use shoal_proto::modal_client as pb;
-use shoal_runtime::{Bind, ContainerSpec, Exit, Limits, NetworkMode};
+use shoal_runtime::{Bind, ContainerSpec, Exit, ExitStatus, Limits, NetworkMode};
 use shoal_state::model::{Function, Resources, Task, TaskEnd};
 use shoal_state::{Command, TaskId};
 use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
@@ -113,7 +113,10 @@ impl NodeProvider {
         let Some(task) = state.tasks.get(&id) else { return Ok(()) };
         let stopping = task.stopping.is_some();
         let took_input = known.as_ref().is_some_and(|known| known.works_on.is_some());
-        let lost = if stopping || end.exit.is_none() || end.phases.is_empty() {
+        // It was told to end and did so once it was done with what it had: what is still leased to it never reached it.
+        let obeyed =
+            known.as_ref().is_some_and(|known| known.dismissed) && end.exit.as_ref().is_some_and(|exit| exit.status == ExitStatus::Code(0));
+        let lost = if stopping || obeyed || end.exit.is_none() || end.phases.is_empty() {
             Lost::Platform { result: platform_failure(&end.how) }
         } else {
             Lost::Crashed { result: result(pb::generic_result::GenericStatus::Failure, &crash(end)) }

@@ -18,6 +18,8 @@ pub(crate) struct Known {
     pub(crate) hello: Option<Instant>,
     /// The input it was given last, and its call.
     pub(crate) works_on: Option<(InputId, CallId)>,
+    /// It was told that nothing more comes for it.
+    pub(crate) dismissed: bool,
     /// Why its container does not go on from a zygote; none when it does, or is not planned yet.
     pub(crate) plain: Option<String>,
     /// What went wrong, in words.
@@ -70,6 +72,11 @@ impl Tasks {
         self.with(task, |entry| entry.known.works_on = Some((input, call)));
     }
 
+    /// Notes that a task was told that nothing more comes for it.
+    pub(crate) fn dismissed(&self, task: TaskId) {
+        self.with(task, |entry| entry.known.dismissed = true);
+    }
+
     /// Holds what ends an input that takes too long, until the input or the task is done.
     pub(crate) fn limit(&self, task: TaskId, input: InputId, limit: AbortOnDropHandle<()>) {
         self.with(task, |entry| entry.limits.insert(input, limit));
@@ -80,11 +87,6 @@ impl Tasks {
         if let Some(entry) = self.known.lock().get_mut(&task) {
             entry.limits.remove(&input);
         }
-    }
-
-    /// Says whether a task has not said yet that it is done with an input.
-    pub(crate) fn has(&self, task: TaskId, input: InputId) -> bool {
-        self.known.lock().get(&task).is_some_and(|entry| entry.limits.contains_key(&input))
     }
 
     /// Notes why a task's container does not go on from a zygote.

@@ -110,7 +110,10 @@ pub(super) async fn get_inputs(
         key: caller.key(),
     };
     let inputs = match api.calls.lease(lease).await.map_err(refused)? {
-        Leased::Stop => vec![pb::FunctionGetInputsItem { kill_switch: true, ..Default::default() }],
+        Leased::Stop => {
+            api.tasks.dismissed(id);
+            vec![pb::FunctionGetInputsItem { kill_switch: true, ..Default::default() }]
+        }
         Leased::Inputs(inputs) => {
             timeouts::watch(api, id, &task, &inputs);
             inputs.into_iter().map(item).collect()

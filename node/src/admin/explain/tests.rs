@@ -156,7 +156,7 @@ fn a_task_says_how_far_it_has_come() {
     assert_eq!(starting.says[2], "its container is ready: preparing 4 ms, creating 96 ms, loading 600 ms");
     assert_eq!(starting.says[3], "it went on from its image's zygote, with the client loaded");
     let works_on = Some((InputId::from_random(8), CallId::from_random(7)));
-    let known = Known { hello: Some(Instant::now()), works_on, plain: None, notes: vec!["a note".to_owned()] };
+    let known = Known { hello: Some(Instant::now()), works_on, dismissed: false, plain: None, notes: vec!["a note".to_owned()] };
     let working = told(&state, 0, &|_| Some(known.clone()), |about| about.task(task())).unwrap();
     assert!(working.says[4].contains("asked for work") && working.says[5].contains("was given input"), "{working:?}");
     assert_eq!(working.says[6], "a note");
