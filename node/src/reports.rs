@@ -4,7 +4,7 @@
 //! All of it is soft, and the sign of life of a node besides. The leader hears of a change at once, the others a little later: any
 //! node can say how busy a function is, and a new leader knows what the last one knew.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use shoal_calls::shards::Mark;
 use shoal_calls::shards::members::DROPPED_AFTER;
 use shoal_peer::{Endpoint, Service, Stream};
 use shoal_raft::Raft;
-use shoal_state::{FunctionId, NodeId, ShardId, State, Timestamp};
+use shoal_state::{AppId, FunctionId, NodeId, ShardId, State, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::now;
+use crate::api::{Elsewhere, Lifecycle, now};
 use crate::peers::{self, Peers};
 use crate::scheduling::CrashLoops;
 
@@ -51,6 +51,14 @@ struct Report {
     hears: Vec<NodeId>,
 }
 
+/// What stands behind a report since a later release. Older nodes overlook it, and tell nothing of it: new fields are added at the
+/// end of a struct of their own, never to one that nodes tell already.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Besides {
+    /// The apps whose clients this node hears.
+    clients: BTreeSet<AppId>,
+}
+
 impl Report {
     /// Turns the times of a load into ages, or ages into times.
     fn turn(mut load: Load, now: Timestamp) -> Load {
@@ -72,6 +80,8 @@ struct Heard {
     held: BTreeMap<FunctionId, Timestamp>,
     suspect: BTreeMap<ShardId, Mark>,
     hears: Vec<NodeId>,
+    /// None if the node is of a release that does not tell.
+    besides: Option<Besides>,
 }
 
 struct Inner {
@@ -79,6 +89,7 @@ struct Inner {
     calls: Calls,
     raft: Raft,
     crashes: CrashLoops,
+    lifecycle: Lifecycle,
     others: Mutex<HashMap<NodeId, Heard>>,
     started: Instant,
     /// For how long this node stood still since then.
@@ -103,12 +114,13 @@ impl Inner {
 
 impl Reports {
     /// Begins with nothing heard.
-    pub(crate) fn new(me: NodeId, raft: &Raft, calls: &Calls, crashes: &CrashLoops) -> Self {
+    pub(crate) fn new(me: NodeId, raft: &Raft, calls: &Calls, crashes: &CrashLoops, lifecycle: &Lifecycle) -> Self {
         let inner = Inner {
             me,
             calls: calls.clone(),
             raft: raft.clone(),
             crashes: crashes.clone(),
+            lifecycle: lifecycle.clone(),
             others: Mutex::default(),
             started: Instant::now(),
             paused: Mutex::default(),
@@ -174,6 +186,29 @@ impl Reports {
         !others.iter().any(|(other, heard)| *other != node && clock.saturating_sub(heard.at) < DROPPED_AFTER && heard.hears.contains(&node))
     }
 
+    /// Returns which clients other nodes hear, if this one hears enough of them to know: most of the members, and all that tell it
+    /// something at all, each since a moment ago.
+    pub(crate) fn clients_elsewhere(&self, state: &State) -> Option<Elsewhere> {
+        let (clock, mut heard, mut elsewhere) = (self.inner.clock(), 1, Elsewhere { all_tell: true, ..Elsewhere::default() });
+        for node in state.members.keys().filter(|node| **node != self.inner.me) {
+            let others = self.inner.others.lock();
+            match others.get(node).filter(|heard| clock.saturating_sub(heard.at) < DROPPED_AFTER / 2) {
+                Some(one) => {
+                    heard += 1;
+                    match &one.besides {
+                        Some(besides) => elsewhere.apps.extend(&besides.clients),
+                        None => elsewhere.all_tell = false,
+                    }
+                }
+                None => {
+                    drop(others);
+                    elsewhere.all_tell &= self.is_lost(*node);
+                }
+            }
+        }
+        (heard * 2 > state.members.len()).then_some(elsewhere)
+    }
+
     /// Returns where a shard's records may be missing some, and how far they go there.
     pub(crate) fn suspects(&self, shard: ShardId) -> BTreeMap<NodeId, Mark> {
         let own = self.inner.suspect.lock().get(&shard).map(|mark| (self.inner.me, *mark));
@@ -195,11 +230,15 @@ impl Reports {
         Report { load, held: held.collect(), suspect: self.inner.suspect.lock().clone(), hears: hears.collect() }
     }
 
-    fn hear(&self, node: NodeId, report: Report) {
+    fn besides(&self) -> Besides {
+        Besides { clients: self.inner.lifecycle.heard() }
+    }
+
+    fn hear(&self, node: NodeId, report: Report, besides: Option<Besides>) {
         let now = now();
         let held = report.held.into_iter().map(|(function, ms)| (function, Timestamp(now.0 + ms))).collect();
         let load = Arc::new(Report::turn(report.load, now));
-        let heard = Heard { at: self.inner.clock(), load, held, suspect: report.suspect, hears: report.hears };
+        let heard = Heard { at: self.inner.clock(), load, held, suspect: report.suspect, hears: report.hears, besides };
         self.inner.others.lock().insert(node, heard);
         self.inner.changed.send_replace(());
     }
@@ -221,8 +260,12 @@ pub(crate) async fn run(reports: Reports, peers: Peers, stop: CancellationToken)
 
 async fn hear(reports: Reports, mut stream: Stream) {
     while let Ok(Some(frame)) = stream.next().await {
-        match postcard::from_bytes(&frame) {
-            Ok(report) => reports.hear(stream.peer(), report),
+        let read = postcard::take_from_bytes(&frame).and_then(|(report, rest)| {
+            let besides = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest)?) };
+            Ok((report, besides))
+        });
+        match read {
+            Ok((report, besides)) => reports.hear(stream.peer(), report, besides),
             Err(error) => return tracing::warn!(node = %stream.peer(), %error, "a report cannot be read: are the nodes of one release?"),
         }
     }
@@ -250,9 +293,10 @@ async fn tell(reports: &Reports, endpoint: &Endpoint, node: NodeId, address: &st
     loop {
         if let Ok(mut stream) = endpoint.open_stream(node, address, REPORTS).await {
             loop {
-                let report = Bytes::from(postcard::to_stdvec(&reports.report()).expect("a report can be written"));
+                let mut report = postcard::to_stdvec(&reports.report()).expect("a report can be written");
+                report.extend(postcard::to_stdvec(&reports.besides()).expect("what is besides can be written"));
                 load.borrow_and_update();
-                match tokio::time::timeout(SEND_WAIT, stream.send(report)).await {
+                match tokio::time::timeout(SEND_WAIT, stream.send(Bytes::from(report))).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) | Err(_) => break,
                 }

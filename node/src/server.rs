@@ -155,12 +155,13 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let images = Images::new(builder(&config, &store, Arc::new(cache), &engine, &trees)?, unfinished);
     let logs = LogStore::open_with(config.data.join("logs"), config.disk.logs()).context("cannot open the logs of containers")?;
     let roots = Roots::new(store.clone(), Arc::clone(&trees));
+    let lifecycle = Lifecycle::new();
     let api = Api {
         calls: calls.clone(),
         joined: joined_logs::start(&peers, cluster.raft(), &logs),
         logs,
         tasks: Tasks::default(),
-        reports: Reports::new(keys.node, cluster.raft(), &calls, &crashes),
+        reports: Reports::new(keys.node, cluster.raft(), &calls, &crashes, &lifecycle),
         crashes,
         images: images.clone(),
         build_functions: BuildFunctions::default(),
@@ -178,7 +179,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
             .context("cannot open the blobs")?,
         files: Files::open(store.clone(), &kv).context("cannot open the uploaded files")?,
         sealing: SealingKey::new(keys.sealing),
-        lifecycle: Lifecycle::new(),
+        lifecycle,
         config: Arc::clone(&config),
         engine: engine.clone(),
         peers: peers.clone(),

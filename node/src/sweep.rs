@@ -42,7 +42,9 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
 }
 
 async fn end_abandoned_apps(api: &Api) {
-    for (app, why) in api.lifecycle.abandoned(&api.local(), Instant::now(), |app| api::app::works(api, app)) {
+    let state = api.local();
+    let (elsewhere, leads) = (api.reports.clients_elsewhere(&state), api.cluster.raft().leads());
+    for (app, why) in api.lifecycle.abandoned(&state, Instant::now(), elsewhere.as_ref(), leads, |app| api::app::works(api, app)) {
         if let Err(error) = api::app::stop(api, app, why).await {
             tracing::warn!(%app, %error, "cannot stop an abandoned app");
         }
@@ -63,8 +65,7 @@ async fn forget(api: &Api) {
     let (state, now) = (api.local(), api.now());
     let apps = old_apps(&state, now, api.config.disk.stopped_apps_ms()).into_iter().map(|id| Command::RemoveApp { id });
     let secrets = unused_secrets(&state, now).into_iter().map(|id| Command::RemoveSecret { id });
-    let bound = api::bound::unused(&state, &api.reports.load(&state), now);
-    let commands: Vec<Command> = apps.chain(secrets).take(COMMANDS_MAX).chain(bound).collect();
+    let commands: Vec<Command> = apps.chain(secrets).take(COMMANDS_MAX).collect();
     if !commands.is_empty()
         && let Err(error) = api.propose_all(commands).await
     {

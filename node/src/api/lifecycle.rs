@@ -7,6 +7,9 @@
 //! None of this is ever because this node was away. The time of an app begins when this node first looks at it, and the
 //! time during which this node did not look (it was stopped, or the machine slept) does not count. A connection that
 //! this node itself gave up on says nothing of the client behind it.
+//!
+//! In a cluster a client speaks to one node, and to another when it loses that one: what other nodes hear counts, and a connection
+//! that was closed says something only after [`MOVED_MAX`]. What no node has heard of is ended by the leader, after [`SILENT_MAX`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,6 +26,8 @@ use super::app;
 pub(crate) const SILENT_MAX: Duration = Duration::from_secs(45);
 /// How long after the end of its connection a client has to call again.
 pub(crate) const CLOSED_MAX: Duration = Duration::from_secs(5);
+/// The same where there are other nodes that it may have gone to: it shows itself there with its next heartbeat.
+const MOVED_MAX: Duration = Duration::from_secs(20);
 /// How long a detached app without a client must have had nothing to do before it ends.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 /// The longest time between two looks in which this node surely was not away.
@@ -61,11 +66,16 @@ impl Client {
     }
 
     /// Says why the client counts as gone.
-    fn gone(&self, now: Instant) -> Option<&'static str> {
+    fn gone(&self, now: Instant, alone: bool) -> Option<&'static str> {
+        let (closed_max, why) = if alone {
+            (CLOSED_MAX, "its client closed the connection and did not come back within 5 s")
+        } else {
+            (MOVED_MAX, "its client closed the connection and did not come back, to this node or another, within 20 s")
+        };
         if self.left {
             Some("its client disconnected")
-        } else if self.closed.is_some_and(|closed| now.saturating_duration_since(closed) > CLOSED_MAX) {
-            Some("its client closed the connection and did not come back within 5 s")
+        } else if self.closed.is_some_and(|closed| now.saturating_duration_since(closed) > closed_max) {
+            Some(why)
         } else if now.saturating_duration_since(self.heard) > SILENT_MAX {
             Some("its client was silent for 45 s")
         } else {
@@ -84,7 +94,18 @@ impl Client {
 #[derive(Debug, Default)]
 struct Known {
     clients: HashMap<AppId, Client>,
+    /// Apps whose client no node has heard of since then, as far as this one knows while it leads.
+    unheard: HashMap<AppId, Instant>,
     looked: Option<Instant>,
+}
+
+/// What other nodes hear of clients.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Elsewhere {
+    /// The apps whose clients one of them hears.
+    pub(crate) apps: BTreeSet<AppId>,
+    /// Whether all of them tell, or are lost.
+    pub(crate) all_tell: bool,
 }
 
 /// What is known of the clients of apps. Cheap to clone.
@@ -137,25 +158,57 @@ impl Lifecycle {
         }
     }
 
+    /// Returns the apps whose clients are here.
+    pub(crate) fn heard(&self) -> BTreeSet<AppId> {
+        let now = Instant::now();
+        let here = |client: &Client| !client.left && client.closed.is_none() && now.saturating_duration_since(client.heard) <= SILENT_MAX;
+        self.known.lock().clients.iter().filter(|(_, client)| here(client)).map(|(id, _)| *id).collect()
+    }
+
     /// Returns the apps that are to end now, each with the reason, and forgets what is no longer in the state.
     ///
-    /// `works` says whether an app has anything to do.
-    pub(crate) fn abandoned(&self, state: &State, now: Instant, works: impl Fn(AppId) -> bool) -> Vec<(AppId, &'static str)> {
+    /// `works` says whether an app has anything to do. `elsewhere` is what other nodes hear, or None while this one cannot know:
+    /// then nothing ends. `leads` says whether this node ends what nobody has heard of.
+    pub(crate) fn abandoned(
+        &self,
+        state: &State,
+        now: Instant,
+        elsewhere: Option<&Elsewhere>,
+        leads: bool,
+        works: impl Fn(AppId) -> bool,
+    ) -> Vec<(AppId, &'static str)> {
         let mut known = self.known.lock();
         let away = known.looked.replace(now).map_or(Duration::ZERO, |looked| now.saturating_duration_since(looked));
         if away > LOOK_MAX {
             known.clients.values_mut().for_each(|client| client.shift(away));
+            known.unheard.values_mut().for_each(|since| *since += away);
         }
         known.clients.retain(|id, _| state.apps.get(id).is_some_and(app::has_client));
-        let mut ends = Vec::new();
-        // A client speaks to one node: where there are several, one that never heard of it cannot say that it is silent.
-        let alone = state.members.len() <= 1;
+        known.unheard.retain(|id, _| state.apps.get(id).is_some_and(app::has_client));
+        let Some(elsewhere) = elsewhere else {
+            known.unheard.clear();
+            return Vec::new();
+        };
+        let (mut ends, alone, Known { clients, unheard, .. }) = (Vec::new(), state.members.len() <= 1, &mut *known);
         for (id, app) in state.apps.iter().filter(|(_, app)| app::has_client(app)) {
-            if !alone && !known.clients.contains_key(id) {
-                continue;
+            let is_elsewhere = elsewhere.apps.contains(id);
+            if is_elsewhere && clients.get(id).is_some_and(|client| client.gone(now, alone).is_some()) {
+                clients.remove(id);
             }
-            let client = known.clients.entry(*id).or_insert_with(|| Client::new(now));
-            let Some(why) = client.gone(now) else {
+            let client = if alone || clients.contains_key(id) {
+                unheard.remove(id);
+                clients.entry(*id).or_insert_with(|| Client::new(now))
+            } else if is_elsewhere || !leads || !elsewhere.all_tell {
+                unheard.remove(id);
+                continue;
+            } else if now.saturating_duration_since(*unheard.entry(*id).or_insert(now)) <= SILENT_MAX {
+                continue;
+            } else {
+                // Nobody has heard of it: from now on it is this node's, and silent.
+                let heard = unheard.remove(id).unwrap_or(now);
+                clients.entry(*id).or_insert_with(|| Client::new(heard))
+            };
+            let Some(why) = client.gone(now, alone) else {
                 client.idle = None;
                 continue;
             };
@@ -173,8 +226,8 @@ impl Lifecycle {
 
 #[cfg(test)]
 mod tests {
-    use shoal_state::model::{App, Environment};
-    use shoal_state::{Command, EnvironmentId, Timestamp};
+    use shoal_state::model::{App, Environment, Member};
+    use shoal_state::{Command, EnvironmentId, NodeId, Timestamp};
 
     use super::*;
 
@@ -190,7 +243,7 @@ mod tests {
     /// Looks once a second, as the node does, and returns after how many seconds the app is to end, and why.
     fn ends(lifecycle: &Lifecycle, state: &State, begin: Instant, works: bool, seconds: u32) -> Option<(u32, &'static str)> {
         (0..seconds).find_map(|second| {
-            let found = lifecycle.abandoned(state, begin + second * SECOND, |_| works);
+            let found = lifecycle.abandoned(state, begin + second * SECOND, Some(&Elsewhere::default()), true, |_| works);
             found.first().map(|(_, why)| (second, *why))
         })
     }
@@ -258,5 +311,46 @@ mod tests {
         lifecycle.left(id);
         assert_eq!(ends(&lifecycle, &state, begin, true, 200), None, "it works");
         assert_eq!(ends(&lifecycle, &state, begin, false, 200).map(|(after, _)| after), Some(6));
+    }
+
+    fn cluster_with(kind: AppState) -> (State, AppId) {
+        let (mut state, id) = state_with(kind);
+        for number in 1..=3 {
+            let member = Member { address: format!("n{number}:7470"), version: 1, release: "0".to_owned(), joined: Timestamp(0) };
+            state.members.insert(NodeId::from_random(number), member);
+        }
+        (state, id)
+    }
+
+    #[test]
+    fn what_no_node_has_heard_of_is_ended_by_the_leader() {
+        let (state, id) = cluster_with(AppState::Ephemeral);
+        let (all, begin) = (Elsewhere { all_tell: true, ..Elsewhere::default() }, Instant::now());
+        let ends = |lifecycle: &Lifecycle, elsewhere: Option<&Elsewhere>, leads: bool| {
+            (0..200).find(|second| !lifecycle.abandoned(&state, begin + *second * SECOND, elsewhere, leads, |_| false).is_empty())
+        };
+        assert_eq!(ends(&Lifecycle::new(), Some(&all), true), Some(46));
+        assert_eq!(ends(&Lifecycle::new(), Some(&all), false), None, "another one leads");
+        assert_eq!(ends(&Lifecycle::new(), Some(&Elsewhere::default()), true), None, "a node of an older release may have its client");
+        let claimed = Elsewhere { apps: BTreeSet::from([id]), ..all };
+        assert_eq!(ends(&Lifecycle::new(), Some(&claimed), true), None, "another node has its client");
+        assert_eq!(ends(&Lifecycle::new(), None, true), None, "this node is cut off");
+    }
+
+    #[test]
+    fn a_client_that_went_to_another_node_is_not_gone() {
+        let (state, id) = cluster_with(AppState::Ephemeral);
+        let (lifecycle, connection, begin) = (Lifecycle::new(), Connection::new(), Instant::now());
+        lifecycle.beat(id, connection);
+        lifecycle.closed(connection, true);
+        assert!(lifecycle.heard().is_empty());
+        let none = Elsewhere { all_tell: true, ..Elsewhere::default() };
+        let there = Elsewhere { apps: BTreeSet::from([id]), ..none.clone() };
+        let ended = |from: u32, to: u32, elsewhere: &Elsewhere| {
+            (from..to).find(|second| !lifecycle.abandoned(&state, begin + *second * SECOND, Some(elsewhere), false, |_| false).is_empty())
+        };
+        assert_eq!(ended(0, 19, &none), None, "it has until its next heartbeat to show itself elsewhere");
+        assert_eq!(ended(19, 90, &there), None);
+        assert_eq!(ended(90, 200, &none), None, "this node has forgotten it, and does not lead");
     }
 }

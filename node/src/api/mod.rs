@@ -7,7 +7,6 @@
 pub(crate) mod app;
 mod blob;
 mod blob_uses;
-pub(crate) mod bound;
 mod call;
 mod call_info;
 mod container;
@@ -46,7 +45,7 @@ pub(crate) use blob::{Blobs, all_in as blobs_in};
 pub(crate) use error::Error;
 pub(crate) use identity::Identity;
 pub(crate) use image::Told;
-pub(crate) use lifecycle::{Connection, Lifecycle};
+pub(crate) use lifecycle::{Connection, Elsewhere, Lifecycle};
 pub(crate) use mount::Files;
 pub(crate) use secret::SealingKey;
 

@@ -31,7 +31,6 @@
 mod away;
 mod boot;
 mod clock;
-mod confirm;
 mod data;
 mod driver;
 mod error;
