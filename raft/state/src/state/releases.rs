@@ -50,7 +50,8 @@ impl State {
             if self.staged.get(&place).is_some_and(|staged| staged.app == id)
                 && let Some(staged) = self.staged.remove(&place)
             {
-                self.define(*function, staged, &mut events);
+                self.functions.insert(*function, staged);
+                events.push(Event::FunctionChanged(*function));
             }
         }
         self.forget_stale(id, publish.at);
@@ -84,7 +85,8 @@ impl State {
         }
         let mut events = vec![Event::AppChanged(id)];
         for (function, of) in contents.functions {
-            self.define(function, of, &mut events);
+            self.functions.insert(function, of);
+            events.push(Event::FunctionChanged(function));
         }
         self.live_app(id)?.layout = contents.layout;
         self.release(id, new, kind, Some(of))?;
