@@ -26,7 +26,7 @@ pub(crate) const WORKDIR: &str = "/root";
 
 /// Encodes the arguments of a task.
 pub(crate) async fn encode(api: &Api, state: &State, id: TaskId, task: &Task, function: &Function) -> Result<Vec<u8>, Error> {
-    let definition = function::definition(api, function).await?;
+    let definition = function::definition(api, task.function, function).await?;
     let view = pb::Function::decode(definition.clone()).map_err(Error::failed(format!("cannot decode function {}", task.function)))?;
     let absent = || Error::NotFound(format!("App '{}' not found", task.app));
     let app = state.apps.get(&task.app).ok_or_else(absent)?;

@@ -65,7 +65,8 @@ async fn forget(api: &Api) {
     let (state, now) = (api.local(), api.now());
     let apps = old_apps(&state, now, api.config.disk.stopped_apps_ms()).into_iter().map(|id| Command::RemoveApp { id });
     let secrets = unused_secrets(&state, now).into_iter().map(|id| Command::RemoveSecret { id });
-    let commands: Vec<Command> = apps.chain(secrets).take(COMMANDS_MAX).collect();
+    let bound = api::bound::unused(&state, &api.reports.load(&state), now);
+    let commands: Vec<Command> = apps.chain(secrets).take(COMMANDS_MAX).chain(bound).collect();
     if !commands.is_empty()
         && let Err(error) = api.propose_all(commands).await
     {

@@ -89,6 +89,11 @@ impl Tasks {
         }
     }
 
+    /// Says whether a task has not said yet that it is done with an input.
+    pub(crate) fn has(&self, task: TaskId, input: InputId) -> bool {
+        self.known.lock().get(&task).is_some_and(|entry| entry.limits.contains_key(&input))
+    }
+
     /// Notes why a task's container does not go on from a zygote.
     pub(crate) fn starts_plain(&self, task: TaskId, why: String) {
         self.with(task, |entry| entry.known.plain = Some(why));

@@ -52,6 +52,18 @@ def test_rollback_brings_an_old_version_back(client, deploy, sdk, unique):
     wait_for("a new deploy to answer", lambda: version.remote() == "6", 30)
 
 
+def test_instances_follow_their_class(client, deploy, sdk, unique):
+    """An instance that was made before a deploy is one of the new version after it; when that has no such class, its call says so."""
+    deploy("1")
+    teller = sdk.Cls.from_name(unique, "Teller")(name="Ann")
+    assert teller.version.remote() == "1 Ann"
+    deploy("2")
+    wait_for("version 2 to answer", lambda: teller.version.remote() == "2 Ann", 30)
+    deploy("without a class")
+    with pytest.raises(sdk.exception.NotFoundError, match="no class 'Teller' any more: its version 3"):
+        teller.version.remote()
+
+
 def test_rollback_says_what_cannot_be(client, deploy, unique):
     """There is nothing before the first version, and no version that never was; an app that is not deployed cannot go back."""
     deploy("1")

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use shoal_calls::shards::{Append, Replicas};
 use shoal_calls::{Calls, Error, calls::*};
@@ -325,6 +326,72 @@ async fn a_partner_catches_up_holds_what_counts_and_takes_over() {
     // What is not at home is not answered but named.
     let refused = two.info(CallId::in_shard(ShardId::new(8).unwrap(), 1)).await;
     assert!(matches!(refused, Err(Error::Refused(Refused::NotHome { .. }))));
+    carrier.abort();
+}
+
+/// Leads straight to the calls of other nodes; a node that is not there does not answer.
+#[derive(Debug, Default, Clone)]
+struct Straight(Arc<Mutex<BTreeMap<NodeId, Calls>>>);
+
+impl Road for Straight {
+    fn ask<'a>(&'a self, home: NodeId, request: Bytes, _patience: Duration) -> BoxFuture<'a, Result<Bytes, String>> {
+        let calls = self.0.lock().get(&home).cloned();
+        Box::pin(async move {
+            match calls {
+                Some(calls) => Ok(calls.serve(request).await),
+                None => Err("it is not there".to_owned()),
+            }
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_that_was_replaced_and_does_not_know_shows_nothing_that_is_out_of_date() {
+    let (dir1, dir2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (to2, records) = mpsc::unbounded_channel();
+    let one = Calls::open(&Options::new(dir1.path().join("shards"), node(1)), Some(Box::new(Wire { to: to2 }))).unwrap();
+    let two = Calls::open(&Options::new(dir2.path().join("shards"), node(2)), None).unwrap();
+    let road = Straight::default();
+    for (number, calls) in [(1, &one), (2, &two)] {
+        calls.configure(members(1, 1, &[1], &[2])).await.unwrap();
+        calls.set_road(Arc::new(road.clone()));
+        calls.confirm_answers(true);
+        road.0.lock().insert(node(number), calls.clone());
+    }
+    one.reports_complete(vec![shard()]).await.unwrap();
+    let fed = one.feed(node(2), shard(), Default::default()).await.unwrap();
+    one.acked(node(2), vec![two.receive(vec![fed]).await.unwrap().remove(0).unwrap()]).await.unwrap();
+    for calls in [&two, &one] {
+        calls.configure(members(2, 1, &[1, 2], &[])).await.unwrap();
+    }
+    let carrier = tokio::spawn(carry(one.clone(), two.clone(), node(2), records));
+    one.open_call_with(opened(1, CallKind::Map, Invocation::Sync), vec![input(0)], "k").await.unwrap();
+    assert_eq!(one.info(call(1)).await.unwrap().inputs, 1);
+
+    // While its partner does not answer it cannot know.
+    road.0.lock().remove(&node(2));
+    let unknown = one.info(call(1)).await;
+    assert!(matches!(unknown, Err(Error::Unconfirmed { node: who, .. }) if who == node(2)), "{unknown:?}");
+
+    // The partner was made home meanwhile, and has more. What counts is still told; how things stand is not.
+    two.configure(members(3, 2, &[2], &[])).await.unwrap();
+    two.reports_complete(vec![shard()]).await.unwrap();
+    two.put_inputs(call(1), vec![input(1)], "k2").await.unwrap();
+    two.open_call_with(opened(2, CallKind::Unary, Invocation::Async), vec![input(0)], "k").await.unwrap();
+    road.0.lock().insert(node(2), two.clone());
+    let (old, none, new) = tokio::join!(one.info(call(1)), one.outputs(call(1), Entry::default(), 10, NOW, false), one.info(call(2)),);
+    for unknown in [old.map(drop), none.map(drop), new.map(drop)] {
+        assert!(matches!(unknown, Err(Error::Unconfirmed { .. })), "{unknown:?}");
+    }
+
+    // Once it knows it asks the new home.
+    let late = one.info(call(1));
+    let told = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        one.configure(members(3, 2, &[2], &[])).await.unwrap();
+    };
+    let (late, ()) = tokio::join!(late, told);
+    assert_eq!(late.unwrap().inputs, 2);
     carrier.abort();
 }
 

@@ -164,10 +164,26 @@ impl About<'_> {
         let function = self.state.functions.get(&id)?;
         let mut told = Explanation::new("function", id, function.tag.as_str());
         told.say(shoal_scheduler::explain(self.state, self.load, id, self.now));
+        told.says.extend(self.bound(id));
         told.says.extend(self.home(id));
         let tasks = self.state.tasks_of.get(&id).into_iter().flatten();
         told.parts.extend(tasks.take(PARTS_MAX).filter_map(|task| self.task(*task)));
         Some(told)
+    }
+
+    /// Says what a function was bound from, or how many were bound from it.
+    fn bound(&self, id: FunctionId) -> Option<String> {
+        let Some(bound) = self.state.bound_of(id) else {
+            let count = self.state.bound.get(&id)?.len();
+            return Some(format!("{count} functions with parameters or options of their own are bound from it"));
+        };
+        let own = match (bound.parameters.is_empty(), bound.options.is_empty()) {
+            (false, false) => "parameters and options",
+            (false, true) => "parameters",
+            _ => "options",
+        };
+        let made = lasted(since(self.now, bound.created.0));
+        Some(format!("bound from {} with {own} of its own, {made} ago", bound.parent))
     }
 
     /// Says where the calls of a function are, where there is a choice.

@@ -233,7 +233,7 @@ pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::AppGetInfoReq
     let mut function_info_summaries = std::collections::BTreeMap::new();
     for of in app.layout.functions.values() {
         if let Some(function) = state.functions.get(of) {
-            let view = pb::Function::decode(function::definition(api, function).await?);
+            let view = pb::Function::decode(function::definition(api, *of, function).await?);
             let view = view.map_err(Error::failed(format!("cannot decode function {of}")))?;
             function_info_summaries.insert(of.to_string(), summary(view));
         }

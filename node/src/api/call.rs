@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use shoal_calls::calls::{self, CallKind, Entry, Invocation, NewInput, OpenCall, Output, Parent, Policy, PutInput, RetryInput, Status};
 use shoal_proto::modal_client as pb;
-use shoal_state::model::Function;
-use shoal_state::{CallId, FunctionId, InputId};
+use shoal_state::model::{AppState, Function};
+use shoal_state::{CallId, FunctionId, InputId, State};
 
 use super::error::Error;
-use super::{Api, Caller, Identity, blob_uses, function, input_token};
+use super::{Api, Caller, Identity, blob_uses, bound, function, input_token};
 use shoal_calls::calls::streams::{Direction, StreamKey};
 use tonic::Status as Refusal;
 
@@ -37,9 +37,10 @@ pub(super) fn refused(error: calls::Error) -> Error {
             other => Error::Precondition(other.to_string()),
         },
         // The same request again finds what this one may have done.
-        passing @ (calls::Error::Away { .. } | calls::Error::Late { .. } | calls::Error::Ended { .. }) => {
-            Error::Unavailable(passing.to_string())
-        }
+        passing @ (calls::Error::Away { .. }
+        | calls::Error::Unconfirmed { .. }
+        | calls::Error::Late { .. }
+        | calls::Error::Ended { .. }) => Error::Unavailable(passing.to_string()),
         failed => Error::Failed { attempted: "cannot keep records of a call".to_owned(), source: failed.into() },
     }
 }
@@ -84,10 +85,35 @@ fn parent(caller: &Caller, input: &str) -> Result<Option<Parent>, Error> {
     Ok(Some(Parent { input: input.parse()?, task }))
 }
 
+/// Refuses a client's call of what an app had in an earlier version and has no more. What still runs of that version may go on.
+async fn must_be_published(api: &Api, caller: &Caller, id: FunctionId, function: &Function) -> Result<(), Error> {
+    let published = |state: &State| {
+        let app = state.apps.get(&function.app).filter(|app| app.state == AppState::Deployed);
+        app.is_none_or(|app| app.layout.functions.values().any(|other| *other == function.parent.unwrap_or(id)))
+    };
+    if !matches!(caller.identity, Identity::Client(_)) {
+        return Ok(());
+    }
+    let state = api.read_latest_unless(published).await?;
+    match state.apps.get(&function.app).filter(|_| !published(&state)) {
+        None => Ok(()),
+        Some(app) => {
+            let (kind, name) = function.tag.strip_suffix(".*").map_or(("function", &*function.tag), |class| ("class", class));
+            let version = app.deployments.last().map_or(0, |last| last.version);
+            Err(Error::NotFound(format!(
+                "App '{}' has no {kind} '{name}' any more: its version {version} was deployed without it; `modal app history {}` shows what changed when",
+                app.name, app.name
+            )))
+        }
+    }
+}
+
 pub(super) async fn map(api: &Api, caller: &Caller, request: pb::FunctionMapRequest) -> Result<pb::FunctionMapResponse, Error> {
     use pb::FunctionCallInvocationType as Wire;
     let (id, function) = function::find(api, &request.function_id).await?;
     super::app::must_live(api, function.app).await?;
+    must_be_published(api, caller, id, &function).await?;
+    bound::note_use(api, id, &function).await?;
     if let Identity::Client(_) = caller.identity {
         api.lifecycle.called(function.app);
     }

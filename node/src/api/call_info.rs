@@ -169,7 +169,7 @@ impl Names {
 
     async fn look_up(api: &Api, id: FunctionId) -> Option<(String, String)> {
         let function = api.local().functions.get(&id)?.clone();
-        let view = pb::Function::decode(function::definition(api, &function).await.ok()?).ok()?;
+        let view = pb::Function::decode(function::definition(api, id, &function).await.ok()?).ok()?;
         Some((function.tag, view.module_name))
     }
 }

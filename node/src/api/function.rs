@@ -6,7 +6,7 @@ use shoal_state::model::{App, Class, Environment, Function, Resources, Retries};
 use shoal_state::{AppId, ClassId, Command, DefinitionId, Digest, FunctionId, ShardId, State};
 
 use super::error::Error;
-use super::{Api, Caller, app, environment, gpu, scaling};
+use super::{Api, Caller, app, bound, environment, gpu, scaling};
 
 /// How long an input may run when nobody says, in milliseconds.
 const TIMEOUT_MS: u64 = Function::TIMEOUT_MS;
@@ -14,7 +14,7 @@ const TIMEOUT_MS: u64 = Function::TIMEOUT_MS;
 const CPU_MILLI: u32 = 125;
 /// What a container reserves when nobody says: 128 MiB.
 const MEMORY_BYTES: u64 = 128 << 20;
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 /// How many names are listed where one is not found.
 const NAMED_MAX: usize = 20;
 
@@ -39,12 +39,16 @@ pub(crate) async fn find(api: &Api, id: &str) -> Result<(FunctionId, Function), 
     Ok((parsed, function.clone()))
 }
 
-/// Reads the SDK's message back as it was received.
-pub(crate) async fn definition(api: &Api, function: &Function) -> Result<prost::bytes::Bytes, Error> {
-    api.definition(&function.definition).await
+/// Reads the SDK's message back as it was received; that of a bound function is its parent's, with what its options change.
+pub(crate) async fn definition(api: &Api, id: FunctionId, function: &Function) -> Result<prost::bytes::Bytes, Error> {
+    let bytes = api.definition(&function.definition).await?;
+    match api.local().bound_of(id) {
+        Some(bound) => Ok([&bytes[..], &bound::patch(&bound.options)?].concat().into()),
+        None => Ok(bytes),
+    }
 }
 
-fn metadata_of(id: FunctionId, function: &Function, view: &pb::Function) -> pb::FunctionHandleMetadata {
+pub(super) fn metadata_of(id: FunctionId, function: &Function, view: &pb::Function) -> pb::FunctionHandleMetadata {
     let methods = view.method_definitions.iter().map(|(name, method)| (name.clone(), method_metadata(id, function, view, name, method)));
     pb::FunctionHandleMetadata {
         function_name: if view.implementation_name.is_empty() { view.function_name.clone() } else { view.implementation_name.clone() },
@@ -88,7 +92,7 @@ fn method_metadata(
 
 /// Returns what a client must know to call a function.
 pub(crate) async fn handle_metadata(api: &Api, id: FunctionId, function: &Function) -> Result<pb::FunctionHandleMetadata, Error> {
-    let view = pb::Function::decode(definition(api, function).await?).map_err(Error::failed(format!("cannot decode function {id}")))?;
+    let view = pb::Function::decode(definition(api, id, function).await?).map_err(Error::failed(format!("cannot decode function {id}")))?;
     Ok(metadata_of(id, function, &view))
 }
 
@@ -144,7 +148,7 @@ fn resources(view: &pb::Function) -> Resources {
 }
 
 /// Turns the policy of the wire into ours: the coefficient comes as a fraction, and decisions use no fractions.
-fn retries(policy: &pb::FunctionRetryPolicy) -> Retries {
+pub(super) fn retries(policy: &pb::FunctionRetryPolicy) -> Retries {
     Retries {
         count: policy.retries,
         delay_initial_ms: policy.initial_delay_ms,
@@ -180,7 +184,7 @@ fn chosen(state: &State, request: &pb::FunctionCreateRequest) -> Result<(prost::
     Ok((bytes, view, name))
 }
 
-fn parse_all<T: std::str::FromStr<Err = shoal_state::NotAnId>>(ids: &[String]) -> Result<Vec<T>, Error> {
+pub(super) fn parse_all<T: std::str::FromStr<Err = shoal_state::NotAnId>>(ids: &[String]) -> Result<Vec<T>, Error> {
     ids.iter().map(|id| Ok(id.parse()?)).collect()
 }
 
@@ -277,7 +281,7 @@ pub(super) async fn get(api: &Api, _caller: &Caller, request: pb::FunctionGetReq
     let absent = || no_such(&request.app_name, "function", &request.object_tag, app.layout.functions.keys());
     let id = app.layout.functions.get(&request.object_tag).ok_or_else(absent)?;
     let function = state.functions.get(id).ok_or_else(absent)?;
-    let bytes = definition(api, function).await?;
+    let bytes = definition(api, *id, function).await?;
     let view = pb::Function::decode(bytes.clone()).map_err(Error::failed(format!("cannot decode function {id}")))?;
     Ok(pb::FunctionGetResponse {
         function_id: id.to_string(),
@@ -293,7 +297,7 @@ pub(super) async fn get_by_id(
     request: pb::FunctionGetByIdRequest,
 ) -> Result<pb::FunctionGetByIdResponse, Error> {
     let (id, function) = find(api, &request.function_id).await?;
-    let bytes = definition(api, &function).await?;
+    let bytes = definition(api, id, &function).await?;
     let view = pb::Function::decode(bytes.clone()).map_err(Error::failed(format!("cannot decode function {id}")))?;
     Ok(pb::FunctionGetByIdResponse {
         function: Some(function_data(&bytes, &view)),

@@ -7,6 +7,7 @@
 pub(crate) mod app;
 mod blob;
 mod blob_uses;
+pub(crate) mod bound;
 mod call;
 mod call_info;
 mod container;

@@ -104,6 +104,7 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionGet"
         | "FunctionGetById"
         | "FunctionGetCurrentStats"
+        | "FunctionListVariants"
         | "FunctionGetSchedulingParams"
         | "ClassGet"
         | "FunctionCallFromId"
@@ -236,6 +237,7 @@ names! {
     pb::FunctionPrecreateRequest, it => [App(it.app_id.as_str()), Function(it.existing_function_id.as_str())];
     pb::FunctionGetRequest, it => [Environment(it.environment_name.as_str())];
     pb::FunctionGetByIdRequest, it => [Function(it.function_id.as_str())];
+    pb::FunctionListVariantsRequest, it => [Function(it.function_id.as_str())];
     pb::FunctionGetCurrentStatsRequest, it => [Function(it.function_id.as_str())];
     pb::FunctionGetSchedulingParamsRequest, it => [Function(it.function_id.as_str())];
     pb::FunctionUpdateSchedulingParamsRequest, it => [Function(it.function_id.as_str())];

@@ -2,8 +2,8 @@
 
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
-use shoal_state::Command;
 use shoal_state::model::{Function, Scaling};
+use shoal_state::{Command, FunctionId};
 
 use super::error::Error;
 use super::{Api, Caller, function};
@@ -16,11 +16,17 @@ pub(super) fn of(view: &pb::Function) -> Scaling {
     let settings = view.autoscaler_settings.unwrap_or_default();
     let idle_seconds = settings.scaledown_window.unwrap_or(view.task_idle_timeout_secs);
     Scaling {
-        containers_min: settings.min_containers.unwrap_or(view.warm_pool_size),
+        containers_min: if has_parameters(view) { 0 } else { settings.min_containers.unwrap_or(view.warm_pool_size) },
         containers_max: settings.max_containers.unwrap_or(view.concurrency_limit),
         containers_buffer: settings.buffer_containers.unwrap_or(view.experimental_buffer_containers),
         scaledown_ms: if idle_seconds == 0 { SCALEDOWN_MS } else { u64::from(idle_seconds) * 1000 },
     }
+}
+
+/// Says whether this is a class with parameters: it has no containers itself, its instances have.
+fn has_parameters(view: &pb::Function) -> bool {
+    let info = view.class_parameter_info.clone().map(pb::ClassParameterInfo::decode);
+    info.is_some_and(|info| info.is_ok_and(|info| !info.schema.is_empty()))
 }
 
 /// Refuses settings that can't be kept together.
@@ -57,8 +63,8 @@ fn changes(before: &Scaling, now: &Scaling) -> pb::AutoscalerSettings {
 }
 
 /// What the function's definition says, whatever was changed since.
-async fn defined(api: &Api, function: &Function) -> Result<Scaling, Error> {
-    let bytes = function::definition(api, function).await?;
+async fn defined(api: &Api, id: FunctionId, function: &Function) -> Result<Scaling, Error> {
+    let bytes = function::definition(api, id, function).await?;
     let view = pb::Function::decode(bytes).map_err(Error::failed(format!("cannot decode function '{}'", function.tag)))?;
     Ok(of(&view))
 }
@@ -68,8 +74,8 @@ pub(super) async fn get(
     _caller: &Caller,
     request: pb::FunctionGetSchedulingParamsRequest,
 ) -> Result<pb::FunctionGetSchedulingParamsResponse, Error> {
-    let (_, function) = function::find(api, &request.function_id).await?;
-    let defined = defined(api, &function).await?;
+    let (id, function) = function::find(api, &request.function_id).await?;
+    let defined = defined(api, id, &function).await?;
     let configuration = pb::AutoscalerConfiguration {
         settings: Some(settings(&function.scaling)),
         default_settings: Some(settings(&of(&pb::Function::default()))),

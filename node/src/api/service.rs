@@ -13,7 +13,8 @@ use tonic::{Request, Response, Status};
 use super::error::Error;
 use super::policy::{self, Names};
 use super::{
-    Api, Caller, app, blob, call, call_info, container, environment, function, image, logs, mount, release, scaling, secret, task, token,
+    Api, Caller, app, blob, bound, call, call_info, container, environment, function, image, logs, mount, release, scaling, secret, task,
+    token,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -107,6 +108,8 @@ methods! {
     secret_delete: pb::SecretDeleteRequest => (), secret::delete;
     function_precreate: pb::FunctionPrecreateRequest => pb::FunctionPrecreateResponse, function::precreate;
     function_create: pb::FunctionCreateRequest => pb::FunctionCreateResponse, function::create;
+    function_bind_params: pb::FunctionBindParamsRequest => pb::FunctionBindParamsResponse, bound::bind;
+    function_list_variants: pb::FunctionListVariantsRequest => pb::FunctionListVariantsResponse, bound::list;
     function_get: pb::FunctionGetRequest => pb::FunctionGetResponse, function::get;
     function_get_by_id: pb::FunctionGetByIdRequest => pb::FunctionGetByIdResponse, function::get_by_id;
     function_get_current_stats: pb::FunctionGetCurrentStatsRequest => pb::FunctionStats, function::current_stats;

@@ -32,6 +32,9 @@ pub(crate) use records::Outbox;
 /// Requests to the calls of another node.
 const CALLS: Service = Service::new(3, "answer for the calls that are at home there");
 
+/// From this version of the rules on, all nodes say of which shards they know later homes.
+const ANSWERS_CONFIRMED_SINCE: u32 = 5;
+
 /// Carries requests to the homes of calls.
 #[derive(Debug)]
 struct PeerCalls {
@@ -84,6 +87,7 @@ async fn follow(raft: Raft, calls: Calls, reports: Reports, mut told: OrdMap<Sha
     let mut changes = raft.watch();
     loop {
         let state = raft.local();
+        calls.confirm_answers(state.version() >= ANSWERS_CONFIRMED_SINCE && state.members.len() > 1);
         if !state.shards.ptr_eq(&told) {
             let changed = |(id, shard): &(&ShardId, &Shard)| told.get(*id) != Some(*shard);
             let changed: Vec<_> = state.shards.iter().filter(changed).map(|(id, shard)| (*id, shard.clone())).collect();

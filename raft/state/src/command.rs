@@ -7,15 +7,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    App, AppLayout, Class, Cluster, Deployment, Environment, EnvironmentChange, Function, Image, Layer, Member, Mount, NewRelease, Node,
-    Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose, Voting,
+    App, AppLayout, Bound, Class, Cluster, Deployment, Environment, EnvironmentChange, Function, Image, Layer, Member, Mount, NewRelease,
+    Node, Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose, Voting,
 };
 use crate::{
     AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, Timestamp, TokenId,
 };
 
 /// The newest version of the rules that this build knows. See the version gate in ARCHITECTURE.md.
-pub const VERSION_KNOWN: u32 = 4;
+pub const VERSION_KNOWN: u32 = 5;
 
 /// One decision.
 #[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
@@ -103,6 +103,12 @@ pub enum Command {
     SetVoting { id: NodeId, voting: Option<Voting> },
     /// Starts the cluster anew with one survivor: the other members are out for good, and what they held is the survivor's.
     RecoverCluster { survivor: NodeId, generation: u32, at: Timestamp },
+    /// Makes a function of another one; of one that is there its use is noted.
+    BindFunction { id: FunctionId, bound: Box<Bound> },
+    /// Notes that a bound function is used.
+    UseBound { id: FunctionId, at: Timestamp },
+    /// Forgets those of the bound functions that nobody used after a time and that have no tasks.
+    ForgetBound { ids: Vec<FunctionId>, unused_since: Timestamp },
 }
 
 impl Command {
@@ -121,6 +127,7 @@ impl Command {
             | Self::RemoveMount { .. } => 2,
             Self::FoundCluster { .. } | Self::AdmitNode { .. } | Self::RemoveNode { .. } | Self::LabelNode { .. } => 3,
             Self::SetVoting { .. } | Self::RecoverCluster { .. } => 4,
+            Self::BindFunction { .. } | Self::UseBound { .. } | Self::ForgetBound { .. } => 5,
             Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
             _ => 1,
         }

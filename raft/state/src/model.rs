@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AppId, BootId, ClassId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId};
 
+mod bound;
 mod fresh;
 mod member;
 mod release;
 
+pub use bound::{Bound, Changes};
 pub use member::{Cluster, Member, Removed, Voting};
 pub use release::{
     AppNotes, EnvironmentChange, EnvironmentSettings, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind, SecretNotes,

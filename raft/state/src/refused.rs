@@ -98,6 +98,10 @@ pub enum Refused {
     VotersMax { id: NodeId },
     #[error("node {id} is the last one that may vote: promote or unpin another one first")]
     NoVoterLeft { id: NodeId },
+    #[error("function {id} is itself bound from another one: bind that one")]
+    BoundAlready { id: FunctionId },
+    #[error("function {id} is there already, and is not bound from function {parent}")]
+    OtherParent { id: FunctionId, parent: FunctionId },
 }
 
 /// What a node is to a shard, where that forbids a change.

@@ -6,8 +6,8 @@
 use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::model::{
-    App, AppLayout, AppNotes, AppState, Class, Cluster, Deployment, Environment, EnvironmentSettings, Function, Image, Layer, Member,
-    Mount, Node, Release, Removed, Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose, Voting,
+    App, AppLayout, AppNotes, AppState, Bound, Class, Cluster, Deployment, Environment, EnvironmentSettings, Function, Image, Layer,
+    Member, Mount, Node, Release, Removed, Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose, Voting,
 };
 use crate::refused::MemberIs;
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     TaskId, Timestamp, TokenId,
 };
 
+mod bound;
 mod environments;
 mod layout;
 mod members;
@@ -84,6 +85,8 @@ pub struct State {
     pub tokens_used: OrdMap<TokenId, NodeId>,
     /// What operators have decided of nodes' votes.
     pub voting: OrdMap<NodeId, Voting>,
+    /// What was bound from functions, by parent.
+    pub bound: OrdMap<FunctionId, OrdMap<FunctionId, Bound>>,
 }
 
 type Applied = Result<Vec<Event>, Refused>;
@@ -166,6 +169,9 @@ impl State {
             Command::LabelNode { id, labels } => self.label_node(*id, labels),
             Command::SetVoting { id, voting } => self.set_voting(*id, *voting),
             Command::RecoverCluster { survivor, generation, at } => self.recover_cluster(*survivor, *generation, *at),
+            Command::BindFunction { id, bound } => self.bind_function(*id, bound),
+            Command::UseBound { id, at } => self.use_bound(*id, *at),
+            Command::ForgetBound { ids, unused_since } => self.forget_bound(ids, *unused_since),
         }
     }
 
@@ -320,15 +326,16 @@ impl State {
         self.forget_secrets_of(id);
         let functions: Vec<FunctionId> = self.functions.iter().filter(|(_, function)| function.app == id).map(|(id, _)| *id).collect();
         let classes: Vec<ClassId> = self.classes.values().filter(|class| class.app == id).map(|class| class.id).collect();
-        functions.iter().for_each(|id| drop(self.functions.remove(id)));
+        functions.iter().for_each(|id| drop((self.functions.remove(id), self.bound.remove(id))));
         classes.iter().for_each(|id| drop(self.classes.remove(id)));
     }
 
     fn put_function(&mut self, id: FunctionId, function: &Function) -> Applied {
         self.live_app(function.app)?;
         self.has_parts(id, function)?;
-        self.functions.insert(id, function.clone());
-        Ok(vec![Event::FunctionChanged(id)])
+        let mut events = Vec::new();
+        self.define(id, function.clone(), &mut events);
+        Ok(events)
     }
 
     /// Refuses a function whose image, files or secrets are not there.

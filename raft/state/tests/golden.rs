@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use shoal_state::model::{
-    App, AppLayout, AppState, Cluster, Deployment, Environment, EnvironmentChange, Function, Lasting, Member, NewRelease, Node, Publish,
-    ReleaseKind, Resources, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose, Voting,
+    App, AppLayout, AppState, Bound, Changes, Cluster, Deployment, Environment, EnvironmentChange, Function, Lasting, Member, NewRelease,
+    Node, Publish, ReleaseKind, Resources, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose, Voting,
 };
 use shoal_state::{
     AppId, BootId, Command, DefinitionId, Digest, EnvironmentId, FunctionId, NodeId, SecretId, ShardId, State, TaskId, Timestamp, TokenId,
@@ -60,7 +60,7 @@ fn function(line: &Line<'_>) -> Function {
     Function {
         image: line.keyed.get("image").map(|id| shoal_state::ImageId::from_random(id.parse().expect("a number"))),
         mounts: line.keyed.get("mount").map(|id| shoal_state::MountId::from_random(id.parse().expect("a number"))).into_iter().collect(),
-        scaling: Scaling { containers_max: line.keyed("max", 0) as u32, ..Scaling::default() },
+        scaling: Scaling { containers_max: line.keyed("max", 0) as u32, containers_min: line.keyed("min", 0) as u32, ..Scaling::default() },
         ..plain
     }
 }
@@ -278,8 +278,33 @@ fn command(line: &Line<'_>) -> Command {
         },
         "version" => Command::SetVersion { version: line.number(0) as u32 },
         "image" | "layer" | "mount" | "name_mount" | "remove_image" | "remove_layers" | "remove_mount" => part_command(line),
+        "bind" | "use_bound" | "forget_bound" => bound_command(line),
         "found" | "admit" | "remove_node" | "label" | "join_token" | "voting" | "recover" => member_command(line),
         _ => registry_command(line),
+    }
+}
+
+/// Functions that are made of others: `bind 11 parent=1 max=2 secret=1 used=20`.
+fn bound_command(line: &Line<'_>) -> Command {
+    let function = || FunctionId::from_random(line.number(0));
+    match line.verb {
+        "bind" => {
+            let changes = Changes {
+                containers_max: line.keyed.contains_key("max").then(|| line.keyed("max", 0) as u32),
+                secrets: line.keyed.get("secret").map(|secret| SecretId::from_random(id(secret))).into_iter().collect(),
+                ..Changes::default()
+            };
+            let at = Timestamp(line.keyed("used", 10));
+            let parent = FunctionId::from_random(line.keyed("parent", 1).into());
+            let bound = Bound { parent, parameters: b"x=1".to_vec(), options: vec![], changes, created: at, used: at };
+            Command::BindFunction { id: function(), bound: Box::new(bound) }
+        }
+        "use_bound" => Command::UseBound { id: function(), at: Timestamp(line.keyed("at", 10)) },
+        "forget_bound" => Command::ForgetBound {
+            ids: line.plain.iter().map(|of| FunctionId::from_random(id(of))).collect(),
+            unused_since: Timestamp(line.keyed("since", 10)),
+        },
+        other => panic!("no command is called {other:?}"),
     }
 }
 
@@ -376,6 +401,21 @@ fn show(state: &State, line: &Line<'_>) -> String {
             let apps = state.apps.iter().map(|(id, app)| format!("app {} has [{}]", id.bits(), layout(app)));
             let functions = state.functions.iter().map(tell);
             apps.chain(functions).chain([format!("staged {}", state.staged.len())]).collect::<Vec<_>>().join(" | ")
+        }
+        "bound" => {
+            let all = state.bound.values().flatten().map(|(id, bound)| {
+                let function = &state.functions[id];
+                let Scaling { containers_min, containers_max, .. } = function.scaling;
+                let (parent, secrets) = (bound.parent.bits(), function.secrets.len());
+                let parameters = String::from_utf8_lossy(&function.parameters);
+                format!(
+                    "{} of {parent} min={containers_min} max={containers_max} secrets={secrets} {parameters} used={}",
+                    id.bits(),
+                    bound.used.0
+                )
+            });
+            let told = all.collect::<Vec<_>>().join(" | ");
+            if told.is_empty() { format!("none of {} functions", state.functions.len()) } else { told }
         }
         "notes" => format!("{:?}", state.app_notes.get(&AppId::from_random(line.number(1)))),
         "environments" => {

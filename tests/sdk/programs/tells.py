@@ -23,6 +23,17 @@ def variables(prefix: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
 
 
+if VERSION != "without a class":
+
+    @app.cls(env=SAME)
+    class Teller:
+        name: str = modal.parameter()
+
+        @modal.method()
+        def version(self) -> str:
+            return f"{VERSION} {self.name}"
+
+
 @app.function(env=SAME)
 def place() -> tuple[str, str]:
     """The environment, and what a look-up by name alone finds from in here."""

@@ -92,6 +92,10 @@ pub(super) enum Asked {
         home: NodeId,
         shards: Vec<ShardId>,
     },
+    /// Of which of these shards the node that is asked cannot say that nobody was home in a later epoch.
+    Vouch {
+        epochs: Vec<(ShardId, u64)>,
+    },
 }
 
 /// An answer with all that belongs to it.
@@ -114,6 +118,7 @@ pub(super) enum Told {
     Running(Vec<Held>, Vec<StreamKey>),
     /// The home could not answer, in its words.
     Failed(String),
+    NotVouched(Vec<ShardId>),
 }
 
 impl Told {
@@ -130,14 +135,15 @@ impl Told {
 }
 
 /// What a request is about.
-enum About {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum About {
     /// Something in this shard; none when the id names no shard.
     One(Option<ShardId>),
     /// Anything anywhere.
     All,
 }
 
-fn about(request: &Request) -> About {
+pub(super) fn about(request: &Request) -> About {
     match request {
         Request::Open(open) => About::One(open.call.shard()),
         Request::Put { call, .. }
@@ -184,7 +190,7 @@ impl Away {
     }
 
     /// Waits until what is noted satisfies `holds`.
-    async fn until(&self, holds: impl Fn() -> bool) {
+    pub(super) async fn until(&self, holds: impl Fn() -> bool) {
         let mut noted = self.noted.subscribe();
         while !holds() {
             if noted.changed().await.is_err() {
@@ -218,6 +224,11 @@ impl Away {
     /// Says whether a shard is known to be at home at a node.
     fn is_home(&self, home: NodeId, shard: Option<ShardId>) -> bool {
         shard.is_none_or(|shard| self.homes.read().get(&shard).is_some_and(|(known, _)| *known == home))
+    }
+
+    /// Says whether this is the newest epoch of a shard that was noted.
+    pub(super) fn is_in_epoch(&self, shard: ShardId, epoch: u64) -> bool {
+        self.homes.read().get(&shard).is_some_and(|(_, noted)| *noted == epoch)
     }
 
     /// Returns where a call is at home, if that is elsewhere.
@@ -270,13 +281,15 @@ impl Calls {
             Asked::WhereData { key, wait_ms } => {
                 Ok(Told::Nodes(self.streams().origins().of(&key, millis(wait_ms)).await.into_iter().collect()))
             }
+            Asked::Vouch { epochs } => Ok(Told::NotVouched(self.not_vouched(epochs).await?)),
             Asked::WhereAll { call } => Ok(Told::Nodes(self.streams().origins().of_call(call))),
         }
     }
 
     /// Asks whoever is home, wherever.
     pub(super) async fn told(&self, what: &'static str, wait: Duration, request: Request) -> Result<Told, Error> {
-        if self.away.is_all_here() {
+        // While an answer waits to be confirmed, a shard may move.
+        if self.away.is_all_here() && !self.confirms() {
             return self.told_here(what, wait, request).await;
         }
         let mut failing: Option<Instant> = None;

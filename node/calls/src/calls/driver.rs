@@ -19,12 +19,15 @@ use shoal_state::{NodeId, ShardId, TaskId};
 use shoal_storage::log::{self, Log, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::away::{About, about};
 use super::boot::Boot;
 use super::clock::Clock;
+use super::confirm::Witness;
 use super::info::Load;
 use super::model::Millis;
 use super::options::{Failed, Options};
 use super::record::Record;
+use super::refused as rules;
 use super::rules::{Answer, Effect, Request, Rules, Ticket};
 use super::state::CallsState;
 use super::streams::{self, Streams};
@@ -50,6 +53,8 @@ const COLLECT_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) answer: Answer,
+    /// Who must confirm it, see [`super::confirm`].
+    pub(super) witnesses: Vec<Witness>,
     pub(super) places: Vec<Position>,
 }
 
@@ -101,6 +106,11 @@ pub(super) enum Event {
         node: NodeId,
         shard: Option<ShardId>,
     },
+    /// Answered with those shards for which this node does not vouch in these epochs.
+    Vouch {
+        epochs: Vec<(ShardId, u64)>,
+        reply: oneshot::Sender<Vec<ShardId>>,
+    },
     Views {
         reply: oneshot::Sender<Vec<ShardView>>,
     },
@@ -122,6 +132,7 @@ pub(super) enum Event {
 /// Who waits for an answer.
 struct Waiting {
     reply: oneshot::Sender<Reply>,
+    about: About,
     /// For a lease: what to take back when nobody is there any more.
     lease: Option<(TaskId, String)>,
 }
@@ -303,6 +314,10 @@ impl Driver {
             }
             Event::Gone { node, shard: None } => self.shards.gone(node),
             Event::Gone { node, shard: Some(shard) } => self.shards.starved(node, shard),
+            Event::Vouch { epochs, reply } => {
+                let not_vouched = |(shard, epoch): &(ShardId, u64)| !self.shards.replica(*shard).vouches_for(*epoch);
+                let _ = reply.send(epochs.into_iter().filter(not_vouched).map(|(shard, _)| shard).collect());
+            }
             Event::Views { reply } => drop(reply.send(self.shards.views())),
             Event::AskChange { shard, epoch, change, reply } => {
                 let _ = reply.send(match self.shards.ask(shard, epoch, change) {
@@ -338,7 +353,7 @@ impl Driver {
             _ => None,
         };
         if let Some(reply) = reply {
-            self.waiting.insert(self.next_ticket, Waiting { reply, lease });
+            self.waiting.insert(self.next_ticket, Waiting { reply, about: about(&request), lease });
         }
         self.rules.handle(now, self.next_ticket, request);
     }
@@ -436,12 +451,31 @@ impl Driver {
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        let Some(Waiting { reply, lease }) = self.waiting.remove(&ticket) else { return };
-        let places = self.places(&answer);
-        if reply.send(Reply { answer, places }).is_err()
+        let Some(Waiting { reply, about, lease }) = self.waiting.remove(&ticket) else { return };
+        let (places, witnesses) = (self.places(&answer), self.witnesses(&answer, about));
+        if reply.send(Reply { answer, witnesses, places }).is_err()
             && let Some((task, key)) = lease
         {
             self.ask(self.clock.now(), Request::Undelivered { task, key }, None);
+        }
+    }
+
+    /// Returns who must confirm an answer: one that tells how things stand, or a no.
+    fn witnesses(&self, answer: &Answer, about: About) -> Vec<Witness> {
+        let may_be_out_of_date = match answer {
+            Answer::Outputs(found) => found.items.is_empty(),
+            Answer::Infos(_) | Answer::Inputs(_) => true,
+            Answer::Refused(refused) => !matches!(refused, rules::Refused::NotHome { .. }),
+            _ => false,
+        };
+        let of = |shard: ShardId| {
+            let replica = self.shards.replica(shard);
+            replica.witnesses().into_iter().map(move |node| Witness { shard, epoch: replica.config().epoch, node })
+        };
+        match about {
+            _ if !may_be_out_of_date => Vec::new(),
+            About::One(shard) => shard.into_iter().flat_map(of).collect(),
+            About::All => ShardId::all().flat_map(of).collect(),
         }
     }
 

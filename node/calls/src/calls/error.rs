@@ -34,6 +34,20 @@ pub enum Error {
         /// What stood in the way.
         why: String,
     },
+    /// What this node knows may be out of date: it is home of a shard as far as it knows, and cannot make sure that it still is.
+    #[error("cannot {what}: node {node} has not confirmed for {waited:?} that {shard} is still at home here ({why})")]
+    Unconfirmed {
+        /// What was asked.
+        what: &'static str,
+        /// The shard.
+        shard: shoal_state::ShardId,
+        /// Who was asked.
+        node: shoal_state::NodeId,
+        /// What stood in the way.
+        why: String,
+        /// How long it was tried.
+        waited: Duration,
+    },
     /// The calls of this node have ended, and the node must start anew.
     #[error("the calls of this node have ended: {why}")]
     Ended {

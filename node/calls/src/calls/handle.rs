@@ -8,10 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use shoal_state::model::Shard;
 use shoal_state::{CallId, FunctionId, InputId, ShardId, TaskId};
-use shoal_storage::log::Log;
+use shoal_storage::log::{Log, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::away::{Away, Told, explain};
+use super::confirm::{Confirmed, Rounds};
 use super::driver::{Driver, Event, REQUESTS_WAITING_MAX, Reply};
 use super::error::Error;
 use super::info::{CallInfo, InputInfo, Load};
@@ -39,6 +40,7 @@ pub struct Calls {
     ended: Arc<OnceLock<String>>,
     pub(super) away: Arc<Away>,
     pub(super) running: Arc<Running>,
+    pub(super) rounds: Arc<Rounds>,
 }
 
 impl Calls {
@@ -66,8 +68,8 @@ impl Calls {
             });
         };
         std::thread::Builder::new().name("calls".to_owned()).spawn(run).map_err(failed("start the thread of calls"))?;
-        let (away, running) = (Arc::new(Away::new(options.node)), Arc::default());
-        Ok(Self { events, log, streams, load, ended, away, running })
+        let (away, running, rounds) = (Arc::new(Away::new(options.node)), Arc::default(), Arc::default());
+        Ok(Self { events, log, streams, load, ended, away, running, rounds })
     }
 
     /// Writes and syncs what there is, and ends. Later requests are answered with [`Error::Ended`]. The folder may be opened again
@@ -329,9 +331,23 @@ impl Calls {
     }
 
     /// Asks the rules of this node, and reads what their answer names.
-    pub(super) async fn told_here(&self, what: &'static str, wait: Duration, request: Request) -> Result<Told, Error> {
-        let answer = self.ask(request).await?;
-        let Reply { answer, places } = self.wait(what, wait, answer).await?;
+    pub(super) async fn told_here(&self, what: &'static str, wait: Duration, mut request: Request) -> Result<Told, Error> {
+        loop {
+            let again = self.confirms().then(|| request.clone());
+            let asked = self.ask(request).await?;
+            let Reply { answer, witnesses, places } = self.wait(what, wait, asked).await?;
+            let told = self.told_of(answer, places).await?;
+            let Some(again) = again else { return Ok(told) };
+            // Only what changed nothing is asked again.
+            match self.confirm(what, &witnesses).await? {
+                Confirmed::Yes => return Ok(told),
+                Confirmed::Changed => request = again,
+            }
+        }
+    }
+
+    /// Reads what an answer of the rules names.
+    async fn told_of(&self, answer: Answer, places: Vec<Position>) -> Result<Told, Error> {
         Ok(match answer {
             Answer::Done => Told::Done,
             Answer::Refused(refused) => Told::Refused(refused),

@@ -31,6 +31,7 @@
 mod away;
 mod boot;
 mod clock;
+mod confirm;
 mod data;
 mod driver;
 mod error;

@@ -378,6 +378,20 @@ impl Replica {
         nodes
     }
 
+    /// Returns the nodes besides this home without which nobody can be home of a later epoch.
+    pub fn witnesses(&self) -> Vec<NodeId> {
+        let mut nodes = if self.role() == Role::Home { self.must_have() } else { Vec::new() };
+        nodes.retain(|node| *node != self.me);
+        nodes
+    }
+
+    /// Says whether this node has acknowledged nothing as the home of a later epoch than this, nor will before it hears of one. Its
+    /// records tell of epochs that it forgot when it started anew.
+    pub fn vouches_for(&self, epoch: u64) -> bool {
+        let known = self.config.epoch > 0 && self.role() != Role::Suspect;
+        known && self.config.epoch <= epoch && self.tail.epoch <= epoch
+    }
+
     /// Returns the nodes besides this one that are sent every record.
     pub fn sent_to(&self) -> impl Iterator<Item = NodeId> {
         let nodes = self.config.in_sync.iter().chain(&self.config.joining);

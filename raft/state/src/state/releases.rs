@@ -50,8 +50,7 @@ impl State {
             if self.staged.get(&place).is_some_and(|staged| staged.app == id)
                 && let Some(staged) = self.staged.remove(&place)
             {
-                self.functions.insert(*function, staged);
-                events.push(Event::FunctionChanged(*function));
+                self.define(*function, staged, &mut events);
             }
         }
         self.forget_stale(id, publish.at);
@@ -85,8 +84,7 @@ impl State {
         }
         let mut events = vec![Event::AppChanged(id)];
         for (function, of) in contents.functions {
-            self.functions.insert(function, of);
-            events.push(Event::FunctionChanged(function));
+            self.define(function, of, &mut events);
         }
         self.live_app(id)?.layout = contents.layout;
         self.release(id, new, kind, Some(of))?;

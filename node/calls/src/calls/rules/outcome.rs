@@ -48,12 +48,22 @@ impl Rules {
         let (durable, pool, id) = (call.open.invocation.durable(), call.open.pool, known.call);
         let needs = |index| Some(Needs { shard, index, durable });
         if let Some((entry, _)) = known.output {
-            return needs(entry.index);
+            let answer = needs(entry.index);
+            from.into_iter().for_each(|task| self.has_let_go(task, input));
+            return answer;
         }
         if retry_count < known.retry_count {
             return needs(known.last);
         }
         if retry_count > known.retry_count || self.runs_elsewhere(input, from, status) {
+            return None;
+        }
+        if status == Status::Terminated
+            && !known.cancelled
+            && from.is_some_and(|task| self.holder(input) == Some(task) && self.is_interrupted(now, task))
+        {
+            // It went down with another one, and nobody has asked for that.
+            self.back_in_queue(now, input);
             return None;
         }
         let retry = retry_of(now, known, call, status);

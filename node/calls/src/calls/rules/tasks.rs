@@ -30,6 +30,8 @@ pub(super) struct Task {
     leases: VecDeque<(String, Vec<(InputId, u32)>)>,
     /// Cancelled inputs, with when it was told last.
     cancels: BTreeMap<InputId, Option<Millis>>,
+    /// When it was told last of any.
+    told_ms: Option<Millis>,
     heartbeat: Option<(Ticket, TimerKey)>,
     pub(super) stopping: bool,
     idle_since_ms: Option<Millis>,
@@ -42,6 +44,7 @@ impl Task {
             running: BTreeSet::new(),
             leases: VecDeque::new(),
             cancels: BTreeMap::new(),
+            told_ms: None,
             heartbeat: None,
             stopping: false,
             idle_since_ms: Some(now),
@@ -82,6 +85,7 @@ impl Task {
         for (input, told) in &mut self.cancels {
             if told.is_none_or(|at| now >= at + TOLD_AGAIN_MS) {
                 *told = Some(now);
+                self.told_ms = Some(now);
                 untold.push(*input);
             }
         }
@@ -135,8 +139,22 @@ impl Rules {
         Ok(())
     }
 
+    /// Says whether a task has reason to leave inputs alone that nobody cancelled: it is to stop, or was told of the cancellation
+    /// of another one. Inputs of a batch are cancelled together, and functions that are not async only with their container.
+    pub(super) fn is_interrupted(&self, now: Millis, task: TaskId) -> bool {
+        let told = |task: &Task| task.told_ms.is_some_and(|at| now <= at + super::CANCEL_GRACE_MS);
+        self.tasks.get(&task).is_some_and(|task| task.stopping || told(task))
+    }
+
+    /// Notes that a task is done with an input that was taken from it.
+    pub(super) fn has_let_go(&mut self, task: TaskId, input: InputId) {
+        if let Some(task) = self.tasks.get_mut(&task) {
+            task.cancels.remove(&input);
+        }
+    }
+
     /// Puts an input that a task has back where it stood in the queue.
-    fn back_in_queue(&mut self, now: Millis, input: InputId) {
+    pub(super) fn back_in_queue(&mut self, now: Millis, input: InputId) {
         let Some(pool) = self.known(input).map(|(_, _, call)| call.open.pool) else { return };
         if let Some(place) = self.unplace(now, input, pool) {
             self.enqueue(now, input, Some(place.order()));
@@ -154,10 +172,16 @@ impl Rules {
         self.pool_is_here(pool)?;
         self.ended.insert(task);
         self.stop_waiting(task);
+        let interrupted = self.is_interrupted(now, task);
         let gone = self.tasks.remove(&task);
         self.load_changed |= gone.is_some();
         let mut needs = Vec::new();
         for input in gone.map(|task| task.running).unwrap_or_default() {
+            let lost = match lost {
+                // A cancellation may end a container that has other inputs: that is no failure of theirs.
+                Lost::Crashed { result } if interrupted => &Lost::Platform { result: result.clone() },
+                lost => lost,
+            };
             needs.extend(self.lost_input(now, task, input, lost));
         }
         self.answer_after(ticket, &needs, Answer::Done);
