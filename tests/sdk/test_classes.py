@@ -101,6 +101,9 @@ def test_options_of_a_function(running, sdk):
     task, colour = blue.with_options(memory=256).remote()
     assert colour == "blue" and task != classes.option.remote()[0]
     assert classes.option.remote()[1] is None
+    with pytest.raises(ValueError, match="try 1"):
+        classes.at_try.remote("alone", 2)
+    assert classes.at_try.with_options(retries=2).remote("again", 3) == 3
 
 
 def test_max_containers_by_option(running):

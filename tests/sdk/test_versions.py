@@ -47,6 +47,7 @@ def test_a_program_of_any_age_runs(other, request):
         "spawn": "said 7",
         "concurrent": [0, 1, 2, 3, 4, 5],
         "class": 6,
+        "instance": 11,
     }
     assert "saying 1" in said
 

@@ -54,6 +54,15 @@ class Counter:
         return self.base + number
 
 
+@app.cls()
+class Adder:
+    base: int = modal.parameter(default=5)
+
+    @modal.method()
+    def add(self, number: int) -> int:
+        return self.base + number
+
+
 @app.local_entrypoint()
 def main() -> None:
     try:
@@ -71,5 +80,6 @@ def main() -> None:
         "spawn": say.spawn(7).get(),
         "concurrent": list(slowly.map(range(6))),
         "class": Counter().add.remote(1),
+        "instance": Adder.with_options(timeout=50)(base=10).add.remote(1),
     }
     print("FOUND", found)
