@@ -175,6 +175,8 @@ impl World {
             (Asked::Open(call), Answer::Done) => self.called(call).acked = true,
             (Asked::Put(call), Answer::Put(put)) => self.called(call).inputs.extend(put.iter().map(|put| put.input)),
             (Asked::Cancel(call), Answer::Cancelled(_)) => self.called(call).cancelled = true,
+            // What was told to end, and was not cancelled, runs again.
+            (Asked::Finish(_, outcome), Answer::Done) if outcome.status == Status::Terminated => {}
             (Asked::Finish(_, outcome), Answer::Done) => drop(self.seen.ended.insert((outcome.input, outcome.retry_count))),
             (Asked::Lease(task, key), Answer::Leased(leased)) => {
                 for at in leased {
@@ -358,6 +360,10 @@ impl World {
     }
 
     fn bring(&mut self, task: TaskId, outcome: Outcome) {
+        if outcome.status == Status::Terminated {
+            // It gives it up, and may get it again when nobody cancelled it.
+            self.seen.leased.remove(&(task, outcome.input, outcome.retry_count));
+        }
         let from = Some((task, pool((task.bits() % 2) as u64)));
         let request = Request::Finish { from, outcomes: vec![outcome.clone()] };
         self.ask(Asked::Finish(task, outcome), request);

@@ -58,13 +58,15 @@ impl Rules {
         if retry_count > known.retry_count || self.runs_elsewhere(input, from, status) {
             return None;
         }
-        if status == Status::Terminated
-            && !known.cancelled
-            && from.is_some_and(|task| self.holder(input) == Some(task) && self.is_interrupted(now, task))
-        {
-            // It went down with another one, and nobody has asked for that.
-            self.back_in_queue(now, input);
-            return None;
+        if let Some(task) = from.filter(|_| status == Status::Terminated && !known.cancelled) {
+            // Nobody has asked for that: it went down with another one, or this is said again by a task that it was taken from.
+            if self.holder(input) != Some(task) {
+                return None;
+            }
+            if self.is_interrupted(now, task) {
+                self.back_in_queue(now, input);
+                return None;
+            }
         }
         let retry = retry_of(now, known, call, status);
         let place = self.places.get(&input).copied();
