@@ -113,10 +113,8 @@ impl NodeProvider {
         let Some(task) = state.tasks.get(&id) else { return Ok(()) };
         let stopping = task.stopping.is_some();
         let took_input = known.as_ref().is_some_and(|known| known.works_on.is_some());
-        // It was told to end and did so once it was done with what it had: what is still leased to it never reached it.
-        let obeyed =
-            known.as_ref().is_some_and(|known| known.dismissed) && end.exit.as_ref().is_some_and(|exit| exit.status == ExitStatus::Code(0));
-        let lost = if stopping || obeyed || end.exit.is_none() || end.phases.is_empty() {
+        let dismissed = known.as_ref().is_some_and(|known| known.dismissed);
+        let lost = if stopping || !is_own_doing(end, dismissed) {
             Lost::Platform { result: platform_failure(&end.how) }
         } else {
             Lost::Crashed { result: result(pb::generic_result::GenericStatus::Failure, &crash(end)) }
@@ -154,6 +152,18 @@ impl NodeProvider {
         let failed = self.api.calls.fail_pool(task.function, Status::InitFailed, said).await;
         failed.map_err(Error::failed(format!("cannot fail what waits for function {}", task.function)))
     }
+}
+
+/// Says whether a container ended by what its program did, and with it what it had. `dismissed` says that it was told that nothing
+/// more comes for it.
+fn is_own_doing(end: &Ended, dismissed: bool) -> bool {
+    // One of an earlier start of this node has no phases.
+    let Some(exit) = end.exit.as_ref().filter(|_| !end.phases.is_empty()) else { return false };
+    // It ended once it was done with what it had: what is still leased to it never reached it.
+    let obeyed = dismissed && exit.status == ExitStatus::Code(0);
+    // Ended by this node, because it stops or the task moved, unless that was for what it took.
+    let ended_by_node = end.why.is_some() && !exit.oom && exit.disk.is_none();
+    !obeyed && !ended_by_node
 }
 
 /// Says to whoever waits for an input why its container ended.
@@ -201,5 +211,33 @@ impl Provider for NodeProvider {
 
     fn ended(&self, id: TaskId, generation: u64, end: Ended) -> BoxFuture<'_, Result<(), Failure>> {
         async move { self.end(id, generation, &end).await.map_err(|error| tonic::Status::from(error).message().to_owned().into()) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shoal_worker::{Phase, PhaseTime};
+
+    use super::*;
+
+    fn ended(code: i32, why: Option<&str>) -> Ended {
+        let exit = Exit { status: ExitStatus::Code(code), oom: false, disk: None };
+        let phases = vec![PhaseTime { phase: Phase::Preparing, after: Duration::ZERO }];
+        Ended { exit: Some(exit), why: why.map(str::to_owned), how: String::new(), phases }
+    }
+
+    #[test]
+    fn what_the_platform_ended_is_no_crash_of_the_function() {
+        assert!(is_own_doing(&ended(0, None), false), "a program that ends in mid-input");
+        assert!(is_own_doing(&ended(1, None), true));
+        assert!(!is_own_doing(&ended(0, None), true), "it did as it was told");
+        assert!(!is_own_doing(&ended(0, Some("the node stops")), false));
+        assert!(!is_own_doing(&Ended { exit: None, ..ended(0, None) }, false));
+        assert!(!is_own_doing(&Ended { phases: vec![], ..ended(1, None) }, false), "one of an earlier start");
+        let mut greedy = ended(137, Some("it took too much"));
+        greedy.exit.as_mut().unwrap().oom = true;
+        assert!(is_own_doing(&greedy, false));
     }
 }
