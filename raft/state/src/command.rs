@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     App, AppLayout, Bound, Class, Cluster, Deployment, Environment, EnvironmentChange, Function, Image, Layer, Member, Mount, NewRelease,
-    Node, Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose, Voting,
+    Node, Object, Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose, Voting,
 };
 use crate::{
-    AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, Timestamp, TokenId,
+    AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, ObjectId, SecretId, ShardId, TaskId, Timestamp,
+    TokenId,
 };
 
 /// The newest version of the rules that this build knows. See the version gate in ARCHITECTURE.md.
@@ -109,6 +110,10 @@ pub enum Command {
     UseBound { id: FunctionId, at: Timestamp },
     /// Forgets those of the bound functions that nobody used after a time and that have no tasks.
     ForgetBound { ids: Vec<FunctionId>, unused_since: Timestamp },
+    /// Says that a dict or a queue exists; nothing happens when the id does.
+    CreateObject { id: ObjectId, object: Object },
+    /// Says that a dict or a queue exists no more.
+    RemoveObject { id: ObjectId },
 }
 
 impl Command {
@@ -128,6 +133,7 @@ impl Command {
             Self::FoundCluster { .. } | Self::AdmitNode { .. } | Self::RemoveNode { .. } | Self::LabelNode { .. } => 3,
             Self::SetVoting { .. } | Self::RecoverCluster { .. } => 4,
             Self::BindFunction { .. } | Self::UseBound { .. } | Self::ForgetBound { .. } => 5,
+            Self::CreateObject { .. } | Self::RemoveObject { .. } => 5,
             Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
             _ => 1,
         }

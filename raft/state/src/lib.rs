@@ -16,6 +16,7 @@ mod command;
 mod digest;
 mod id;
 pub mod model;
+mod object;
 mod refused;
 mod state;
 
@@ -24,6 +25,7 @@ pub use digest::{Digest, NotADigest};
 pub use id::*;
 pub use imbl;
 pub use model::Timestamp;
+pub use object::ObjectId;
 pub use refused::{MemberIs, Refused};
 pub use state::{HISTORY_KEPT, RELEASES_KEPT, SETTING_DEFAULT, State, VOTERS_MAX};
 

@@ -10,10 +10,12 @@ use crate::{AppId, BootId, ClassId, Digest, EnvironmentId, FunctionId, ImageId, 
 mod bound;
 mod fresh;
 mod member;
+mod object;
 mod release;
 
 pub use bound::{Bound, Changes};
 pub use member::{Cluster, Member, Removed, Voting};
+pub use object::Object;
 pub use release::{
     AppNotes, EnvironmentChange, EnvironmentSettings, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind, SecretNotes,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppId, EnvironmentId, FunctionId, ImageId, MountId, NodeId, SecretId, ShardId, TaskId, TokenId, VOTERS_MAX};
+use crate::{AppId, EnvironmentId, FunctionId, ImageId, MountId, NodeId, ObjectId, SecretId, ShardId, TaskId, TokenId, VOTERS_MAX};
 
 /// Why a command changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -102,6 +102,10 @@ pub enum Refused {
     BoundAlready { id: FunctionId },
     #[error("function {id} is there already, and is not bound from function {parent}")]
     OtherParent { id: FunctionId, parent: FunctionId },
+    #[error("{} {name:?} already exists as {id}", id.kind())]
+    ObjectExists { name: String, id: ObjectId },
+    #[error("{} {id} does not exist", id.kind())]
+    NoObject { id: ObjectId },
 }
 
 /// What a node is to a shard, where that forbids a change.

@@ -7,18 +7,19 @@ use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::model::{
     App, AppLayout, AppNotes, AppState, Bound, Class, Cluster, Deployment, Environment, EnvironmentSettings, Function, Image, Layer,
-    Member, Mount, Node, Release, Removed, Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose, Voting,
+    Member, Mount, Node, Object, Release, Removed, Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose, Voting,
 };
 use crate::refused::MemberIs;
 use crate::{
-    AppId, ClassId, Command, DefinitionId, Digest, EnvironmentId, Event, FunctionId, ImageId, MountId, NodeId, Refused, SecretId, ShardId,
-    TaskId, Timestamp, TokenId,
+    AppId, ClassId, Command, DefinitionId, Digest, EnvironmentId, Event, FunctionId, ImageId, MountId, NodeId, ObjectId, Refused, SecretId,
+    ShardId, TaskId, Timestamp, TokenId,
 };
 
 mod bound;
 mod environments;
 mod layout;
 mod members;
+mod objects;
 mod parts;
 mod releases;
 mod secrets;
@@ -87,6 +88,8 @@ pub struct State {
     pub voting: OrdMap<NodeId, Voting>,
     /// What was bound from functions, by parent.
     pub bound: OrdMap<FunctionId, OrdMap<FunctionId, Bound>>,
+    /// The dicts and queues that there are.
+    pub objects: OrdMap<ObjectId, Object>,
 }
 
 type Applied = Result<Vec<Event>, Refused>;
@@ -172,6 +175,8 @@ impl State {
             Command::BindFunction { id, bound } => self.bind_function(*id, bound),
             Command::UseBound { id, at } => self.use_bound(*id, *at),
             Command::ForgetBound { ids, unused_since } => self.forget_bound(ids, *unused_since),
+            Command::CreateObject { id, object } => self.create_object(*id, object),
+            Command::RemoveObject { id } => self.remove_object(*id),
         }
     }
 

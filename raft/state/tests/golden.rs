@@ -8,10 +8,11 @@ use std::path::Path;
 
 use shoal_state::model::{
     App, AppLayout, AppState, Bound, Changes, Cluster, Deployment, Environment, EnvironmentChange, Function, Lasting, Member, NewRelease,
-    Node, Publish, ReleaseKind, Resources, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose, Voting,
+    Node, Object, Publish, ReleaseKind, Resources, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose, Voting,
 };
 use shoal_state::{
-    AppId, BootId, Command, DefinitionId, Digest, EnvironmentId, FunctionId, NodeId, SecretId, ShardId, State, TaskId, Timestamp, TokenId,
+    AppId, BootId, Command, DefinitionId, DictId, Digest, EnvironmentId, FunctionId, NodeId, ObjectId, QueueId, SecretId, ShardId, State,
+    TaskId, Timestamp, TokenId,
 };
 
 /// The words of one line: what to do, its plain arguments, and its `key=value` arguments.
@@ -171,7 +172,24 @@ fn registry_command(line: &Line<'_>) -> Command {
             by: "alice".to_owned(),
             expected: line.keyed.get("expected").map(|content| Digest::of(content.as_bytes())),
         },
+        "dict" | "queue" => Command::CreateObject {
+            id: object(line),
+            object: Object {
+                environment: EnvironmentId::from_random(line.keyed("in", 1).into()),
+                name: line.keyed.get("name").map(|name| (*name).to_owned()).unwrap_or_default(),
+                created: Timestamp(line.keyed("at", 10)),
+                created_by: "alice".to_owned(),
+            },
+        },
+        "remove_dict" | "remove_queue" => Command::RemoveObject { id: object(line) },
         other => panic!("no command is called {other:?}"),
+    }
+}
+
+fn object(line: &Line<'_>) -> ObjectId {
+    match line.verb.ends_with("dict") {
+        true => DictId::from_random(line.number(0)).into(),
+        false => QueueId::from_random(line.number(0)).into(),
     }
 }
 
@@ -380,6 +398,10 @@ fn show(state: &State, line: &Line<'_>) -> String {
             members.collect::<Vec<_>>().join("; ")
         }
         "cluster" => format!("{:?}", state.cluster.as_ref().map(|cluster| (cluster.id[0], cluster.generation))),
+        "objects" => {
+            let objects = state.objects.iter().map(|(id, object)| format!("{} {} as {:?}", id.kind(), id.bits(), object.name));
+            objects.collect::<Vec<_>>().join("; ")
+        }
         "voting" => format!("{:?}", state.voting.iter().map(|(id, voting)| (id.bits(), *voting)).collect::<Vec<_>>()),
         "removed" => format!("{:?}", state.removed.iter().map(|(id, removed)| (id.bits(), removed.why.as_str())).collect::<Vec<_>>()),
         "free" => format!("{:?}", state.free(NodeId::from_random(line.number(1)))),

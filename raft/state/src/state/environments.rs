@@ -60,6 +60,7 @@ impl State {
         for secret in secrets {
             self.forget_secret(secret);
         }
+        self.forget_objects_of(id);
         Ok(events)
     }
 

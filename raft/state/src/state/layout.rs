@@ -54,7 +54,7 @@ layout! {
     2: app_notes, staged, releases, environment_settings, secret_notes;
     3: cluster, members, removed, tokens_used;
     4: voting;
-    5: bound;
+    5: bound, objects;
 }
 
 struct Reader;
