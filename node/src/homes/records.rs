@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use shoal_calls::Calls;
 use shoal_calls::calls::Starved;
 use shoal_calls::shards::replica::Refused;
-use shoal_calls::shards::{Ack, Append, Header, Mark, Replicas, Role, ShardView};
+use shoal_calls::shards::{Ack, Append, Mark, Replicas, Role, ShardView};
 use shoal_peer::{Endpoint, Incoming, Outgoing, Service, Stream};
 use shoal_raft::Raft;
 use shoal_state::{NodeId, ShardId};
@@ -252,7 +252,7 @@ impl Copying<'_> {
     async fn feed(&mut self, shard: ShardId, mut tail: Mark) -> Result<(), String> {
         loop {
             let append = self.calls.feed(self.node, shard, tail).await.map_err(|error| error.to_string())?;
-            let (end, is_last) = (end_of(&append), append.records.is_empty());
+            let (end, is_last) = (append.end(), append.is_empty());
             // What it must have before it may join must be on its disk too.
             self.send(vec![append], is_last).await?;
             self.fed_in.insert(shard, self.number);
@@ -283,14 +283,9 @@ impl Copying<'_> {
 fn join(appends: &mut Vec<Append>, append: Append) {
     let last = appends.iter_mut().rev().find(|last| last.shard == append.shard);
     match last {
-        Some(last) if last.epoch == append.epoch && end_of(last) == append.after => last.records.extend(append.records),
+        Some(last) if last.epoch == append.epoch && last.end() == append.after => last.records.extend(append.records),
         _ => appends.push(append),
     }
-}
-
-fn end_of(append: &Append) -> Mark {
-    let last = append.records.last().and_then(|record| Header::decode(record).ok());
-    last.map_or(append.after, |header| header.mark)
 }
 
 /// Keeps copies for the home at the other end of a stream.

@@ -1,6 +1,6 @@
 //! Where the live records of the shards stand in the node's log, and what of the log can be given back. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use shoal_storage::log::Position;
 
@@ -22,6 +22,8 @@ pub struct Slot {
 pub struct Index {
     slots: BTreeMap<u64, Slot>,
     owners: HashMap<u128, Vec<u64>>,
+    /// How many of them are of dicts and queues.
+    objects: usize,
 }
 
 impl Index {
@@ -35,15 +37,18 @@ impl Index {
                     self.remove(index, space);
                 }
             }
-            Kind::Tail => {}
-            Kind::Began | Kind::Calls => self.insert(slot, space),
+            Kind::Tail | Kind::Kept => {}
+            Kind::Began | Kind::Calls | Kind::Objects => self.insert(slot, space),
         }
     }
 
     fn insert(&mut self, slot: Slot, space: &mut Space) {
         let index = slot.header.mark.index;
         space.lives(slot.position, slot.bytes);
-        match self.slots.insert(index, slot) {
+        self.objects += usize::from(slot.header.kind == Kind::Objects);
+        let was = self.slots.insert(index, slot);
+        self.objects -= usize::from(was.is_some_and(|was| was.header.kind == Kind::Objects));
+        match was {
             // The same record again, carried forward.
             Some(was) if was.header == slot.header => space.died(was.position, was.bytes),
             Some(was) => {
@@ -56,17 +61,41 @@ impl Index {
 
     fn remove(&mut self, index: u64, space: &mut Space) {
         if let Some(slot) = self.slots.remove(&index) {
+            self.objects -= usize::from(slot.header.kind == Kind::Objects);
             space.died(slot.position, slot.bytes);
         }
     }
 
     fn cut(&mut self, last: u64, space: &mut Space) {
         for (index, slot) in self.slots.split_off(&(last + 1)) {
+            self.objects -= usize::from(slot.header.kind == Kind::Objects);
             space.died(slot.position, slot.bytes);
             if let Some(indexes) = self.owners.get_mut(&slot.header.owner) {
                 indexes.retain(|of_owner| *of_owner != index);
             }
         }
+    }
+
+    /// Lets those records up to `last` die that are not listed.
+    pub fn keep_only(&mut self, last: u64, kept: &BTreeSet<u64>, space: &mut Space) {
+        let dead: Vec<Slot> = self.slots.range(..=last).filter(|(index, _)| !kept.contains(index)).map(|(_, slot)| *slot).collect();
+        for slot in dead {
+            let index = slot.header.mark.index;
+            self.remove(index, space);
+            if let Some(indexes) = self.owners.get_mut(&slot.header.owner) {
+                indexes.retain(|of_owner| *of_owner != index);
+            }
+        }
+    }
+
+    /// Says whether any of the live records up to `last` is not listed.
+    pub fn has_others(&self, last: u64, kept: &BTreeSet<u64>) -> bool {
+        self.slots.range(..=last).any(|(index, _)| !kept.contains(index))
+    }
+
+    /// Says whether there are records whose death matters: those of dicts and queues. Calls end by time alone.
+    pub fn has_objects(&self) -> bool {
+        self.objects > 0
     }
 
     /// Finds a live record.

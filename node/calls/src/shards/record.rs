@@ -32,8 +32,13 @@ pub enum Kind {
     Dropped,
     /// Of this node alone: the shard has had records up to this mark, though none of the last ones may live any more.
     Tail,
+    /// Of this node alone: of the shard's records up to this mark those live that are listed, and no others. A node that was away
+    /// while records died hears of it so.
+    Kept,
     /// A record of calls.
     Calls,
+    /// A record of dicts and queues.
+    Objects,
 }
 
 impl Kind {
@@ -43,7 +48,9 @@ impl Kind {
             Self::Cut => 2,
             Self::Dropped => 3,
             Self::Tail => 4,
+            Self::Kept => 5,
             Self::Calls => 16,
+            Self::Objects => 17,
         }
     }
 
@@ -53,7 +60,9 @@ impl Kind {
             2 => Self::Cut,
             3 => Self::Dropped,
             4 => Self::Tail,
+            5 => Self::Kept,
             16 => Self::Calls,
+            17 => Self::Objects,
             _ => return None,
         })
     }
@@ -93,6 +102,9 @@ pub enum NotARecord {
         /// The kind it has.
         code: u8,
     },
+    /// A list of the records that live cannot be read.
+    #[error("the list of the records that live cannot be read")]
+    Kept,
     /// No cluster has that shard.
     #[error("the record names shard {number}")]
     Shard {
@@ -141,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_as_it_was_written() {
-        for kind in [Kind::Began, Kind::Cut, Kind::Dropped, Kind::Tail, Kind::Calls] {
+        for kind in [Kind::Began, Kind::Cut, Kind::Dropped, Kind::Tail, Kind::Kept, Kind::Calls, Kind::Objects] {
             let mark = Mark { epoch: u64::MAX - 1, index: 1 << 40 };
             let header = Header { kind, shard: ShardId::new(255).unwrap(), mark, owner: u128::MAX - 7 };
             assert_eq!(Header::decode(&header.encode()), Ok(header));

@@ -166,8 +166,13 @@ struct Found {
 }
 
 impl Found {
-    fn take(&mut self, slot: Slot, space: &mut Space) {
+    fn take(&mut self, slot: Slot, body: &[u8], space: &mut Space) -> Result<(), NotARecord> {
         let mark = slot.header.mark;
+        if slot.header.kind == Kind::Kept {
+            self.index.take(slot, space);
+            self.index.keep_only(mark.index, &read_kept(body)?, space);
+            return Ok(());
+        }
         if slot.header.kind == Kind::Cut {
             self.began.retain(|began| began.index <= mark.index);
             let epoch = self.began.last().map_or(0, |began| began.epoch);
@@ -185,7 +190,43 @@ impl Found {
             }
         }
         self.index.take(slot, space);
+        Ok(())
     }
+}
+
+impl Append {
+    /// Returns the last record that it brings, or after which it would.
+    pub fn end(&self) -> Mark {
+        let headers = self.records.iter().rev().filter_map(|record| Header::decode(record).ok());
+        headers.filter(|header| header.kind != Kind::Kept).map(|header| header.mark).next().unwrap_or(self.after)
+    }
+
+    /// Says whether it brings no record.
+    pub fn is_empty(&self) -> bool {
+        self.records.iter().all(|record| is_kept(record))
+    }
+}
+
+fn is_kept(record: &[u8]) -> bool {
+    Header::decode(record).is_ok_and(|header| header.kind == Kind::Kept)
+}
+
+/// Writes which records live: how far each is from the one before.
+fn write_kept(indexes: impl Iterator<Item = u64>) -> Bytes {
+    let mut last = 0;
+    let steps: Vec<u64> = indexes.map(|index| index - std::mem::replace(&mut last, index)).collect();
+    postcard::to_stdvec(&steps).expect("numbers can be written").into()
+}
+
+fn read_kept(body: &[u8]) -> Result<BTreeSet<u64>, NotARecord> {
+    let steps: Vec<u64> = postcard::from_bytes(body).map_err(|_| NotARecord::Kept)?;
+    let mut last = 0_u64;
+    let mut indexes = BTreeSet::new();
+    for step in steps {
+        last = last.saturating_add(step);
+        indexes.insert(last);
+    }
+    Ok(indexes)
 }
 
 impl Shards {
@@ -204,7 +245,8 @@ impl Shards {
             let (position, bytes) = record?;
             let header = Header::decode(&bytes).map_err(|source| StoreError::Record { position, source })?;
             let slot = Slot { header, position, bytes: length(bytes.len()) };
-            found.entry(header.shard).or_default().take(slot, &mut space);
+            let taken = found.entry(header.shard).or_default().take(slot, &bytes[HEADER_BYTES..], &mut space);
+            taken.map_err(|source| StoreError::Record { position, source })?;
             seen(&header, &bytes[HEADER_BYTES..]);
         }
         let shards = ShardId::all().map(|id| {
@@ -303,6 +345,11 @@ impl Shards {
             let me = self.me;
             let one = self.shards.get_mut(&header.shard).expect("every shard is there from open on");
             one.index.take(slot, &mut self.space);
+            if header.kind == Kind::Kept {
+                let kept = read_kept(&record[HEADER_BYTES..]).map_err(|source| StoreError::Record { position, source })?;
+                one.index.keep_only(header.mark.index, &kept, &mut self.space);
+                continue;
+            }
             one.tail_at = position;
             let (epoch, index) = (one.replica.config().epoch, header.mark.index);
             self.unsynced.insert(header.shard);
@@ -323,7 +370,8 @@ impl Shards {
     pub fn receive(&mut self, append: &Append) -> Result<Ack, StoreError> {
         let headers: Result<Vec<_>, _> = append.records.iter().map(|record| Header::decode(record)).collect();
         let headers = headers.map_err(|source| StoreError::Record { position: self.log.end(), source })?;
-        let marks: Vec<Mark> = headers.iter().map(|header| header.mark).collect();
+        let (kept, sent): (Vec<_>, Vec<_>) = headers.iter().zip(&append.records).partition(|(header, _)| header.kind == Kind::Kept);
+        let marks: Vec<Mark> = sent.iter().map(|(header, _)| header.mark).collect();
         let one = self.one_mut(append.shard);
         let received = one.replica.receive(append.epoch, append.after, &marks)?;
         let mut records = Vec::new();
@@ -333,8 +381,14 @@ impl Shards {
             let cut = Draft { shard: append.shard, kind: Kind::Cut, owner: 0, body: [Bytes::new(), Bytes::new()] };
             records.push(encode(&cut, mark));
         }
-        records.extend(append.records[received.take..].iter().cloned());
+        records.extend(sent[received.take..].iter().map(|(_, record)| (*record).clone()));
         self.write(&records)?;
+        for (header, record) in kept {
+            let listed = read_kept(&record[HEADER_BYTES..]).map_err(|source| StoreError::Record { position: self.log.end(), source })?;
+            if self.one(append.shard).index.has_others(header.mark.index, &listed) {
+                self.write(std::slice::from_ref(record))?;
+            }
+        }
         Ok(self.ack(append.shard))
     }
 
@@ -429,6 +483,12 @@ impl Shards {
             last = slot.header.mark.index;
         }
         let all = index.after(last).next().is_none();
+        if all && index.has_objects() {
+            // From here on it is sent what dies; what died before it hears now.
+            let mark = Mark { epoch: append.epoch, index: last };
+            let body = write_kept(index.iter().map(|slot| slot.header.mark.index).filter(|index| *index <= last));
+            append.records.push(encode(&Draft { shard, kind: Kind::Kept, owner: 0, body: [body, Bytes::new()] }, mark));
+        }
         if all && replica.role() == Role::Home && replica.sent_to().any(|node| node == to) {
             self.fed.insert((to, shard));
         }
@@ -611,5 +671,41 @@ mod tests {
         drop(shards);
         let shards = open(dir.path());
         assert_eq!((live(&shards), shards.replica(shard()).tail()), (same, home.replica(shard()).tail()));
+    }
+
+    #[test]
+    fn a_node_that_was_away_hears_which_records_died_and_remembers() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut home = open(dir.path());
+        let joining = |epoch| Shard { epoch, home: node(1), in_sync: vec![node(1)], joining: vec![node(2)] };
+        home.adopt(shard(), joining(1)).unwrap();
+        let objects = |owner| draft(Kind::Objects, owner);
+        let dead = |owner| Draft { body: [Bytes::new(), Bytes::new()], ..draft(Kind::Dropped, owner) };
+        home.append(&[objects(1), objects(2), objects(3)]).unwrap();
+        let options = Options { node: node(2), machine_restarted: false, segment_bytes: 64 << 10 };
+        let mut away = Shards::open(other.path(), &options, None, |_, _| ()).unwrap();
+        away.adopt(shard(), joining(1)).unwrap();
+        away.receive(&home.feed(node(2), shard(), Mark::default(), u64::MAX).unwrap()).unwrap();
+        let owners = |shards: &Shards| {
+            let slots = shards.index_of(shard()).iter().filter(|slot| slot.header.kind == Kind::Objects);
+            slots.map(|slot| slot.header.owner).collect::<Vec<_>>()
+        };
+        assert_eq!(owners(&away), [1, 2, 3]);
+
+        // Away when one died, it has the record still, and nothing that it lacks says so.
+        home.append(&[dead(2), objects(4)]).unwrap();
+        let tail = away.replica(shard()).tail();
+        let feed = home.feed(node(2), shard(), tail, u64::MAX).unwrap();
+        assert_eq!((feed.end(), feed.is_empty()), (home.replica(shard()).tail(), false));
+        away.receive(&feed).unwrap();
+        assert_eq!((owners(&away), away.replica(shard()).tail()), (vec![1, 3, 4], feed.end()));
+        let last = home.feed(node(2), shard(), feed.end(), u64::MAX).unwrap();
+        assert!(last.is_empty() && last.end() == feed.end());
+        let end = away.log().end();
+        away.receive(&last).unwrap();
+        assert_eq!(away.log().end(), end, "what says nothing new is not written");
+        drop(away);
+        let away = Shards::open(other.path(), &options, None, |_, _| ()).unwrap();
+        assert_eq!((owners(&away), away.replica(shard()).tail()), (vec![1, 3, 4], feed.end()));
     }
 }
