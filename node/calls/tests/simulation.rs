@@ -133,6 +133,7 @@ impl World {
                         let asked = self.asked.remove(&ticket).expect("a request is answered once");
                         self.answered(asked, answer);
                     }
+                    of_objects => panic!("seed {}: no dict or queue was asked for: {of_objects:?}", self.seed),
                 }
             }
         }

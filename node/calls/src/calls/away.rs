@@ -27,6 +27,7 @@ use super::refused::Refused;
 use super::rules::Request;
 use super::running::Held;
 use super::streams::{DataChunk, StreamKey};
+use crate::objects::{ObjectAnswer, ObjectRequest};
 
 /// How long a request is tried again whose home is not reached, or is not the home any more: a home that is lost is replaced
 /// within seconds.
@@ -119,6 +120,7 @@ pub(super) enum Told {
     /// The home could not answer, in its words.
     Failed(String),
     NotVouched(Vec<ShardId>),
+    Object(ObjectAnswer),
 }
 
 impl Told {
@@ -164,6 +166,8 @@ pub(super) fn about(request: &Request) -> About {
         | Request::StopTask { pool, .. }
         | Request::HeldCancels { pool, .. } => About::One(pool.shard()),
         Request::CallsOf { function } => About::One(function.shard()),
+        Request::Object(ObjectRequest::Named { blobs }) => About::One(blobs.first().and_then(|blob| blob.shard())),
+        Request::Object(request) => request.object().map_or(About::All, |object| About::One(object.shard())),
         Request::Undelivered { .. } | Request::CancelPools { .. } | Request::ReportsComplete { .. } | Request::Children { .. } => {
             About::All
         }

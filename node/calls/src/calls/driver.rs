@@ -26,11 +26,13 @@ use super::confirm::Witness;
 use super::info::Load;
 use super::model::Millis;
 use super::options::{Failed, Options};
-use super::record::Record;
+use super::record::{NotARecord, Record};
 use super::refused as rules;
 use super::rules::{Answer, Effect, Request, Rules, Ticket};
 use super::state::CallsState;
 use super::streams::{self, Streams};
+use crate::objects::record::ObjectRecord;
+use crate::objects::{ObjectAnswer, ObjectRequest, ObjectsState};
 use crate::shards::replica::Refused;
 use crate::shards::{self, Ack, Append, Counted, Draft, Kind, Mark, Replicas, Role, ShardView, Shards, StoreError};
 
@@ -138,7 +140,24 @@ struct Waiting {
 }
 
 /// Heads of records found at start, until their shards are told apart.
-type Heads = HashMap<(ShardId, u64), Record>;
+type Heads = HashMap<(ShardId, u64), Head>;
+
+/// What a record says, whatever it is of.
+enum Head {
+    Calls(Record),
+    Objects(ObjectRecord),
+}
+
+impl Head {
+    /// Reads the head at the front of a body; none for a record that is about the shard itself.
+    fn decode(kind: Kind, body: &[u8]) -> Option<Result<Self, NotARecord>> {
+        match kind {
+            Kind::Calls => Some(Record::decode(body).map(|(record, _)| Self::Calls(record))),
+            Kind::Objects => Some(ObjectRecord::decode(body).map(|(record, _)| Self::Objects(record))),
+            Kind::Began | Kind::Cut | Kind::Dropped | Kind::Tail | Kind::Kept => None,
+        }
+    }
+}
 
 /// What waits for the disk: up to which record of which shard.
 struct Syncing {
@@ -176,15 +195,11 @@ impl Driver {
         let machine_restarted = boot.machine_restarted;
         let options = shards::Options { node: options.node, machine_restarted, segment_bytes: options.segment_bytes };
         let (mut heads, mut unreadable) = (Heads::new(), None);
-        let shards = Shards::open(&dir, &options, peers, |header, body| {
-            if header.kind != Kind::Calls {
-                return;
-            }
-            match Record::decode(body) {
-                Ok((record, _)) => drop(heads.insert((header.shard, header.mark.index), record)),
-                Err(source) => {
-                    unreadable = Some(Failed::Record { shard: header.shard, index: header.mark.index, source });
-                }
+        let shards = Shards::open(&dir, &options, peers, |header, body| match Head::decode(header.kind, body) {
+            None => {}
+            Some(Ok(head)) => drop(heads.insert((header.shard, header.mark.index), head)),
+            Some(Err(source)) => {
+                unreadable = Some(Failed::Record { shard: header.shard, index: header.mark.index, source });
             }
         });
         let shards = shards.map_err(|source| Failed::Shards { dir: dir.clone(), source })?;
@@ -352,10 +367,23 @@ impl Driver {
             Request::Lease(request) => Some((request.task, request.key.clone())),
             _ => None,
         };
+        if matches!(request, Request::Object(ObjectRequest::Put { .. })) {
+            self.forget_the_gone();
+        }
         if let Some(reply) = reply {
             self.waiting.insert(self.next_ticket, Waiting { reply, about: about(&request), lease });
         }
         self.rules.handle(now, self.next_ticket, request);
+    }
+
+    /// Forgets who waited for an item and is gone: what comes is for others.
+    fn forget_the_gone(&mut self) {
+        let is_gone = |ticket: &Ticket| self.waiting.get(ticket).is_none_or(|waiting| waiting.reply.is_closed());
+        let gone: Vec<Ticket> = self.rules.waiting_for_items().filter(is_gone).collect();
+        for ticket in gone {
+            self.rules.abandon(ticket);
+            self.waiting.remove(&ticket);
+        }
     }
 
     /// Applies what Raft decided about a shard.
@@ -366,8 +394,9 @@ impl Driver {
         match (role, self.rules.state(shard).is_some()) {
             (Role::Home, true) => self.rules.skip_to(shard, next),
             (Role::Home, false) => {
-                let state = self.rebuild(shard)?;
-                self.rules.enter(now, shard, state, next);
+                let (calls, objects) = self.rebuild(shard)?;
+                self.rules.enter(now, shard, calls, next);
+                self.rules.enter_objects(now, shard, objects);
             }
             _ => self.rules.leave(now, shard, Some(home)),
         }
@@ -376,21 +405,25 @@ impl Driver {
         Ok(())
     }
 
-    fn rebuild(&mut self, shard: ShardId) -> Result<CallsState, StoreError> {
-        let mut state = CallsState::default();
-        for slot in self.shards.index_of(shard).iter().filter(|slot| slot.header.kind == Kind::Calls) {
+    fn rebuild(&mut self, shard: ShardId) -> Result<(CallsState, ObjectsState), StoreError> {
+        let (mut calls, mut objects) = (CallsState::default(), ObjectsState::default());
+        for slot in self.shards.index_of(shard).iter() {
             let index = slot.header.mark.index;
-            let record = match self.heads.remove(&(shard, index)) {
-                Some(record) => record,
-                None => {
+            let head = match self.heads.remove(&(shard, index)) {
+                Some(head) => head,
+                None if matches!(slot.header.kind, Kind::Calls | Kind::Objects) => {
                     let bytes = self.shards.log().read(slot.position)?;
-                    let read = Record::decode(&bytes[shards::record::HEADER_BYTES..]);
-                    read.map_err(|source| StoreError::Body { shard, index, source: Box::new(source) })?.0
+                    let Some(read) = Head::decode(slot.header.kind, &bytes[shards::record::HEADER_BYTES..]) else { continue };
+                    read.map_err(|source| StoreError::Body { shard, index, source: Box::new(source) })?
                 }
+                None => continue,
             };
-            state.apply(index, &record);
+            match head {
+                Head::Calls(record) => calls.apply(index, &record),
+                Head::Objects(record) => objects.apply(index, &record),
+            }
         }
-        Ok(state)
+        Ok((calls, objects))
     }
 
     /// Notes in the folder that this start of the machine is known, once no shard waits because of it.
@@ -422,6 +455,15 @@ impl Driver {
                         self.streams.remove_call(call);
                         let body = [Bytes::new(), Bytes::new()];
                         drafts.push(Draft { shard, kind: Kind::Dropped, owner: call.bits(), body });
+                        indexes.push(index);
+                    }
+                    Effect::AppendObject { shard, index, record, payload } => {
+                        let (owner, body) = (ObjectRecord::owner(record.object(), index), [record.encode(), payload]);
+                        drafts.push(Draft { shard, kind: Kind::Objects, owner, body });
+                        indexes.push(index);
+                    }
+                    Effect::DropObject { shard, index, owner } => {
+                        drafts.push(Draft { shard, kind: Kind::Dropped, owner, body: [Bytes::new(), Bytes::new()] });
                         indexes.push(index);
                     }
                     Effect::Answer { ticket, answer } => answers.push((ticket, answer)),
@@ -465,6 +507,7 @@ impl Driver {
         let may_be_out_of_date = match answer {
             Answer::Outputs(found) => found.items.is_empty(),
             Answer::Infos(_) | Answer::Inputs(_) => true,
+            Answer::Objects { looked, .. } => *looked,
             Answer::Refused(refused) => !matches!(refused, rules::Refused::NotHome { .. }),
             _ => false,
         };
@@ -487,6 +530,10 @@ impl Driver {
         };
         match answer {
             Answer::Outputs(found) => found.items.iter().map(|item| place(item.input.shard(), item.entry.index)).collect(),
+            Answer::Objects { shard, answer: ObjectAnswer::Found(found), .. } => found
+                .iter()
+                .map(|found| if found.piece.blob.is_some() { Position::START } else { place(Some(*shard), found.piece.record) })
+                .collect(),
             Answer::Leased(leased) => leased.iter().map(|item| place(item.input.shard(), item.payload)).collect(),
             _ => Vec::new(),
         }

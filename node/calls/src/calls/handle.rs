@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_state::model::Shard;
-use shoal_state::{CallId, FunctionId, InputId, ShardId, TaskId};
+use shoal_state::{CallId, FunctionId, InputId, ObjectId, ShardId, TaskId};
 use shoal_storage::log::{Log, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -22,6 +22,7 @@ use super::refused::Refused;
 use super::rules::{Answer, Request};
 use super::running::Running;
 use super::streams::Streams;
+use crate::objects::{ObjectAnswer, ObjectRequest};
 use crate::shards::Replicas;
 
 /// How much longer than it asked to wait a request waits for its answer: for the queue and the disk.
@@ -313,6 +314,32 @@ impl Calls {
         }
     }
 
+    /// Asks something of a dict or a queue, wherever it is at home.
+    pub async fn object(&self, request: ObjectRequest) -> Result<ObjectAnswer, Error> {
+        let wait = Duration::from_millis(request.wait_ms());
+        match self.told("answer for a dict or a queue", wait, Request::Object(request)).await? {
+            Told::Object(answer) => Ok(answer),
+            other => Err(not_expected(other)),
+        }
+    }
+
+    /// Returns the dicts and queues that have anything in the shards that are at home here.
+    pub async fn objects_here(&self) -> Result<Vec<ObjectId>, Error> {
+        self.objects_of(ObjectRequest::All).await
+    }
+
+    /// Returns which of these are at home here and were not used for long: see [`crate::objects::SILENCE_MAX_MS`].
+    pub async fn silent_objects(&self, objects: Vec<ObjectId>) -> Result<Vec<ObjectId>, Error> {
+        self.objects_of(ObjectRequest::Silent { objects }).await
+    }
+
+    async fn objects_of(&self, request: ObjectRequest) -> Result<Vec<ObjectId>, Error> {
+        match self.told_here("list dicts and queues", Duration::ZERO, Request::Object(request)).await? {
+            Told::Object(ObjectAnswer::Objects(objects)) => Ok(objects),
+            other => Err(not_expected(other)),
+        }
+    }
+
     /// Returns the data streams of this node; those of a call are removed with it.
     pub fn streams(&self) -> &Streams {
         &self.streams
@@ -360,6 +387,7 @@ impl Calls {
             Answer::HeldCancels(inputs) => Told::HeldCancels(inputs),
             Answer::Infos(infos) => Told::Infos(infos),
             Answer::Inputs(inputs) => Told::Inputs(inputs),
+            Answer::Objects { answer, .. } => Told::Object(self.read_objects(answer, places).await?),
         })
     }
 

@@ -1,13 +1,15 @@
 //! Payloads and results, read from the log for those who asked: the owner of the calls only says where they stand.
 
 use bytes::Bytes;
-use shoal_storage::log::{self, Position};
+use shoal_storage::log::{self, Log, Position};
 
 use super::error::Error;
 use super::handle::Calls;
 use super::model::{LeasedInput, Output, Outputs};
 use super::record::Record;
 use super::rules::{LeasedAt, OutputsAt};
+use crate::objects::record::ObjectRecord;
+use crate::objects::{Found, ObjectAnswer, Piece, Place};
 use crate::shards::record::HEADER_BYTES;
 
 /// Up to so many records are read from the log on the spot; more are read on a thread for blocking work.
@@ -42,6 +44,25 @@ impl Calls {
         Ok(inputs.collect())
     }
 
+    pub(super) async fn read_objects(&self, answer: ObjectAnswer<Place>, places: Vec<Position>) -> Result<ObjectAnswer, Error> {
+        let found = match answer {
+            ObjectAnswer::Found(found) => found,
+            ObjectAnswer::Done => return Ok(ObjectAnswer::Done),
+            ObjectAnswer::Bool(yes) => return Ok(ObjectAnswer::Bool(yes)),
+            ObjectAnswer::Count { items, partitions } => return Ok(ObjectAnswer::Count { items, partitions }),
+            ObjectAnswer::Objects(objects) => return Ok(ObjectAnswer::Objects(objects)),
+            ObjectAnswer::Blobs(blobs) => return Ok(ObjectAnswer::Blobs(blobs)),
+        };
+        let log = self.log.clone();
+        let inline = found.len() <= READ_INLINE_MAX;
+        let read = move || pieces(&log, found, &places);
+        if inline {
+            return read();
+        }
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(|_| Error::Ended { why: "the thread that read for a caller is gone".to_owned() })?
+    }
+
     /// Reads records from the log. A few are read on the spot: what was written lately is in memory, and a thread costs more.
     async fn read(&self, places: Vec<Position>, what: impl Fn(usize) -> String) -> Result<Vec<(Record, Bytes)>, Error> {
         let log = self.log.clone();
@@ -63,4 +84,37 @@ fn parts(record: log::Result<Bytes>, what: impl Fn() -> String) -> Result<(Recor
     let body = record.slice(HEADER_BYTES.min(record.len())..);
     let (head, at) = Record::decode(&body).map_err(|source| Error::Record { what: what(), source })?;
     Ok((head, body.slice(at..)))
+}
+
+/// Reads what was found: each record once, though it may have much of it.
+fn pieces(log: &Log, found: Vec<Found<Place>>, places: &[Position]) -> Result<ObjectAnswer, Error> {
+    let mut last: Option<(u64, Bytes)> = None;
+    let mut read = Vec::with_capacity(found.len());
+    for (Found { at, entry, key_bytes, piece: place }, position) in found.into_iter().zip(places) {
+        let piece = match place.blob {
+            Some(blob) => Piece::Blob { blob, offset: place.offset, bytes: place.bytes },
+            None => {
+                let content = match last.take().filter(|(record, _)| *record == place.record) {
+                    Some((_, content)) => content,
+                    None => content(log, *position, place.record)?,
+                };
+                let from = usize::try_from(place.offset).unwrap_or(usize::MAX).min(content.len());
+                let to = from.saturating_add(usize::try_from(place.bytes).unwrap_or(usize::MAX)).min(content.len());
+                let piece = content.slice(from..to);
+                last = Some((place.record, content));
+                Piece::Inline(piece)
+            }
+        };
+        read.push(Found { at, entry, key_bytes, piece });
+    }
+    Ok(ObjectAnswer::Found(read))
+}
+
+/// Reads what follows the head of a record of objects.
+fn content(log: &Log, position: Position, index: u64) -> Result<Bytes, Error> {
+    let what = || format!("record {index} of a dict or a queue");
+    let record = log.read(position).map_err(|source| Error::Payload { what: what(), source })?;
+    let body = record.slice(HEADER_BYTES.min(record.len())..);
+    let (_, at) = ObjectRecord::decode(&body).map_err(|source| Error::Record { what: what(), source })?;
+    Ok(body.slice(at..))
 }

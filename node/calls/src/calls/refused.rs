@@ -1,7 +1,7 @@
 //! What the rules say no to, in words.
 
 use serde::{Deserialize, Serialize};
-use shoal_state::{CallId, FunctionId, InputId, NodeId, ShardId, TaskId};
+use shoal_state::{CallId, FunctionId, InputId, NodeId, ObjectId, QueueId, ShardId, TaskId};
 
 use super::model::PAYLOAD_BYTES_MAX;
 
@@ -69,5 +69,21 @@ pub enum Refused {
         waiting: usize,
         /// How many may.
         max: usize,
+    },
+    /// There is no such dict or queue here: it was not opened, or it was closed.
+    #[error("{} '{object}' not found: it was deleted, or has ended", object.kind())]
+    NoObject {
+        /// Which.
+        object: ObjectId,
+    },
+    /// A partition of a queue has no room. Trying again later helps, once items were taken.
+    #[error("partition {partition:?} of queue {queue} is full: {why}")]
+    QueueFull {
+        /// The queue.
+        queue: QueueId,
+        /// Its partition; empty = the default one.
+        partition: String,
+        /// What it has.
+        why: String,
     },
 }

@@ -206,6 +206,7 @@ impl Node {
                         self.log.push((index, Logged::Drop(call)));
                     }
                     Effect::Answer { ticket, answer } => told.extend(self.tell_answer(ticket, &answer)),
+                    of_objects => panic!("no dict or queue was asked for: {of_objects:?}"),
                 }
             }
             self.count();

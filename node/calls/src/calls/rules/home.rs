@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use shoal_state::{CallId, ShardId};
 
+use super::objects::ObjectsHome;
 use super::{Ticket, TimerKey};
 use crate::calls::state::{Call, CallsState};
 
@@ -19,6 +20,7 @@ pub(super) struct Needs {
 #[derive(Debug, Default)]
 pub(super) struct Home {
     pub(super) state: CallsState,
+    pub(super) objects: ObjectsHome,
     /// Index of the next record.
     pub(super) next: u64,
     pub(super) written: Watermark,

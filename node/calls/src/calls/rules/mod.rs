@@ -9,6 +9,7 @@
 
 mod cancel;
 mod home;
+mod objects;
 mod outcome;
 mod put;
 mod queue;
@@ -73,6 +74,7 @@ pub struct Rules {
     children: HashMap<InputId, BTreeSet<CallId>>,
     expiring: HashSet<CallId>,
     timers: Timers,
+    waits: objects::Waits,
     next_place: u64,
     /// Shards of which something waits for a sync.
     unsynced: BTreeSet<ShardId>,
@@ -138,6 +140,7 @@ impl Rules {
             }
         }
         self.leave_tasks(shard);
+        self.leave_objects(shard, &left.objects);
         for mark in [&mut left.written, &mut left.synced] {
             for ticket in std::mem::take(&mut mark.answers).into_values().flatten() {
                 if self.unanswered.remove(&ticket).is_some() {
@@ -188,6 +191,7 @@ impl Rules {
             Request::Inputs { call } => self.inputs(ticket, call),
             Request::CallsOf { function } => self.calls_of(ticket, function),
             Request::Children { input } => self.children_of(ticket, input),
+            Request::Object(request) => self.object(now, ticket, request),
         };
         if let Err(refused) = answered {
             self.answer(ticket, Answer::Refused(refused));
@@ -211,6 +215,8 @@ impl Rules {
                 Due::CancelBackstop(input) => self.cancel_late(now, input),
                 Due::Expire(call) => self.expire(now, call),
                 Due::Reports(shard) => self.release_held(now, shard),
+                Due::Items(ticket) => self.items_late(ticket),
+                Due::Objects(shard) => self.objects_due(now, shard),
             }
         }
     }
@@ -241,6 +247,9 @@ impl Rules {
             }
             for call in calls {
                 self.wake_polls(now, call);
+            }
+            if durable {
+                self.objects_synced(shard);
             }
         }
     }

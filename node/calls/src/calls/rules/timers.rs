@@ -28,6 +28,10 @@ pub(super) enum Due {
     Expire(CallId),
     /// Reports about inherited inputs have been waited for long enough.
     Reports(ShardId),
+    /// Somebody has waited long enough for an item of a queue.
+    Items(Ticket),
+    /// Something of a shard's dicts or queues is due.
+    Objects(ShardId),
 }
 
 /// Names a timer, to take it back.

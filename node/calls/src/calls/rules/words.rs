@@ -10,6 +10,8 @@ use crate::calls::info::{CallInfo, InputInfo};
 use crate::calls::model::{Cancelled, Entry, Invocation, LeaseRequest, Lost, NewInput, OpenCall, Outcome, PutInput, RetryInput, Status};
 use crate::calls::record::Record;
 use crate::calls::refused::Refused;
+use crate::objects::record::ObjectRecord;
+use crate::objects::{ObjectAnswer, ObjectRequest, Place};
 
 /// Names a request.
 pub type Ticket = u64;
@@ -102,6 +104,8 @@ pub enum Request {
     Children {
         input: InputId,
     },
+    /// Something of dicts and queues.
+    Object(ObjectRequest),
 }
 
 /// The answer to a [`Request`].
@@ -119,6 +123,12 @@ pub enum Answer {
     HeldCancels(Vec<InputId>),
     Infos(Vec<CallInfo>),
     Inputs(Vec<InputInfo>),
+    Objects {
+        shard: ShardId,
+        /// Nothing was changed: it tells how things stand.
+        looked: bool,
+        answer: ObjectAnswer<Place>,
+    },
 }
 
 /// Outputs whose results are still in the log.
@@ -180,6 +190,26 @@ pub enum Effect {
         index: u64,
         /// The call.
         call: CallId,
+    },
+    /// Write a record of a dict or a queue.
+    AppendObject {
+        /// To this shard.
+        shard: ShardId,
+        /// The index it must get.
+        index: u64,
+        /// What it says.
+        record: ObjectRecord,
+        /// What follows it.
+        payload: Bytes,
+    },
+    /// Write that the record of a dict or a queue is dead.
+    DropObject {
+        /// To this shard.
+        shard: ShardId,
+        /// The index it must get.
+        index: u64,
+        /// What the record is known by.
+        owner: u128,
     },
     /// Answer a request.
     Answer {
