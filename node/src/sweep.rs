@@ -15,6 +15,8 @@ use crate::api::{self, Api};
 const EVERY: Duration = Duration::from_secs(1);
 /// After how many rounds apps and secrets are looked at.
 const REGISTRY_ROUNDS: u32 = 60;
+/// After how many rounds dicts and queues are looked at.
+const OBJECTS_ROUNDS: u32 = 30;
 /// How long a secret without a name and without a use is kept, in milliseconds: longer than the longest build.
 const UNUSED_MS: u64 = 86_400_000;
 /// The most commands of one round.
@@ -28,6 +30,11 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         end_abandoned_apps(&api).await;
+        if round % OBJECTS_ROUNDS == 0
+            && let Err(error) = api::object::sweep(&api).await
+        {
+            tracing::debug!(%error, "cannot look which dicts and queues have ended; it is tried again");
+        }
         if !api.cluster.raft().leads() {
             continue;
         }

@@ -8,9 +8,10 @@ use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shoal_calls::calls::{self, CallInfo, CallKind, InputInfo, InputStatus, Status};
+use shoal_calls::objects::{ObjectAnswer, ObjectRequest, SILENCE_MAX_MS};
 use shoal_runtime::{Disks, Way};
 use shoal_scheduler::Load;
-use shoal_state::{AppId, CallId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
+use shoal_state::{AppId, CallId, DictId, FunctionId, ImageId, NodeId, ObjectId, QueueId, ShardId, State, TaskId, Timestamp};
 use shoal_worker::{Phase, PhaseTime};
 
 use super::{Answer, Failure, find_app};
@@ -34,7 +35,7 @@ pub(crate) struct ExplainWanted {
 /// What one thing does, what it waits for and why, with the things it consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Explanation {
-    /// `app`, `function`, `task`, `call`, `input`, `image` or `node`.
+    /// `app`, `function`, `task`, `call`, `input`, `image`, `dict`, `queue` or `node`.
     pub(crate) kind: String,
     /// Its id.
     pub(crate) id: String,
@@ -80,6 +81,10 @@ pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<Explain
         Some(about.call(&info, inputs))
     } else if let Ok(id) = of.parse::<ImageId>() {
         image(&api, &state, id, now).await?
+    } else if let Ok(id) = of.parse::<ObjectId>() {
+        let counted = api.calls.object(ObjectRequest::Count { object: id, partition: None }).await;
+        let counted = counted.map_err(|error| error.to_string());
+        about.object(id, &counted)
     } else {
         find_app(&state, of, &wanted.environment).and_then(|id| about.app(id))
     };
@@ -89,9 +94,9 @@ pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<Explain
 fn absent(of: &str) -> Failure {
     let hint = match of.get(..3) {
         Some(TaskId::PREFIX) => "it ended long ago, or before this node was started last, or never was; `shoal logs` has what it printed",
-        Some(FunctionId::PREFIX | ImageId::PREFIX | NodeId::PREFIX) => "there is none with this id",
+        Some(FunctionId::PREFIX | ImageId::PREFIX | NodeId::PREFIX | DictId::PREFIX | QueueId::PREFIX) => "there is none with this id",
         _ => {
-            "expected the id of a function (fu-…), task (ta-…), app (ap-…), call (fc-…), image (im-…) or node (no-…), or the name of a deployed app"
+            "expected the id of a function (fu-…), task (ta-…), app (ap-…), call (fc-…), image (im-…), dict (di-…), queue (qu-…) or node (no-…), or the name of a deployed app"
         }
     };
     Failure(StatusCode::NOT_FOUND, format!("cannot explain {of:?}: {hint}"))
@@ -165,7 +170,7 @@ impl About<'_> {
         let mut told = Explanation::new("function", id, function.tag.as_str());
         told.say(shoal_scheduler::explain(self.state, self.load, id, self.now));
         told.says.extend(self.bound(id));
-        told.says.extend(self.home(id));
+        told.says.extend(self.home(id.shard(), "its calls are"));
         let tasks = self.state.tasks_of.get(&id).into_iter().flatten();
         told.parts.extend(tasks.take(PARTS_MAX).filter_map(|task| self.task(*task)));
         Some(told)
@@ -186,13 +191,33 @@ impl About<'_> {
         Some(format!("bound from {} with {own} of its own, {made} ago", bound.parent))
     }
 
-    /// Says where the calls of a function are, where there is a choice.
-    fn home(&self, id: FunctionId) -> Option<String> {
-        let shard = self.state.shards.get(&id.shard()?).filter(|_| self.state.members.len() > 1)?;
+    /// Tells of a dict or a queue, with what its home says of its contents.
+    fn object(&self, id: ObjectId, counted: &Result<ObjectAnswer, String>) -> Option<Explanation> {
+        let object = self.state.objects.get(&id)?;
+        let mut told = Explanation::new(&id.kind().to_lowercase(), id, object.name.as_str());
+        let ago = lasted(since(self.now, object.created.0));
+        told.say(format!("created {ago} ago by {}", object.created_by));
+        if object.name.is_empty() {
+            let minutes = SILENCE_MAX_MS / 60_000;
+            told.say(format!("it is ephemeral: it ends when nobody has used it for {minutes} min, nor said that it is used"));
+        }
+        told.say(match (counted, id) {
+            (Ok(ObjectAnswer::Count { items, .. }), ObjectId::Dict(_)) => format!("has {items} entries"),
+            (Ok(ObjectAnswer::Count { items, partitions }), ObjectId::Queue(_)) => format!("has {items} items in {partitions} partitions"),
+            (Ok(_), _) => "nothing is known of what it holds".to_owned(),
+            (Err(why), _) => format!("nothing is known of what it holds now: {why}"),
+        });
+        told.says.extend(self.home(id.shard(), "what it holds is"));
+        Some(told)
+    }
+
+    /// Says where what is in a shard is at home, where there is a choice.
+    fn home(&self, id: Option<ShardId>, what: &str) -> Option<String> {
+        let shard = self.state.shards.get(&id?).filter(|_| self.state.members.len() > 1)?;
         let name = |node: &NodeId| self.state.nodes.get(node).map_or_else(|| node.to_string(), |node| node.name.clone());
         let copies: Vec<String> = shard.in_sync.iter().filter(|node| **node != shard.home).map(name).collect();
         let copies = if copies.is_empty() { "nowhere yet".to_owned() } else { copies.join(", ") };
-        Some(format!("its calls are at home at node {}, with a copy at {copies}", name(&shard.home)))
+        Some(format!("{what} at home at node {}, with a copy at {copies}", name(&shard.home)))
     }
 
     fn task(&self, id: TaskId) -> Option<Explanation> {

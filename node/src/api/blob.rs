@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -115,6 +116,38 @@ impl Blobs {
         use subtle::ConstantTimeEq as _;
         let expected = self.sign(method, id, permission.expires);
         permission.expires > now().0 && bool::from(expected.as_bytes().ct_eq(permission.signature.as_bytes()))
+    }
+
+    /// Keeps bytes under an id, durably, here and on the nodes that are to have them.
+    pub(super) async fn put(&self, id: BlobId, bytes: Bytes) -> io::Result<()> {
+        let blobs = self.clone();
+        let (list, chunks) = blocking(move || {
+            let chunks: Result<Vec<Digest>, _> = bytes.chunks(CHUNK_BYTES).map(|piece| blobs.inner.store.put(piece)).collect();
+            let list = chunk::List { size: bytes.len() as u64, chunks: chunks.map_err(io::Error::other)? };
+            Ok::<_, io::Error>((blobs.commit(id, &list)?, list.chunks))
+        })
+        .await?;
+        self.inner.copies.make_of_blob(id, list, &chunks).await;
+        Ok(())
+    }
+
+    /// Reads a part of a blob, wherever it came to.
+    pub(super) async fn read(&self, id: BlobId, range: Range<u64>) -> io::Result<Bytes> {
+        let absent = || io::Error::other(format!("blob {id}, which holds it, is on no node that can be reached"));
+        let list = self.found(id).await?.ok_or_else(absent)?;
+        self.touch(id);
+        let store = self.inner.store.clone();
+        blocking(move || {
+            let mut bytes = Vec::new();
+            for piece in chunk::pieces(list.size, range) {
+                let number = usize::try_from(piece.number).map_err(io::Error::other)?;
+                let digest = list.chunks.get(number).ok_or_else(|| io::Error::other(format!("blob {id} has no chunk {number}")))?;
+                let chunk = store.get_anywhere(digest, None).map_err(io::Error::other)?;
+                bytes.extend_from_slice(chunk.get(piece.bytes).ok_or_else(|| io::Error::other(format!("chunk {digest} is short")))?);
+            }
+            Ok(bytes.into())
+        })
+        .await
     }
 
     /// Keeps a finished list of chunks under an id, durably.

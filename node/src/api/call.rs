@@ -32,6 +32,8 @@ pub(super) fn refused(error: calls::Error) -> Error {
             calls::Refused::NoCall { .. } | calls::Refused::NoInput { .. } | calls::Refused::NoShard { .. } => {
                 Error::NotFound(refused.to_string())
             }
+            calls::Refused::NoObject { .. } => Error::NotFound(refused.to_string()),
+            calls::Refused::QueueFull { .. } => Error::Exhausted(refused.to_string()),
             calls::Refused::OfAnotherPool { .. } => Error::Denied(refused.to_string()),
             calls::Refused::NotHome { .. } => Error::Unavailable(refused.to_string()),
             other => Error::Precondition(other.to_string()),

@@ -1,5 +1,6 @@
 //! Environments, and the builder version that decides what image commands a client sends.
 
+use futures::future::join_all;
 use shoal_proto::modal_client as pb;
 use shoal_state::model::{Environment, EnvironmentChange};
 use shoal_state::{Command, ENVIRONMENT_DEFAULT, EnvironmentId, FunctionId, SETTING_DEFAULT, State};
@@ -20,6 +21,9 @@ pub(super) async fn find_latest(api: &Api, name: &str) -> Result<Environment, Er
     let state = api.read_latest_unless(|state| state.environment_named(name).is_some()).await?;
     find(&state, name).cloned()
 }
+
+/// How many dicts and queues of a deleted environment are let go of at once.
+const OBJECTS_AT_ONCE: usize = 16;
 
 /// The builder versions that clients know.
 const BUILDER_VERSIONS: [&str; 6] = ["2023.12", "2024.04", "2024.10", "2025.06", "2026.10", "PREVIEW"];
@@ -138,6 +142,11 @@ pub(super) async fn delete(api: &Api, _caller: &Caller, request: pb::Environment
         state.functions.iter().filter(|(_, function)| within(&function.app)).map(|(function, _)| *function).collect();
     api.propose(Command::RemoveEnvironment { id, at: api.now(), why: format!("environment '{}' was deleted", request.name) }).await?;
     api.calls_stop(&functions).await;
+    // What was made since the state was read is found by the next look at what has ended.
+    let objects: Vec<_> = state.objects.iter().filter(|(_, object)| object.environment == id).map(|(object, _)| *object).collect();
+    for objects in objects.chunks(OBJECTS_AT_ONCE) {
+        join_all(objects.iter().map(|object| super::object::close(api, *object))).await;
+    }
     Ok(())
 }
 

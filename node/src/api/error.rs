@@ -116,9 +116,11 @@ fn fit(message: &mut String) {
 
 fn refused_code(refused: &Refused) -> Code {
     match refused {
-        Refused::EnvironmentExists { .. } | Refused::NameHeld { .. } | Refused::SecretExists { .. } | Refused::SuffixHeld { .. } => {
-            Code::AlreadyExists
-        }
+        Refused::EnvironmentExists { .. }
+        | Refused::NameHeld { .. }
+        | Refused::SecretExists { .. }
+        | Refused::SuffixHeld { .. }
+        | Refused::ObjectExists { .. } => Code::AlreadyExists,
         Refused::NoEnvironment { .. }
         | Refused::NoToken { .. }
         | Refused::NoApp { .. }
@@ -129,7 +131,8 @@ fn refused_code(refused: &Refused) -> Code {
         | Refused::NoSecret { .. }
         | Refused::NoNode { .. }
         | Refused::NoTask { .. }
-        | Refused::NoRelease { .. } => Code::NotFound,
+        | Refused::NoRelease { .. }
+        | Refused::NoObject { .. } => Code::NotFound,
         _ => Code::FailedPrecondition,
     }
 }

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
 use shoal_state::model::{TokenLimits, TokenPurpose};
-use shoal_state::{AppId, CallId, ClassId, EnvironmentId, FunctionId, InputId, SecretId, State, TaskId};
+use shoal_state::{AppId, CallId, ClassId, EnvironmentId, FunctionId, InputId, ObjectId, QueueId, SecretId, State, TaskId};
 
 use super::error::Error;
 use super::{Api, Caller, Identity, environment, input_token};
@@ -113,7 +113,19 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionGetCallGraph"
         | "FunctionCallGetDataOut"
         | "TaskList"
-        | "TaskGetInfo" => (Who::Either, Does::Look),
+        | "TaskGetInfo"
+        | "DictGetOrCreate"
+        | "DictGetById"
+        | "DictList"
+        | "DictGet"
+        | "DictContains"
+        | "DictLen"
+        | "DictContents"
+        | "QueueGetOrCreate"
+        | "QueueGetById"
+        | "QueueList"
+        | "QueueLen"
+        | "QueueNextItems" => (Who::Either, Does::Look),
 
         "AppCreate"
         | "AppPublish"
@@ -127,7 +139,9 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "ClassCreate"
         | "FunctionMap"
         | "FunctionPutInputs"
-        | "FunctionRetryInputs" => (Who::Either, Does::Add),
+        | "FunctionRetryInputs"
+        | "DictUpdate"
+        | "QueuePut" => (Who::Either, Does::Add),
 
         "AppSetTags"
         | "MountBatchedCheckExistence"
@@ -138,7 +152,15 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionFinishInputs"
         | "FunctionGetOutputs"
         | "FunctionCallCancel"
-        | "ContainerStop" => (Who::Either, Does::Change),
+        | "ContainerStop"
+        | "DictHeartbeat"
+        | "DictDelete"
+        | "DictClear"
+        | "DictPop"
+        | "QueueHeartbeat"
+        | "QueueDelete"
+        | "QueueClear"
+        | "QueueGet" => (Who::Either, Does::Change),
 
         _ => return None,
     })
@@ -167,6 +189,8 @@ pub(crate) enum Thing<'a> {
     Secret(Cow<'a, str>),
     /// A token.
     Token(Cow<'a, str>),
+    /// A dict or a queue.
+    Object(Cow<'a, str>),
 }
 
 /// What a request names.
@@ -254,6 +278,26 @@ names! {
     pb::FunctionGetCallGraphRequest, it => [Call(it.function_call_id.as_str())];
     pb::TaskGetInfoRequest, it => [Task(it.task_id.as_str())];
     pb::ContainerStopRequest, it => [Task(it.task_id.as_str())];
+    pb::DictGetByIdRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictHeartbeatRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictDeleteRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictClearRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictLenRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictGetRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictContainsRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictUpdateRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictPopRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictContentsRequest, it => [Object(it.dict_id.as_str())];
+    pb::DictListRequest, it => [Environment(it.environment_name.as_str())];
+    pb::QueueGetByIdRequest, it => [Object(it.queue_id.as_str())];
+    pb::QueueHeartbeatRequest, it => [Object(it.queue_id.as_str())];
+    pb::QueueDeleteRequest, it => [Object(it.queue_id.as_str())];
+    pb::QueueClearRequest, it => [Object(it.queue_id.as_str())];
+    pb::QueueLenRequest, it => [Object(it.queue_id.as_str())];
+    pb::QueueGetRequest, it => [Object(it.queue_id.as_str())];
+    pb::QueuePutRequest, it => [Object(it.queue_id.as_str())];
+    pb::QueueNextItemsRequest, it => [Object(it.queue_id.as_str())];
+    pb::QueueListRequest, it => [Environment(it.environment_name.as_str())];
     // A task's own channel says whose these are; what they name is held against that task where they are answered.
     pb::ContainerHeartbeatRequest, it => [];
     pb::ContainerLogRequest, it => [];
@@ -300,6 +344,26 @@ impl Names for pb::AppGetOrCreateRequest {
 impl Names for pb::SecretGetOrCreateRequest {
     fn names(&self) -> Vec<Thing<'_>> {
         vec![Thing::Environment(self.environment_name.as_str().into()), Thing::App(self.app_id.as_str().into())]
+    }
+
+    fn creates(&self) -> bool {
+        self.object_creation_type() != pb::ObjectCreationType::Unspecified
+    }
+}
+
+impl Names for pb::DictGetOrCreateRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        vec![Thing::Environment(self.environment_name.as_str().into())]
+    }
+
+    fn creates(&self) -> bool {
+        self.object_creation_type() != pb::ObjectCreationType::Unspecified
+    }
+}
+
+impl Names for pb::QueueGetOrCreateRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        vec![Thing::Environment(self.environment_name.as_str().into())]
     }
 
     fn creates(&self) -> bool {
@@ -471,6 +535,7 @@ fn place_in(state: &State, thing: &Thing<'_>, function: Option<FunctionId>) -> O
         Thing::Class(id) => of_app(state.classes.get(&id.parse::<ClassId>().ok()?)?.app),
         Thing::Task(id) => of_app(state.tasks.get(&id.parse::<TaskId>().ok()?)?.app),
         Thing::Secret(id) => Some(Place::In(state.secrets.get(&id.parse::<SecretId>().ok()?)?.environment)),
+        Thing::Object(id) => Some(Place::In(state.objects.get(&id.parse::<ObjectId>().ok()?)?.environment)),
         Thing::Call(_) | Thing::Input(..) => of_function(function?),
         Thing::Environment(_) | Thing::Cluster(_) | Thing::Token(_) => None,
     }
@@ -514,6 +579,7 @@ fn what(thing: &Thing<'_>) -> String {
         Thing::Task(id) => format!("container {id}"),
         Thing::Secret(id) => format!("secret {id}"),
         Thing::Token(id) => format!("token {id}"),
+        Thing::Object(id) => format!("{} {id}", if id.starts_with(QueueId::PREFIX) { "queue" } else { "dict" }),
     }
 }
 

@@ -275,7 +275,7 @@ pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::SecretListReq
 ///
 /// Clients ask for the first page until now, by their own clock, and for the next one until the last thing of a page. So
 /// things of one moment are not parted: the page is longer then.
-fn page_of<T>(mut things: Vec<(f64, T)>, until: f64, count: usize, now: f64) -> Vec<(f64, T)> {
+pub(super) fn page_of<T>(mut things: Vec<(f64, T)>, until: f64, count: usize, now: f64) -> Vec<(f64, T)> {
     things.sort_by(|(one, _), (other, _)| other.total_cmp(one));
     let is_mark = things.iter().any(|(created, _)| created.total_cmp(&until).is_eq());
     let is_now = until <= 0.0 || (!is_mark && (now - until).abs() < CLOCK_SLACK);

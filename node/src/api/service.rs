@@ -13,8 +13,8 @@ use tonic::{Request, Response, Status};
 use super::error::Error;
 use super::policy::{self, Names};
 use super::{
-    Api, Caller, app, blob, bound, call, call_info, container, environment, function, image, logs, mount, release, scaling, secret, task,
-    token,
+    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, function, image, logs, mount, queue, release, scaling,
+    secret, task, token,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -148,4 +148,26 @@ methods! {
     task_list: pb::TaskListRequest => pb::TaskListResponse, task::list;
     task_get_info: pb::TaskGetInfoRequest => pb::TaskGetInfoResponse, task::info;
     container_stop: pb::ContainerStopRequest => pb::ContainerStopResponse, task::stop;
+    dict_get_or_create: pb::DictGetOrCreateRequest => pb::DictGetOrCreateResponse, dict::get_or_create;
+    dict_get_by_id: pb::DictGetByIdRequest => pb::DictGetByIdResponse, dict::get_by_id;
+    dict_heartbeat: pb::DictHeartbeatRequest => (), dict::heartbeat;
+    dict_list: pb::DictListRequest => pb::DictListResponse, dict::list;
+    dict_delete: pb::DictDeleteRequest => (), dict::delete;
+    dict_clear: pb::DictClearRequest => (), dict::clear;
+    dict_get: pb::DictGetRequest => pb::DictGetResponse, dict::get;
+    dict_contains: pb::DictContainsRequest => pb::DictContainsResponse, dict::contains;
+    dict_len: pb::DictLenRequest => pb::DictLenResponse, dict::len;
+    dict_update: pb::DictUpdateRequest => pb::DictUpdateResponse, dict::update;
+    dict_pop: pb::DictPopRequest => pb::DictPopResponse, dict::pop;
+    dict_contents: pb::DictContentsRequest => Stream<pb::DictEntry>, dict::contents;
+    queue_get_or_create: pb::QueueGetOrCreateRequest => pb::QueueGetOrCreateResponse, queue::get_or_create;
+    queue_get_by_id: pb::QueueGetByIdRequest => pb::QueueGetByIdResponse, queue::get_by_id;
+    queue_heartbeat: pb::QueueHeartbeatRequest => (), queue::heartbeat;
+    queue_list: pb::QueueListRequest => pb::QueueListResponse, queue::list;
+    queue_delete: pb::QueueDeleteRequest => (), queue::delete;
+    queue_clear: pb::QueueClearRequest => (), queue::clear;
+    queue_len: pb::QueueLenRequest => pb::QueueLenResponse, queue::len;
+    queue_put: pb::QueuePutRequest => (), queue::put;
+    queue_get: pb::QueueGetRequest => pb::QueueGetResponse, queue::get;
+    queue_next_items: pb::QueueNextItemsRequest => pb::QueueNextItemsResponse, queue::next_items;
 }

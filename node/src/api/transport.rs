@@ -132,6 +132,10 @@ fn explain_undecoded(response: Response, method: &str) -> Response {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
     let limit = MESSAGE_BYTES_MAX >> 20;
     let error = match status.code() {
+        // The clients' dicts and queues know by these words that less must be sent.
+        Code::OutOfRange if method.starts_with("Dict") || method.starts_with("Queue") => {
+            format!("the request to {method} is too large: a message may have {limit} MiB; send less at once (status = '413')")
+        }
         Code::OutOfRange => format!(
             "the request to {method} is too large: a message may have {limit} MiB; send less at once (clients turn arguments over 2 MiB into blobs by themselves)"
         ),

@@ -16,10 +16,11 @@
 
 mod others;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use shoal_state::{BlobId, Command, Digest, ImageId, State};
+use shoal_calls::objects::{ObjectAnswer, ObjectRequest};
+use shoal_state::{BlobId, Command, Digest, ImageId, ShardId, State};
 use shoal_storage::keep::{Added, Mark};
 use shoal_storage::store::{Condemned, Store, Swept};
 
@@ -188,7 +189,28 @@ async fn old_blobs(api: &Api) -> Result<Vec<BlobId>, Error> {
             old.push(id);
         }
     }
-    Ok(old)
+    Ok(unnamed_by_objects(api, old).await)
+}
+
+/// Returns those blobs that no dict or queue needs. Their ids would name its shard, whose home knows; without its answer they
+/// are kept.
+async fn unnamed_by_objects(api: &Api, old: Vec<BlobId>) -> Vec<BlobId> {
+    let mut by_shard: BTreeMap<ShardId, Vec<BlobId>> = BTreeMap::new();
+    let mut unnamed = Vec::new();
+    for id in old {
+        match id.shard() {
+            Some(shard) => by_shard.entry(shard).or_default().push(id),
+            None => unnamed.push(id),
+        }
+    }
+    for blobs in by_shard.into_values() {
+        match api.calls.object(ObjectRequest::Named { blobs: blobs.clone() }).await {
+            Ok(ObjectAnswer::Blobs(named)) => unnamed.extend(blobs.into_iter().filter(|id| !named.contains(id))),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "blobs are kept that a dict or a queue may need"),
+        }
+    }
+    unnamed
 }
 
 /// Says whether a call is known not to exist: any other answer, or none, keeps what it names.
