@@ -191,6 +191,37 @@ def test_a_call_outlives_the_node_where_it_is_at_home(pair):
         assert "slow ended after 15" in running.ok(200).text()
 
 
+def test_dicts_and_queues_are_one_through_every_node(pair, unique):
+    """What is put through one node is read through the other at once, wherever it is at home, also a value that is a blob; who
+    waits at one node is woken by a put at the other, in time that no look from time to time would take."""
+    program = f"""
+import sys, time, modal
+
+queues = [modal.Queue.from_name(f"{unique}-{{n}}", create_if_missing=True) for n in range(8)]
+dicts = [modal.Dict.from_name(f"{unique}-{{n}}", create_if_missing=True) for n in range(8)]
+if sys.argv[1] == "puts":
+    for n, d in enumerate(dicts):
+        d["n"], d["large"] = n, bytes([n]) * (3 << 20)
+    print("waits", flush=True)
+    began = time.time()
+    print("got", [q.get(timeout=100) for q in queues], time.time() - began, flush=True)
+else:
+    seen = [(d["n"], d["large"] == bytes([n]) * (3 << 20)) for n, d in enumerate(dicts)]
+    print("seen", seen == [(n, True) for n in range(8)], flush=True)
+    for n, q in enumerate(queues):
+        time.sleep(0.2)
+        q.put(n)
+    for n in range(8):
+        modal.Dict.objects.delete(f"{unique}-{{n}}")
+        modal.Queue.objects.delete(f"{unique}-{{n}}")
+"""
+    one = pair.of_home.start("-c", program, "puts")
+    one.wait_line("^waits", 60)
+    assert "seen True" in pair.of_other.start("-c", program, "reads").ok(100).text()
+    got = re.search(r"^got (.*) ([0-9.]+)$", one.ok(100).text(), re.M)
+    assert got[1] == str(list(range(8)))
+
+
 def homes(node: Node, app: str) -> dict[str, str]:
     """Returns at which node the calls of each function of an app are at home."""
     found = {}
@@ -227,11 +258,43 @@ async def main():
 asyncio.run(main())
 """
 
+# Dicts and queues in as many shards: some are at home at whatever node is lost.
+KEPT = """
+import modal
+dicts = [modal.Dict.from_name(f"{NAME}-{n}", create_if_missing=True) for n in range(12)]
+queues = [modal.Queue.from_name(f"{NAME}-{n}", create_if_missing=True) for n in range(12)]
+"""
+FILLS = """
+for n in range(12):
+    dicts[n].update({key: [n, key] for key in range(20)})
+    del dicts[n][3]
+    queues[n].put_many(list(range(10)))
+    assert queues[n].get_many(3) == [0, 1, 2]
+dicts[0]["large"] = b"x" * (3 << 20)
+print("filled", flush=True)
+round = 0
+while round < 30 or not lost():
+    for n in range(12):
+        dicts[n]["round"] = round
+        queues[n].put(100 + round)
+    round += 1
+print("rounds", round, flush=True)
+"""
+READS = """
+for n in range(12):
+    assert dict(dicts[n].items()) == {**{key: [n, key] for key in range(20) if key != 3}, "round": ROUNDS - 1} | dicts_large(n)
+    assert queues[n].get_many(5000) == [*range(3, 10), *range(100, 100 + ROUNDS)] and queues[n].len() == 0
+    assert dicts[n].put("round", 0, skip_if_exists=True) is False
+    modal.Dict.objects.delete(f"{NAME}-{n}")
+    modal.Queue.objects.delete(f"{NAME}-{n}")
+print("kept", flush=True)
+"""
+
 
 def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
     """Three nodes under load, and one is lost for good that is home of calls, runs containers, leads, and has the client's
-    connection, which comes through `shoal connect`: every input has its one result, also when read through another node; the
-    functions go on, and the node can be removed."""
+    connection, which comes through `shoal connect`: every input has its one result, also when read through another node; what was
+    put into dicts and queues is there, what was taken is gone; the functions go on, and the node can be removed."""
     third = Node(tmp_path / "third", config=named("third"))
     third.join(pair.home)
     third_client = Client(third, pair.of_home.token, tmp_path / "client")
@@ -251,15 +314,23 @@ def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
         door = Door(lost, pair.home)
         try:
             running = pair.of_home.start("-c", f"NAME = {unique!r}\n{UNDER_LOAD}", environment={"MODAL_SERVER_URL": door.url})
+            told = tmp_path / "lost"
+            ask = f"import os\nNAME = {unique!r}\nlost = lambda: os.path.exists({str(told)!r})\n{KEPT}"
+            fills = client.start("-c", f"{ask}{FILLS}")
             running.wait_line("^under way", 120)
+            fills.wait_line("^filled", 120)
             lost.lose()
             said = running.ok(200).text()
+            told.touch()
+            (rounds,) = re.findall(r"^rounds (.*)$", fills.ok(100).text(), re.M)
         finally:
             door.close()
         assert "mapped True" in said and "spawned True" in said, said
         (calls,) = re.findall(r"^calls (.*)$", said, re.M)
         again = f"import modal; print('again', [modal.FunctionCall.from_id(id).get(timeout=60) for id in {calls.split()[:12]!r}])"
         assert f"again {[1000 * (n % 6) + n for n in range(12)]}" in client.start("-c", again).ok(120).text()
+        reads = f"{ask}ROUNDS = {rounds}\ndicts_large = lambda n: {{}} if n else {{'large': b'x' * (3 << 20)}}\n{READS}"
+        assert "kept" in pair.of_home.start("-c", reads).ok(100).text()
         pair.home.shoal("node", "remove", name)
         assert name not in {line["name"] for line in pair.home.json("node", "list")}
         client.stop_app(unique)
