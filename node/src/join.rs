@@ -17,6 +17,7 @@ use shoal_state::{Command, NodeId, State, TokenId, VERSION_KNOWN};
 use crate::api::{self, Api, Error};
 use crate::audit::{Event, What};
 use crate::authority;
+use crate::doors;
 use crate::formation;
 use crate::keys::{Applicant, Welcome};
 
@@ -57,6 +58,9 @@ pub(crate) fn serve(api: &Api) {
 async fn answer(mut stream: Stream, api: Api) {
     let from = stream.address().to_string();
     let Ok(Some(asked)) = stream.next().await else { return };
+    if asked.first() == Some(&doors::FORMAT) {
+        return answer_client(stream, &api, &asked, &from).await;
+    }
     let done = match admit(&api, &asked, &from).await {
         Ok((node, welcome)) => {
             tracing::info!(%node, from, "a node has joined the cluster");
@@ -74,6 +78,31 @@ async fn answer(mut stream: Stream, api: Api) {
         // The connection must not end before the answer is there.
         Ok(()) => stream.closed().await,
         Err(error) => tracing::warn!(from, %error, "a node that wanted to join did not wait for its answer"),
+    }
+}
+
+/// Answers a client's machine that asks for a certificate.
+async fn answer_client(mut stream: Stream, api: &Api, asked: &[u8], from: &str) {
+    let done = match doors::enrol(api, asked).await {
+        Ok((token, leaf)) => {
+            tracing::info!(%token, from, "a client's machine has a certificate");
+            stream.send(leaf).await.and_then(|()| stream.finish())
+        }
+        Err(error) => {
+            let why = tonic::Status::from(error).message().to_owned();
+            tracing::warn!(from, why, "a client's machine was refused");
+            api.audit.note(Event {
+                what: What::Refused,
+                who: "nobody".to_owned(),
+                method: "connect",
+                from: from.to_owned(),
+                why: why.clone(),
+            });
+            stream.fail(&why).await
+        }
+    };
+    if done.is_ok() {
+        stream.closed().await;
     }
 }
 
@@ -121,7 +150,7 @@ pub(crate) async fn admit_seed(api: &Api, asked: Application, from: &str) -> Res
 }
 
 /// Returns the CA, or says who has it.
-async fn open_gate(api: &Api) -> Result<Arc<Authority>, Error> {
+pub(super) async fn open_gate(api: &Api) -> Result<Arc<Authority>, Error> {
     match api.gate.authority() {
         Some(authority) => Ok(authority),
         None => Err(refused(&authority::ask_instead(api).await)),

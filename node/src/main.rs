@@ -12,6 +12,7 @@ mod cluster;
 mod config;
 mod copies;
 mod departure;
+mod doors;
 mod folder;
 mod formation;
 mod homes;

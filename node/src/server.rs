@@ -40,6 +40,7 @@ use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::copies::{self, Copies};
 use crate::departure::{self, Departed};
+use crate::doors;
 use crate::folder::{self, Folder};
 use crate::formation;
 use crate::homes::{self, Outbox};
@@ -187,6 +188,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         cluster: cluster.clone(),
     };
     join::serve(&api);
+    doors::serve(&api);
     renewal::serve(&api);
     authority::serve(&api);
     standing::serve(&api);

@@ -64,18 +64,15 @@ def node() -> Iterator[Node]:
     kept = os.environ.get("SHOAL_TEST_DATA")
     folder = worker_folder(Path(kept)) if kept else Path(tempfile.mkdtemp(prefix="shoal-node-"))
     folder.mkdir(parents=True, exist_ok=True)
-    seed = folder / "seed"
     plain = {"SHOAL_CONTAINERS__ZYGOTES": "false"} if os.environ.get("SHOAL_TEST_ZYGOTES") == "off" else {}
+    seed = folder / "seed"
+    if not seed.exists():
+        sow(seed)
+    if not (folder / "data").exists():
+        copy_folder(seed, folder / "data")
     one = Node(folder / "data", environment=plain)
     try:
         one.start()
-        if not seed.exists():
-            user = Client(one, one.create_token(), folder / "home")
-            user.modal("run", f"{PROGRAMS / 'plain.py'}::increment", "--x", "1").ok(600)
-            user.close()
-            one.stop()
-            copy_folder(one.data, seed)
-            one.start()
         yield one
     finally:
         one.stop()
@@ -83,6 +80,20 @@ def node() -> Iterator[Node]:
             shutil.rmtree(folder, ignore_errors=True)
     left = Machine.now(one).since(Machine.nothing())
     assert not left, f"the node stopped and left behind: {left}"
+
+
+def sow(seed: Path) -> None:
+    """Makes a data folder in which the image of the plainest program is built; all of it or none."""
+    new = Node(seed.with_name("seed.new"))
+    shutil.rmtree(new.data, ignore_errors=True)
+    try:
+        new.start()
+        user = Client(new, new.create_token(), seed.with_name("home"))
+        user.modal("run", f"{PROGRAMS / 'plain.py'}::increment", "--x", "1").ok(600)
+        user.close()
+    finally:
+        new.stop()
+    new.data.rename(seed)
 
 
 @pytest.fixture(scope="session")

@@ -212,14 +212,19 @@ class Machine:
 
 
 class Door:
-    """`shoal connect`: leads clients to whichever of some nodes is there."""
+    """`shoal connect`: leads clients to whichever of some nodes is there, by mutual TLS or, on request, plainly."""
 
-    def __init__(self, *nodes: Node):
+    def __init__(self, *nodes: Node, plain: bool = False):
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
+        made = nodes[0].json("token", "create")
+        self.token_id: str = made["token_id"]
+        environment = outer_environment()
+        if not plain:
+            environment["SHOAL_CONNECT_TOKEN"] = made["connect"].split()[-1]
         self.process = subprocess.Popen(
             [str(shoal_binary()), "connect", ",".join(node.url for node in nodes), "--listen", f"127.0.0.1:{port}"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=outer_environment(),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
         )  # fmt: skip
         assert self.process.stdout is not None
         assert self.url.encode() in self.process.stdout.readline()

@@ -5,7 +5,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
-use shoal_state::NodeId;
+use shoal_state::{NodeId, TokenId};
 
 use crate::error::{Error, Result, certificate};
 use crate::identity::{self, Request};
@@ -15,6 +15,8 @@ use crate::join::Fingerprint;
 const CA_DAYS: i64 = 100 * 365;
 /// How long a node's certificate is good, in days. It is renewed at half of that.
 pub(crate) const LEAF_DAYS: i64 = 30;
+/// How long the certificate of a client's machine is good, in days. It asks for another one at half of that.
+const CLIENT_DAYS: i64 = 7;
 /// How far a certificate reaches into the past, in days: clocks differ.
 const PAST_DAYS: i64 = 1;
 
@@ -79,18 +81,39 @@ impl Authority {
     /// # Errors
     /// When the request is no request, or is not signed with its own key.
     pub fn certify(&self, node: NodeId, request: &Request, now: i64) -> Result<Vec<u8>> {
+        let names = vec![identity::host(node), identity::ANY_HOST.to_owned()];
+        let uses = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign("shoal node", names, uses, request, now, LEAF_DAYS)
+    }
+
+    /// Certifies that whoever holds the request's key has shown a token. `now` is in seconds since 1970.
+    ///
+    /// # Errors
+    /// When the request is no request, or is not signed with its own key.
+    pub fn certify_client(&self, token: TokenId, request: &Request, now: i64) -> Result<Vec<u8>> {
+        let names = vec![identity::client_host(token)];
+        self.sign("shoal client", names, vec![ExtendedKeyUsagePurpose::ClientAuth], request, now, CLIENT_DAYS)
+    }
+
+    fn sign(
+        &self,
+        common_name: &str,
+        names: Vec<String>,
+        uses: Vec<ExtendedKeyUsagePurpose>,
+        request: &Request,
+        now: i64,
+        days: i64,
+    ) -> Result<Vec<u8>> {
         let request = CertificateSigningRequestDer::from(request.0.as_slice());
         // What the request says of itself counts for nothing: its key is all that is taken.
-        let mut request =
-            CertificateSigningRequestParams::from_der(&request).map_err(certificate("read a node's request for a certificate"))?;
-        let mut params = CertificateParams::new(vec![identity::host(node), identity::ANY_HOST.to_owned()])
-            .map_err(certificate("name a node in its certificate"))?;
-        params.distinguished_name = named("shoal node");
+        let mut request = CertificateSigningRequestParams::from_der(&request).map_err(certificate("read a request for a certificate"))?;
+        let mut params = CertificateParams::new(names).map_err(certificate("name the holder in a certificate"))?;
+        params.distinguished_name = named(common_name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        validity(&mut params, now, LEAF_DAYS)?;
+        params.extended_key_usages = uses;
+        validity(&mut params, now, days)?;
         request.params = params;
-        let signed = request.signed_by(&self.issuer).map_err(certificate("sign a node's certificate"))?;
+        let signed = request.signed_by(&self.issuer).map_err(certificate("sign a certificate"))?;
         Ok(signed.der().to_vec())
     }
 }
@@ -135,6 +158,6 @@ mod tests {
     fn a_request_that_is_none_is_refused_in_words() {
         let ca = Authority::make(1_800_000_000).unwrap();
         let error = ca.certify(NodeId::from_random(7), &Request(b"what".to_vec()), 1_800_000_000).unwrap_err();
-        assert!(error.to_string().starts_with("cannot read a node's request for a certificate"), "{error}");
+        assert!(error.to_string().starts_with("cannot read a request for a certificate"), "{error}");
     }
 }

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use quinn::{Connection, IdleTimeout, TransportConfig, VarInt};
-use shoal_state::{BootId, NodeId};
+use shoal_state::{BootId, NodeId, TokenId};
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, Member};
+use crate::clients::{self, ServeClient, Tunnel};
 use crate::complaints::Complaints;
 use crate::error::{Error, Result, bind};
 use crate::hello;
@@ -88,6 +89,8 @@ struct Inner {
     services: RwLock<HashMap<u8, Serve>>,
     /// Who answers machines that know the secret of the seeds.
     door: RwLock<Option<Door>>,
+    /// Who serves clients' machines.
+    clients: RwLock<Option<ServeClient>>,
     /// Peers that this node refused.
     refused: Complaints,
     /// Peers that this node could not reach, or that refused it.
@@ -130,6 +133,7 @@ impl Endpoint {
             dialling: RwLock::new(dialling),
             services: RwLock::default(),
             door: RwLock::default(),
+            clients: RwLock::default(),
             refused: Complaints::default(),
             unreached: Complaints::default(),
             tasks: TaskTracker::new(),
@@ -178,6 +182,14 @@ impl Endpoint {
     {
         let answer: seeds::Answer = Arc::new(move |question, from| Box::pin(answer(question, from)));
         *self.inner.door.write() = Some(Door { secret, answer });
+    }
+
+    /// Gives what clients' machines open to `serve` from now on: the token that they are certified for, their address, and the bytes.
+    pub fn serve_clients<F>(&self, serve: impl Fn(TokenId, SocketAddr, Tunnel) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        *self.inner.clients.write() = Some(Arc::new(move |token, address, tunnel| Box::pin(serve(token, address, tunnel))));
     }
 
     /// Asks a peer and waits for its answer, up to `patience`. Dropping the future gives up.
@@ -232,10 +244,11 @@ impl Endpoint {
         // They hold what they serve from, which may hold this endpoint.
         self.inner.services.write().clear();
         *self.inner.door.write() = None;
+        *self.inner.clients.write() = None;
     }
 }
 
-fn transport(segmentation: bool) -> TransportConfig {
+pub(crate) fn transport(segmentation: bool) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let mut packets = quinn::MtuDiscoveryConfig::default();
     packets.upper_bound(PACKET_BYTES_MAX);
@@ -316,6 +329,10 @@ async fn greet(endpoint: Endpoint, incoming: quinn::Incoming) {
     };
     match tls::protocol_of(&connection).as_deref() {
         Some(tls::JOINING) => return streams(endpoint, connection, None).await,
+        Some(tls::CLIENTS) => {
+            let serve = endpoint.inner.clients.read().clone();
+            return clients::let_in(&connection, serve).await;
+        }
         Some(tls::SEEDING) => {
             let door = endpoint.inner.door.read().clone();
             let known = seeds::answer(&connection, door.as_ref()).await;

@@ -100,6 +100,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// The text is no token that lets a client's machine connect.
+    #[error(
+        "this is not a token that lets a client's machine connect: {why}; `shoal token create` on any node of the cluster prints the whole command"
+    )]
+    NoConnectToken {
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The text is no token that lets a node join.
     #[error(
         "this is not a token that lets a node join: {why}; `shoal token create --node` on any node of the cluster prints the whole command"

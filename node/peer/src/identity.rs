@@ -3,13 +3,15 @@
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
-use shoal_state::NodeId;
+use shoal_state::{NodeId, TokenId};
 
 use crate::error::{Error, Result, certificate};
 use crate::join::Fingerprint;
 
 /// What the names of all nodes end with.
 const SUFFIX: &str = ".node.shoal";
+/// What the names of clients' machines end with.
+const CLIENT_SUFFIX: &str = ".client.shoal";
 /// A name that every node has: for those that do not know yet which node they will find.
 pub(crate) const ANY_HOST: &str = "any.node.shoal";
 
@@ -111,6 +113,34 @@ pub(crate) fn host(node: NodeId) -> String {
     format!("{:032x}{SUFFIX}", node.bits())
 }
 
+/// Returns the name in the certificate of a client's machine that showed a token.
+pub(crate) fn client_host(token: TokenId) -> String {
+    format!("{:032x}{CLIENT_SUFFIX}", token.bits())
+}
+
+/// Returns the token that the certificate of a client's machine names; none in a node's.
+pub(crate) fn client_of(leaf: &CertificateDer<'_>) -> Option<TokenId> {
+    names_of(leaf).ok()?.iter().find_map(|name| bits_of(name, CLIENT_SUFFIX)).map(TokenId::from_random)
+}
+
+/// Returns from when and until when a certificate is good, in seconds since 1970.
+pub(crate) fn validity_of(leaf: &CertificateDer<'_>) -> Result<(i64, i64)> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(certificate("read a certificate"))?;
+    let validity = parsed.validity();
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
+fn names_of(leaf: &CertificateDer<'_>) -> Result<Vec<String>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(certificate("read a certificate"))?;
+    let names = parsed.subject_alternative_name().map_err(certificate("read the names in a certificate"))?;
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let named = names.filter_map(|name| match name {
+        x509_parser::extensions::GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    Ok(named.collect())
+}
+
 /// What a node's certificate says.
 pub(crate) struct About {
     pub(crate) node: NodeId,
@@ -121,24 +151,16 @@ pub(crate) struct About {
 impl About {
     /// Reads a certificate. Whether it is to be trusted was found out before.
     pub(crate) fn of(leaf: &CertificateDer<'_>) -> Result<Self> {
-        let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(certificate("read a node's certificate"))?;
-        let names = parsed.subject_alternative_name().map_err(certificate("read the names in a node's certificate"))?;
-        let names = names.iter().flat_map(|names| &names.value.general_names);
-        let node = names
-            .filter_map(|name| match name {
-                x509_parser::extensions::GeneralName::DNSName(name) => node_of(name),
-                _ => None,
-            })
-            .next();
+        let node = names_of(leaf)?.iter().find_map(|name| bits_of(name, SUFFIX)).map(NodeId::from_random);
         let unnamed = || Error::Certificate { doing: "find a node's id in its certificate", why: "it has no such name".into() };
-        let validity = parsed.validity();
-        Ok(Self { node: node.ok_or_else(unnamed)?, from: validity.not_before.timestamp(), until: validity.not_after.timestamp() })
+        let (from, until) = validity_of(leaf)?;
+        Ok(Self { node: node.ok_or_else(unnamed)?, from, until })
     }
 }
 
-fn node_of(name: &str) -> Option<NodeId> {
-    let bits = name.strip_suffix(SUFFIX).filter(|digits| digits.len() == 32)?;
-    u128::from_str_radix(bits, 16).ok().map(NodeId::from_random)
+fn bits_of(name: &str, suffix: &str) -> Option<u128> {
+    let bits = name.strip_suffix(suffix).filter(|digits| digits.len() == 32)?;
+    u128::from_str_radix(bits, 16).ok()
 }
 
 #[cfg(test)]
@@ -149,10 +171,11 @@ mod tests {
     fn a_name_leads_back_to_its_node() {
         for bits in [0, 7, u128::MAX] {
             let node = NodeId::from_random(bits);
-            assert_eq!(node_of(&host(node)), Some(node));
+            assert_eq!(bits_of(&host(node), SUFFIX), Some(bits));
+            assert_eq!(bits_of(&host(node), CLIENT_SUFFIX), None);
         }
         for name in [ANY_HOST, "7.node.shoal", "x", "00000000000000000000000000000007.node.other"] {
-            assert_eq!(node_of(name), None);
+            assert_eq!(bits_of(name, SUFFIX), None);
         }
     }
 }

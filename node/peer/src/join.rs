@@ -22,6 +22,8 @@ use crate::tls;
 
 /// What every token that lets a node join begins with.
 const PREFIX: &str = "shoal-join-";
+/// What every token that lets a client's machine connect begins with.
+const CONNECT_PREFIX: &str = "shoal-connect-";
 
 /// How long the whole exchange may take.
 const JOIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -76,14 +78,64 @@ impl FromStr for JoinToken {
     fn from_str(text: &str) -> Result<Self> {
         let no = |why| Error::NoToken { why };
         let rest = text.trim().strip_prefix(PREFIX).ok_or(no("it does not begin with \"shoal-join-\""))?;
-        let (fingerprint, secret) = rest.split_once('.').ok_or(no("a part of it is missing"))?;
-        let bytes = URL_SAFE_NO_PAD.decode(fingerprint).ok().and_then(|bytes| bytes.try_into().ok());
-        let fingerprint = Fingerprint(bytes.ok_or(no("what it says of the cluster's CA cannot be read"))?);
-        if secret.is_empty() {
-            return Err(no("its secret is missing"));
-        }
-        Ok(Self { fingerprint, secret: secret.to_owned() })
+        let (fingerprint, secret) = parts(rest).map_err(no)?;
+        Ok(Self { fingerprint, secret })
     }
+}
+
+/// What lets a client's machine connect: which CA the cluster has, and a token of its own (`ID.SECRET`).
+#[derive(Clone, PartialEq, Eq)]
+pub struct ConnectToken(JoinToken);
+
+impl ConnectToken {
+    /// Puts both together.
+    pub fn new(fingerprint: Fingerprint, secret: String) -> Self {
+        Self(JoinToken { fingerprint, secret })
+    }
+
+    /// Returns the cluster's CA.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.0.fingerprint
+    }
+
+    /// Returns the token's id and secret.
+    pub fn secret(&self) -> &str {
+        &self.0.secret
+    }
+}
+
+impl fmt::Debug for ConnectToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectToken").field("fingerprint", &self.0.fingerprint).finish_non_exhaustive()
+    }
+}
+
+/// Writes the secret out.
+impl fmt::Display for ConnectToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{CONNECT_PREFIX}{}.{}", self.0.fingerprint, self.0.secret)
+    }
+}
+
+impl FromStr for ConnectToken {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let no = |why| Error::NoConnectToken { why };
+        let rest = text.trim().strip_prefix(CONNECT_PREFIX).ok_or(no("it does not begin with \"shoal-connect-\""))?;
+        let (fingerprint, secret) = parts(rest).map_err(no)?;
+        Ok(Self::new(fingerprint, secret))
+    }
+}
+
+fn parts(rest: &str) -> std::result::Result<(Fingerprint, String), &'static str> {
+    let (fingerprint, secret) = rest.split_once('.').ok_or("a part of it is missing")?;
+    let bytes = URL_SAFE_NO_PAD.decode(fingerprint).ok().and_then(|bytes| bytes.try_into().ok());
+    let fingerprint = Fingerprint(bytes.ok_or("what it says of the cluster's CA cannot be read")?);
+    if secret.is_empty() {
+        return Err("its secret is missing");
+    }
+    Ok((fingerprint, secret.to_owned()))
 }
 
 /// What the cluster said, and the CA that it said it with.
@@ -155,6 +207,10 @@ mod tests {
         assert_eq!(token.to_string().parse::<JoinToken>().unwrap(), token);
         assert_eq!(format!(" {token}\n").parse::<JoinToken>().unwrap(), token);
         assert!(!format!("{token:?}").contains("sn-abc"), "the secret is in the debug form");
+        let token = ConnectToken::new(Fingerprint([7; 32]), "ak-abc.as-def".into());
+        assert_eq!(token.to_string().parse::<ConnectToken>().unwrap(), token);
+        assert!(token.to_string().parse::<JoinToken>().is_err(), "it lets no node join");
+        assert!(!format!("{token:?}").contains("as-def"), "the secret is in the debug form");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!   open(peer, service) ── one stream: frames in both directions, for bulk and for what goes on
 //!   serve(service, …) ── who answers streams of one kind: consensus, chunks, calls
 //! join(address, token, …) ── a road without a certificate: asks for one
+//! Entry ── the road of a client's machine: mutual TLS too, a stream for each of its connections
 //! ask_seed(address, secret, …) ── the other one: between machines that know a secret, and do not know yet who founds the cluster
 //! ```
 //!
@@ -23,6 +24,7 @@
 
 mod admission;
 mod authority;
+mod clients;
 mod complaints;
 mod endpoint;
 mod error;
@@ -36,9 +38,10 @@ mod tls;
 
 pub use admission::{Admission, Member};
 pub use authority::Authority;
+pub use clients::{Entry, Pass, Tunnel, turn_away, was_turned_away};
 pub use endpoint::{Endpoint, Options, Service};
 pub use error::{Error, Result};
 pub use identity::{Identity, Request};
-pub use join::{Fingerprint, JoinToken, Joined, join};
+pub use join::{ConnectToken, Fingerprint, JoinToken, Joined, join};
 pub use seeds::{SECRET_CHARS_MIN, Secret, ask_seed};
 pub use stream::{FRAME_BYTES_MAX, Incoming, Outgoing, Stream};

@@ -6,10 +6,11 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::clients::Pass;
 use crate::error::{Error, Result, certificate};
 use crate::identity::Identity;
 use crate::join::Fingerprint;
@@ -19,6 +20,9 @@ pub(crate) const PEERS: &[u8] = b"shoal/1";
 /// What a node speaks that has no certificate yet.
 pub(crate) const JOINING: &[u8] = b"shoal-join/1";
 
+/// What clients' machines speak.
+pub(crate) const CLIENTS: &[u8] = b"shoal-client/1";
+
 /// What machines speak that know a secret and have no cluster yet.
 pub(crate) const SEEDING: &[u8] = b"shoal-seed/1";
 
@@ -26,9 +30,9 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn roots(identity: &Identity) -> Result<Arc<RootCertStore>> {
+fn roots(ca: &CertificateDer<'static>) -> Result<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
-    roots.add(identity.ca().clone()).map_err(certificate("trust the cluster's CA"))?;
+    roots.add(ca.clone()).map_err(certificate("trust the cluster's CA"))?;
     Ok(Arc::new(roots))
 }
 
@@ -36,28 +40,42 @@ fn roots(identity: &Identity) -> Result<Arc<RootCertStore>> {
 pub(crate) fn accepting(identity: &Identity) -> Result<quinn::ServerConfig> {
     let doing = "prepare TLS for peers";
     // A node that joins has no certificate; what it may say without one is seen to after the handshake.
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(identity)?, provider()).allow_unauthenticated().build();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots(identity.ca())?, provider()).allow_unauthenticated().build();
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(certificate(doing))?
         .with_client_cert_verifier(verifier.map_err(certificate(doing))?)
         .with_single_cert(identity.chain(), identity.key())
         .map_err(certificate(doing))?;
-    tls.alpn_protocols = vec![PEERS.to_vec(), JOINING.to_vec(), SEEDING.to_vec()];
+    tls.alpn_protocols = vec![PEERS.to_vec(), JOINING.to_vec(), SEEDING.to_vec(), CLIENTS.to_vec()];
     let crypto = QuicServerConfig::try_from(tls).map_err(certificate(doing))?;
     Ok(quinn::ServerConfig::with_crypto(Arc::new(crypto)))
 }
 
 /// How this node dials a peer.
 pub(crate) fn dialling(identity: &Identity) -> Result<quinn::ClientConfig> {
-    let doing = "prepare TLS towards peers";
+    certified(identity.ca(), identity.chain(), identity.key(), PEERS, "prepare TLS towards peers")
+}
+
+/// How a client's machine dials a node.
+pub(crate) fn entering(pass: &Pass) -> Result<quinn::ClientConfig> {
+    certified(pass.ca(), pass.chain(), pass.key(), CLIENTS, "prepare TLS towards a cluster")
+}
+
+fn certified(
+    ca: &CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    speaks: &[u8],
+    doing: &'static str,
+) -> Result<quinn::ClientConfig> {
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(certificate(doing))?
-        .with_root_certificates(roots(identity)?)
-        .with_client_auth_cert(identity.chain(), identity.key())
+        .with_root_certificates(roots(ca)?)
+        .with_client_auth_cert(chain, key)
         .map_err(certificate(doing))?;
-    tls.alpn_protocols = vec![PEERS.to_vec()];
+    tls.alpn_protocols = vec![speaks.to_vec()];
     client(tls, doing)
 }
 

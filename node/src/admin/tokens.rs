@@ -10,6 +10,7 @@ use super::Answer;
 use crate::api::{self, Api};
 use crate::audit::{Event, What};
 use crate::authority;
+use crate::doors;
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -46,6 +47,9 @@ pub(crate) struct TokenMade {
     pub(crate) token_id: String,
     /// The token's secret; for a node, all that its `--token` takes.
     pub(crate) token_secret: String,
+    /// How a client's machine connects with it by mutual TLS: the whole command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) connect: Option<String>,
     /// How a node joins with it: the whole command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) join: Option<String>,
@@ -133,14 +137,18 @@ pub(super) async fn create(Shared(api): Shared<Api>, Json(wanted): Json<TokenWan
     let made = state.tokens.get(&id).map(|token| line(&state, id, token, api.now()));
     let said = made.map_or_else(String::new, |line| said(&line));
     note(&api, What::TokenCreated, format!("token {id} was made: {said}"));
-    let made = |token_secret, join| TokenMade { token_id: id.to_string(), token_secret, join };
+    let made = |token_secret, join, connect| TokenMade { token_id: id.to_string(), token_secret, join, connect };
     Ok(Json(match purpose {
         model::TokenPurpose::Node => {
             let token = crate::join::token(api.gate.fingerprint, id, &secret);
             let join = format!("shoal start --join {} --token {token}", api.peers.address);
-            made(token, Some(join))
+            made(token, Some(join), None)
         }
-        _ => made(secret, None),
+        _ => {
+            let nodes: Vec<_> = state.members.values().map(|member| member.address.as_str()).collect();
+            let token = doors::token(api.gate.fingerprint, id, &secret);
+            made(secret, None, Some(format!("shoal connect {} --token {token}", nodes.join(","))))
+        }
     }))
 }
 

@@ -70,13 +70,21 @@ pub(crate) fn check_token(state: &State, id: &str, secret: &str, now: Timestamp)
             "what this call shows as its token id is none: ids begin with {prefix:?}, secrets with \"as-\"; make a token on a node with `shoal token create`"
         ))
     })?;
-    let refuse = |why: &str| Error::Unauthenticated(format!("token {parsed} {why}; make a new one on a node with `shoal token create`"));
-    let token = state.tokens.get(&parsed).ok_or_else(|| refuse("is not known to this cluster"))?;
-    if !is_secret_of(parsed, secret, token.secret_hash) {
-        return Err(refuse("was shown with a wrong secret"));
+    if state.tokens.get(&parsed).is_some_and(|token| !is_secret_of(parsed, secret, token.secret_hash)) {
+        return Err(refused(parsed, "was shown with a wrong secret"));
     }
-    usable(state, token, now).map_err(|why| refuse(&why))?;
+    check_still_good(state, parsed, now)?;
     Ok(parsed)
+}
+
+/// Checks a token whose holder has proven by a certificate that it showed the secret.
+pub(crate) fn check_still_good(state: &State, id: TokenId, now: Timestamp) -> Result<(), Error> {
+    let token = state.tokens.get(&id).ok_or_else(|| refused(id, "is not known to this cluster"))?;
+    usable(state, token, now).map_err(|why| refused(id, &why))
+}
+
+fn refused(id: TokenId, why: &str) -> Error {
+    Error::Unauthenticated(format!("token {id} {why}; make a new one on a node with `shoal token create`"))
 }
 
 fn usable(state: &State, token: &Token, now: Timestamp) -> Result<(), String> {

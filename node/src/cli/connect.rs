@@ -1,7 +1,10 @@
 //! `shoal connect`: a door on a client's machine that leads to whichever node is there.
 //!
 //! The official client speaks to one address. Behind this door it outlives the loss of a node: its connection ends, it connects
-//! anew to the same address, and comes out at another node. Bytes are passed on as they are.
+//! anew to the same address, and comes out at another node. Bytes are passed on as they are: by mutual TLS with a token of the cluster
+//! ([`secure`]), or by plain TCP on a network of one's own.
+
+mod secure;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,8 +15,11 @@ use anyhow::Context as _;
 use clap::Args;
 use parking_lot::Mutex;
 use rustix::net::sockopt;
+use shoal_peer::{ConnectToken, Tunnel};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
+
+use secure::Secure;
 
 /// How long one node may take to let a connection in.
 const REACH_WAIT: Duration = Duration::from_secs(2);
@@ -31,12 +37,16 @@ const PORT: u16 = 7470;
 /// `shoal connect`
 #[derive(Debug, Args)]
 pub(super) struct Connect {
-    /// Nodes of the cluster: `http://HOST:PORT` or `HOST:PORT`, several with commas or spaces between them.
+    /// Nodes of the cluster: `http://HOST:PORT` or `HOST:PORT`, several with commas or spaces between them. With --token, where their
+    /// peers reach them.
     #[arg(required = true, value_delimiter = ',', value_name = "URL", value_parser = address)]
     nodes: Vec<String>,
     /// Where the client finds the cluster on this machine.
     #[arg(long, default_value = "127.0.0.1:7470")]
     listen: SocketAddr,
+    /// What `shoal token create` prints for this: the way to the nodes is then QUIC with mutual TLS. Without, it is plain TCP.
+    #[arg(long, env = "SHOAL_CONNECT_TOKEN", hide_env_values = true)]
+    token: Option<ConnectToken>,
 }
 
 /// Reads `host:port` out of a URL.
@@ -70,23 +80,29 @@ struct Nodes {
 }
 
 impl Nodes {
-    /// Connects to the node that was reached last, else to the next that can be.
-    async fn reach(&self) -> Option<TcpStream> {
+    fn new(addresses: Vec<String>) -> Self {
+        Self { addresses, last: AtomicUsize::new(0), told: Mutex::default() }
+    }
+
+    /// Goes to the node that was reached last, else to the next that can be; none when no node was for long.
+    async fn reach<T, F>(&self, how: impl Fn(String) -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, String>>,
+    {
         let deadline = Instant::now() + HOLD;
         loop {
             let mut why = Vec::new();
             let first = self.last.load(Ordering::Relaxed);
             for at in (0..self.addresses.len()).map(|step| (first + step) % self.addresses.len()) {
                 let address = &self.addresses[at];
-                match tokio::time::timeout(REACH_WAIT, TcpStream::connect(address)).await {
-                    Ok(Ok(stream)) => {
+                match how(address.clone()).await {
+                    Ok(reached) => {
                         if self.last.swap(at, Ordering::Relaxed) != at {
                             eprintln!("shoal: connections go to {address} now");
                         }
-                        return Some(stream);
+                        return Some(reached);
                     }
-                    Ok(Err(error)) => why.push(format!("{address}: {error}")),
-                    Err(_) => why.push(format!("{address}: no answer within {} s", REACH_WAIT.as_secs())),
+                    Err(error) => why.push(format!("{address}: {error}")),
                 }
             }
             self.tell(&why);
@@ -95,6 +111,12 @@ impl Nodes {
             }
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
         }
+    }
+
+    /// Begins with the next node next time.
+    fn try_next(&self) {
+        let next = (self.last.load(Ordering::Relaxed) + 1) % self.addresses.len();
+        self.last.store(next, Ordering::Relaxed);
     }
 
     fn tell(&self, why: &[String]) {
@@ -116,12 +138,16 @@ impl Connect {
         let taken = || format!("cannot listen on {}: does something else listen there? --listen chooses another address", self.listen);
         let listener = TcpListener::bind(self.listen).await.with_context(taken)?;
         let at = listener.local_addr().context("cannot find out where is listened")?;
+        let nodes = Arc::new(Nodes::new(self.nodes.clone()));
+        let way = match &self.token {
+            Some(token) => Way::Secure(Secure::open(nodes, token.clone()).await?),
+            None => Way::Plain(nodes),
+        };
         println!("MODAL_SERVER_URL=http://{at} leads to {}", self.nodes.join(", "));
-        let nodes = Arc::new(Nodes { addresses: self.nodes.clone(), last: AtomicUsize::new(0), told: Mutex::default() });
         let accept = async {
             loop {
                 match listener.accept().await {
-                    Ok((client, _)) => drop(tokio::spawn(pass_on(client, nodes.clone()))),
+                    Ok((client, _)) => drop(tokio::spawn(pass_on(client, way.clone()))),
                     // Of too many files, say: those that are open go on.
                     Err(error) => {
                         eprintln!("shoal: cannot take a connection: {error}");
@@ -132,26 +158,71 @@ impl Connect {
         };
         tokio::select! {
             () = accept => Ok(1),
+            why = way.refused() => Err(anyhow::anyhow!(why)),
             signal = tokio::signal::ctrl_c() => signal.map(|()| 0).context("cannot take SIGINT"),
         }
     }
 }
 
+/// How nodes are reached.
+#[derive(Debug, Clone)]
+enum Way {
+    Plain(Arc<Nodes>),
+    Secure(Secure),
+}
+
+/// A way to a node's API.
+enum Reached {
+    Plain(TcpStream),
+    Secure(Tunnel),
+}
+
+impl Way {
+    async fn reach(&self) -> Option<Reached> {
+        match self {
+            Self::Plain(nodes) => nodes.reach(plain).await.map(Reached::Plain),
+            Self::Secure(secure) => secure.tunnel().await.map(Reached::Secure),
+        }
+    }
+
+    /// Waits until the cluster refuses this machine.
+    async fn refused(&self) -> String {
+        match self {
+            Self::Plain(_) => std::future::pending().await,
+            Self::Secure(secure) => secure.refused().await,
+        }
+    }
+}
+
+async fn plain(address: String) -> Result<TcpStream, String> {
+    let connected = tokio::time::timeout(REACH_WAIT, TcpStream::connect(address)).await;
+    let stream = connected.map_err(|_| format!("no answer within {} s", REACH_WAIT.as_secs()))?.map_err(|error| error.to_string())?;
+    // Small messages count here; and a node that is lost says nothing.
+    let _ = stream.set_nodelay(true);
+    let _ = notice_loss(&stream);
+    Ok(stream)
+}
+
 /// Joins a client to a node, until either of them ends.
-async fn pass_on(mut client: TcpStream, nodes: Arc<Nodes>) {
+async fn pass_on(mut client: TcpStream, way: Way) {
     let mut gone = [0];
     // Who gives up waiting is not waited for.
     let reached = tokio::select! {
-        reached = nodes.reach() => reached,
+        reached = way.reach() => reached,
         _ = async { while client.peek(&mut gone).await.is_ok_and(|bytes| bytes > 0) { tokio::time::sleep(TRY_AGAIN_AFTER).await } } => None,
     };
-    let Some(mut node) = reached else { return };
-    // Small messages count here; and a node that is lost says nothing.
     let _ = client.set_nodelay(true);
-    let _ = node.set_nodelay(true);
-    let _ = notice_loss(&node);
     // However it ends, the client connects anew, and is led to a node that is there.
-    let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
+    match (reached, way) {
+        (Some(Reached::Plain(mut node)), _) => drop(tokio::io::copy_bidirectional(&mut client, &mut node).await),
+        (Some(Reached::Secure(mut node)), Way::Secure(secure)) => {
+            let ended = tokio::io::copy_bidirectional(&mut client, &mut node).await;
+            if ended.is_err_and(|error| shoal_peer::was_turned_away(&error)) {
+                secure.turned_away();
+            }
+        }
+        _ => {}
+    }
 }
 
 fn notice_loss(node: &TcpStream) -> rustix::io::Result<()> {
@@ -196,12 +267,12 @@ mod tests {
     #[tokio::test]
     async fn connections_go_to_the_next_node_when_one_is_lost() {
         let ((one, serving), (two, _other)) = (node(1).await, node(2).await);
-        let nodes = Arc::new(Nodes { addresses: vec![one, two], last: AtomicUsize::new(0), told: Mutex::default() });
+        let way = Way::Plain(Arc::new(Nodes::new(vec![one, two])));
         let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let here = door.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((client, _)) = door.accept().await {
-                tokio::spawn(pass_on(client, nodes.clone()));
+                tokio::spawn(pass_on(client, way.clone()));
             }
         });
         let ask = async || {

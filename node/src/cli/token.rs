@@ -64,6 +64,9 @@ impl TokenCommand {
                         "\nThe secret is not shown again. To use it:\n  modal token set --token-id {} --token-secret {}",
                         made.token_id, made.token_secret
                     );
+                    if let Some(connect) = made.connect {
+                        println!("From a machine elsewhere, by mutual TLS and past the loss of any node:\n  {connect}");
+                    }
                     if let Some(environment) = wanted.environment {
                         println!("It is good for environment '{environment}' alone: use it with MODAL_ENVIRONMENT={environment}");
                     }

@@ -1,0 +1,59 @@
+"""`shoal connect`: a door on a client's machine. That it outlives the loss of a node is in test_cluster.py."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from harness import PROGRAMS, Door, Node, free_ports, outer_environment, shoal_binary
+
+
+@pytest.fixture
+def door(node: Node, request: pytest.FixtureRequest) -> Iterator[Door]:
+    """A door to the shared node."""
+    one = Door(node, plain=getattr(request, "param", None) == "plain")
+    yield one
+    if one.process.poll() is None:
+        one.close()
+
+
+@pytest.mark.parametrize("door", ["plain", "mutual TLS"], indirect=True)
+def test_a_program_runs_through_it(door, client):
+    """A program with its files, output and result goes through the door as it goes to the node."""
+    through = {"MODAL_SERVER_URL": door.url}
+    run = client.modal("run", f"{PROGRAMS / 'plain.py'}::increment", "--x", "41", environment=through).ok(120)
+    assert "App completed" in run.text() and f"{door.url}/apps/" in run.text(), run.text()
+
+
+def test_a_token_that_is_revoked_ends_it(door, client, node):
+    """A machine whose token was revoked is let in no more: the door says so and ends; started again, it is refused in words, and the
+    node's audit log has it."""
+    through = {"MODAL_SERVER_URL": door.url}
+    client.modal("app", "list", environment=through).ok(60)
+    node.shoal("token", "revoke", door.token_id)
+    assert client.modal("app", "list", environment=through).wait(60) != 0
+    assert door.process.wait(10) == 1
+    assert b"is good no more" in door.process.stderr.read()
+    (refused,) = map(json.loads, node.shoal("audit", "--who", door.token_id, "--method", "connect", "--json").stdout.splitlines())
+    assert refused["what"] == "refused" and "was revoked" in refused["why"], refused
+
+
+def test_what_lets_nobody_in_is_refused_in_words(node, tmp_path):
+    """A token of another cluster, one for a node, one that is cut off: the door ends with exit code 1 or 2 and says why."""
+    made = node.json("token", "create")["connect"].split()[-1]
+    joins = node.json("token", "create", "--node")["token_secret"]
+    fingerprint, token, secret = made.removeprefix("shoal-connect-").split(".")
+    other = fingerprint[:-2] + ("AA" if fingerprint[-2:] != "AA" else "BA")
+    (port,) = free_ports(1)
+    for shown, code, why in [
+        (f"shoal-connect-{fingerprint}.{token}.as-0", 1, "was shown with a wrong secret"),
+        (f"shoal-connect-{fingerprint}.{token}", 1, "copy the whole token"),
+        (joins, 2, 'does not begin with "shoal-connect-"'),
+        (f"shoal-connect-{other[:10]}", 2, "a part of it is missing"),
+    ]:
+        done = subprocess.run(
+            [str(shoal_binary()), "connect", node.url, "--listen", f"127.0.0.1:{port}", "--token", shown],
+            capture_output=True, text=True, timeout=60, env=outer_environment(),
+        )  # fmt: skip
+        assert done.returncode == code and why in done.stderr, (shown, done.stderr)
+        assert secret not in done.stderr
