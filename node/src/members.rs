@@ -187,6 +187,10 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             continue;
         }
         let status = raft.status();
+        if status.voters.iter().all(|voter| voter.node != raft.node()) {
+            // It has lost its vote, and leads no more in a moment.
+            continue;
+        }
         note_silent(&mut silent, &status);
         let reach = Reach::of(&status, &silent, gone_after);
         let Some(step) = next(&Wanted::of(&api.local()), &status, &reach) else { continue };

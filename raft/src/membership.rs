@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::handle::Raft;
-use crate::types::{Peer, raft_id};
+use crate::types::{Peer, RaftState, raft_id};
 
 /// How long founding a cluster waits for its leader.
 const FOUNDING_DEADLINE: Duration = Duration::from_secs(10);
@@ -50,6 +50,7 @@ impl Raft {
             let why = format!("node {} shares its number with member {}: give it another id", peer.node, held.node);
             return Err(Error::Membership { why });
         }
+        self.check_votes().await?;
         let adding = self.inner.running.core.add_learner(id, peer, false);
         finish(timeout(CHANGE_DEADLINE, adding).await, "a majority of the voters")
     }
@@ -60,6 +61,7 @@ impl Raft {
     pub async fn set_voters(&self, voters: &[NodeId]) -> Result<()> {
         let stays = voters.contains(&self.node());
         let voters: BTreeSet<u64> = voters.iter().copied().map(raft_id).collect();
+        self.check_votes().await?;
         let changing = self.inner.running.core.change_membership(voters, stays);
         finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the old and the new voters")
     }
@@ -67,6 +69,7 @@ impl Raft {
     /// Tells all members where one of them is reached from now on. Only the leader can.
     pub async fn set_address(&self, peer: Peer) -> Result<()> {
         let moved = ChangeMembers::SetNodes(BTreeMap::from([(raft_id(peer.node), peer)]));
+        self.check_votes().await?;
         let changing = self.inner.running.core.change_membership(moved, true);
         finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the voters")
     }
@@ -74,8 +77,20 @@ impl Raft {
     /// Takes a member without a vote away. Only the leader can.
     pub async fn remove_learner(&self, node: NodeId) -> Result<()> {
         let gone = ChangeMembers::RemoveNodes(BTreeSet::from([raft_id(node)]));
+        self.check_votes().await?;
         let changing = self.inner.running.core.change_membership(gone, true);
         finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the voters")
+    }
+
+    /// Says no where this node has lost its vote: openraft lets such a leader lead on for a moment, and breaks at a change by it.
+    async fn check_votes(&self) -> Result<()> {
+        let id = raft_id(self.node());
+        let votes = move |state: &RaftState| state.membership_state.effective().voter_ids().any(|voter| voter == id);
+        match self.inner.running.core.with_raft_state(votes).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Membership { why: "this node votes no more: whoever leads next is to do it".to_owned() }),
+            Err(_) => Err(self.stop_error()),
+        }
     }
 
     pub(crate) fn voters(&self) -> usize {

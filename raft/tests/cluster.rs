@@ -286,6 +286,8 @@ async fn a_leader_that_gives_up_its_vote_steps_down_and_follows() {
     assert_eq!(old.status().followers.len(), 2);
     assert!(!old.has_no_vote().await && old.status().changing_to.is_none());
     old.set_voters(&others.iter().map(Raft::node).collect::<Vec<_>>()).await.unwrap();
+    // For a moment it may think that it leads. What it then wants to change is for the next leader.
+    assert!(old.add_learner(peer(old.node())).await.unwrap_err().to_string().contains("votes no more"));
     let new = cluster.leader_among(&others).await;
     assert!(old.has_no_vote().await && !old.leads() && old.status().followers.is_empty());
     // It is no member any more, until the new leader makes it one that follows.

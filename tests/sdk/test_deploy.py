@@ -121,7 +121,7 @@ def test_lookup_of_apps(client, deploy, sdk, unique):
     found = sdk.App.lookup(unique)
     assert found.app_id == made.app_id, "a deploy under the name takes the app that has it"
     info = found.info()
-    assert set(info.functions) == {"version", "variables", "place"} and info.lifecycle.version == 1
+    assert set(info.functions) == {"version", "variables", "place", "Teller.*"} and info.lifecycle.version == 1
     assert sdk.Function.from_name(unique, "version").remote() == "1"
     with pytest.raises(sdk.exception.NotFoundError, match="ap-0000000000000000000000"):
         sdk.App.lookup("ap-0000000000000000000000")
@@ -145,7 +145,7 @@ def test_info_shows_functions_and_dates(client, deploy, unique):
     deploy("1")
     told = json.loads(client.modal("app", "info", unique, "--json").ok(60).text("stdout"))
     assert told["lifecycle"]["state"] == "deployed" and told["lifecycle"]["version"] == 1
-    assert set(told["functions"]) == {"version", "variables", "place"}
+    assert set(told["functions"]) == {"version", "variables", "place", "Teller.*"}
     people = client.modal("app", "info", unique).ok(60).text()
     assert "version" in people and "CPU" in people
 
