@@ -6,6 +6,7 @@ test_scale.py has how many containers there are for them.
 import time
 
 import pytest
+from harness import wait_for
 from programs import concurrency
 
 pytestmark = pytest.mark.timeout(120)
@@ -52,10 +53,7 @@ def test_one_of_many_is_cancelled(running, sdk):
 
 def wait_until_running(function, count: int) -> None:
     """Waits until that many inputs of a function are with a container."""
-    until = time.monotonic() + 40
-    while function.get_current_stats().num_running_inputs < count:
-        assert time.monotonic() < until, function.get_current_stats()
-        time.sleep(0.1)
+    wait_for(f"{count} running inputs", lambda: function.get_current_stats().num_running_inputs >= count, 40, every=0.1)
 
 
 def test_one_of_many_in_threads_is_cancelled(running, sdk):

@@ -4,6 +4,7 @@
 //! which nothing here looks into. New variants go to the end: older logs stay readable.
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shoal_state::{CallId, InputId, TaskId};
 
@@ -112,21 +113,31 @@ impl Record {
 
     /// Returns what stands before the payload.
     pub fn encode(&self) -> Bytes {
-        let mut out = vec![0; 4];
-        out = postcard::to_extend(self, out).expect("a record of calls has nothing that postcard cannot write");
-        let length = u32::try_from(out.len() - 4).expect("a head is far below 4 GiB");
-        out[..4].copy_from_slice(&length.to_le_bytes());
-        out.into()
+        encode_head(self)
     }
 
     /// Reads the head of a body, and returns where the payload begins.
     pub fn decode(body: &[u8]) -> Result<(Self, usize), NotARecord> {
-        let short = NotARecord::Short { bytes: body.len() };
-        let (length, rest) = body.split_first_chunk::<4>().ok_or(short.clone())?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let head = rest.get(..length).ok_or(short)?;
-        Ok((postcard::from_bytes(head).map_err(NotARecord::Head)?, 4 + length))
+        decode_head(body)
     }
+}
+
+/// Writes the head of a record, of whatever it tells, behind its length.
+pub(crate) fn encode_head(head: &impl Serialize) -> Bytes {
+    let out = postcard::to_extend(head, vec![0; 4]);
+    let mut out = out.expect("a record has nothing that postcard cannot write");
+    let length = u32::try_from(out.len() - 4).expect("a head is far below 4 GiB");
+    out[..4].copy_from_slice(&length.to_le_bytes());
+    out.into()
+}
+
+/// Reads the head of a body, and returns where what follows it begins.
+pub(crate) fn decode_head<T: DeserializeOwned>(body: &[u8]) -> Result<(T, usize), NotARecord> {
+    let short = NotARecord::Short { bytes: body.len() };
+    let (length, rest) = body.split_first_chunk::<4>().ok_or(short.clone())?;
+    let length = u32::from_le_bytes(*length) as usize;
+    let head = rest.get(..length).ok_or(short)?;
+    Ok((postcard::from_bytes(head).map_err(NotARecord::Head)?, 4 + length))
 }
 
 #[cfg(test)]

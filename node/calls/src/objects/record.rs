@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use shoal_state::{BlobId, DictId, ObjectId, QueueId};
 
 use super::model::{EntryKey, NewEntry};
-use crate::calls::record::NotARecord;
+use crate::calls::record::{NotARecord, decode_head, encode_head};
 use crate::calls::{Entry, Millis};
 
 /// The head of a record.
@@ -125,19 +125,11 @@ impl ObjectRecord {
 
     /// Returns what stands before the content.
     pub fn encode(&self) -> Bytes {
-        let out = postcard::to_extend(self, vec![0; 4]);
-        let mut out = out.expect("a record of objects has nothing that postcard cannot write");
-        let length = u32::try_from(out.len() - 4).expect("a head is far below 4 GiB");
-        out[..4].copy_from_slice(&length.to_le_bytes());
-        out.into()
+        encode_head(self)
     }
 
     /// Reads the head of a body, and returns where the content begins.
     pub fn decode(body: &[u8]) -> Result<(Self, usize), NotARecord> {
-        let short = NotARecord::Short { bytes: body.len() };
-        let (length, rest) = body.split_first_chunk::<4>().ok_or(short.clone())?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let head = rest.get(..length).ok_or(short)?;
-        Ok((postcard::from_bytes(head).map_err(NotARecord::Head)?, 4 + length))
+        decode_head(body)
     }
 }
