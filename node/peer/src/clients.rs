@@ -10,14 +10,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use quinn::{Connection, IdleTimeout, TransportConfig, VarInt};
-use rcgen::KeyPair;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use shoal_state::TokenId;
 use tokio::io::Join;
 
 use crate::endpoint;
-use crate::error::{Error, Result, certificate};
-use crate::identity::{ANY_HOST, Identity, Request, client_of, validity_of};
+use crate::error::{Error, Result};
+use crate::identity::{ANY_HOST, Certified, Identity, Request, client_of};
 use crate::links;
 use crate::tls;
 
@@ -38,12 +36,7 @@ pub(crate) type ServeClient = Arc<dyn Fn(TokenId, SocketAddr, Tunnel) -> BoxFutu
 
 /// What lets a client's machine in: a key, and a certificate of the cluster's CA that names a token.
 #[derive(Debug)]
-pub struct Pass {
-    key: PrivatePkcs8KeyDer<'static>,
-    leaf: CertificateDer<'static>,
-    ca: CertificateDer<'static>,
-    renew_at: i64,
-}
+pub struct Pass(Certified);
 
 impl Pass {
     /// Puts a key (PEM), its certificate (DER) and the CA's (DER) together.
@@ -51,11 +44,7 @@ impl Pass {
     /// # Errors
     /// When one of them cannot be read.
     pub fn new(key: &str, leaf: &[u8], ca: &[u8]) -> Result<Self> {
-        let key = KeyPair::from_pem(key).map_err(certificate("read this machine's key"))?;
-        let leaf = CertificateDer::from(leaf.to_vec());
-        let (from, until) = validity_of(&leaf)?;
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        Ok(Self { key, leaf, ca: CertificateDer::from(ca.to_vec()), renew_at: from + (until - from) / 2 })
+        Certified::new(key, leaf, ca).map(Self)
     }
 
     /// Makes a key; returns the request to have it certified, and the key (PEM), which is a secret.
@@ -68,19 +57,11 @@ impl Pass {
 
     /// Returns when another one should be asked for, in seconds since 1970.
     pub fn renew_at(&self) -> i64 {
-        self.renew_at
+        self.0.renew_at()
     }
 
-    pub(crate) fn ca(&self) -> &CertificateDer<'static> {
-        &self.ca
-    }
-
-    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(self.key.clone_key())
-    }
-
-    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.leaf.clone(), self.ca.clone()]
+    pub(crate) fn certified(&self) -> &Certified {
+        &self.0
     }
 }
 

@@ -19,21 +19,55 @@ pub(crate) const ANY_HOST: &str = "any.node.shoal";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request(pub Vec<u8>);
 
-/// A node's key and certificate, and the CA that it trusts.
+/// A key with its certificate, and the CA that its holder trusts.
 #[derive(Debug)]
-pub struct Identity {
-    node: NodeId,
+pub(crate) struct Certified {
     key: PrivatePkcs8KeyDer<'static>,
     leaf: CertificateDer<'static>,
     ca: CertificateDer<'static>,
     renew_at: i64,
 }
 
-impl Clone for Identity {
+impl Clone for Certified {
     fn clone(&self) -> Self {
-        let Self { node, key, leaf, ca, renew_at } = self;
-        Self { node: *node, key: key.clone_key(), leaf: leaf.clone(), ca: ca.clone(), renew_at: *renew_at }
+        let Self { key, leaf, ca, renew_at } = self;
+        Self { key: key.clone_key(), leaf: leaf.clone(), ca: ca.clone(), renew_at: *renew_at }
     }
+}
+
+impl Certified {
+    /// Puts a key (PEM), its certificate (DER) and the CA's (DER) together.
+    pub(crate) fn new(key: &str, leaf: &[u8], ca: &[u8]) -> Result<Self> {
+        let key = KeyPair::from_pem(key).map_err(certificate("read this machine's key"))?;
+        let leaf = CertificateDer::from(leaf.to_vec());
+        let (from, until) = validity_of(&leaf)?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        Ok(Self { key, leaf, ca: CertificateDer::from(ca.to_vec()), renew_at: from + (until - from) / 2 })
+    }
+
+    pub(crate) fn renew_at(&self) -> i64 {
+        self.renew_at
+    }
+
+    pub(crate) fn ca(&self) -> &CertificateDer<'static> {
+        &self.ca
+    }
+
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.key.clone_key())
+    }
+
+    /// Returns what is shown to the other side: the certificate and the CA's.
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.leaf.clone(), self.ca.clone()]
+    }
+}
+
+/// A node's key and certificate, and the CA that it trusts.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    node: NodeId,
+    certified: Certified,
 }
 
 impl Identity {
@@ -59,16 +93,8 @@ impl Identity {
     /// # Errors
     /// When one of them cannot be read, or the certificate names no node.
     pub fn new(key: &str, leaf: &[u8], ca: &[u8]) -> Result<Self> {
-        let key = KeyPair::from_pem(key).map_err(certificate("read this node's key"))?;
-        let leaf = CertificateDer::from(leaf.to_vec());
-        let about = About::of(&leaf)?;
-        Ok(Self {
-            node: about.node,
-            key: PrivatePkcs8KeyDer::from(key.serialize_der()),
-            leaf,
-            ca: CertificateDer::from(ca.to_vec()),
-            renew_at: about.from + (about.until - about.from) / 2,
-        })
+        let certified = Certified::new(key, leaf, ca)?;
+        Ok(Self { node: About::of(&certified.leaf)?.node, certified })
     }
 
     /// Returns which node this is.
@@ -78,26 +104,21 @@ impl Identity {
 
     /// Returns when the certificate should be renewed: half-way through its life, in seconds since 1970.
     pub fn renew_at(&self) -> i64 {
-        self.renew_at
+        self.certified.renew_at
     }
 
     /// Returns what a token that lets a node join says of the CA.
     pub fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.ca)
+        Fingerprint::of(&self.certified.ca)
     }
 
     /// Returns the certificate of the CA (DER).
     pub fn ca(&self) -> &CertificateDer<'static> {
-        &self.ca
+        &self.certified.ca
     }
 
-    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(self.key.clone_key())
-    }
-
-    /// Returns what is shown to peers: the certificate and the CA's.
-    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.leaf.clone(), self.ca.clone()]
+    pub(crate) fn certified(&self) -> &Certified {
+        &self.certified
     }
 }
 
@@ -124,7 +145,7 @@ pub(crate) fn client_of(leaf: &CertificateDer<'_>) -> Option<TokenId> {
 }
 
 /// Returns from when and until when a certificate is good, in seconds since 1970.
-pub(crate) fn validity_of(leaf: &CertificateDer<'_>) -> Result<(i64, i64)> {
+fn validity_of(leaf: &CertificateDer<'_>) -> Result<(i64, i64)> {
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(certificate("read a certificate"))?;
     let validity = parsed.validity();
     Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
@@ -144,8 +165,6 @@ fn names_of(leaf: &CertificateDer<'_>) -> Result<Vec<String>> {
 /// What a node's certificate says.
 pub(crate) struct About {
     pub(crate) node: NodeId,
-    from: i64,
-    until: i64,
 }
 
 impl About {
@@ -153,8 +172,7 @@ impl About {
     pub(crate) fn of(leaf: &CertificateDer<'_>) -> Result<Self> {
         let node = names_of(leaf)?.iter().find_map(|name| bits_of(name, SUFFIX)).map(NodeId::from_random);
         let unnamed = || Error::Certificate { doing: "find a node's id in its certificate", why: "it has no such name".into() };
-        let (from, until) = validity_of(leaf)?;
-        Ok(Self { node: node.ok_or_else(unnamed)?, from, until })
+        Ok(Self { node: node.ok_or_else(unnamed)? })
     }
 }
 

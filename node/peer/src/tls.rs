@@ -6,13 +6,13 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::clients::Pass;
 use crate::error::{Error, Result, certificate};
-use crate::identity::Identity;
+use crate::identity::{Certified, Identity};
 use crate::join::Fingerprint;
 
 /// What members speak.
@@ -45,7 +45,7 @@ pub(crate) fn accepting(identity: &Identity) -> Result<quinn::ServerConfig> {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(certificate(doing))?
         .with_client_cert_verifier(verifier.map_err(certificate(doing))?)
-        .with_single_cert(identity.chain(), identity.key())
+        .with_single_cert(identity.certified().chain(), identity.certified().key())
         .map_err(certificate(doing))?;
     tls.alpn_protocols = vec![PEERS.to_vec(), JOINING.to_vec(), SEEDING.to_vec(), CLIENTS.to_vec()];
     let crypto = QuicServerConfig::try_from(tls).map_err(certificate(doing))?;
@@ -54,26 +54,20 @@ pub(crate) fn accepting(identity: &Identity) -> Result<quinn::ServerConfig> {
 
 /// How this node dials a peer.
 pub(crate) fn dialling(identity: &Identity) -> Result<quinn::ClientConfig> {
-    certified(identity.ca(), identity.chain(), identity.key(), PEERS, "prepare TLS towards peers")
+    showing(identity.certified(), PEERS, "prepare TLS towards peers")
 }
 
 /// How a client's machine dials a node.
 pub(crate) fn entering(pass: &Pass) -> Result<quinn::ClientConfig> {
-    certified(pass.ca(), pass.chain(), pass.key(), CLIENTS, "prepare TLS towards a cluster")
+    showing(pass.certified(), CLIENTS, "prepare TLS towards a cluster")
 }
 
-fn certified(
-    ca: &CertificateDer<'static>,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    speaks: &[u8],
-    doing: &'static str,
-) -> Result<quinn::ClientConfig> {
+fn showing(certified: &Certified, speaks: &[u8], doing: &'static str) -> Result<quinn::ClientConfig> {
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(certificate(doing))?
-        .with_root_certificates(roots(ca)?)
-        .with_client_auth_cert(chain, key)
+        .with_root_certificates(roots(certified.ca())?)
+        .with_client_auth_cert(certified.chain(), certified.key())
         .map_err(certificate(doing))?;
     tls.alpn_protocols = vec![speaks.to_vec()];
     client(tls, doing)
