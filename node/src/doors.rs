@@ -4,12 +4,14 @@
 //! What comes through it is like what comes from anywhere else: each call shows its own token. The road's token is for coming in.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shoal_peer::{ConnectToken, Fingerprint, Request, Tunnel};
 use shoal_state::TokenId;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Error, identity};
 use crate::audit::{Event, What};
@@ -17,6 +19,9 @@ use crate::join;
 
 /// The form of what a client's machine asks; [`join`] has another.
 pub(crate) const FORMAT: u8 = 2;
+
+/// How often a node looks whether it reaches its cluster.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// What a client's machine asks once, before it has a certificate.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,6 +62,21 @@ pub(crate) fn serve(api: &Api) {
     let held = api.clone();
     let at = reachable(api.config.api);
     api.peers.endpoint.serve_clients(move |token, from, tunnel| pass(held.clone(), at, token, from, tunnel));
+}
+
+/// Sends clients' machines to other nodes for as long as this one reaches none of them, until `stop`.
+///
+/// Their connections do not end by themselves where only the wires between nodes are broken.
+pub(crate) async fn run(api: Api, stop: CancellationToken) {
+    let mut was_cut_off = false;
+    while tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await.is_err() {
+        let cut_off = api.reports.is_cut_off(&api.cluster.local());
+        if cut_off != was_cut_off {
+            tracing::warn!(cut_off, "whether this node reaches its cluster has changed: clients that come by `shoal connect` go with it");
+            api.peers.endpoint.send_clients_away(cut_off);
+            was_cut_off = cut_off;
+        }
+    }
 }
 
 /// Returns where this node itself reaches what listens at an address.

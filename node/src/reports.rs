@@ -177,6 +177,13 @@ impl Reports {
         self.inner.clock().saturating_sub(heard.unwrap_or_default())
     }
 
+    /// Says whether this node has heard no other member for [`DROPPED_AFTER`] and can do nothing without them.
+    pub(crate) fn is_cut_off(&self, state: &State) -> bool {
+        let decides_alone = || self.inner.raft.status().voters.iter().all(|voter| voter.node == self.inner.me);
+        let mut others = state.members.keys().filter(|node| **node != self.inner.me).peekable();
+        others.peek().is_some() && others.all(|node| self.silent(*node) >= DROPPED_AFTER) && !decides_alone()
+    }
+
     /// Says whether neither this node nor any that it hears has heard a node for [`DROPPED_AFTER`].
     pub(crate) fn is_lost(&self, node: NodeId) -> bool {
         if self.silent(node) < DROPPED_AFTER {

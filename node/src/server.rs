@@ -220,6 +220,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
     let homes = tokio::spawn(homes::run(api.clone(), outbox, told, stop.clone()));
     let reports = tokio::spawn(reports::run(api.reports.clone(), peers.clone(), stop.clone()));
+    let doors = tokio::spawn(doors::run(api.clone(), stop.clone()));
     let certificate = tokio::spawn(renewal::run(api.clone(), config.data.clone(), keys.identity, stop.clone()));
     let voters = tokio::spawn(members::run(api.clone(), stop.clone()));
     let authority = tokio::spawn(authority::run(api.clone(), stop.clone()));
@@ -251,7 +252,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps, disk, voters, authority, homes, reports, certificate, images_watch, away, repair);
+    let _ = tokio::join!(scheduler, apps, disk, voters, authority, homes, reports, doors, certificate, images_watch, away, repair);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;

@@ -147,7 +147,10 @@ impl Raft {
                 let confirmed = self.confirm(true, Instant::now() + READ_DEADLINE).await;
                 Ok(network::encode(&confirmed.unwrap_or(Err(Declined::Unanswered)) as &Index))
             }
-            Request::Core(request) => Ok(network::serve(&self.inner.running.core, request).await),
+            Request::Core(request) => {
+                self.inner.running.heard.note_question();
+                Ok(network::serve(&self.inner.running.core, request).await)
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! When each peer last answered this node.
+//! When each peer last answered this node, and when anything was last heard of any.
 //!
 //! openraft tells how far a follower's log is, not whether it is there: nothing new is no sign of death.
 
@@ -11,16 +11,40 @@ use tokio::time::{Duration, Instant};
 
 /// When each peer last answered a message of openraft's. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Heard(Arc<Mutex<BTreeMap<NodeId, Instant>>>);
+pub(crate) struct Heard(Arc<Mutex<Times>>);
+
+#[derive(Debug, Default)]
+struct Times {
+    answers: BTreeMap<NodeId, Instant>,
+    /// When a peer last answered or asked.
+    anything: Option<Instant>,
+}
 
 impl Heard {
     /// Notes that a peer has answered.
     pub(crate) fn note(&self, node: NodeId) {
-        self.0.lock().insert(node, Instant::now());
+        let (now, mut times) = (Instant::now(), self.0.lock());
+        times.answers.insert(node, now);
+        times.anything = Some(now);
+    }
+
+    /// Notes that some peer has asked something.
+    pub(crate) fn note_question(&self) {
+        self.0.lock().anything = Some(Instant::now());
+    }
+
+    /// Says whether a peer has answered or asked since then.
+    pub(crate) fn anything_since(&self, at: Instant) -> bool {
+        self.0.lock().anything.is_some_and(|heard| heard > at)
+    }
+
+    /// Returns when a peer last answered; none if it never did since this start.
+    pub(crate) fn at(&self, node: NodeId) -> Option<Instant> {
+        self.0.lock().answers.get(&node).copied()
     }
 
     /// Returns how long ago a peer answered; none if it never did since this start.
     pub(crate) fn ago(&self, node: NodeId) -> Option<Duration> {
-        self.0.lock().get(&node).map(Instant::elapsed)
+        self.at(node).map(|at| at.elapsed())
     }
 }

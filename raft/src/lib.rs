@@ -41,6 +41,7 @@ mod network;
 mod offline;
 mod options;
 mod propose;
+mod quorum;
 mod read;
 mod recovery;
 mod route;

@@ -23,6 +23,7 @@ pub struct Net {
 struct Inner {
     nodes: BTreeMap<NodeId, Raft>,
     cut_off: BTreeSet<NodeId>,
+    deaf: BTreeSet<NodeId>,
 }
 
 impl Net {
@@ -56,9 +57,20 @@ impl Net {
         self.inner.lock().cut_off.insert(node);
     }
 
+    /// Lets nothing come to a node any more, neither questions nor answers, while what it says arrives.
+    pub fn deafen(&self, node: NodeId) {
+        self.inner.lock().deaf.insert(node);
+    }
+
     /// Joins all nodes again.
     pub fn heal(&self) {
-        self.inner.lock().cut_off.clear();
+        let mut inner = self.inner.lock();
+        inner.cut_off.clear();
+        inner.deaf.clear();
+    }
+
+    fn is_deaf(&self, node: NodeId) -> bool {
+        self.inner.lock().deaf.contains(&node)
     }
 
     fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
@@ -77,12 +89,12 @@ struct Wire {
 impl Transport for Wire {
     fn call<'a>(&'a self, peer: &'a Peer, request: Bytes, _patience: Duration) -> BoxFuture<'a, Result<Bytes, Unsent>> {
         Box::pin(async move {
-            if self.net.is_cut(self.from, peer.node) {
+            if self.net.is_cut(self.from, peer.node) || self.net.is_deaf(peer.node) {
                 return Err(Unsent::Unreachable { why: "the wire is cut".into() });
             }
             let raft = self.net.node(peer.node).ok_or_else(|| Unsent::Unreachable { why: "nobody listens".into() })?;
             let answer = raft.answer(request).await.map_err(|why| Unsent::Lost { why: why.to_string() })?;
-            if self.net.is_cut(self.from, peer.node) {
+            if self.net.is_cut(self.from, peer.node) || self.net.is_deaf(self.from) {
                 return Err(Unsent::Lost { why: "the wire was cut".into() });
             }
             Ok(answer)

@@ -50,6 +50,8 @@ pub struct Tuning {
     pub election_min: Duration,
     /// How long it waits at most.
     pub election_max: Duration,
+    /// After how long without answers of a majority a leader gives up the lead. Longer than an election takes.
+    pub quorum_lost: Duration,
     /// A snapshot is made after this many entries.
     pub snapshot_every: u64,
     /// How many entries that a snapshot holds already are kept for followers that are a little behind.
@@ -66,6 +68,7 @@ impl Default for Tuning {
             heartbeat: Duration::from_millis(200),
             election_min: Duration::from_millis(800),
             election_max: Duration::from_millis(1600),
+            quorum_lost: Duration::from_secs(3),
             snapshot_every: 2000,
             entries_kept: 4000,
             segment_bytes: 16 << 20,

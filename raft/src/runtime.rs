@@ -14,6 +14,7 @@ use crate::meta::Meta;
 use crate::network::{Links, Transport};
 use crate::options::Options;
 use crate::propose::{Batcher, PROPOSALS_QUEUED_MAX, Proposal};
+use crate::quorum;
 use crate::read::{self, READS_QUEUED_MAX, Read};
 use crate::snapshot::Folder;
 use crate::types::{Core, raft_id};
@@ -122,6 +123,7 @@ async fn open(options: Options) -> Result<(Meta, Running)> {
     let core = core.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
     // The first answer shows that it has started: from here on, its metrics tell what was found on disk.
     core.with_raft_state(|_| ()).await.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
+    tokio::spawn(quorum::watch(core.clone(), heard.clone(), tuning.heartbeat, tuning.quorum_lost));
     Ok((meta, spawn(core, view, stop, heard, transport)))
 }
 

@@ -46,6 +46,7 @@ pub(crate) type LogId = openraft::LogId<u64>;
 pub(crate) type Vote = openraft::Vote<u64>;
 pub(crate) type StorageError = openraft::StorageError<u64>;
 pub(crate) type SnapshotMeta = openraft::SnapshotMeta<u64, Peer>;
+pub(crate) type Metrics = openraft::RaftMetrics<u64, Peer>;
 pub(crate) type RaftState = openraft::RaftState<u64, Peer, <openraft::TokioRuntime as openraft::AsyncRuntime>::Instant>;
 pub(crate) type StoredMembership = openraft::StoredMembership<u64, Peer>;
 

@@ -37,6 +37,11 @@ fn tuning() -> Tuning {
     }
 }
 
+/// A leader that no majority answers leads on for a while.
+fn patient() -> Tuning {
+    Tuning { quorum_lost: Duration::from_secs(60), ..tuning() }
+}
+
 impl Cluster {
     /// Starts `voters` nodes that all vote.
     async fn new(voters: u128, tuning: Tuning) -> Self {
@@ -233,7 +238,7 @@ async fn when_the_leader_stops_another_takes_over_and_nothing_that_was_acknowled
 
 #[tokio::test]
 async fn a_leader_that_is_cut_off_confirms_no_read_and_gives_up_what_it_could_not_commit() {
-    let cluster = Cluster::new(3, tuning()).await;
+    let cluster = Cluster::new(3, patient()).await;
     let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
     let old = cluster.leader_among(&all).await;
     cluster.net.cut_off(old.node());
@@ -257,6 +262,45 @@ async fn a_leader_that_is_cut_off_confirms_no_read_and_gives_up_what_it_could_no
     assert_eq!(state.settings["side"], "majority");
     assert_eq!(state.settings["patient"], "either");
     assert!(!state.settings.contains_key("hasty"));
+    cluster.end().await;
+}
+
+/// A wire that is broken in one way: what the leader says arrives, and nothing comes back.
+#[tokio::test]
+async fn a_leader_that_hears_nobody_gives_up_and_follows_the_next_once_it_hears_again() {
+    let cluster = Cluster::new(3, Tuning { quorum_lost: Duration::from_secs(2), ..tuning() }).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let old = cluster.leader_among(&all).await;
+    cluster.net.deafen(old.node());
+    let new = cluster.leader_among(&cluster.others(old.node())).await;
+    assert!(!old.leads(), "its words kept the others from electing one: it must have given up first");
+    new.propose_by(&[set("meanwhile", 1)], soon()).await.unwrap();
+    let (term, leader) = (new.term(), new.node());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((new.term(), new.leads()), (term, true), "who hears nobody does not stand for election");
+    cluster.net.heal();
+    until("it to follow", || old.leader().is_some_and(|peer| peer.node == leader)).await;
+    old.propose_by(&[set("after", 1)], soon()).await.unwrap();
+    cluster.end().await;
+}
+
+/// Nobody can lead while two of three are away; the one that gave up may have the only log that is long enough to win.
+#[tokio::test]
+async fn a_leader_that_gave_up_with_the_longest_log_leads_again_when_one_of_the_others_is_back() {
+    let cluster = Cluster::new(3, Tuning { quorum_lost: Duration::from_secs(2), ..tuning() }).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let old = cluster.leader_among(&all).await;
+    let others = cluster.others(old.node());
+    others[1].shutdown().await;
+    cluster.net.detach(others[1].node());
+    cluster.net.cut_off(others[0].node());
+    let alone = old.propose_by(&[set("alone", 1)], Instant::now() + Duration::from_secs(1)).await;
+    assert!(matches!(alone, Err(Error::Unanswered { .. })), "{alone:?}");
+    until("it to give up", || !old.leads()).await;
+    cluster.net.heal();
+    let (old, back) = (old.clone(), others[0].clone());
+    until("it to lead again", || old.leads() && back.leader().is_some_and(|peer| peer.node == old.node())).await;
+    old.propose_by(&[set("together", 1)], soon()).await.unwrap();
     cluster.end().await;
 }
 
@@ -309,7 +353,7 @@ async fn a_leader_that_gives_up_its_vote_steps_down_and_follows() {
 /// What a node says of its peers must not be taken from before it led.
 #[tokio::test]
 async fn a_follower_that_is_cut_off_is_no_longer_heard() {
-    let cluster = Cluster::new(3, tuning()).await;
+    let cluster = Cluster::new(3, patient()).await;
     let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
     let leader = cluster.leader_among(&all).await;
     let lost = cluster.others(leader.node())[0].node();

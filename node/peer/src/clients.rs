@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use quinn::{Connection, IdleTimeout, TransportConfig, VarInt};
 use shoal_state::TokenId;
 use tokio::io::Join;
+use tokio::sync::watch;
 
 use crate::endpoint;
 use crate::error::{Error, Result};
@@ -27,6 +28,9 @@ const SILENT_AFTER: Duration = Duration::from_secs(4);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// What ends a connection or a stream of a client that may not come.
 const NOT_LET_IN: VarInt = VarInt::from_u32(3);
+
+/// What ends a connection of a client that another node must serve.
+const ELSEWHERE: VarInt = VarInt::from_u32(4);
 
 /// Bytes in both directions.
 pub type Tunnel = Join<quinn::RecvStream, quinn::SendStream>;
@@ -111,6 +115,11 @@ impl Entry {
         words(&self.connection.closed().await)
     }
 
+    /// Says whether the node has ended the connection because it cannot serve clients now: another one is to be tried.
+    pub fn was_sent_elsewhere(&self) -> bool {
+        matches!(self.connection.close_reason(), Some(quinn::ConnectionError::ApplicationClosed(closed)) if closed.error_code == ELSEWHERE)
+    }
+
     fn ended(&self, error: &quinn::ConnectionError) -> Error {
         let (peer, address) = ("a node of the cluster".to_owned(), self.connection.remote_address().to_string());
         Error::Unreachable { peer, address, why: words(error) }
@@ -130,14 +139,20 @@ fn transport() -> TransportConfig {
     transport
 }
 
-/// Gives what a client's machine opens to whoever serves it, until the connection ends.
-pub(crate) async fn let_in(connection: &Connection, serve: Option<ServeClient>) {
+/// Gives what a client's machine opens to whoever serves it, until the connection ends or clients are sent `away`.
+pub(crate) async fn let_in(connection: &Connection, serve: Option<ServeClient>, mut away: watch::Receiver<bool>) {
     let token = tls::chain_of(connection).first().and_then(|leaf| client_of(leaf));
     let Some((token, serve)) = token.zip(serve) else {
         return connection.close(NOT_LET_IN, b"this machine showed no certificate of a client, or the node is starting");
     };
-    while let Ok((send, receive)) = connection.accept_bi().await {
-        tokio::spawn(serve(token, connection.remote_address(), tokio::io::join(receive, send)));
+    loop {
+        tokio::select! {
+            opened = connection.accept_bi() => match opened {
+                Ok((send, receive)) => drop(tokio::spawn(serve(token, connection.remote_address(), tokio::io::join(receive, send)))),
+                Err(_) => return,
+            },
+            _ = away.wait_for(|away| *away) => return connection.close(ELSEWHERE, b"this node does not reach its cluster, another one may"),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use quinn::{Connection, IdleTimeout, TransportConfig, VarInt};
 use shoal_state::{BootId, NodeId, TokenId};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, Member};
@@ -26,9 +27,9 @@ use crate::tls;
 /// How long dialling a peer may take, hello included.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
 /// After how long without a packet a connection is given up.
-const IDLE_MAX: Duration = Duration::from_secs(10);
+const IDLE_MAX: Duration = Duration::from_secs(6);
 /// How often a quiet connection is kept alive.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const KEEP_ALIVE: Duration = Duration::from_millis(1500);
 /// How long [`Endpoint::close`] waits for peers to hear of it.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// How many streams a peer may have open to this node at once. It waits with further ones.
@@ -91,6 +92,8 @@ struct Inner {
     door: RwLock<Option<Door>>,
     /// Who serves clients' machines.
     clients: RwLock<Option<ServeClient>>,
+    /// Whether clients' machines are sent to other nodes.
+    clients_away: watch::Sender<bool>,
     /// Peers that this node refused.
     refused: Complaints,
     /// Peers that this node could not reach, or that refused it.
@@ -134,6 +137,7 @@ impl Endpoint {
             services: RwLock::default(),
             door: RwLock::default(),
             clients: RwLock::default(),
+            clients_away: watch::channel(false).0,
             refused: Complaints::default(),
             unreached: Complaints::default(),
             tasks: TaskTracker::new(),
@@ -190,6 +194,11 @@ impl Endpoint {
         F: Future<Output = ()> + Send + 'static,
     {
         *self.inner.clients.write() = Some(Arc::new(move |token, address, tunnel| Box::pin(serve(token, address, tunnel))));
+    }
+
+    /// Sends clients' machines to other nodes from now on, those that are there too; or takes them again.
+    pub fn send_clients_away(&self, away: bool) {
+        self.inner.clients_away.send_if_modified(|now| std::mem::replace(now, away) != away);
     }
 
     /// Asks a peer and waits for its answer, up to `patience`. Dropping the future gives up.
@@ -331,7 +340,7 @@ async fn greet(endpoint: Endpoint, incoming: quinn::Incoming) {
         Some(tls::JOINING) => return streams(endpoint, connection, None).await,
         Some(tls::CLIENTS) => {
             let serve = endpoint.inner.clients.read().clone();
-            return clients::let_in(&connection, serve).await;
+            return clients::let_in(&connection, serve, endpoint.inner.clients_away.subscribe()).await;
         }
         Some(tls::SEEDING) => {
             let door = endpoint.inner.door.read().clone();

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use shoal_peer::{Admission, Authority, Endpoint, Error, Identity, JoinToken, Member, Options, Secret, Service, Stream, ask_seed, join};
-use shoal_state::{BootId, NodeId};
+use shoal_peer::{
+    Admission, Authority, Endpoint, Entry, Error, Identity, JoinToken, Member, Options, Pass, Secret, Service, Stream, ask_seed, join,
+};
+use shoal_state::{BootId, NodeId, TokenId};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const ECHO: Service = Service::new(1, "echo what it was sent");
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -298,6 +301,33 @@ async fn a_renewed_certificate_is_shown_and_connections_go_on() {
     assert_eq!(ask(&one, &two, "after").await.unwrap(), "after");
     let three = cluster.node(3);
     assert_eq!(ask(&three, &two, "new").await.unwrap(), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_sent_elsewhere_by_a_node_that_cannot_serve_it_and_let_in_again_later() {
+    let cluster = Cluster::new();
+    let node = cluster.node(1);
+    node.endpoint.serve_clients(|_, _, mut tunnel| async move { tunnel.write_all(b"here").await.unwrap() });
+    let (request, key) = Pass::ask().unwrap();
+    let leaf = cluster.ca.certify_client(TokenId::from_random(1), &request, now()).unwrap();
+    let pass = Pass::new(&key, &leaf, cluster.ca.certificate()).unwrap();
+    let greeted = async |entry: &Entry| {
+        let (mut said, mut tunnel) = ([0; 4], entry.tunnel().await.unwrap());
+        // The node hears of a tunnel with its first bytes.
+        tunnel.write_all(b"who").await.unwrap();
+        tokio::time::timeout(PATIENCE, tunnel.read_exact(&mut said)).await.unwrap().unwrap();
+        assert_eq!(&said, b"here");
+    };
+    let first = Entry::open(&node.at(), &pass).await.unwrap();
+    greeted(&first).await;
+    node.endpoint.send_clients_away(true);
+    for entry in [first, Entry::open(&node.at(), &pass).await.unwrap()] {
+        let why = tokio::time::timeout(PATIENCE, entry.ended_by()).await.unwrap();
+        assert!(entry.was_sent_elsewhere() && why.contains("another one may"), "{why}");
+    }
+    node.endpoint.send_clients_away(false);
+    greeted(&Entry::open(&node.at(), &pass).await.unwrap()).await;
+    node.endpoint.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -120,10 +120,15 @@ impl Nodes {
     }
 
     fn tell(&self, why: &[String]) {
+        self.tell_once(&format!("no node is reached, connections wait: {}", why.join("; ")));
+    }
+
+    /// Tells people something, and not again and again.
+    fn tell_once(&self, what: &str) {
         let mut told = self.told.lock();
         if told.is_none_or(|last| last.elapsed() >= TELL_EVERY) {
             *told = Some(Instant::now());
-            eprintln!("shoal: no node is reached, connections wait: {}", why.join("; "));
+            eprintln!("shoal: {what}");
         }
     }
 }

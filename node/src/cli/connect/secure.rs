@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use shoal_peer::{ConnectToken, Entry, Error, Pass, Tunnel};
 use tokio::sync::watch;
 
-use super::{HOLD, Nodes};
+use super::{HOLD, Nodes, TRY_AGAIN_AFTER};
 use crate::doors;
 
 /// How long a node that has just ended its connection is given before the next one is made to it.
@@ -92,11 +92,17 @@ impl Secure {
                 return;
             }
             let why = entry.ended_by().await;
-            eprintln!("shoal: the connection to a node has ended: {why}");
+            let elsewhere = entry.was_sent_elsewhere();
+            if elsewhere {
+                nodes.tell_once(&why);
+                nodes.try_next();
+            } else {
+                eprintln!("shoal: the connection to a node has ended: {why}");
+            }
             if !self.replace_unless_refused(Standing::Opening) {
                 return;
             }
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(if elsewhere { TRY_AGAIN_AFTER } else { REST }).await;
         }
     }
 

@@ -1,0 +1,76 @@
+//! A leader that no majority answers leads no more.
+//!
+//! openraft lets it lead on until somebody tells it of a newer term. Where its words still arrive and no answer comes back, a wire that
+//! is broken in one way, its heartbeats would keep the others from electing one who can do the work. So it gives up the lead, and does
+//! not stand for election until it hears somebody again: until then it could not win, and would only disturb the others.
+
+use std::time::Duration;
+
+use openraft::raft::VoteRequest;
+use openraft::{CommittedLeaderId, ServerState};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::heard::Heard;
+use crate::types::{Core, LogId, Metrics, Vote};
+
+/// A time for which this node itself did nothing, this many rounds or more, is no silence of the others.
+const STOOD_STILL_ROUNDS: u32 = 5;
+
+/// The candidate that a leader votes for when it gives up the lead. No node has this number, so nobody is elected by it.
+const NOBODY: u64 = 0;
+
+/// Looks every `every` whether a majority has answered within `patience`, until Raft ends.
+pub(crate) async fn watch(core: Core, heard: Heard, every: Duration, patience: Duration) {
+    let mut round = interval(every);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
+    // Answers count from here on: silence before it was not heard, or was another's to judge.
+    let mut since = last;
+    let mut gave_up: Option<Instant> = None;
+    loop {
+        round.tick().await;
+        let now = Instant::now();
+        let metrics = core.metrics().borrow().clone();
+        if metrics.running_state.is_err() {
+            return;
+        }
+        if metrics.state != ServerState::Leader || now - last > every * STOOD_STILL_ROUNDS {
+            since = now;
+        }
+        last = now;
+        if gave_up.is_some_and(|at| heard.anything_since(at)) {
+            core.runtime_config().elect(true);
+            gave_up = None;
+        }
+        let silent = now - since.max(answered(&metrics, &heard, now));
+        if metrics.state == ServerState::Leader && silent > patience {
+            tracing::warn!(?silent, term = metrics.current_term, "no majority of the voters answers this leader: it gives up the lead");
+            core.runtime_config().elect(false);
+            gave_up = Some(now);
+            let asked = VoteRequest::new(Vote::new(metrics.current_term + 1, NOBODY), Some(last_of_all()));
+            if let Err(error) = core.vote(asked).await {
+                return tracing::warn!(%error, "cannot give up the lead");
+            }
+            since = now;
+        }
+    }
+}
+
+/// Returns since when a majority of the voters, and of those that will vote, answered for the last time.
+fn answered(metrics: &Metrics, heard: &Heard, now: Instant) -> Instant {
+    let long_ago = |id: &u64| metrics.membership_config.membership().get_node(id).and_then(|peer| heard.at(peer.node));
+    let majority = |voters: &std::collections::BTreeSet<u64>| {
+        let mut times: Vec<_> = voters.iter().map(|id| if *id == metrics.id { Some(now) } else { long_ago(id) }).collect();
+        times.sort_unstable_by(|one, other| other.cmp(one));
+        times.get(voters.len() / 2).copied().flatten()
+    };
+    let configs = metrics.membership_config.membership().get_joint_config();
+    let oldest = configs.iter().map(majority).min().flatten();
+    // Nobody was ever heard: the beginning counts, which is the caller's to know.
+    oldest.unwrap_or_else(|| now.checked_sub(Duration::from_secs(86_400)).unwrap_or(now))
+}
+
+/// A position that no log is beyond: what is asked with it is judged by its term alone.
+fn last_of_all() -> LogId {
+    LogId::new(CommittedLeaderId::new(u64::MAX, NOBODY), u64::MAX)
+}
