@@ -14,6 +14,7 @@ use crate::{
     container::{CALL_DEADLINE, START_DEADLINE},
     control::Control,
     oci,
+    terminal::{self, TerminalSize},
 };
 
 /// A process to run in a container. What is `None` is taken from the container.
@@ -29,6 +30,11 @@ pub struct ExecSpec {
     pub user: Option<User>,
     /// Whether stdin is a pipe or /dev/null.
     pub stdin: bool,
+    /// Whether its stderr goes where its stdout goes; nothing comes from our end of its stderr then.
+    pub merged: bool,
+    /// Whether all three streams are a terminal, of this size. Our ends of its stdin and stdout are then both the terminal's, and
+    /// nothing comes from its stderr.
+    pub terminal: Option<TerminalSize>,
 }
 
 impl ExecSpec {
@@ -86,7 +92,16 @@ impl Exec {
 
     /// Sends it a signal. One that has ended takes it silently.
     pub async fn kill(&self, signal: i32) -> Result<()> {
-        let argument = json!({"CID": self.container.to_string(), "Signo": signal, "PID": self.pid, "Mode": 0});
+        self.signal(signal, TO_PROCESS).await
+    }
+
+    /// Sends a signal to the processes in the foreground of its terminal, or to itself when it has none.
+    pub async fn interrupt(&self, signal: i32) -> Result<()> {
+        self.signal(signal, TO_FOREGROUND).await
+    }
+
+    async fn signal(&self, signal: i32, mode: i32) -> Result<()> {
+        let argument = json!({"CID": self.container.to_string(), "Signo": signal, "PID": self.pid, "Mode": mode});
         let sent = self.control.call::<_, Value>("containerManager.Signal", &argument, &[], CALL_DEADLINE);
         match sent.await {
             Err(_) if self.ended.borrow().is_some() => Ok(()),
@@ -103,11 +118,17 @@ impl Drop for Exec {
     }
 }
 
+/// Whom a signal is for: a process, or those in the foreground of its terminal.
+const TO_PROCESS: i32 = 0;
+const TO_FOREGROUND: i32 = 2;
 const KILLED: ExitStatus = ExitStatus::Signal(libc::SIGKILL);
 
 /// Starts a process by the control socket of a container.
 pub(crate) async fn run(control: &Control, container: ContainerId, defaults: &Defaults, spec: ExecSpec) -> Result<Exec> {
-    let (stdio, theirs) = streams(spec.stdin)?;
+    let (stdio, theirs) = match spec.terminal {
+        Some(size) => terminal_streams(size)?,
+        None => streams(spec.stdin, spec.merged)?,
+    };
     let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
     let argument = argument(container, defaults, &spec);
     let pid: i32 = control.call("containerManager.ExecuteAsync", &argument, &fds, START_DEADLINE).await?;
@@ -147,14 +168,18 @@ fn argument(container: ContainerId, defaults: &Defaults, spec: &ExecSpec) -> Val
         },
         "ContainerID": container.to_string(),
         "GuestFDs": [0, 1, 2],
+        "StdioIsPty": spec.terminal.is_some(),
     })
 }
 
 /// Makes the pipes: our ends, and the three that the process gets.
-fn streams(stdin: bool) -> Result<(Stdio, [OwnedFd; 3])> {
+fn streams(stdin: bool, merged: bool) -> Result<(Stdio, [OwnedFd; 3])> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::file("create", "a pipe")(e.into()));
     let (stdout, stdout_in) = pipe()?;
-    let (stderr, stderr_in) = pipe()?;
+    let (stderr, stderr_in) = match merged {
+        true => (pipe()?.0, stdout_in.try_clone().map_err(Error::file("duplicate", "a pipe"))?),
+        false => pipe()?,
+    };
     let (stdin_out, stdin) = match stdin {
         true => pipe().map(|(read, write)| (read, Some(write)))?,
         false => {
@@ -163,6 +188,15 @@ fn streams(stdin: bool) -> Result<(Stdio, [OwnedFd; 3])> {
         }
     };
     Ok((Stdio { stdin, stdout, stderr }, [stdin_out, stdout_in, stderr_in]))
+}
+
+/// Makes a terminal: our ends, and the three that the process gets.
+fn terminal_streams(size: TerminalSize) -> Result<(Stdio, [OwnedFd; 3])> {
+    let again = |fd: &OwnedFd| fd.try_clone().map_err(Error::file("duplicate", "a terminal"));
+    let (ours, theirs) = terminal::open(size)?;
+    let (nothing, _) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::file("create", "a pipe")(e.into()))?;
+    let stdio = Stdio { stdin: Some(again(&ours)?), stdout: ours, stderr: nothing };
+    Ok((stdio, [again(&theirs)?, again(&theirs)?, theirs]))
 }
 
 /// Reads a status as wait(2) gives it.

@@ -20,6 +20,7 @@
 //! - `network`: slots, addresses, the firewall table, resolv.conf.
 //! - `cgroup`: limits and usage, for both versions of the kernel's interface; `cores`: how many of them a container sees.
 //! - `overlays`: what all containers together take of the disk, and who ends when it is too much.
+//! - `terminal`: terminals of further processes, and what typing into them means.
 //! - `process`: waiting for processes that are not our children from the start.
 //! - `leftover`: cleaning by name.
 //! - [`doctor_checks`]: what is wrong with this machine, and how to repair it.
@@ -45,6 +46,7 @@ mod overlays;
 mod process;
 mod socket;
 mod spec;
+mod terminal;
 
 pub use ahead::{AheadConfig, LAUNCHER, Rooms};
 pub use container::{Container, Stdio};
@@ -58,6 +60,7 @@ pub use oci::DEFAULT_CAPABILITIES;
 pub use overlays::Disks;
 pub use socket::ShortPath;
 pub use spec::*;
+pub use terminal::{TerminalSize, Typed, end_of_input, typed};
 
 /// Runs a blocking piece of work where it does not hold up other tasks.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

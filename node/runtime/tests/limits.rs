@@ -171,6 +171,13 @@ async fn an_exec_is_a_process_of_its_own() {
     process.kill(libc::SIGTERM).await.unwrap();
     assert_eq!(container.exit_now(), None);
 
+    // Both streams as one.
+    run = exec(&["lines", "1000"]);
+    run.merged = true;
+    let stdio = container.exec(run).await.unwrap().take_stdio().unwrap();
+    assert_eq!(support::read_all(stdio.stdout).await.unwrap().lines().count(), 1100);
+    assert_eq!(support::read_all(stdio.stderr).await.unwrap(), "");
+
     // The end of the container is the end of its execs.
     let mut process = container.exec(exec(&["sleep"])).await.unwrap();
     let (_, _rest) = read_line(process.take_stdio().unwrap().stdout).await;
