@@ -10,6 +10,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`log`] | what containers print: kept in rotated files, fetched and followed |
+//! | [`execs`] | further processes in containers, started from outside |
 //! | [`steps()`], [`tasks()`] | what to do here, pure |
 //! | [`Driver`], [`Handle`] | who does it, and what others may ask of it |
 //! | [`Provider`], [`Engines`] | what the driver needs: what a container is to be, and what makes it |
@@ -18,6 +19,7 @@
 //! node's process. The engine cleans what is left of them when it opens, and their tasks end with "node restarted".
 
 mod driver;
+pub mod execs;
 pub mod log;
 mod steps;
 

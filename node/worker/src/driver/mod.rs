@@ -143,6 +143,16 @@ impl Handle {
         answer.await.ok()?
     }
 
+    /// Waits until a task's program runs, at most so long, and returns its container; `None` when it does not run by then, or has
+    /// ended.
+    pub async fn running(&self, task: TaskId, wait: Duration) -> Option<Arc<Container>> {
+        let mut statuses = self.statuses.clone();
+        let phase = |all: &BTreeMap<TaskId, ContainerStatus>| all.get(&task).map(|status| status.phase);
+        let begun = statuses.wait_for(|all| phase(all) >= Some(Phase::Loading));
+        let now = tokio::time::timeout(wait, begun).await.ok()?.ok().and_then(|all| phase(&all))?;
+        if now >= Phase::Dying { None } else { self.engine_container(task).await }
+    }
+
     /// Ends a container at once. `why` becomes the end of its task: "killed: …". Nothing happens when there is none.
     pub async fn kill(&self, task: TaskId, why: impl Into<String>) {
         let _ = self.requests.send(Request::Kill { task, why: why.into() }).await;
