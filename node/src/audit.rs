@@ -1,4 +1,4 @@
-//! The audit log: who was refused what, and who made or ended a token, in files on this node.
+//! The audit log: who was refused what, who made or ended a token, and who ran which process in a container, in files on this node.
 //!
 //! One line of JSON a record, in numbered files of `DATA/audit`, the oldest of which are removed when there are too many
 //! bytes or they are too old ([`Keep`]). One thread writes; whoever has something to say leaves it in a bounded queue and
@@ -6,7 +6,8 @@
 //! written, and the others are counted in one line.
 //!
 //! No secret ever comes here: a record holds ids that were understood as such, names of methods and the sentence that
-//! the caller was given, which repeats nothing of a secret either.
+//! the caller was given, which repeats nothing of a secret either. Of a process it holds the command, which may have what its user put
+//! there, and never what it was sent or printed.
 //!
 //! Caveats: records are synced within a second, not before a refusal is answered; each node has only what it refused itself.
 
@@ -66,6 +67,8 @@ pub(crate) enum What {
     NodeJoined,
     /// An operator drained, labelled or removed a node.
     NodeChanged,
+    /// A process was started in a container.
+    Executed,
     /// Records that were too many to be written each by itself.
     Omitted,
 }

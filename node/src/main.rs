@@ -13,6 +13,7 @@ mod config;
 mod copies;
 mod departure;
 mod doors;
+mod execs;
 mod folder;
 mod formation;
 mod homes;

@@ -23,6 +23,7 @@ use shoal_state::{BootId, Command, Digest, ENVIRONMENT_DEFAULT, EnvironmentId, S
 use shoal_storage::kv::Kv;
 use shoal_storage::store::Store;
 use shoal_worker::Driver;
+use shoal_worker::execs::Execs;
 use shoal_worker::log::LogStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,7 @@ use crate::config::Config;
 use crate::copies::{self, Copies};
 use crate::departure::{self, Departed};
 use crate::doors;
+use crate::execs;
 use crate::folder::{self, Folder};
 use crate::formation;
 use crate::homes::{self, Outbox};
@@ -162,6 +164,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         joined: joined_logs::start(&peers, cluster.raft(), &logs),
         logs,
         tasks: Tasks::default(),
+        execs: Execs::open(config.data.join("run/execs")).context("cannot make the folder for what processes in containers print")?,
         reports: Reports::new(keys.node, cluster.raft(), &calls, &crashes, &lifecycle),
         crashes,
         images: images.clone(),
@@ -192,6 +195,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     renewal::serve(&api);
     authority::serve(&api);
     standing::serve(&api);
+    execs::serve(&api);
     copies.chunks().serve_blobs(&api.blobs);
     copies::asks::serve(&api);
     if let Some((seeds, secret)) = seeds {

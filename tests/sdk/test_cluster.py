@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from harness import Client, Door, Node, founder, wait_for, wait_until_none
+from terminal import Terminal
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -90,6 +91,40 @@ def refused(node: Node, *arguments: str) -> str:
         node.start(*arguments)
     assert node.keeper is not None and node.keeper.poll() == 1, str(caught.value)
     return node.log_tail()
+
+
+def test_a_process_in_a_container_of_another_node(pair, tmp_path):
+    """`modal container exec` through the node that does not have the container, and through `shoal connect`: its output comes, however
+    much, and a program that is none is refused in words; the audit log of the node that was asked has it."""
+    with drained(pair.other, "other"):
+        run = pair.of_home.run("shells.py::stay", "--seconds", "300")
+        app = run.app_id()
+        task = wait_for("its container", lambda: [task["task_id"] for task in pair.home.tasks(app)], 90)[0]
+    ours = ["container", "exec", "--no-pty", task, "--", "sh", "-c", "echo $MODAL_TASK_ID; seq 200000 | md5sum"]
+    expected = [task, "0e10426a1d5bddffcef02f1345787128  -"]
+    assert pair.of_other.modal(*ours).ok(60).text("stdout").splitlines() == expected
+    missing = pair.of_other.modal("container", "exec", "--no-pty", task, "no-such-program")
+    assert missing.wait(60) != 0 and "no-such-program" in missing.text()
+    terminal = Terminal(pair.of_other, "container", "exec", task, "bash")
+    try:
+        terminal.wait(r"[#$] $")
+        terminal.type("sleep 100; echo ended with $?; exit\r")
+        terminal.type("\x03")
+        terminal.wait(r"\^C")
+        terminal.type("exit\r")
+        terminal.end()
+    finally:
+        terminal.close()
+    door = Door(pair.other)
+    try:
+        assert pair.of_other.modal(*ours, environment={"MODAL_SERVER_URL": door.url}).ok(60).text("stdout").splitlines() == expected
+    finally:
+        door.close()
+    run.interrupt()
+    run.wait(60)
+    audit = [json.loads(line) for line in pair.other.shoal("audit", "--what", "executed", "--json").stdout.splitlines()]
+    assert sum(task in line["why"] and "md5sum" in line["why"] for line in audit) == 2
+    assert not pair.home.shoal("audit", "--what", "executed", "--json").stdout
 
 
 def test_who_has_no_right_to_join_hears_why(pair, tmp_path):

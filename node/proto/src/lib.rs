@@ -40,5 +40,14 @@ pub mod modal_client {
     tonic::include_proto!("modal.client");
 }
 
+/// Types and the service of the package `modal.task_command_router`: the worker channel.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod task_command_router {
+    tonic::include_proto!("modal.task_command_router");
+}
+
+// By this name the generated code of one package finds the types of the other.
+use modal_client as client;
+
 /// An encoded `google.protobuf.FileDescriptorSet` of everything declared here.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -36,6 +36,9 @@ pub(crate) enum Error {
     /// Will heal; try again.
     #[error("{0}")]
     Unavailable(String),
+    /// What was waited for has not happened yet; ask again.
+    #[error("{0}")]
+    Late(String),
     /// Shoal cannot do that.
     #[error("{0}")]
     Unimplemented(String),
@@ -75,6 +78,7 @@ impl Error {
             Self::Denied(_) => Code::PermissionDenied,
             Self::Exhausted(_) => Code::ResourceExhausted,
             Self::Unavailable(_) => Code::Unavailable,
+            Self::Late(_) => Code::DeadlineExceeded,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::Refused(refused) => refused_code(refused),
             Self::Failed { source, .. } if is_full(source.as_ref()) => Code::ResourceExhausted,

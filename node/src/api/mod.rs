@@ -14,6 +14,7 @@ mod container;
 mod dict;
 mod environment;
 pub(crate) mod error;
+mod exec;
 pub(crate) mod function;
 pub(crate) mod gpu;
 pub(crate) mod identity;
@@ -145,6 +146,8 @@ pub(crate) struct Api {
     pub(crate) calls: shoal_calls::Calls,
     pub(crate) logs: shoal_worker::log::LogStore,
     pub(crate) tasks: crate::tasks::Tasks,
+    /// Processes that were started in this node's containers from outside.
+    pub(crate) execs: shoal_worker::execs::Execs,
     pub(crate) crashes: crate::scheduling::CrashLoops,
     /// What all members tell of themselves.
     pub(crate) reports: crate::reports::Reports,

@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
+use shoal_proto::task_command_router as rpb;
 use shoal_state::model::{TokenLimits, TokenPurpose};
 use shoal_state::{AppId, CallId, ClassId, EnvironmentId, FunctionId, InputId, ObjectId, QueueId, SecretId, State, TaskId};
 
@@ -153,6 +154,14 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionGetOutputs"
         | "FunctionCallCancel"
         | "ContainerStop"
+        | "TaskGetCommandRouterAccess"
+        | "TaskExecStart"
+        | "TaskExecStdioRead"
+        | "TaskExecStdinWrite"
+        | "TaskExecStdinWriteStream"
+        | "TaskExecStdinStatus"
+        | "TaskExecPoll"
+        | "TaskExecWait"
         | "DictHeartbeat"
         | "DictDelete"
         | "DictClear"
@@ -277,6 +286,13 @@ names! {
     pb::FunctionCallGetInfoRequest, it => [Call(it.function_call_id.as_str())];
     pb::FunctionGetCallGraphRequest, it => [Call(it.function_call_id.as_str())];
     pb::TaskGetInfoRequest, it => [Task(it.task_id.as_str())];
+    pb::TaskGetCommandRouterAccessRequest, it => [Task(it.task_id.as_str())];
+    rpb::TaskExecStdioReadRequest, it => [Task(it.task_id.as_str())];
+    rpb::TaskExecStdinWriteRequest, it => [Task(it.task_id.as_str())];
+    rpb::TaskExecStdinWriteStreamStart, it => [Task(it.task_id.as_str())];
+    rpb::TaskExecStdinStatusRequest, it => [Task(it.task_id.as_str())];
+    rpb::TaskExecPollRequest, it => [Task(it.task_id.as_str())];
+    rpb::TaskExecWaitRequest, it => [Task(it.task_id.as_str())];
     pb::ContainerStopRequest, it => [Task(it.task_id.as_str())];
     pb::DictGetByIdRequest, it => [Object(it.dict_id.as_str())];
     pb::DictHeartbeatRequest, it => [Object(it.dict_id.as_str())];
@@ -405,6 +421,19 @@ impl Names for pb::FunctionCreateRequest {
         let secrets = functions.flat_map(|function| function.secret_ids).map(|id| Thing::Secret(id.into()));
         let itself = [Thing::App(self.app_id.as_str().into()), Thing::Function(self.existing_function_id.as_str().into())];
         itself.into_iter().chain(secrets).collect()
+    }
+}
+
+/// The process gets the variables of the secrets.
+impl Names for rpb::TaskExecStartRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        use pb::secret_source::Source;
+        let sources = self.secret_sources.iter().filter_map(|source| match &source.source {
+            Some(Source::SecretId(id)) => Some(id.as_str()),
+            _ => None,
+        });
+        let secrets = self.secret_ids.iter().map(String::as_str).chain(sources).map(|id| Thing::Secret(id.into()));
+        [Thing::Task(self.task_id.as_str().into())].into_iter().chain(secrets).collect()
     }
 }
 

@@ -13,8 +13,8 @@ use tonic::{Request, Response, Status};
 use super::error::Error;
 use super::policy::{self, Names};
 use super::{
-    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, function, image, logs, mount, queue, release, scaling,
-    secret, task, token,
+    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, function, image, logs, mount, queue, release,
+    scaling, secret, task, token,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -147,6 +147,7 @@ methods! {
     app_count_logs: pb::AppCountLogsRequest => pb::AppCountLogsResponse, logs::count;
     task_list: pb::TaskListRequest => pb::TaskListResponse, task::list;
     task_get_info: pb::TaskGetInfoRequest => pb::TaskGetInfoResponse, task::info;
+    task_get_command_router_access: pb::TaskGetCommandRouterAccessRequest => pb::TaskGetCommandRouterAccessResponse, exec::access;
     container_stop: pb::ContainerStopRequest => pb::ContainerStopResponse, task::stop;
     dict_get_or_create: pb::DictGetOrCreateRequest => pb::DictGetOrCreateResponse, dict::get_or_create;
     dict_get_by_id: pb::DictGetByIdRequest => pb::DictGetByIdResponse, dict::get_by_id;

@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use shoal_proto::modal_client::modal_client_server::ModalClientServer;
+use shoal_proto::task_command_router::task_command_router_server::TaskCommandRouterServer;
 use shoal_runtime::ShortPath;
 use shoal_state::TaskId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,7 +35,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::error::Error;
-use super::{Api, Caller, Connection, Identity, Told, blob, identity, policy, service};
+use super::{Api, Caller, Connection, Identity, Told, blob, exec, identity, policy, service};
 
 /// The largest message that a client may send, in bytes: the clients' own limit with a margin.
 const MESSAGE_BYTES_MAX: usize = 110 << 20;
@@ -57,6 +58,8 @@ const FILES_BESIDES: u64 = 1_000;
 const NOT_DECODED: &str = "failed to decode";
 
 const SERVICE: &str = "/modal.client.ModalClient/";
+/// The worker channel: whoever calls shows the channel's own token.
+const CHANNEL: &str = "/modal.task_command_router.TaskCommandRouter/";
 
 /// Where a connection came from.
 #[derive(Clone)]
@@ -91,10 +94,17 @@ fn router(api: Api, task: Option<TaskId>) -> Router {
     let service =
         ModalClientServer::new(api.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let door = Door { api: api.clone(), task };
+    let channel = TaskCommandRouterServer::new(exec::Router(api.clone())).max_decoding_message_size(MESSAGE_BYTES_MAX);
     tonic::service::Routes::new(service)
+        .add_service(channel)
         .into_axum_router()
         .layer(axum::middleware::from_fn_with_state(door.clone(), enter))
         .merge(blob::routes(api).layer(axum::middleware::from_fn_with_state(door, enter_by_url)))
+}
+
+/// Returns the name of a method without its service.
+fn method_of(path: &str) -> &str {
+    path.strip_prefix(SERVICE).or_else(|| path.strip_prefix(CHANNEL)).unwrap_or(path)
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -109,11 +119,14 @@ fn peer(request: &Request<Body>) -> Peer {
 async fn enter(Shared(door): Shared<Door>, mut request: Request<Body>, next: Next) -> Response {
     let (path, headers, authority) =
         (request.uri().path().to_owned(), request.headers().clone(), request.uri().authority().map(ToString::to_string));
-    let (peer, method) = (peer(&request), path.strip_prefix(SERVICE).unwrap_or(&path));
+    let (peer, method) = (peer(&request), method_of(&path));
     match check(&door, &path, &headers, authority, &peer).await {
-        Ok(caller) => {
+        Ok((caller, channel)) => {
             peer.known.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(caller);
+            if let Some(channel) = channel {
+                request.extensions_mut().insert(channel);
+            }
             let began = Instant::now();
             let response = next.run(request).await;
             tracing::debug!(target: "shoal::rpc", method, ms = began.elapsed().as_secs_f64() * 1000.0, "answered");
@@ -174,17 +187,21 @@ async fn check(
     headers: &HeaderMap,
     authority: Option<String>,
     peer: &Peer,
-) -> Result<Caller, (Option<Identity>, Error)> {
-    let method = path.strip_prefix(SERVICE).unwrap_or(path);
-    let identity = match door.task {
-        Some(task) => Identity::Task(task),
-        None => Identity::Client(token(&door.api, method, headers).await.map_err(|error| (None, error))?),
+) -> Result<(Caller, Option<exec::Channel>), (Option<Identity>, Error)> {
+    let (method, nobody) = (method_of(path), |error| (None, error));
+    let (identity, channel) = match door.task {
+        _ if path.starts_with(CHANNEL) => {
+            let (token, channel) = exec::holder(&door.api, headers).await.map_err(nobody)?;
+            (Identity::Client(token), Some(channel))
+        }
+        Some(task) => (Identity::Task(task), None),
+        None => (Identity::Client(token(&door.api, method, headers).await.map_err(nobody)?), None),
     };
     let mine = |error| (Some(identity), error);
     served(path).map_err(mine)?;
     policy::admit(&door.api.local(), &door.api.room, method, identity).map_err(mine)?;
     let authority = authority.unwrap_or_else(|| header(headers, "host").to_owned());
-    Ok(Caller {
+    let caller = Caller {
         identity,
         method: method.to_owned(),
         from: peer.text(),
@@ -194,7 +211,8 @@ async fn check(
         client_version: header(headers, "x-modal-client-version").to_owned(),
         client_type: header(headers, "x-modal-client-type").to_owned(),
         authority: if door.task.is_some() { door.api.blobs.container_authority() } else { authority },
-    })
+    };
+    Ok((caller, channel))
 }
 
 /// Checks the token that came with a call; a refusal is confirmed with the latest state before it is said.
@@ -223,6 +241,7 @@ fn served(path: &str) -> Result<(), Error> {
     use shoal_proto::methods::{Standing, standing};
     match standing(path) {
         Standing::Served if path.strip_prefix(SERVICE).is_some_and(service::implements) => Ok(()),
+        Standing::Served if path.starts_with(CHANNEL) => Ok(()),
         Standing::Served | Standing::Known => Err(Error::Unimplemented(format!("Shoal does not serve {path} yet"))),
         Standing::Unknown => Err(Error::Unimplemented(format!("there is no method {path}"))),
     }

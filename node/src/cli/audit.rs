@@ -1,4 +1,4 @@
-//! `shoal audit`: who was refused what, and who made or ended a token.
+//! `shoal audit`: who was refused what, who made or ended a token, and who ran what in a container.
 
 use std::io::{self, Write as _};
 use std::ops::ControlFlow;
@@ -21,7 +21,7 @@ pub(super) struct Audit {
     /// Only the newest records.
     #[arg(long, short = 'n', value_name = "RECORDS")]
     tail: Option<usize>,
-    /// Only what happened so: refused, token-created, token-revoked or omitted.
+    /// Only what happened so: refused, token-created, token-revoked, executed or omitted.
     #[arg(long, value_parser = what)]
     what: Option<What>,
     /// Only of this token or task, or of `nobody`.
@@ -41,7 +41,7 @@ pub(super) struct Audit {
 }
 
 fn what(text: &str) -> Result<What, String> {
-    serde_json::from_value(text.into()).map_err(|_| format!("{text:?} is none of refused, token-created, token-revoked, omitted"))
+    serde_json::from_value(text.into()).map_err(|_| format!("{text:?} is none of refused, token-created, token-revoked, executed, omitted"))
 }
 
 impl Audit {
@@ -73,7 +73,9 @@ fn text(record: &Record) -> String {
     let (at, from) = (crate::api::time(record.at_ms), if record.from.is_empty() { "-" } else { &record.from });
     match record.what {
         What::Refused => format!("{at}  {}  {from}  {}  {}", record.who, record.method, record.why),
-        What::TokenCreated | What::TokenRevoked | What::NodeJoined | What::NodeChanged => format!("{at}  {}  {}", record.who, record.why),
+        What::TokenCreated | What::TokenRevoked | What::NodeJoined | What::NodeChanged | What::Executed => {
+            format!("{at}  {}  {}", record.who, record.why)
+        }
         What::Omitted => format!("{at}  …  {}", record.why),
     }
 }
