@@ -18,6 +18,8 @@ GOOD = {
     "what was lost happened": [op("make", 0, 1, LOST), op("look", 2, 3, None), op("look", 5, 6, "a"), op("look", 7, 8, "a")],
     "what was lost did not happen": [op("make", 0, 1, LOST), op("make", 2, 3, "b"), op("look", 4, 5, "b")],
     "a lost delete": [op("make", 0, 1, "a"), op("delete", 2, 3, LOST, "a"), op("look", 4, 5, "a"), op("look", 6, 7, None)],
+    # The second was tried again, and the first of its tries may have arrived.
+    "deleted twice": [op("make", 0, 1, "a"), op("delete", 2, 6, "deleted", "a"), op("delete", 3, 7, "deleted", "a")],
     "ensured twice": [op("ensure", 0, 1, "a"), op("ensure", 0, 2, "a"), op("delete", 3, 4, "missing", "z")],
 }
 BAD = {
@@ -26,7 +28,6 @@ BAD = {
     "back and forth": [op("make", 0, 9, "a"), op("look", 1, 2, "a"), op("look", 3, 4, None)],
     "two makers, and both made it": [op("make", 0, 5, "a"), op("make", 0, 5, "b")],
     "refused, and never there": [op("make", 0, 1, "exists"), op("look", 2, 3, None)],
-    "deleted twice": [op("make", 0, 1, "a"), op("delete", 2, 6, "deleted", "a"), op("delete", 3, 7, "deleted", "a")],
     "one lost make is two": [op("make", 0, 1, LOST), op("look", 2, 3, "a"), op("look", 4, 5, "b")],
     "a lost delete that is undone": [op("make", 0, 1, "a"), op("delete", 2, 3, LOST, "a"), op("look", 4, 5, None), op("look", 6, 7, "a")],
     "ensured as two": [op("ensure", 0, 1, "a"), op("ensure", 2, 3, "b")],

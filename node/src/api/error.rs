@@ -68,6 +68,11 @@ impl Error {
         matches!(self, Self::Unauthenticated(_) | Self::Denied(_))
     }
 
+    /// Says whether something that was named is not there.
+    pub(crate) fn is_absence(&self) -> bool {
+        self.code() == Code::NotFound
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::NotFound(_) => Code::NotFound,

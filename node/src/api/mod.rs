@@ -67,6 +67,8 @@ pub(crate) struct Caller {
     pub(crate) connection: Connection,
     /// The idempotency key: one per logical call, the same on each try; empty on streams.
     pub(crate) idempotency_key: String,
+    /// Whether this call was tried before, and what came of it is not known to the client.
+    pub(crate) retried: bool,
     /// The client's version, as `1.6.4`.
     pub(crate) client_version: String,
     /// The kind of client: 1 Python, 3 container, 8 JS, 9 Go.

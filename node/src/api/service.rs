@@ -43,6 +43,23 @@ where
     Ok(Response::new(answered?))
 }
 
+/// Answers a removal. What an earlier try of the same removal took away is gone, and its answer was lost: that is no failure.
+async fn remove<'a, Q: Names, F>(
+    api: &'a Api,
+    caller: &'a Caller,
+    request: Q,
+    method: impl FnOnce(&'a Api, &'a Caller, Q) -> F,
+) -> Result<Response<()>, Status>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let removing = async |api, caller: &'a Caller, request| match method(api, caller, request).await {
+        Err(error) if caller.retried && error.is_absence() => Ok(()),
+        done => done,
+    };
+    answer(api, caller, request, removing).await
+}
+
 /// Says whether a method of the schema is among those below: the others are declared, and not served yet.
 pub(super) fn implements(method: &str) -> bool {
     static NAMES: OnceLock<HashSet<String>> = OnceLock::new();
@@ -51,9 +68,12 @@ pub(super) fn implements(method: &str) -> bool {
 }
 
 macro_rules! methods {
-    ($($name:ident: $request:ty => $response:ty, $function:path;)*) => {
+    (
+        $($name:ident: $request:ty => $response:ty, $function:path;)*
+        @removals $($removal:ident: $removed:ty, $remove:path;)*
+    ) => {
         /// The methods that are served, as Rust calls them.
-        const METHODS: &[&str] = &[$(stringify!($name)),*];
+        const METHODS: &[&str] = &[$(stringify!($name),)* $(stringify!($removal)),*];
 
         #[tonic::async_trait]
         impl ModalClient for Api {
@@ -61,6 +81,12 @@ macro_rules! methods {
                 async fn $name(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
                     let caller = caller(&request)?;
                     answer(self, &caller, request.into_inner(), $function).await
+                }
+            )*
+            $(
+                async fn $removal(&self, request: Request<$removed>) -> Result<Response<()>, Status> {
+                    let caller = caller(&request)?;
+                    remove(self, &caller, request.into_inner(), $remove).await
                 }
             )*
         }
@@ -78,7 +104,6 @@ methods! {
     environment_get_or_create: pb::EnvironmentGetOrCreateRequest => pb::EnvironmentGetOrCreateResponse, environment::get_or_create;
     environment_create: pb::EnvironmentCreateRequest => (), environment::create;
     environment_update: pb::EnvironmentUpdateRequest => pb::EnvironmentListItem, environment::update;
-    environment_delete: pb::EnvironmentDeleteRequest => (), environment::delete;
     environment_list: () => pb::EnvironmentListResponse, environment::list;
     app_create: pb::AppCreateRequest => pb::AppCreateResponse, app::create;
     app_get_or_create: pb::AppGetOrCreateRequest => pb::AppGetOrCreateResponse, app::get_or_create;
@@ -105,7 +130,6 @@ methods! {
     secret_update: pb::SecretUpdateRequest => (), secret::update;
     secret_get_info: pb::SecretGetInfoRequest => pb::SecretGetInfoResponse, secret::info;
     secret_list: pb::SecretListRequest => pb::SecretListResponse, secret::list;
-    secret_delete: pb::SecretDeleteRequest => (), secret::delete;
     function_precreate: pb::FunctionPrecreateRequest => pb::FunctionPrecreateResponse, function::precreate;
     function_create: pb::FunctionCreateRequest => pb::FunctionCreateResponse, function::create;
     function_bind_params: pb::FunctionBindParamsRequest => pb::FunctionBindParamsResponse, bound::bind;
@@ -141,7 +165,6 @@ methods! {
     function_get_dynamic_concurrency: pb::FunctionGetDynamicConcurrencyRequest => pb::FunctionGetDynamicConcurrencyResponse, scaling::concurrency;
     image_get_or_create: pb::ImageGetOrCreateRequest => pb::ImageGetOrCreateResponse, image::get_or_create;
     image_join_streaming: pb::ImageJoinStreamingRequest => Stream<pb::ImageJoinStreamingResponse>, image::join;
-    image_delete: pb::ImageDeleteRequest => (), image::delete;
     image_from_id: pb::ImageFromIdRequest => pb::ImageFromIdResponse, image::from_id;
     image_build_chain_get: pb::ImageBuildChainGetRequest => pb::ImageBuildChainGetResponse, image::build_chain;
     app_count_logs: pb::AppCountLogsRequest => pb::AppCountLogsResponse, logs::count;
@@ -153,7 +176,6 @@ methods! {
     dict_get_by_id: pb::DictGetByIdRequest => pb::DictGetByIdResponse, dict::get_by_id;
     dict_heartbeat: pb::DictHeartbeatRequest => (), dict::heartbeat;
     dict_list: pb::DictListRequest => pb::DictListResponse, dict::list;
-    dict_delete: pb::DictDeleteRequest => (), dict::delete;
     dict_clear: pb::DictClearRequest => (), dict::clear;
     dict_get: pb::DictGetRequest => pb::DictGetResponse, dict::get;
     dict_contains: pb::DictContainsRequest => pb::DictContainsResponse, dict::contains;
@@ -165,10 +187,15 @@ methods! {
     queue_get_by_id: pb::QueueGetByIdRequest => pb::QueueGetByIdResponse, queue::get_by_id;
     queue_heartbeat: pb::QueueHeartbeatRequest => (), queue::heartbeat;
     queue_list: pb::QueueListRequest => pb::QueueListResponse, queue::list;
-    queue_delete: pb::QueueDeleteRequest => (), queue::delete;
     queue_clear: pb::QueueClearRequest => (), queue::clear;
     queue_len: pb::QueueLenRequest => pb::QueueLenResponse, queue::len;
     queue_put: pb::QueuePutRequest => (), queue::put;
     queue_get: pb::QueueGetRequest => pb::QueueGetResponse, queue::get;
     queue_next_items: pb::QueueNextItemsRequest => pb::QueueNextItemsResponse, queue::next_items;
+    @removals
+    environment_delete: pb::EnvironmentDeleteRequest, environment::delete;
+    secret_delete: pb::SecretDeleteRequest, secret::delete;
+    image_delete: pb::ImageDeleteRequest, image::delete;
+    dict_delete: pb::DictDeleteRequest, dict::delete;
+    queue_delete: pb::QueueDeleteRequest, queue::delete;
 }

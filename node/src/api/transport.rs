@@ -208,6 +208,7 @@ async fn check(
         connection: peer.connection,
         told: peer.told.clone(),
         idempotency_key: header(headers, "x-idempotency-key").to_owned(),
+        retried: header(headers, "x-retry-attempt").parse().is_ok_and(|attempt: u32| attempt > 0),
         client_version: header(headers, "x-modal-client-version").to_owned(),
         client_type: header(headers, "x-modal-client-type").to_owned(),
         authority: if door.task.is_some() { door.api.blobs.container_authority() } else { authority },

@@ -10,7 +10,8 @@ The rules of a name, which at any time stands for one id or for nothing:
 make    gives an id if the name stood for nothing; else "exists"
 ensure  gives the id for which the name stands, or a new one
 look    gives that id, or None
-delete  of an id gives "deleted" if the name stands for it; else "missing"
+delete  of an id gives "deleted" if the name stands for it; else "missing", or "deleted" too where the client tried it again: a node
+        cannot know whether the first try did it
 
 An operation whose answer was lost (`answer` is LOST) may have happened at any moment from its begin on, or not at all.
 """
@@ -68,6 +69,8 @@ def after(operation: Operation, number: int, thing: Thing) -> Iterator[Thing]:
         case "delete", "missing":
             if thing != operation.id:
                 yield thing
+        case "delete", "deleted" if thing != operation.id and not unseen:
+            yield thing
         case "delete", _:
             # Deleted, or lost: then only what changes something is of interest. Of what was unseen the id is known now.
             if thing == operation.id or unseen:

@@ -21,7 +21,7 @@ from typing import Any
 from harness import PROGRAMS, Running, wait_for
 
 from .cluster import Cluster, Load
-from .histories import LOST, Operation, contradiction
+from .histories import Operation, contradiction
 
 # As fleet.py has; importing it would make an app.
 FUNCTIONS = 3
@@ -166,9 +166,7 @@ class World:
     def check_histories(self, operations: list[dict[str, Any]]) -> None:
         names: dict[str, list[Operation]] = {}
         for one in operations:
-            # A delete that the client tried again because its answer was lost finds that it is done: it may have been this one.
-            answer = LOST if one["answer"] == "missing" else one["answer"]
-            names.setdefault(one["name"], []).append(Operation(one["kind"], one["begin"], one["end"], answer, one["id"]))
+            names.setdefault(one["name"], []).append(Operation(one["kind"], one["begin"], one["end"], one["answer"], one["id"]))
         self.report.counts["operations on names"] = len(operations)
         self.report.counts["of which lost"] = sum(one["answer"] == "lost" for one in operations)
         for which in sorted({one["through"] for one in operations}):
