@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::admission::{Admission, Member};
 use crate::clients::{self, ServeClient, Tunnel};
 use crate::complaints::Complaints;
+use crate::detour::{self, DeadEnds};
 use crate::error::{Error, Result, bind};
 use crate::hello;
 use crate::identity::{Identity, host};
@@ -98,6 +99,9 @@ struct Inner {
     refused: Complaints,
     /// Peers that this node could not reach, or that refused it.
     unreached: Complaints,
+    /// Peers that are reached through others only.
+    around: Complaints,
+    dead_ends: DeadEnds,
     /// Everything that serves a peer.
     tasks: TaskTracker,
     transport: Arc<TransportConfig>,
@@ -140,6 +144,8 @@ impl Endpoint {
             clients_away: watch::channel(false).0,
             refused: Complaints::default(),
             unreached: Complaints::default(),
+            around: Complaints::default(),
+            dead_ends: DeadEnds::default(),
             tasks: TaskTracker::new(),
             transport,
         };
@@ -217,16 +223,34 @@ impl Endpoint {
         tokio::time::timeout(patience, exchange).await.map_err(late)?
     }
 
-    /// Opens a stream to a peer.
+    /// Opens a stream to a peer: through another one, where it is not reached directly.
     ///
     /// # Errors
     /// When the peer cannot be reached, or refuses this node.
     pub async fn open_stream(&self, node: NodeId, address: &str, service: Service) -> Result<Stream> {
+        match self.open_direct(node, address, service.number).await {
+            Err(error @ Error::Unreachable { .. }) => detour::open(self, node, address, service.number).await.ok_or(error),
+            direct => direct,
+        }
+    }
+
+    pub(crate) async fn open_direct(&self, node: NodeId, address: &str, number: u8) -> Result<Stream> {
         let link = self.inner.links.get(node, address, || dial(self.clone(), node, address.to_owned())).await?;
         let broken = |error: &dyn std::fmt::Display| Error::Broken { peer: node, why: error.to_string() };
         let (mut send, receive) = link.connection.open_bi().await.map_err(|error| broken(&error))?;
-        send.write_all(&[service.number]).await.map_err(|error| broken(&error))?;
+        send.write_all(&[number]).await.map_err(|error| broken(&error))?;
         Ok(Stream::new(node, link.connection.remote_address(), (send, receive)))
+    }
+
+    pub(crate) fn dead_ends(&self) -> &DeadEnds {
+        &self.inner.dead_ends
+    }
+
+    /// Notes that a peer was reached through another.
+    pub(crate) fn note_detour(&self, node: NodeId, through: NodeId) {
+        if self.inner.around.due(node, &through.to_string()) {
+            tracing::warn!(%node, %through, "a peer is not reached directly: what is said to it goes through another node");
+        }
     }
 
     /// Returns the peers that are connected: which start of them, and how long a packet takes there and back.
@@ -295,7 +319,12 @@ async fn dial(endpoint: Endpoint, node: NodeId, address: String) -> Result<Link>
     let reached = dial_once(endpoint.clone(), node, address).await;
     match &reached {
         Err(error) if endpoint.inner.unreached.due(node, &error.to_string()) => tracing::warn!(%node, %error, "a peer is not reached"),
-        Ok(_) if endpoint.inner.unreached.over(node) => tracing::info!(%node, "a peer is reached again"),
+        Ok(_) => {
+            let (was_unreached, was_around) = (endpoint.inner.unreached.over(node), endpoint.inner.around.over(node));
+            if was_unreached || was_around {
+                tracing::info!(%node, "a peer is reached again");
+            }
+        }
         _ => {}
     }
     reached
@@ -385,6 +414,18 @@ async fn streams(endpoint: Endpoint, connection: Connection, member: Option<Arc<
             };
             let node = member.as_ref().map_or(NodeId::from_random(0), |member| member.node);
             let mut stream = Stream::new(node, address, (send, receive));
+            let (mut number, mut member) = (number, member);
+            match (number, &member) {
+                (detour::ASKED, Some(member)) => return detour::lead_on(endpoint, stream, member.clone()).await,
+                (detour::ARRIVED, Some(_)) => match detour::arrive(&*endpoint.inner.admission, &mut stream).await {
+                    Ok((origin, address, service)) => {
+                        stream = Stream::new(origin.node, address, stream.into_parts().2);
+                        (number, member) = (service, Some(origin));
+                    }
+                    Err(error) => return tracing::debug!(peer = %node, %error, "a stream through a peer did not arrive"),
+                },
+                _ => {}
+            }
             let serve = endpoint.inner.services.read().get(&number).cloned();
             match serve {
                 Some(serve) => serve(stream, member).await,

@@ -26,6 +26,7 @@ mod admission;
 mod authority;
 mod clients;
 mod complaints;
+mod detour;
 mod endpoint;
 mod error;
 mod hello;

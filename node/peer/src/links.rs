@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 /// How long a peer that could not be reached is left alone: those who come meanwhile get the same answer.
 pub(crate) const REST: Duration = Duration::from_millis(200);
 
+/// How long a dial is waited for to a peer that was not reached before, where there are others through which it may be.
+const AGAIN_WAIT: Duration = Duration::from_millis(50);
+
 /// A connection, and who is at its other end.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
@@ -35,8 +38,32 @@ type Dialling = Shared<BoxFuture<'static, Result<Link>>>;
 /// The way to a peer.
 enum Way {
     Up(Link),
-    Dialling { address: String, dialling: Dialling },
-    Failed { address: String, at: Instant, error: Error },
+    /// `before`: why it was not reached before.
+    Dialling {
+        address: String,
+        dialling: Dialling,
+        before: Option<Error>,
+    },
+    Failed {
+        address: String,
+        at: Instant,
+        error: Error,
+    },
+}
+
+impl Way {
+    /// Returns why the peer was not reached on this way, if it was not.
+    fn failure(&self, node: NodeId, address: &str) -> Option<Error> {
+        let unreachable = |why| Error::Unreachable { peer: format!("node {node}"), address: address.to_owned(), why };
+        match self {
+            Self::Up(link) => match link.connection.close_reason() {
+                Some(error @ quinn::ConnectionError::TimedOut) => Some(unreachable(explain(&error))),
+                _ => None,
+            },
+            Self::Dialling { before, .. } => before.clone(),
+            Self::Failed { error, .. } => Some(error.clone()),
+        }
+    }
 }
 
 /// All ways. Peers that are gone for good stay as a failure: they are as few as members ever were.
@@ -57,20 +84,30 @@ impl Links {
     where
         F: Future<Output = Result<Link>> + Send + 'static,
     {
-        let dialling = {
+        let (dialling, before) = {
             let mut ways = self.ways.lock();
+            let has_others = || ways.values().any(|way| matches!(way, Way::Up(link) if link.member.node != node && link.is_up()));
+            let has_others = has_others();
             match ways.get(&node) {
                 Some(Way::Up(link)) if link.is_up() => return Ok(link.clone()),
                 Some(Way::Failed { address: tried, at, error }) if tried == address && at.elapsed() < REST => return Err(error.clone()),
-                Some(Way::Dialling { address: tried, dialling }) if tried == address => dialling.clone(),
-                _ => {
+                Some(Way::Dialling { address: tried, dialling, before }) if tried == address => {
+                    (dialling.clone(), before.clone().filter(|_| has_others))
+                }
+                before => {
+                    let before = before.and_then(|way| way.failure(node, address));
                     let dialling = self.dialling(node, address.to_owned(), dial());
-                    ways.insert(node, Way::Dialling { address: address.to_owned(), dialling: dialling.clone() });
-                    dialling
+                    let way = Way::Dialling { address: address.to_owned(), dialling: dialling.clone(), before: before.clone() };
+                    ways.insert(node, way);
+                    (dialling, before.filter(|_| has_others))
                 }
             }
         };
-        dialling.await
+        // Whoever was not reached before may be reached through others: that is not to wait for a dial in vain.
+        match before {
+            Some(error) => tokio::time::timeout(AGAIN_WAIT, dialling).await.unwrap_or(Err(error)),
+            None => dialling.await,
+        }
     }
 
     /// Dials in a task of its own: whoever asked first may give up.

@@ -49,6 +49,11 @@ impl Stream {
         Self { address, outgoing: Outgoing { peer, send }, incoming: Incoming { peer, receive, head: [0; 4], have: 0 } }
     }
 
+    /// Takes the stream apart. No frame may have been begun.
+    pub(crate) fn into_parts(self) -> (NodeId, SocketAddr, (quinn::SendStream, quinn::RecvStream)) {
+        (self.outgoing.peer, self.address, (self.outgoing.send, self.incoming.receive))
+    }
+
     /// Returns where the other end's packets come from.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -303,6 +303,36 @@ async fn a_renewed_certificate_is_shown_and_connections_go_on() {
     assert_eq!(ask(&three, &two, "new").await.unwrap(), "new");
 }
 
+/// Two nodes that do not reach each other, and a third that both reach: where the first looks for the second, nobody is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_not_reached_directly_is_reached_through_another() {
+    let cluster = Cluster::new();
+    let (one, two, between) = (cluster.node(1), cluster.node(2), cluster.node(3));
+    let nowhere = "127.0.0.1:1";
+    let around = async |what: &'static str| one.endpoint.call(two.id, nowhere, ECHO, Bytes::from(what), PATIENCE).await;
+    assert!(matches!(around("nobody is between").await, Err(Error::Unreachable { .. })));
+    assert_eq!(ask(&one, &between, "hello").await.unwrap(), "hello");
+    assert_eq!(ask(&between, &two, "hello").await.unwrap(), "hello");
+    // A way that was not found is looked for again a little later.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(around("through the third").await.unwrap(), "through the third", "and the peer knows from whom it comes");
+    let words = around("fail").await.unwrap_err();
+    assert!(words.to_string().contains("it is not to be done: do something else"), "{words}");
+    let mut stream = one.endpoint.open_stream(two.id, nowhere, ECHO).await.unwrap();
+    for length in [0, 1, 24 << 20] {
+        let frame = Bytes::from(vec![length as u8; length]);
+        stream.send(frame.clone()).await.unwrap();
+        assert!(stream.next().await.unwrap().unwrap() == frame, "{length} bytes came back otherwise");
+    }
+    drop(stream);
+    two.admission.refuses.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert!(around("not wanted").await.is_err());
+    for node in [one, two, between] {
+        node.endpoint.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_is_sent_elsewhere_by_a_node_that_cannot_serve_it_and_let_in_again_later() {
     let cluster = Cluster::new();
