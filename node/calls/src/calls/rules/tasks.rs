@@ -15,8 +15,10 @@ use crate::calls::refused::Refused;
 /// How many requests for inputs a task's answers are kept of. A container asks one at a time and repeats at once.
 const LEASES_KEPT: usize = 4;
 
-/// A cancellation is told again when there is no outcome after this time: the answer to the heartbeat may have been lost.
-const TOLD_AGAIN_MS: u64 = 10_000;
+/// A cancellation is told again when there is no outcome after this time. The answer to the heartbeat may have been lost, and a
+/// container that was just given the input, and has not begun with it, drops its cancellation. It takes notice once: what the
+/// input's own code does about it is not interrupted. Containers ask again a second after they were told.
+const TOLD_AGAIN_MS: u64 = 900;
 
 /// How many ended tasks are remembered, to tell latecomers to stop.
 const ENDED_KEPT: usize = 10_000;
