@@ -267,6 +267,21 @@ fn deployed<'a>(state: &'a State, environment: &Environment, name: &str) -> Resu
     })
 }
 
+/// Refuses a version of an app that is not the one which answers calls. None (0) is that one.
+fn is_live(app: &App, version: i32) -> Result<(), Error> {
+    let newest = app.deployments.last().map_or(0, |last| last.version);
+    let (name, asked) = (&app.name, u32::try_from(version).unwrap_or(u32::MAX));
+    match app.deployments.iter().any(|deployment| deployment.version == asked) {
+        _ if version == 0 || asked == newest => Ok(()),
+        true => Err(Error::Unimplemented(format!(
+            "version {version} of app '{name}' is called no more: Shoal calls the newest, {newest}; leave out the version, or bring that one back with `modal app rollback {name} v{version}`"
+        ))),
+        false => Err(Error::NotFound(format!(
+            "App '{name}' has no version {version}: its newest is {newest}; `modal app history {name}` shows all that are remembered"
+        ))),
+    }
+}
+
 /// Says that an app has nothing of that name, and what it has.
 fn no_such<'a>(app: &str, kind: &str, name: &str, there: impl Iterator<Item = &'a String>) -> Error {
     let there: Vec<&str> = there.map(String::as_str).take(NAMED_MAX).collect();
@@ -278,6 +293,7 @@ pub(super) async fn get(api: &Api, _caller: &Caller, request: pb::FunctionGetReq
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?;
     let app = deployed(&state, environment, &request.app_name)?;
+    is_live(app, request.app_version)?;
     let absent = || no_such(&request.app_name, "function", &request.object_tag, app.layout.functions.keys());
     let id = app.layout.functions.get(&request.object_tag).ok_or_else(absent)?;
     let function = state.functions.get(id).ok_or_else(absent)?;
@@ -344,6 +360,7 @@ pub(super) async fn class_get(api: &Api, _caller: &Caller, request: pb::ClassGet
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?;
     let app = deployed(&state, environment, &request.app_name)?;
+    is_live(app, request.app_version)?;
     let absent = || no_such(&request.app_name, "class", &request.object_tag, app.layout.classes.keys());
     let id = app.layout.classes.get(&request.object_tag).ok_or_else(absent)?;
     Ok(pb::ClassGetResponse {
