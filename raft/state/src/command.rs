@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     App, AppLayout, Bound, Class, Cluster, Deployment, Environment, EnvironmentChange, Function, Image, Layer, Member, Mount, NewRelease,
-    Node, Object, Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose, Voting,
+    NewSchedule, Node, Object, Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose, Voting,
 };
 use crate::{
     AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, ObjectId, SecretId, ShardId, TaskId, Timestamp,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The newest version of the rules that this build knows. See the version gate in ARCHITECTURE.md.
-pub const VERSION_KNOWN: u32 = 5;
+pub const VERSION_KNOWN: u32 = 6;
 
 /// One decision.
 #[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
@@ -114,6 +114,14 @@ pub enum Command {
     CreateObject { id: ObjectId, object: Object },
     /// Says that a dict or a queue exists no more.
     RemoveObject { id: ObjectId },
+    /// Brings the schedules of an app's next deployment, by that deployment's request.
+    StageSchedules { app: AppId, request: Digest, at: Timestamp, schedules: imbl::OrdMap<FunctionId, NewSchedule> },
+    /// Decides that a function is called for the time at which its schedule stands, and which is the next.
+    Fire { id: FunctionId, due: Timestamp, next: Timestamp },
+    /// Notes that firings have their calls.
+    EndFirings { firings: Vec<(FunctionId, Timestamp)> },
+    /// Sets a schedule's next time anew: it came from a clock that was wrong.
+    Reschedule { id: FunctionId, from: Timestamp, next: Timestamp },
 }
 
 impl Command {
@@ -134,6 +142,7 @@ impl Command {
             Self::SetVoting { .. } | Self::RecoverCluster { .. } => 4,
             Self::BindFunction { .. } | Self::UseBound { .. } | Self::ForgetBound { .. } => 5,
             Self::CreateObject { .. } | Self::RemoveObject { .. } => 5,
+            Self::StageSchedules { .. } | Self::Fire { .. } | Self::EndFirings { .. } | Self::Reschedule { .. } => 6,
             Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
             _ => 1,
         }

@@ -12,6 +12,7 @@ mod fresh;
 mod member;
 mod object;
 mod release;
+mod schedule;
 
 pub use bound::{Bound, Changes};
 pub use member::{Cluster, Member, Removed, Voting};
@@ -19,6 +20,7 @@ pub use object::Object;
 pub use release::{
     AppNotes, EnvironmentChange, EnvironmentSettings, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind, SecretNotes,
 };
+pub use schedule::{NewSchedule, Period, Schedule, StagedSchedules, Timing};
 
 /// Milliseconds since 1970-01-01 UTC, chosen by the proposer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]

@@ -106,6 +106,14 @@ pub enum Refused {
     ObjectExists { name: String, id: ObjectId },
     #[error("{} {id} does not exist", id.kind())]
     NoObject { id: ObjectId },
+    #[error("function {id} has no schedule")]
+    NoSchedule { id: FunctionId },
+    #[error("function {id} is not due at {due} ms: its schedule stands at {next} ms")]
+    NotDue { id: FunctionId, due: u64, next: u64 },
+    #[error("function {id} cannot be due at {next} ms after it was due at {due} ms")]
+    DueBefore { id: FunctionId, due: u64, next: u64 },
+    #[error("{count} firings of function {id} wait for their calls: no more are decided")]
+    FiringsWait { id: FunctionId, count: usize },
 }
 
 /// What a node is to a shard, where that forbids a change.

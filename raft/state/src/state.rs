@@ -7,7 +7,8 @@ use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::model::{
     App, AppLayout, AppNotes, AppState, Bound, Class, Cluster, Deployment, Environment, EnvironmentSettings, Function, Image, Layer,
-    Member, Mount, Node, Object, Release, Removed, Secret, SecretNotes, Shard, ShardChange, Task, Token, TokenLimits, TokenPurpose, Voting,
+    Member, Mount, Node, Object, Release, Removed, Schedule, Secret, SecretNotes, Shard, ShardChange, StagedSchedules, Task, Token,
+    TokenLimits, TokenPurpose, Voting,
 };
 use crate::refused::MemberIs;
 use crate::{
@@ -22,6 +23,7 @@ mod members;
 mod objects;
 mod parts;
 mod releases;
+mod schedules;
 mod secrets;
 
 pub use environments::SETTING_DEFAULT;
@@ -90,6 +92,12 @@ pub struct State {
     pub bound: OrdMap<FunctionId, OrdMap<FunctionId, Bound>>,
     /// The dicts and queues that there are.
     pub objects: OrdMap<ObjectId, Object>,
+    /// When functions of deployed apps are called by the cluster itself.
+    pub schedules: OrdMap<FunctionId, Schedule>,
+    /// Schedules that wait for the deployment they came with.
+    pub staged_schedules: OrdMap<(AppId, Digest), StagedSchedules>,
+    /// Firings whose calls are yet to be made: of which function, and for which time.
+    pub firings: OrdSet<(FunctionId, Timestamp)>,
 }
 
 type Applied = Result<Vec<Event>, Refused>;
@@ -177,6 +185,10 @@ impl State {
             Command::ForgetBound { ids, unused_since } => self.forget_bound(ids, *unused_since),
             Command::CreateObject { id, object } => self.create_object(*id, object),
             Command::RemoveObject { id } => self.remove_object(*id),
+            Command::StageSchedules { app, request, at, schedules } => self.stage_schedules(*app, *request, *at, schedules),
+            Command::Fire { id, due, next } => self.fire(*id, *due, *next),
+            Command::EndFirings { firings } => self.end_firings(firings),
+            Command::Reschedule { id, from, next } => self.reschedule(*id, *from, *next),
         }
     }
 
@@ -304,6 +316,7 @@ impl State {
         app.state = AppState::Stopped;
         app.stopped = Some((at, why.to_owned()));
         self.forget_staged(id);
+        self.forget_schedules_of(id);
         self.forget_secrets_of(id);
         let mut events = vec![Event::AppChanged(id)];
         let tasks: Vec<TaskId> = self.tasks.iter().filter(|(_, task)| task.app == id).map(|(task, _)| *task).collect();
@@ -328,6 +341,7 @@ impl State {
         self.app_notes.remove(&id);
         self.releases.remove(&id);
         self.forget_staged(id);
+        self.forget_schedules_of(id);
         self.forget_secrets_of(id);
         let functions: Vec<FunctionId> = self.functions.iter().filter(|(_, function)| function.app == id).map(|(id, _)| *id).collect();
         let classes: Vec<ClassId> = self.classes.values().filter(|class| class.app == id).map(|class| class.id).collect();

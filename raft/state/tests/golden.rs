@@ -8,7 +8,8 @@ use std::path::Path;
 
 use shoal_state::model::{
     App, AppLayout, AppState, Bound, Changes, Cluster, Deployment, Environment, EnvironmentChange, Function, Lasting, Member, NewRelease,
-    Node, Object, Publish, ReleaseKind, Resources, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenLimits, TokenPurpose, Voting,
+    NewSchedule, Node, Object, Period, Publish, ReleaseKind, Resources, Scaling, Schedule, Secret, ShardChange, Task, TaskEnd, Timing,
+    Token, TokenLimits, TokenPurpose, Voting,
 };
 use shoal_state::{
     AppId, BootId, Command, DefinitionId, DictId, Digest, EnvironmentId, FunctionId, NodeId, ObjectId, QueueId, SecretId, ShardId, State,
@@ -181,7 +182,36 @@ fn registry_command(line: &Line<'_>) -> Command {
                 created_by: "alice".to_owned(),
             },
         },
+        "stage_schedules" | "fire" | "end_firings" | "reschedule" => schedule_command(line),
         "remove_dict" | "remove_queue" => Command::RemoveObject { id: object(line) },
+        other => panic!("no command is called {other:?}"),
+    }
+}
+
+/// `stage_schedules APP period=FUNCTION:SECONDS,… cron=FUNCTION:ZONE,… next=N`, `fire FUNCTION due=N next=N`.
+fn schedule_command(line: &Line<'_>) -> Command {
+    let function = || FunctionId::from_random(line.number(0));
+    let at = |key| Timestamp(line.keyed(key, 10));
+    match line.verb {
+        "stage_schedules" => {
+            let period = |seconds: &str| Timing::Period(Period { nanos: id(seconds) as u64 * 1_000_000_000, ..Period::default() });
+            let cron = |zone: &str| Timing::Cron { expression: "@daily".to_owned(), zone: zone.to_owned() };
+            let periods = pairs(line, "period").into_iter().map(|(of, seconds)| (of, period(seconds)));
+            let crons = pairs(line, "cron").into_iter().map(|(of, zone)| (of, cron(zone)));
+            let new = |(of, timing): (&str, Timing)| (FunctionId::from_random(id(of)), NewSchedule { timing, next: at("next") });
+            Command::StageSchedules {
+                app: AppId::from_random(line.number(0)),
+                request: Digest::of(&line.keyed("request", 0).to_le_bytes()),
+                at: at("at"),
+                schedules: periods.chain(crons).map(new).collect(),
+            }
+        }
+        "fire" => Command::Fire { id: function(), due: at("due"), next: at("next") },
+        "end_firings" => {
+            let firings = pairs(line, "of").into_iter();
+            Command::EndFirings { firings: firings.map(|(of, due)| (FunctionId::from_random(id(of)), Timestamp(id(due) as u64))).collect() }
+        }
+        "reschedule" => Command::Reschedule { id: function(), from: at("from"), next: at("next") },
         other => panic!("no command is called {other:?}"),
     }
 }
@@ -398,6 +428,20 @@ fn show(state: &State, line: &Line<'_>) -> String {
             members.collect::<Vec<_>>().join("; ")
         }
         "cluster" => format!("{:?}", state.cluster.as_ref().map(|cluster| (cluster.id[0], cluster.generation))),
+        "schedules" => {
+            let tell = |(id, schedule): (&FunctionId, &Schedule)| {
+                let timing = match &schedule.timing {
+                    Timing::Period(period) => format!("every {} s", period.nanos / 1_000_000_000),
+                    Timing::Cron { expression, zone } => format!("{expression} in {zone}"),
+                };
+                let Schedule { since, next, last, .. } = schedule;
+                format!("{}: {timing} since {}, next {}, last {:?}", id.bits(), since.0, next.0, last.map(|last| last.0))
+            };
+            let waiting: Vec<String> = state.firings.iter().map(|(id, due)| format!("{} for {}", id.bits(), due.0)).collect();
+            let all: Vec<String> = state.schedules.iter().map(tell).collect();
+            let staged = state.staged_schedules.len();
+            format!("[{}] staged {staged}, without a call: [{}]", all.join(" | "), waiting.join(", "))
+        }
         "objects" => {
             let objects = state.objects.iter().map(|(id, object)| format!("{} {} as {:?}", id.kind(), id.bits(), object.name));
             objects.collect::<Vec<_>>().join("; ")
@@ -566,6 +610,11 @@ fn a_state_reads_back_as_it_was_written() {
         "note 1 tags=a:b",
         "update_environment 1 builder=2025.06",
         "write_secret 1 name=s",
+        "version 6",
+        "stage_schedules 1 request=1 period=1:5 cron=2:UTC next=20",
+        "publish 1 functions=f:1 name=web request=1",
+        "fire 1 due=20 next=30",
+        "stage_schedules 1 request=2 period=1:7",
     ];
     for text in texts {
         state.apply(&command(&Line::parse(text))).expect("each is taken");

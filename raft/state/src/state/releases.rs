@@ -13,7 +13,7 @@ pub const RELEASES_KEPT: usize = 20;
 pub const HISTORY_KEPT: usize = 200;
 
 /// How long a definition waits for the publish it was made for, in milliseconds: longer than the longest build.
-const STAGED_MS: u64 = 86_400_000;
+pub(super) const STAGED_MS: u64 = 86_400_000;
 
 impl State {
     pub(super) fn stage_function(&mut self, id: FunctionId, definition: DefinitionId, function: &Function) -> Applied {
@@ -145,6 +145,7 @@ impl State {
         keep_last(releases, HISTORY_KEPT);
         let old = releases.len().saturating_sub(RELEASES_KEPT);
         releases.iter_mut().take(old).for_each(|release| release.contents = None);
+        self.take_schedules(id, new.request, new.deployment.at);
         Ok(())
     }
 
