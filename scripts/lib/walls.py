@@ -22,6 +22,7 @@ MAY_USE = {
     "shoal-calls": {"shoal-state", "shoal-storage"},
     "shoal-peer": {"shoal-state"},
     "shoal-scheduler": {"shoal-state", "shoal-gpu"},
+    "shoal-timing": {"shoal-state"},
     "shoal-image": {"shoal-state", "shoal-storage", "shoal-fs", "shoal-runtime"},
     "shoal-worker": {"shoal-state", "shoal-storage", "shoal-fs", "shoal-gpu", "shoal-runtime"},
 }
@@ -36,6 +37,7 @@ ONLY_IN = {
     "oci-client": {"shoal-image"},
     "quinn": {"shoal-peer"},
     "rcgen": {"shoal-peer"},
+    "croner": {"shoal-timing"},
     "nvml-wrapper": {"shoal-gpu"},
     "tonic": {"shoal-proto", "shoal", "shoal-tests", "shoal-bench"},
     "axum": {"shoal"},
