@@ -9,6 +9,7 @@ mod images;
 mod lists;
 mod logs;
 mod removal;
+mod schedules;
 mod store;
 mod tokens;
 
@@ -37,6 +38,7 @@ pub(crate) use explain::{ExplainWanted, Explanation};
 pub(crate) use images::{ImageLine, WarmLine, WarmWanted};
 pub(crate) use lists::{NodeLine, NodeWish};
 pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
+pub(crate) use schedules::ScheduleLine;
 pub(crate) use store::{GcWanted, LongAnswer, Repaired, RepairedLine};
 pub(crate) use tokens::{TokenLine, TokenMade, TokenPurpose, TokenWanted};
 
@@ -196,6 +198,7 @@ pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> any
         .route("/audit", post(audit::audit))
         .route("/apps", get(apps))
         .route("/apps/{id}/stop", post(app_stop))
+        .route("/schedules", get(schedules::schedules))
         .route("/tasks", get(tasks))
         .route("/tasks/{id}/stop", post(task_stop))
         .route("/nodes", get(lists::nodes))

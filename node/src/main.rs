@@ -29,6 +29,7 @@ mod renewal;
 mod reports;
 mod room;
 mod roots;
+mod schedules;
 mod scheduling;
 mod server;
 mod standing;

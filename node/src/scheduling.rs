@@ -114,7 +114,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
 }
 
 /// Says whether this node leads, and has everything that was decided before. `caught_up_in` keeps the term in which it did.
-async fn leads(api: &Api, caught_up_in: &mut Option<u64>) -> bool {
+pub(crate) async fn leads(api: &Api, caught_up_in: &mut Option<u64>) -> bool {
     let raft = api.cluster.raft();
     if !raft.leads() {
         return false;

@@ -57,6 +57,7 @@ use crate::renewal;
 use crate::reports::{self, Reports};
 use crate::room::{Room, overlays_budget};
 use crate::roots::{Rooms, Roots};
+use crate::schedules;
 use crate::scheduling::{self, CrashLoops};
 use crate::standing;
 use crate::sweep;
@@ -219,6 +220,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     );
     let _ = api.worker.set(worker.handle());
     let scheduler = tokio::spawn(scheduling::run(api.clone(), stop.clone()));
+    let schedules = tokio::spawn(schedules::run(api.clone(), stop.clone()));
     let serving = tokio::spawn(transport::serve(api.clone(), listener, connections, stop_serving.clone()));
     let apps = tokio::spawn(sweep::run(api.clone(), stop.clone()));
     let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
@@ -256,7 +258,8 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
     stop.cancel();
-    let _ = tokio::join!(scheduler, apps, disk, voters, authority, homes, reports, doors, certificate, images_watch, away, repair);
+    let _ =
+        tokio::join!(scheduler, schedules, apps, disk, voters, authority, homes, reports, doors, certificate, images_watch, away, repair);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;

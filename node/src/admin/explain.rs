@@ -170,10 +170,23 @@ impl About<'_> {
         let mut told = Explanation::new("function", id, function.tag.as_str());
         told.say(shoal_scheduler::explain(self.state, self.load, id, self.now));
         told.says.extend(self.bound(id));
+        told.says.extend(self.schedule(id));
         told.says.extend(self.home(id.shard(), "its calls are"));
         let tasks = self.state.tasks_of.get(&id).into_iter().flatten();
         told.parts.extend(tasks.take(PARTS_MAX).filter_map(|task| self.task(*task)));
         Some(told)
+    }
+
+    /// Says when a function is called by its schedule.
+    fn schedule(&self, id: FunctionId) -> Option<String> {
+        let schedule = self.state.schedules.get(&id)?;
+        let shown = |at| shoal_timing::local(&schedule.timing, at).unwrap_or_else(|| "never".to_owned());
+        let last = schedule.last.map_or_else(|| "not called by it yet".to_owned(), |last| format!("last for {}", shown(last)));
+        let waiting = match self.state.firings_of(id) {
+            0 => String::new(),
+            count => format!("; {count} of its calls are yet to be made, by the home of the function's calls"),
+        };
+        Some(format!("called by {}: {last}, next at {}{waiting}", shoal_timing::describe(&schedule.timing), shown(schedule.next)))
     }
 
     /// Says what a function was bound from, or how many were bound from it.

@@ -6,7 +6,7 @@ use shoal_state::model::{App, AppState};
 use shoal_state::{AppId, Command, EnvironmentId, State};
 
 use super::error::Error;
-use super::{Api, Caller, environment, function, seconds, token};
+use super::{Api, Caller, environment, function, schedule, seconds, time, token};
 
 /// Finds an app by id. Found locally needs no confirmation; an absence does.
 pub(super) async fn find(api: &Api, id: &str) -> Result<(AppId, App), Error> {
@@ -209,6 +209,14 @@ pub(super) async fn stop_request(api: &Api, caller: &Caller, request: pb::AppSto
     stop_by(api, id, "stopped by a user", Some(token::name_of(api, caller))).await
 }
 
+/// Says what an app is called, and when a schedule calls it next: the client's lists have no other place for that.
+fn description(state: &State, id: AppId, app: &App) -> String {
+    match schedule::next_run(state, id) {
+        Some(next) => format!("{} (next run {})", app.description, time(next.0)),
+        None => app.description.clone(),
+    }
+}
+
 pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::AppListRequest) -> Result<pb::AppListResponse, Error> {
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?.id;
@@ -216,7 +224,7 @@ pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::AppListReques
     apps.sort_by_key(|(id, app)| (std::cmp::Reverse(app.created), **id));
     let item = |(id, app): (&AppId, &App)| pb::app_list_response::AppListItem {
         app_id: id.to_string(),
-        description: app.description.clone(),
+        description: description(&state, *id, app),
         state: state_of(app).into(),
         created_at: seconds(app.created),
         stopped_at: app.stopped.as_ref().map_or(0.0, |(at, _)| seconds(*at)),

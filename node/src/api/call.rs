@@ -9,7 +9,7 @@ use prost::Message as _;
 use shoal_calls::calls::{self, CallKind, Entry, Invocation, NewInput, OpenCall, Output, Parent, Policy, PutInput, RetryInput, Status};
 use shoal_proto::modal_client as pb;
 use shoal_state::model::{AppState, Function};
-use shoal_state::{CallId, FunctionId, InputId, State};
+use shoal_state::{CallId, FunctionId, InputId, State, Timestamp};
 
 use super::error::Error;
 use super::{Api, Caller, Identity, blob_uses, bound, function, input_token};
@@ -146,6 +146,33 @@ pub(super) async fn map(api: &Api, caller: &Caller, request: pb::FunctionMapRequ
         sync_client_retries_enabled: false,
         max_inputs_outstanding: INPUTS_OUTSTANDING,
     })
+}
+
+/// What Python's pickle makes of no arguments, positional and by name.
+const NO_ARGUMENTS: &[u8] = b"\x80\x04)}\x86.";
+
+/// Calls a function without arguments for a time of its schedule. The same time again is the same call.
+pub(crate) async fn open_scheduled(api: &Api, id: FunctionId, function: &Function, due: Timestamp) -> Result<CallId, Error> {
+    let shard = id.shard().ok_or_else(|| Error::Invalid(format!("function {id} names no shard")))?;
+    let call = CallId::derive_in(shard, &[b"schedule", &id.bits().to_le_bytes(), &due.0.to_le_bytes()]);
+    let open = OpenCall {
+        call,
+        function: id,
+        pool: id,
+        kind: CallKind::Unary,
+        invocation: Invocation::Async,
+        parent: None,
+        created_ms: api.now().0,
+        policy: policy(function),
+    };
+    let input = pb::FunctionInput {
+        args_oneof: Some(pb::function_input::ArgsOneof::Args(NO_ARGUMENTS.into())),
+        data_format: pb::DataFormat::Pickle.into(),
+        ..Default::default()
+    };
+    let input = NewInput { idx: 0, payload: input.encode_to_vec().into() };
+    api.calls.open_call_with(open, vec![input], "schedule").await.map_err(refused)?;
+    Ok(call)
 }
 
 pub(super) async fn put_inputs(

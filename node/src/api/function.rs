@@ -191,6 +191,7 @@ pub(super) fn parse_all<T: std::str::FromStr<Err = shoal_state::NotAnId>>(ids: &
 pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCreateRequest) -> Result<pb::FunctionCreateResponse, Error> {
     let (app, _) = app::find(api, &request.app_id).await?;
     let (bytes, view, tag) = chosen(&api.local(), &request)?;
+    super::schedule::check(&tag, &view, api.now())?;
     let id = if view.is_builder_function && request.existing_function_id.is_empty() {
         builder_id(app, &tag, &bytes)
     } else {

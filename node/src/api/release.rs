@@ -7,7 +7,7 @@ use shoal_state::model::{App, AppLayout, Deployment, Lasting, NewRelease, Publis
 use shoal_state::{AppId, Command, DefinitionId, Digest, FunctionId, State};
 
 use super::error::Error;
-use super::{Api, Caller, app, seconds, token};
+use super::{Api, Caller, app, schedule, seconds, token};
 
 /// The longest description of a user's repository that is kept, in bytes; a longer one is left out.
 const COMMIT_BYTES_MAX: usize = 4096;
@@ -54,7 +54,8 @@ pub(super) async fn publish(api: &Api, caller: &Caller, request: pb::AppPublishR
     let (id, _) = app::find(api, &request.app_id).await?;
     let state = request.app_state();
     let layout = AppLayout { functions: tagged(request.function_ids)?, classes: tagged(request.class_ids)? };
-    let definitions = definitions(&api.local(), &layout, &request.definition_ids);
+    let known = if state == pb::AppState::Deployed { api.read_latest().await? } else { api.local() };
+    let definitions = definitions(&known, &layout, &request.definition_ids);
     let lasting = match state {
         pb::AppState::Deployed => {
             let (name, tag, version) = (request.name, request.deployment_tag, request.client_version);
@@ -64,6 +65,10 @@ pub(super) async fn publish(api: &Api, caller: &Caller, request: pb::AppPublishR
         pb::AppState::Unspecified => Lasting::Same,
         _ => Lasting::Ephemeral,
     };
+    if let Lasting::Deployed(release) = &lasting {
+        let functions = schedule::published(&known, layout.functions.values().copied(), &definitions);
+        schedule::stage(api, id, release, functions).await?;
+    }
     let at = api.now();
     let publish = Publish { layout, definitions, tags: request.tags.into_iter().collect(), lasting, at };
     api.propose(Command::Publish { id, publish: Box::new(publish) }).await?;
@@ -116,6 +121,7 @@ async fn redeploy(api: &Api, caller: &Caller, id: AppId, app: &App, of: u32, kin
     let old = app.deployments.iter().find(|deployment| deployment.version == of);
     let (tag, version) = old.map(|old| (old.tag.clone(), old.client_version.clone())).unwrap_or_default();
     let release = Box::new(new_release(api, caller, app.name.clone(), tag, version, None));
+    schedule::stage(api, id, &release, schedule::released(&api.read_latest().await?, id, of)).await?;
     api.propose(Command::Redeploy { id, of, kind, release }).await?;
     Ok(deployed_at(api, id))
 }

@@ -14,6 +14,7 @@ mod lists;
 mod logs;
 mod node;
 mod recover;
+mod schedule;
 mod start;
 mod store;
 mod token;
@@ -71,6 +72,9 @@ enum Command {
     /// List and stop tasks: the containers that the cluster runs.
     #[command(subcommand, after_help = "Examples:\n  shoal task list\n  shoal task stop ta-…")]
     Task(lists::TaskCommand),
+    /// List what is called by schedules.
+    #[command(subcommand, after_help = "Examples:\n  shoal schedule list\n  shoal schedule list --json")]
+    Schedule(schedule::ScheduleCommand),
     /// List, drain, label and remove nodes, and say which of them vote.
     #[command(subcommand, after_help = "Examples:\n  shoal node list\n  shoal node drain gpu-1\n  shoal node remove gpu-1")]
     Node(node::NodeCommand),
@@ -118,6 +122,7 @@ pub(crate) fn run() -> anyhow::Result<i32> {
         Command::Audit(audit) => audit.run(),
         Command::App(command) => command.run(),
         Command::Task(command) => command.run(),
+        Command::Schedule(command) => command.run(),
         Command::Node(command) => command.run(),
         Command::Recover(recover) => recover.run(),
         Command::Image(command) => command.run(),

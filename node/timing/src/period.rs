@@ -67,13 +67,16 @@ pub(super) fn next_after(period: &Period, since: Timestamp, after: Timestamp) ->
     let late = || Wrong::Late { timing: describe(period) };
     let start = instant(since).ok_or_else(late)?;
     let civil = Offset::UTC.to_datetime(start);
-    let is_past = |count: i64| nth(period, civil, count).is_some_and(|at| at <= after);
-    let mut high = 1;
+    let is_past = |count: i64| nth(period, civil, count).map_or(count < 0, |at| at <= after);
+    // A time before the start is one as well: of a clock that was ahead when the period began.
+    let (mut low, mut high) = (-1, 1);
     while is_past(high) {
-        high *= 2;
+        (low, high) = (high, high * 2);
     }
-    // The time of `low` is past, or is none; that of `high` is not.
-    let mut low = high / 2;
+    while !is_past(low) {
+        (low, high) = (low * 2, low);
+    }
+    // The time of `low` is past, that of `high` is not.
     while high - low > 1 {
         let middle = low + (high - low) / 2;
         if is_past(middle) { low = middle } else { high = middle }
