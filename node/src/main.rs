@@ -23,6 +23,7 @@ mod keeper;
 mod keys;
 mod members;
 mod peers;
+mod placements;
 mod provider;
 mod recovery;
 mod renewal;

@@ -3,7 +3,7 @@
 //! What to prefer is in `shoal-scheduler`, what can't be is refused by the state; this loop only brings them together.
 //! Waking from zero takes one message (a pool's first input changes the load) and one command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const PLAN_EVERY: Duration = Duration::from_secs(10);
 /// The shortest time between two plans, unless a function waits that has no container at all: calls come and go faster
 /// than a plan is made, and what one more call changes can wait so long.
 const PLAN_GAP: Duration = Duration::from_millis(50);
+/// How long the leader waits until it tries again to read definitions that it could not read.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 /// How long a function whose containers can't start is left alone, from the first time to the last.
 const HOLD_MS: [u64; 6] = [0, 1_000, 5_000, 15_000, 30_000, 60_000];
 
@@ -52,8 +54,15 @@ impl CrashLoops {
     }
 }
 
+/// Gathers what the scheduler plans by.
+pub(crate) async fn load(api: &Api, state: &State, now: Timestamp) -> Load {
+    let mut load = reported(state, &api.reports, now);
+    api.placements.add_to(api, state, &mut load).await;
+    load
+}
+
 /// Turns what the homes of calls report into what the scheduler plans by. A function whose home has not told has no report.
-pub(crate) fn load(state: &State, reports: &Reports, now: Timestamp) -> Load {
+fn reported(state: &State, reports: &Reports, now: Timestamp) -> Load {
     let calls = reports.load(state);
     let pool = |function: &FunctionId| {
         let load = calls.pools.get(function).copied().unwrap_or_default();
@@ -72,6 +81,8 @@ pub(crate) fn load(state: &State, reports: &Reports, now: Timestamp) -> Load {
         asked: calls.tasks.keys().copied().collect(),
         used: calls.tasks.iter().filter(|(_, load)| load.used && load.running == 0).map(|(task, _)| *task).collect(),
         held_until: reports.held(),
+        placements: BTreeMap::new(),
+        unread: BTreeSet::new(),
         down: state.nodes.keys().copied().filter(|node| reports.is_lost(*node)).collect(),
     }
 }
@@ -137,10 +148,11 @@ fn wakes(state: &State, calls: &CallsLoad) -> bool {
 /// Plans and carries it out. Returns how long the plan holds if nothing changes.
 async fn round(api: &Api) -> Duration {
     let (state, now) = (api.local(), now());
-    let load = load(&state, &api.reports, now);
+    let load = load(api, &state, now).await;
     let plan = shoal_scheduler::plan(&state, &load, now, &mut || rand::random());
     let due = shoal_scheduler::next_at(&state, &load, &plan, now);
     let due = due.map_or(PLAN_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)).min(PLAN_EVERY));
+    let due = if load.unread.is_empty() { due } else { due.min(READ_AGAIN) };
     if plan.commands.is_empty() {
         return due;
     }

@@ -52,6 +52,7 @@ use crate::keeper::{EXIT_FINAL, EXIT_UNSTARTED, Listeners};
 use crate::keys::{self, AuthorityFile, Keys};
 use crate::members;
 use crate::peers::Peers;
+use crate::placements::Placements;
 use crate::provider::NodeProvider;
 use crate::renewal;
 use crate::reports::{self, Reports};
@@ -168,6 +169,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         execs: Execs::open(config.data.join("run/execs")).context("cannot make the folder for what processes in containers print")?,
         reports: Reports::new(keys.node, cluster.raft(), &calls, &crashes, &lifecycle),
         crashes,
+        placements: Placements::default(),
         images: images.clone(),
         build_functions: BuildFunctions::default(),
         kept,

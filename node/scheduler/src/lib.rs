@@ -10,16 +10,18 @@
 //! | [`Load`] | what calls and workers report: soft state, never in the log |
 //! | `demand` | how many containers one function should have, and which of its tasks count |
 //! | `room` | what nodes have free; filter, then score |
+//! | [`Placement`] | on which nodes a function may run, by their labels |
 //! | [`plan()`] | the decisions |
 //! | [`next_at()`] | when time alone makes another plan |
 //! | [`Why`], [`explain()`] | the same in words |
 //!
 //! Caveats: a class with parameters keeps its `containers_min` for bound functions only if its base is in the app's
-//! layout. Regions, labels, gangs and GPU types are not considered here; GPUs are counted and bin-packed.
+//! layout. Gangs and GPU types are not considered here; GPUs are counted and bin-packed.
 
 mod demand;
 mod explain;
 mod load;
+mod placement;
 mod plan;
 mod room;
 #[cfg(test)]
@@ -30,6 +32,7 @@ mod why;
 pub use demand::{CONTAINERS_LIMIT, SCALEDOWN_DEFAULT_MS};
 pub use explain::explain;
 pub use load::{Load, PoolLoad};
+pub use placement::{CLOUD, Labels, PREEMPTIBLE, Placement, REGION};
 pub use plan::{ASSIGNS_MAX, Plan, plan};
 pub use wake::{LOOK_AGAIN_MS, next_at};
 pub use why::{Obstacle, Why};

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::Placement;
 use shoal_state::{FunctionId, NodeId, TaskId, Timestamp};
 
 /// The work of one function, as the home of its shard reports it.
@@ -30,6 +31,10 @@ pub struct Load {
     pub used: BTreeSet<TaskId>,
     /// Functions that get no new container before a time, because their containers end as soon as they start.
     pub held_until: BTreeMap<FunctionId, Timestamp>,
+    /// Where functions may run. A function that is absent may run anywhere.
+    pub placements: BTreeMap<FunctionId, Placement>,
+    /// Functions of which it is not known yet where they may run: they get no new container.
+    pub unread: BTreeSet<FunctionId>,
     /// Nodes that are down. Their tasks are not counted on, and they get none.
     pub down: BTreeSet<NodeId>,
 }

@@ -7,6 +7,7 @@ use shoal_state::model::{AppState, Function, Task};
 use shoal_state::{Command, FunctionId, State, TaskId, Timestamp};
 
 use crate::demand::{self, Pool};
+use crate::placement::Placement;
 use crate::room::{Candidate, Room, Taken, Taking};
 use crate::{Load, Why};
 
@@ -26,6 +27,7 @@ pub struct Plan {
 struct Need<'a> {
     id: FunctionId,
     function: &'a Function,
+    placement: Placement,
     missing: u64,
     oldest_waiting_ms: u64,
 }
@@ -85,7 +87,8 @@ impl<'a> Planner<'a> {
             self.waiting.insert(id, Why::ContainersMax { containers_max });
         }
         let oldest_waiting_ms = self.load.pools.get(&id).map_or(0, |load| load.oldest_waiting_ms);
-        Some(Need { id, function, missing: missing.min(may), oldest_waiting_ms })
+        let placement = self.load.placements.get(&id).map(|placement| placement.within(self.state)).unwrap_or_default();
+        Some(Need { id, function, placement, missing: missing.min(may), oldest_waiting_ms })
     }
 
     /// Stops what is to be replaced as soon as it has no input.
@@ -118,6 +121,9 @@ impl<'a> Planner<'a> {
             Some(record) if record.manifest.is_none() => return Some(Why::ImageFailed { image }),
             Some(_) => {}
         }
+        if self.load.unread.contains(&id) {
+            return Some(Why::NotRead);
+        }
         let until = *self.load.held_until.get(&id)?;
         (self.now < until).then_some(Why::Held { until, now: self.now })
     }
@@ -132,7 +138,7 @@ impl<'a> Planner<'a> {
                     need.missing = 0;
                     continue;
                 }
-                match self.room.take(need.id, &need.function.resources) {
+                match self.room.take(need.id, &need.function.resources, &need.placement) {
                     Taking::Taken(taken) => {
                         need.missing -= 1;
                         assigns.push(assign(TaskId::from_random(ids()), need, taken, self.now));
@@ -158,16 +164,19 @@ impl<'a> Planner<'a> {
         if self.state.nodes.is_empty() {
             return Why::NoNodes;
         }
-        let nodes = self.room.obstacles(&needs);
-        if self.room.never_fits(&needs) {
-            return Why::NeverFits { needs, nodes: self.room.capacities() };
+        if let Some(why) = need.placement.nowhere(self.state) {
+            return Why::Nowhere { why };
         }
-        if let Some(node) = self.room.promise(&needs) {
+        let nodes = self.room.obstacles(&needs, &need.placement);
+        if self.room.never_fits(&needs, &need.placement) {
+            return Why::NeverFits { needs, nodes: self.room.capacities(&need.placement) };
+        }
+        if let Some(node) = self.room.promise(&needs, &need.placement) {
             return Why::RoomSoon { node: self.room.name(node) };
         }
         let others: Vec<Candidate> = std::mem::take(&mut self.idle);
         let (own, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|idle| idle.function == need.id);
-        let evicted = self.room.evict(self.state, &needs, &others);
+        let evicted = self.room.evict(self.state, &needs, &need.placement, &others);
         self.idle = others.into_iter().chain(own).collect();
         let Some((node, tasks)) = evicted else { return Why::NoRoom { needs, nodes } };
         self.idle.retain(|idle| !tasks.contains(&idle.task));

@@ -7,6 +7,7 @@ use shoal_state::model::Resources;
 use shoal_state::{BootId, FunctionId, NodeId, State, TaskId, Timestamp};
 
 use crate::Load;
+use crate::placement::{Labels, Placement};
 use crate::why::Obstacle;
 
 /// What is free on one node.
@@ -62,7 +63,18 @@ struct Place {
     /// What is free once the tasks that stop have ended, less what was promised of it.
     soon: Free,
     refuses: Option<Obstacle>,
+    labels: Labels,
     tasks: BTreeMap<FunctionId, u32>,
+}
+
+impl Place {
+    fn obstacle(&self, placement: &Placement) -> Option<Obstacle> {
+        self.refuses.or_else(|| placement.obstacle(&self.labels))
+    }
+
+    fn may_have(&self, placement: &Placement) -> bool {
+        self.obstacle(placement).is_none()
+    }
 }
 
 /// A place that was taken for a task.
@@ -115,7 +127,7 @@ impl Room {
             let free = Free { cpu_milli: capacity.cpu_milli, memory_bytes: capacity.memory_bytes, gpus: (0..capacity.gpus).collect() };
             let refuses = if load.down.contains(id) { Some(Obstacle::Down) } else { node.draining.then_some(Obstacle::Drains) };
             let (name, boot, soon) = (node.name.clone(), node.boot, free.clone());
-            Place { name, boot, capacity, starting: 0, soon, free, refuses, tasks: BTreeMap::new() }
+            Place { name, boot, capacity, starting: 0, soon, free, refuses, labels: node.labels.clone(), tasks: BTreeMap::new() }
         };
         let mut places: BTreeMap<NodeId, Place> = state.nodes.iter().map(|(id, node)| (*id, place(id, node))).collect();
         for (id, task) in &state.tasks {
@@ -137,8 +149,8 @@ impl Room {
     ///
     /// CPU work is spread: the node whose CPU is the least used afterwards, and one without GPUs if there is one. GPU
     /// work is packed: the node with the fewest GPUs left over, so that whole nodes stay free for large requests.
-    pub(crate) fn take(&mut self, function: FunctionId, needs: &Resources) -> Taking {
-        let able: Vec<_> = self.places.iter().filter(|(_, place)| place.refuses.is_none() && place.free.fits(needs)).collect();
+    pub(crate) fn take(&mut self, function: FunctionId, needs: &Resources, placement: &Placement) -> Taking {
+        let able: Vec<_> = self.places.iter().filter(|(_, place)| place.may_have(placement) && place.free.fits(needs)).collect();
         let calm = able.iter().filter(|(_, place)| place.starting < starts_max(place));
         let best = calm.map(|(id, place)| (score(place, function, needs), **id)).min();
         let Some((_, best)) = best else { return if able.is_empty() { Taking::Full } else { Taking::Starting } };
@@ -150,15 +162,21 @@ impl Room {
     }
 
     /// Promises what tasks that stop will free; returns the node.
-    pub(crate) fn promise(&mut self, needs: &Resources) -> Option<NodeId> {
-        let (id, place) = self.places.iter_mut().find(|(_, place)| place.refuses.is_none() && place.soon.fits(needs))?;
+    pub(crate) fn promise(&mut self, needs: &Resources, placement: &Placement) -> Option<NodeId> {
+        let (id, place) = self.places.iter_mut().find(|(_, place)| place.may_have(placement) && place.soon.fits(needs))?;
         place.soon.take(needs);
         Some(*id)
     }
 
     /// Chooses idle tasks to stop so that `needs` will fit on one node: the fewest, then the longest idle. The room is
     /// promised. `None` when stopping all candidates would not help.
-    pub(crate) fn evict(&mut self, state: &State, needs: &Resources, candidates: &[Candidate]) -> Option<(NodeId, Vec<TaskId>)> {
+    pub(crate) fn evict(
+        &mut self,
+        state: &State,
+        needs: &Resources,
+        placement: &Placement,
+        candidates: &[Candidate],
+    ) -> Option<(NodeId, Vec<TaskId>)> {
         let choose = |(id, place): (&NodeId, &Place)| {
             let mut soon = place.soon.clone();
             let mut chosen = Vec::new();
@@ -170,7 +188,7 @@ impl Room {
                 soon.give(&task.resources, &task.gpus);
                 chosen.push(candidate.task);
             }
-            (place.refuses.is_none() && soon.fits(needs)).then_some((chosen.len(), *id, chosen))
+            (place.may_have(placement) && soon.fits(needs)).then_some((chosen.len(), *id, chosen))
         };
         let (_, node, chosen) = self.places.iter().filter_map(choose).min()?;
         self.stop(state, &chosen);
@@ -192,21 +210,29 @@ impl Room {
     }
 
     /// Says for each node what is in the way.
-    pub(crate) fn obstacles(&self, needs: &Resources) -> Vec<(String, Obstacle)> {
-        let of = |place: &Place| place.refuses.or_else(|| place.free.obstacle(needs)).map(|obstacle| (place.name.clone(), obstacle));
+    pub(crate) fn obstacles(&self, needs: &Resources, placement: &Placement) -> Vec<(String, Obstacle)> {
+        let of =
+            |place: &Place| place.obstacle(placement).or_else(|| place.free.obstacle(needs)).map(|obstacle| (place.name.clone(), obstacle));
         self.places.values().filter_map(of).collect()
     }
 
-    /// Says how much each node has when it is empty.
-    pub(crate) fn capacities(&self) -> Vec<(String, Resources)> {
-        self.places.values().map(|place| (place.name.clone(), place.capacity)).collect()
+    /// Says how much each node that may have it has when it is empty.
+    pub(crate) fn capacities(&self, placement: &Placement) -> Vec<(String, Resources)> {
+        self.places
+            .values()
+            .filter(|place| placement.obstacle(&place.labels).is_none())
+            .map(|place| (place.name.clone(), place.capacity))
+            .collect()
     }
 
     /// True when no node could ever hold this, however empty it were.
-    pub(crate) fn never_fits(&self, needs: &Resources) -> bool {
+    pub(crate) fn never_fits(&self, needs: &Resources, placement: &Placement) -> bool {
         let could = |place: &Place| {
             let has = place.capacity;
-            needs.cpu_milli <= has.cpu_milli && needs.memory_bytes <= has.memory_bytes && needs.gpus <= has.gpus
+            placement.obstacle(&place.labels).is_none()
+                && needs.cpu_milli <= has.cpu_milli
+                && needs.memory_bytes <= has.memory_bytes
+                && needs.gpus <= has.gpus
         };
         !self.places.values().any(could)
     }

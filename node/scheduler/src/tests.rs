@@ -1,10 +1,12 @@
 //! Tables: a small cluster, some load, and the commands that must come out.
 
+use std::collections::BTreeSet;
+
 use shoal_state::imbl::OrdMap;
 use shoal_state::model::{App, AppLayout, AppState, Definition, Deployment, Environment, Function, Image, Node, Resources, Scaling, Task};
 use shoal_state::{AppId, BootId, Command, Digest, EnvironmentId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
 
-use super::{LOOK_AGAIN_MS, Load, Plan, PoolLoad, Why, explain, next_at, plan};
+use super::{LOOK_AGAIN_MS, Load, Placement, Plan, PoolLoad, Why, explain, next_at, plan};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 const GIB: u64 = 1 << 30;
@@ -118,6 +120,69 @@ impl Cluster {
             other => panic!("a plan holds no {other:?}"),
         }
     }
+}
+
+#[test]
+fn functions_run_where_the_labels_of_nodes_let_them() {
+    let mut cluster = Cluster::new(&[64_000, 64_000, 64_000]);
+    cluster.apply(Command::SetVersion { version: 3 });
+    for (node, labels) in [(1, &[("region", "eu-west")][..]), (2, &[("region", "us-east"), ("cloud", "aws"), ("preemptible", "true")])] {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        cluster.apply(Command::LabelNode { id: no(node), labels });
+    }
+    let regions =
+        |regions: &[&str]| Placement { regions: regions.iter().map(|region| (*region).to_owned()).collect(), ..Placement::default() };
+    let of = |cloud: &str| Placement { cloud: Some(cloud.to_owned()), ..Placement::default() };
+    let table = [
+        (regions(&["eu"]), Ok(&["n1"][..])),
+        (regions(&["ap", "us-east"]), Ok(&["n2"])),
+        (of("AWS"), Ok(&["n2"])),
+        (Placement { nonpreemptible: true, ..Placement::default() }, Ok(&["n1", "n3"])),
+        (
+            Placement { nonpreemptible: true, ..regions(&["us"]) },
+            Err("needs region us, a node that is not preemptible, and no node is that"),
+        ),
+        (regions(&["ap"]), Err("needs region ap, and no node is that: nodes are labelled region eu-west and us-east")),
+    ];
+    for (number, (placement, allowed)) in (1..).zip(table) {
+        cluster.function(number, resources(1000), scaling(0, 0, 0));
+        cluster.work(number, 6, 0);
+        cluster.load.placements.insert(fu(number), placement.clone());
+        let plan = cluster.plan();
+        let (nodes, why): (BTreeSet<_>, Vec<_>) = (
+            plan.commands.iter().map(|command| cluster.describe(command).rsplit_once(' ').unwrap().1.to_owned()).collect(),
+            plan.waiting.iter().map(|(_, why)| why.to_string()).collect(),
+        );
+        match allowed {
+            Ok(allowed) => {
+                assert!(!nodes.is_empty() && nodes.iter().all(|node| allowed.contains(&node.as_str())), "{placement:?}: {nodes:?}")
+            }
+            Err(words) => assert!(nodes.is_empty() && why[0].contains(words), "{placement:?}: {nodes:?} {why:?}"),
+        }
+        cluster.load.pools.clear();
+    }
+    // A node of the right region that is full is another matter.
+    cluster.function(9, resources(64_000), scaling(0, 0, 0));
+    cluster.load.placements.insert(fu(9), regions(&["eu"]));
+    cluster.task(1, 9, 1);
+    cluster.work(9, 1, 1);
+    let why = cluster.plan().waiting[0].1.to_string();
+    assert_eq!(
+        why,
+        "waiting for 64 cores and a node in its region: node n1 has 0 cores free, node n2 is in another region, node n3 is in another region"
+    );
+    cluster.load.unread.insert(fu(9));
+    assert_eq!(cluster.plan().waiting[0].1, Why::NotRead);
+}
+
+#[test]
+fn what_no_node_is_labelled_with_is_not_asked_for() {
+    let mut cluster = Cluster::new(&[64_000]);
+    cluster.function(1, resources(1000), scaling(0, 0, 0));
+    cluster.work(1, 1, 0);
+    let anywhere = Placement { regions: vec!["eu".to_owned()], cloud: Some("gcp".to_owned()), nonpreemptible: true };
+    cluster.load.placements.insert(fu(1), anywhere);
+    assert_eq!(cluster.step(), ["start f1 on n1"]);
 }
 
 fn scaling(containers_min: u32, containers_max: u32, containers_buffer: u32) -> Scaling {

@@ -15,6 +15,12 @@ pub enum Obstacle {
     Memory { needs_bytes: u64, free_bytes: u64 },
     /// Too few GPUs are free.
     Gpus { needs: u32, free: u32 },
+    /// The node is in no region that the function asks for.
+    Region,
+    /// It is of another cloud.
+    Cloud,
+    /// It may be taken away at any time.
+    Preemptible,
     /// The node takes no new tasks.
     Drains,
     /// The node is down.
@@ -37,6 +43,10 @@ pub enum Why {
     Held { until: Timestamp, now: Timestamp },
     /// No node has joined.
     NoNodes,
+    /// Where it may run is in its definition, which is not here yet.
+    NotRead,
+    /// No node is where it may run.
+    Nowhere { why: String },
     /// No node is large enough, even when empty.
     NeverFits { needs: Resources, nodes: Vec<(String, Resources)> },
     /// No node has room now.
@@ -53,6 +63,9 @@ impl fmt::Display for Obstacle {
             Self::Cpu { free_milli, .. } => write!(f, "has {} free", cores(*free_milli)),
             Self::Memory { free_bytes, .. } => write!(f, "has {} free", mebibytes(*free_bytes)),
             Self::Gpus { free, .. } => write!(f, "has {free} free"),
+            Self::Region => f.write_str("is in another region"),
+            Self::Cloud => f.write_str("is of another cloud"),
+            Self::Preemptible => f.write_str("is preemptible"),
             Self::Drains => f.write_str("drains"),
             Self::Down => f.write_str("is down"),
         }
@@ -65,6 +78,9 @@ impl Obstacle {
             Self::Cpu { needs_milli, .. } => Some(cores(*needs_milli)),
             Self::Memory { needs_bytes, .. } => Some(format!("{} memory", mebibytes(*needs_bytes))),
             Self::Gpus { needs, .. } => Some(gpus(*needs)),
+            Self::Region => Some("a node in its region".to_owned()),
+            Self::Cloud => Some("a node of its cloud".to_owned()),
+            Self::Preemptible => Some("a node that is not preemptible".to_owned()),
             Self::Drains | Self::Down => None,
         }
     }
@@ -84,6 +100,8 @@ impl fmt::Display for Why {
                 write!(f, "its containers end as soon as they start: next try in {} s", left_ms.div_ceil(1000))
             }
             Self::NoNodes => f.write_str("waiting for a node: none has joined"),
+            Self::NotRead => f.write_str("waiting for its definition to be read on the node that leads"),
+            Self::Nowhere { why } => write!(f, "cannot start: {why}"),
             Self::NeverFits { needs, nodes } => never_fits(f, needs, nodes),
             Self::NoRoom { nodes, .. } => waiting(f, nodes),
             Self::RoomSoon { node } => write!(f, "waiting for containers to stop on node {node}"),
@@ -138,6 +156,7 @@ fn cores(milli: u32) -> String {
 /// Writes "waiting for 2 cores: node n1 has 0.5 cores free".
 fn waiting(f: &mut fmt::Formatter<'_>, nodes: &[(String, Obstacle)]) -> fmt::Result {
     let mut wanted: Vec<String> = nodes.iter().filter_map(|(_, obstacle)| obstacle.wanted()).collect();
+    wanted.sort_unstable();
     wanted.dedup();
     let wanted = if wanted.is_empty() { "a node".to_owned() } else { wanted.join(" and ") };
     let nodes: Vec<String> = nodes.iter().map(|(name, obstacle)| format!("node {name} {obstacle}")).collect();

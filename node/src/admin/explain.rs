@@ -61,7 +61,7 @@ impl Explanation {
 pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<ExplainWanted>) -> Answer<Explanation> {
     let state = api.read_latest().await?;
     let now = api.now();
-    let load = scheduling::load(&state, &api.reports, now);
+    let load = scheduling::load(&api, &state, now).await;
     let known = |task: TaskId| api.tasks.get(task);
     let begun = |task: TaskId| {
         let status = api.worker.get().and_then(|worker| worker.container(task));

@@ -233,6 +233,8 @@ pub(super) fn patch(options: &[u8]) -> Result<Vec<u8>, Error> {
         timeout_secs: options.timeout_secs.unwrap_or_default(),
         task_idle_timeout_secs: options.task_idle_timeout_secs.unwrap_or_default(),
         volume_mounts: options.volume_mounts,
+        scheduler_placement: options.scheduler_placement,
+        cloud_provider_str: options.cloud_provider_str.unwrap_or_default(),
         max_concurrent_inputs: most,
         // A target of the parent's does not fit another maximum.
         target_concurrent_inputs: options.target_concurrent_inputs.unwrap_or(most),

@@ -2,11 +2,13 @@
 
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
+use shoal_scheduler::Placement;
 use shoal_state::model::{App, Class, Environment, Function, Resources, Retries};
 use shoal_state::{AppId, ClassId, Command, DefinitionId, Digest, FunctionId, ShardId, State};
 
 use super::error::Error;
 use super::{Api, Caller, app, bound, environment, gpu, scaling};
+use crate::placements;
 
 /// How long an input may run when nobody says, in milliseconds.
 const TIMEOUT_MS: u64 = Function::TIMEOUT_MS;
@@ -216,6 +218,8 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
         ..Function::new(app, &tag, api.now())
     };
     scaling::check(&function.scaling)?;
+    let placement = placements::of(&view);
+    check_placement(&api.local(), &tag, &placement)?;
     // What is published already goes on as it is until the next publish, which names this definition.
     let definition = DefinitionId::derive(&[&caller.identity.scope(), caller.key().as_bytes(), &id.bits().to_le_bytes()]);
     let metadata = pb::FunctionHandleMetadata { definition_id: definition.to_string(), ..metadata_of(id, &function, &view) };
@@ -225,8 +229,32 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
         function_data: Some(request.function_data.unwrap_or_else(|| function_data(&bytes, &view))),
         function: Some(bytes),
         handle_metadata: Some(metadata),
+        server_warnings: unused_placement(&api.local(), &tag, &placement).into_iter().collect(),
         ..Default::default()
     })
+}
+
+/// Refuses a function that no node may run.
+fn check_placement(state: &State, tag: &str, placement: &Placement) -> Result<(), Error> {
+    match placement.nowhere(state) {
+        None => Ok(()),
+        Some(why) => Err(Error::Invalid(format!(
+            "function '{tag}' {why}. Change what it asks for, or label a node that it may run on: `shoal node label NODE region=REGION`, also cloud= and preemptible="
+        ))),
+    }
+}
+
+/// Tells a user whose program asks for a region or a cloud, where the cluster has no labels for such.
+fn unused_placement(state: &State, tag: &str, placement: &Placement) -> Option<pb::Warning> {
+    let used = placement.within(state);
+    if used == *placement {
+        return None;
+    }
+    let words = placement.words();
+    let message = format!(
+        "function '{tag}' asks for {words}, which means nothing here: no node has such a label (`shoal node label NODE region=REGION`)"
+    );
+    Some(pb::Warning { r#type: pb::warning::WarningType::FunctionConfiguration.into(), message })
 }
 
 /// Wraps a function as clients expect it back: with at least one ranked choice that holds the whole of it.

@@ -152,6 +152,8 @@ pub(crate) struct Api {
     /// Processes that were started in this node's containers from outside.
     pub(crate) execs: shoal_worker::execs::Execs,
     pub(crate) crashes: crate::scheduling::CrashLoops,
+    /// Where functions may run.
+    pub(crate) placements: crate::placements::Placements,
     /// What all members tell of themselves.
     pub(crate) reports: crate::reports::Reports,
     pub(crate) images: crate::images::Images,

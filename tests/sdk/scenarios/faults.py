@@ -329,13 +329,12 @@ def full_disk(world: World) -> None:
 
 def fill(file: Path) -> None:
     """Takes all that is left on a disk."""
-    with file.open("ab") as out:
+    with file.open("ab", buffering=0) as out:
         piece = bytes(1 << 20)
         for size in (1 << 20, 4096):
             try:
                 while True:
                     out.write(piece[:size])
-                    out.flush()
             except OSError:
                 pass
 
