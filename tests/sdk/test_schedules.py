@@ -4,7 +4,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def is_whole(node: Node, count: int) -> bool:
     return settled and status["shards_missing_copies"] == 0
 
 
-def made(nodes: dict[str, Node]) -> dict[int, set[str]]:
+def made(nodes: Mapping[str, Node]) -> dict[int, set[str]]:
     """Returns the calls that were made for each time, by what the logs of all nodes say."""
     calls: dict[int, set[str]] = {}
     for node in nodes.values():
@@ -258,3 +258,28 @@ def test_each_time_is_fired_once_when_the_leader_is_lost(three: dict[str, Node],
     assert len(gaps) <= 1, (since, due)
     for one, other in gaps:
         assert lost_at - 500 <= one and one - 2000 <= lost_at and other <= led_at + 4000, (lost_at, led_at, gaps)
+
+
+def test_what_came_due_while_a_node_was_down_is_made_up_for_once(tmp_path: Path, seed: Path, unique: str) -> None:
+    """A node is stopped for more than three times of a Period of 2 s. After its start one call is made for the first time that was
+    missed, none for the others, and the next comes in the old phase."""
+    node = founder(tmp_path / "node", seed, 'log = "info,shoal::schedules=debug"\n[containers]\nzygotes = false\n')
+    try:
+        node.start()
+        client = Client(node, node.create_token(), tmp_path / "home")
+        client.modal("deploy", "--name", unique, PROGRAM, environment={"SCHEDULES_QUEUE": unique, "SCHEDULES_ALONE": "yes"}).ok(120)
+        (line,) = node.json("schedule", "list")
+        wait_for("two calls", lambda: len(made({"": node})) >= 2, 30, every=0.2)
+        node.stop()
+        before = sorted(made({"": node}))
+        missed = before[-1] + 2000
+        wait_for("three times to pass", lambda: time.time() * 1000 > missed + 6500, 30)
+        node.start()
+        wait_for("three calls after the start", lambda: len(made({"": node})) >= len(before) + 3, 30, every=0.2)
+        after = sorted(made({"": node}))[len(before) :]
+        assert after[0] == missed, (before, after)
+        assert after[1] >= missed + 8000 and after[2] == after[1] + 2000, (before, after)
+        assert all((due - line["since_ms"]) % 2000 == 0 for due in after), (line, after)
+        client.close()
+    finally:
+        node.stop()
