@@ -171,7 +171,7 @@ pub(crate) struct StatusReport {
     pub(crate) tasks: usize,
     /// Images.
     pub(crate) images: usize,
-    /// How many copies of what is named are missing, as far as it can be found out.
+    /// How many copies of what is named are missing, as far as it can be found out: [`Self::copies_why`] says what is not known.
     #[serde(default)]
     pub(crate) copies_missing: u64,
     /// Why, in sentences.

@@ -146,13 +146,14 @@ PROGRAMS = {
         '@app.function(image=modal.Image.from_registry("127.0.0.1:1/none:latest"))',
         "127.0.0.1:1/none:latest.*registry 127.0.0.1:1 cannot be reached",
     ),
+    "containers": ("@app.function(max_containers=0)", "function 'f' has max_containers=0, with which no container could ever run it"),
     "command": ('@app.function(image=modal.Image.debian_slim().run_commands("exit 3"))', "exit 3.*3"),
 }
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_a_program_that_asks_for_what_is_not_here(client, tmp_path, kind):
-    """A GPU, a registry or a command that this machine does not have: one sentence at once, not a wait."""
+    """A GPU, a registry or a command that this machine does not have, no container at all: one sentence at once, not a wait."""
     decorator, expected = PROGRAMS[kind]
     program = tmp_path / "program.py"
     program.write_text(f"import modal\n\napp = modal.App()\n\n\n{decorator}\ndef f():\n    return 1\n")

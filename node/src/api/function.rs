@@ -218,6 +218,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
         ..Function::new(app, &tag, api.now())
     };
     scaling::check(&function.scaling)?;
+    scaling::check_definition(&tag, &view)?;
     let placement = placements::of(&view);
     check_placement(&api.local(), &tag, &placement)?;
     // What is published already goes on as it is until the next publish, which names this definition.

@@ -39,6 +39,16 @@ pub(super) fn check(scaling: &Scaling) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses a function that is defined to have no container ever.
+pub(super) fn check_definition(tag: &str, view: &pb::Function) -> Result<(), Error> {
+    match view.autoscaler_settings.and_then(|settings| settings.max_containers) {
+        Some(0) => Err(Error::Invalid(format!(
+            "function '{tag}' has max_containers=0, with which no container could ever run it: leave max_containers out for no maximum, or give 1 or more"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn settings(scaling: &Scaling) -> pb::AutoscalerSettings {
     pb::AutoscalerSettings {
         min_containers: Some(scaling.containers_min),
@@ -147,6 +157,17 @@ mod tests {
         assert_eq!(after, Scaling { containers_max: 0, scaledown_ms: 5000, ..before });
         let differ = changes(&before, &after);
         assert_eq!((differ.min_containers, differ.max_containers, differ.scaledown_window), (None, Some(0), Some(5)));
+    }
+
+    #[test]
+    fn a_definition_that_allows_no_container_is_refused_and_none_at_all_is_no_maximum() {
+        let function = |max_containers| pb::Function {
+            autoscaler_settings: Some(pb::AutoscalerSettings { max_containers, ..Default::default() }),
+            ..Default::default()
+        };
+        let said = check_definition("train", &function(Some(0))).unwrap_err().to_string();
+        assert!(said.contains("function 'train' has max_containers=0"), "{said}");
+        assert!(check_definition("train", &function(Some(1))).is_ok() && check_definition("train", &function(None)).is_ok());
     }
 
     #[test]

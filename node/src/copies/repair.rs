@@ -149,14 +149,25 @@ impl Copies {
     }
 }
 
+/// How soon a node looks after nodes came or went: what they are to keep must not wait for the next round.
+const MOVED_WAIT: Duration = Duration::from_secs(2);
+
 /// Repairs whenever something has changed, until `stop`.
 pub(crate) async fn run(api: Api, stop: CancellationToken) {
     let mut done: Option<(Named, Placement, Instant)> = None;
     loop {
         let copies = &api.copies;
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(copies.inner.repair.every_seconds.max(1))) => {}
-            () = stop.cancelled() => return,
+        let round = Duration::from_secs(copies.inner.repair.every_seconds.max(1));
+        let began = Instant::now();
+        while began.elapsed() < round {
+            tokio::select! {
+                () = tokio::time::sleep(MOVED_WAIT.min(round)) => {}
+                () = stop.cancelled() => return,
+            }
+            let placement = copies.others().placement(copies.inner.wanted);
+            if !copies.is_alone() && done.as_ref().is_none_or(|(_, at, _)| *at != placement) {
+                break;
+            }
         }
         let state = api.local();
         let (named, placement) = (Named::of(&state), copies.others().placement(copies.inner.wanted));
