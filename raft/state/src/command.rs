@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     App, AppLayout, Bound, Class, Cluster, Deployment, Environment, EnvironmentChange, Function, Image, Layer, Member, Mount, NewRelease,
-    NewSchedule, Node, Object, Publish, ReleaseKind, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose, Voting,
+    NewSchedule, Node, Object, Publish, ReleaseKind, Sandbox, SandboxEnd, Scaling, Secret, ShardChange, Task, TaskEnd, Token, TokenPurpose,
+    Voting,
 };
 use crate::{
-    AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, ObjectId, SecretId, ShardId, TaskId, Timestamp,
-    TokenId,
+    AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, ObjectId, SandboxId, SecretId, ShardId, TaskId,
+    Timestamp, TokenId,
 };
 
 /// The newest version of the rules that this build knows. See the version gate in ARCHITECTURE.md.
@@ -122,6 +123,12 @@ pub enum Command {
     EndFirings { firings: Vec<(FunctionId, Timestamp)> },
     /// Sets a schedule's next time anew: it came from a clock that was wrong.
     Reschedule { id: FunctionId, from: Timestamp, next: Timestamp },
+    /// Creates a sandbox, with the function of the same number that its container needs; nothing happens when the id is there.
+    CreateSandbox { id: SandboxId, sandbox: Box<Sandbox>, function: Box<Function> },
+    /// Ends a sandbox, and asks its container to stop; the first end counts.
+    EndSandbox { id: SandboxId, end: SandboxEnd },
+    /// Forgets sandboxes that have ended and whose containers are gone.
+    ForgetSandboxes { ids: Vec<SandboxId> },
 }
 
 impl Command {
@@ -143,6 +150,7 @@ impl Command {
             Self::BindFunction { .. } | Self::UseBound { .. } | Self::ForgetBound { .. } => 5,
             Self::CreateObject { .. } | Self::RemoveObject { .. } => 5,
             Self::StageSchedules { .. } | Self::Fire { .. } | Self::EndFirings { .. } | Self::Reschedule { .. } => 6,
+            Self::CreateSandbox { .. } | Self::EndSandbox { .. } | Self::ForgetSandboxes { .. } => 6,
             Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
             _ => 1,
         }

@@ -12,6 +12,7 @@ mod fresh;
 mod member;
 mod object;
 mod release;
+mod sandbox;
 mod schedule;
 
 pub use bound::{Bound, Changes};
@@ -20,6 +21,7 @@ pub use object::Object;
 pub use release::{
     AppNotes, EnvironmentChange, EnvironmentSettings, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind, SecretNotes,
 };
+pub use sandbox::{Sandbox, SandboxEnd, SandboxEndBy};
 pub use schedule::{NewSchedule, Period, Schedule, StagedSchedules, Timing};
 
 /// Milliseconds since 1970-01-01 UTC, chosen by the proposer.

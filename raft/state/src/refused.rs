@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppId, EnvironmentId, FunctionId, ImageId, MountId, NodeId, ObjectId, SecretId, ShardId, TaskId, TokenId, VOTERS_MAX};
+use crate::{
+    AppId, EnvironmentId, FunctionId, ImageId, MountId, NodeId, ObjectId, SandboxId, SecretId, ShardId, TaskId, TokenId, VOTERS_MAX,
+};
 
 /// Why a command changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -114,6 +116,8 @@ pub enum Refused {
     DueBefore { id: FunctionId, due: u64, next: u64 },
     #[error("{count} firings of function {id} wait for their calls: no more are decided")]
     FiringsWait { id: FunctionId, count: usize },
+    #[error("sandbox {id} does not exist")]
+    NoSandbox { id: SandboxId },
 }
 
 /// What a node is to a shard, where that forbids a change.

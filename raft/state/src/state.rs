@@ -7,13 +7,13 @@ use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::model::{
     App, AppLayout, AppNotes, AppState, Bound, Class, Cluster, Deployment, Environment, EnvironmentSettings, Function, Image, Layer,
-    Member, Mount, Node, Object, Release, Removed, Schedule, Secret, SecretNotes, Shard, ShardChange, StagedSchedules, Task, Token,
-    TokenLimits, TokenPurpose, Voting,
+    Member, Mount, Node, Object, Release, Removed, Sandbox, Schedule, Secret, SecretNotes, Shard, ShardChange, StagedSchedules, Task,
+    TaskEnd, Token, TokenLimits, TokenPurpose, Voting,
 };
 use crate::refused::MemberIs;
 use crate::{
-    AppId, ClassId, Command, DefinitionId, Digest, EnvironmentId, Event, FunctionId, ImageId, MountId, NodeId, ObjectId, Refused, SecretId,
-    ShardId, TaskId, Timestamp, TokenId,
+    AppId, ClassId, Command, DefinitionId, Digest, EnvironmentId, Event, FunctionId, ImageId, MountId, NodeId, ObjectId, Refused,
+    SandboxId, SecretId, ShardId, TaskId, Timestamp, TokenId,
 };
 
 mod bound;
@@ -23,6 +23,7 @@ mod members;
 mod objects;
 mod parts;
 mod releases;
+mod sandboxes;
 mod schedules;
 mod secrets;
 
@@ -98,6 +99,8 @@ pub struct State {
     pub staged_schedules: OrdMap<(AppId, Digest), StagedSchedules>,
     /// Firings whose calls are yet to be made: of which function, and for which time.
     pub firings: OrdSet<(FunctionId, Timestamp)>,
+    /// Sandboxes; for a while those too that have ended.
+    pub sandboxes: OrdMap<SandboxId, Sandbox>,
 }
 
 type Applied = Result<Vec<Event>, Refused>;
@@ -153,7 +156,7 @@ impl State {
             Command::ChangeShard { shard, epoch, change } => self.change_shard(*shard, *epoch, *change),
             Command::Assign { id, task } => self.assign(*id, task),
             Command::StopTask { id, why } => self.stop_task(*id, why),
-            Command::EndTask { id, generation, end: _ } => self.end_task(*id, *generation),
+            Command::EndTask { id, generation, end } => self.end_task(*id, *generation, end),
             Command::SetSetting { key, value } => {
                 if value.is_empty() {
                     self.settings.remove(key);
@@ -189,6 +192,9 @@ impl State {
             Command::Fire { id, due, next } => self.fire(*id, *due, *next),
             Command::EndFirings { firings } => self.end_firings(firings),
             Command::Reschedule { id, from, next } => self.reschedule(*id, *from, *next),
+            Command::CreateSandbox { id, sandbox, function } => self.create_sandbox(*id, sandbox, function),
+            Command::EndSandbox { id, end } => self.end_sandbox(*id, end),
+            Command::ForgetSandboxes { ids } => self.forget_sandboxes(ids),
         }
     }
 
@@ -323,6 +329,7 @@ impl State {
         for task in tasks {
             events.extend(self.stop_task(task, why)?);
         }
+        self.end_sandboxes_of(id, at, why);
         Ok(events)
     }
 
@@ -347,6 +354,7 @@ impl State {
         let classes: Vec<ClassId> = self.classes.values().filter(|class| class.app == id).map(|class| class.id).collect();
         functions.iter().for_each(|id| drop((self.functions.remove(id), self.bound.remove(id))));
         classes.iter().for_each(|id| drop(self.classes.remove(id)));
+        self.forget_sandboxes_of(id);
     }
 
     fn put_function(&mut self, id: FunctionId, function: &Function) -> Applied {
@@ -465,7 +473,7 @@ impl State {
         Ok(vec![Event::TasksChanged(task.node)])
     }
 
-    fn end_task(&mut self, id: TaskId, generation: u64) -> Applied {
+    fn end_task(&mut self, id: TaskId, generation: u64, end: &TaskEnd) -> Applied {
         let task = self.tasks.get(&id).ok_or(Refused::NoTask { id })?;
         if task.generation != generation {
             return Err(Refused::OldGeneration { id, generation, current: task.generation });
@@ -478,6 +486,7 @@ impl State {
                 self.tasks_of.remove(&function);
             }
         }
+        self.sandbox_task_ended(function, end);
         self.forget_if_homeless(app);
         Ok(vec![Event::TasksChanged(node)])
     }

@@ -8,12 +8,12 @@ use std::path::Path;
 
 use shoal_state::model::{
     App, AppLayout, AppState, Bound, Changes, Cluster, Deployment, Environment, EnvironmentChange, Function, Lasting, Member, NewRelease,
-    NewSchedule, Node, Object, Period, Publish, ReleaseKind, Resources, Scaling, Schedule, Secret, ShardChange, Task, TaskEnd, Timing,
-    Token, TokenLimits, TokenPurpose, Voting,
+    NewSchedule, Node, Object, Period, Publish, ReleaseKind, Resources, Sandbox, SandboxEnd, SandboxEndBy, Scaling, Schedule, Secret,
+    ShardChange, Task, TaskEnd, Timing, Token, TokenLimits, TokenPurpose, Voting,
 };
 use shoal_state::{
-    AppId, BootId, Command, DefinitionId, DictId, Digest, EnvironmentId, FunctionId, NodeId, ObjectId, QueueId, SecretId, ShardId, State,
-    TaskId, Timestamp, TokenId,
+    AppId, BootId, Command, DefinitionId, DictId, Digest, EnvironmentId, FunctionId, NodeId, ObjectId, QueueId, SandboxId, SecretId,
+    ShardId, State, TaskId, Timestamp, TokenId,
 };
 
 /// The words of one line: what to do, its plain arguments, and its `key=value` arguments.
@@ -183,6 +183,29 @@ fn registry_command(line: &Line<'_>) -> Command {
             },
         },
         "stage_schedules" | "fire" | "end_firings" | "reschedule" => schedule_command(line),
+        "sandbox" => Command::CreateSandbox {
+            id: SandboxId::from_random(line.number(0)),
+            sandbox: Box::new(Sandbox {
+                app: AppId::from_random(line.keyed("app", 1).into()),
+                sealed: vec![],
+                timeout_ms: 1000,
+                created: Timestamp(line.keyed("at", 10)),
+                created_by: "alice".to_owned(),
+                ended: None,
+            }),
+            function: Box::new(function(line)),
+        },
+        "end_sandbox" => Command::EndSandbox {
+            id: SandboxId::from_random(line.number(0)),
+            end: SandboxEnd {
+                at: Timestamp(line.keyed("at", 20)),
+                by: line.keyed.get("by").map_or(SandboxEndBy::Termination, |code| SandboxEndBy::Itself(code.parse().expect("a code"))),
+                how: line.keyed.get("how").unwrap_or(&"exit").to_string(),
+            },
+        },
+        "forget_sandboxes" => {
+            Command::ForgetSandboxes { ids: (0..line.plain.len()).map(|index| SandboxId::from_random(line.number(index))).collect() }
+        }
         "remove_dict" | "remove_queue" => Command::RemoveObject { id: object(line) },
         other => panic!("no command is called {other:?}"),
     }
@@ -445,6 +468,16 @@ fn show(state: &State, line: &Line<'_>) -> String {
         "objects" => {
             let objects = state.objects.iter().map(|(id, object)| format!("{} {} as {:?}", id.kind(), id.bits(), object.name));
             objects.collect::<Vec<_>>().join("; ")
+        }
+        "sandboxes" => {
+            let sandboxes = state.sandboxes.iter().map(|(id, sandbox)| {
+                let function = if state.functions.contains_key(&id.function()) { "" } else { ", function gone" };
+                match &sandbox.ended {
+                    Some(end) => format!("{} ended by {:?}: {}{function}", id.bits(), end.by, end.how),
+                    None => format!("{} lives{function}", id.bits()),
+                }
+            });
+            sandboxes.collect::<Vec<_>>().join("; ")
         }
         "voting" => format!("{:?}", state.voting.iter().map(|(id, voting)| (id.bits(), *voting)).collect::<Vec<_>>()),
         "removed" => format!("{:?}", state.removed.iter().map(|(id, removed)| (id.bits(), removed.why.as_str())).collect::<Vec<_>>()),

@@ -55,7 +55,7 @@ layout! {
     3: cluster, members, removed, tokens_used;
     4: voting;
     5: bound, objects;
-    6: schedules, staged_schedules, firings;
+    6: schedules, staged_schedules, firings, sandboxes;
 }
 
 struct Reader;

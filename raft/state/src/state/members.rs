@@ -6,7 +6,7 @@
 use imbl::OrdMap;
 
 use super::{Applied, State};
-use crate::model::{Cluster, Member, Removed, Shard, TokenPurpose, Voting};
+use crate::model::{Cluster, Member, Removed, Shard, TaskEnd, TokenPurpose, Voting};
 use crate::{Event, NodeId, Refused, ShardId, TaskId, Timestamp, TokenId};
 
 /// The most nodes that vote: with more of them a decision takes longer, and five stand the loss of two.
@@ -91,8 +91,9 @@ impl State {
         let mut events = vec![Event::NodesChanged];
         let tasks: Vec<(TaskId, u64)> =
             self.tasks.iter().filter(|(_, task)| task.node == id).map(|(task, about)| (*task, about.generation)).collect();
+        let end = TaskEnd { at, how: format!("its node has left the cluster: {why}") };
         for (task, generation) in tasks {
-            events.extend(self.end_task(task, generation)?);
+            events.extend(self.end_task(task, generation, &end)?);
         }
         let joining: Vec<ShardId> = self.shards.iter().filter(|(_, shard)| shard.joining.contains(&id)).map(|(shard, _)| *shard).collect();
         for shard in joining {
