@@ -1,7 +1,7 @@
 //! How many containers one function should have.
 
 use shoal_state::model::{AppState, Function, Task};
-use shoal_state::{FunctionId, State, TaskId, Timestamp};
+use shoal_state::{FunctionId, SandboxId, State, TaskId, Timestamp};
 
 use crate::{Load, PoolLoad};
 
@@ -82,6 +82,10 @@ pub(crate) fn containers_max(function: &Function) -> u32 {
 
 /// Returns how many serving containers the function should have, before what is possible is considered.
 pub(crate) fn wanted(state: &State, load: &Load, id: FunctionId, function: &Function, pool: &Pool<'_>) -> u64 {
+    if let Some(sandbox) = state.sandboxes.get(&SandboxId::of(id)) {
+        // One container, once: it is replaced by no other, and ends when it is done.
+        return if pool.held() == 0 { u64::from(sandbox.ended.is_none()) } else { pool.serving.len() as u64 };
+    }
     let PoolLoad { waiting, running, oldest_waiting_ms, input_ms } = load.pools.get(&id).copied().unwrap_or_default();
     let slots = slots(function);
     let waiting = match input_ms.filter(|_| oldest_waiting_ms < PATIENCE_MS && !function.single_use) {

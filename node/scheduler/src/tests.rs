@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use shoal_state::imbl::OrdMap;
-use shoal_state::model::{App, AppLayout, AppState, Definition, Deployment, Environment, Function, Image, Node, Resources, Scaling, Task};
-use shoal_state::{AppId, BootId, Command, Digest, EnvironmentId, FunctionId, ImageId, NodeId, State, TaskId, Timestamp};
+use shoal_state::model::{
+    App, AppLayout, AppState, Definition, Deployment, Environment, Function, Image, Node, Resources, Sandbox, Scaling, Task,
+};
+use shoal_state::{AppId, BootId, Command, Digest, EnvironmentId, FunctionId, ImageId, NodeId, SandboxId, State, TaskId, Timestamp};
 
 use super::{LOOK_AGAIN_MS, Load, Placement, Plan, PoolLoad, Why, explain, next_at, plan};
 
@@ -416,6 +418,29 @@ fn a_new_deployment_replaces_idle_containers_at_once_and_busy_ones_when_they_are
     assert_eq!(cluster.step(), ["stop 1: replaced by a newer deployment"]);
     cluster.work(1, 1, 1);
     assert_eq!(cluster.step(), ["start f1 on n1"]);
+}
+
+#[test]
+fn a_sandbox_has_one_container_once() {
+    let mut cluster = Cluster::new(&[8000, 8000]);
+    cluster.apply(Command::SetVersion { version: shoal_state::VERSION_KNOWN });
+    let id = SandboxId::from_random(9);
+    let function = Function { image: Some(ImageId::from_random(1)), resources: resources(1000), ..Function::new(app(), "sandbox", NOW) };
+    let sandbox = Sandbox { app: app(), sealed: Vec::new(), timeout_ms: 1000, created: NOW, created_by: String::new(), ended: None };
+    cluster.apply(Command::CreateSandbox { id, sandbox: Box::new(sandbox), function: Box::new(function) });
+    let planned = cluster.plan().commands;
+    assert!(matches!(planned[..], [Command::Assign { .. }]), "{planned:?}");
+    planned.into_iter().for_each(|command| cluster.apply(command));
+    assert_eq!(cluster.plan().commands, []);
+    // Nothing moves it: neither a drain of its node nor a deployment of its app.
+    let (task, on) = cluster.state.tasks.iter().map(|(id, task)| (*id, task.node)).next().unwrap();
+    cluster.apply(Command::DrainNode { id: on, draining: true });
+    assert_eq!(cluster.plan().commands, []);
+    // Nor does another come in its place.
+    let end = shoal_state::model::TaskEnd { at: NOW, how: "node restarted".to_owned() };
+    let generation = cluster.state.tasks[&task].generation;
+    cluster.apply(Command::EndTask { id: task, generation, end });
+    assert_eq!(cluster.plan().commands, []);
 }
 
 #[test]
