@@ -30,6 +30,7 @@ mod renewal;
 mod reports;
 mod room;
 mod roots;
+mod sandboxes;
 mod schedules;
 mod scheduling;
 mod server;

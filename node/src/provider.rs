@@ -18,18 +18,22 @@ use shoal_runtime::{Bind, ContainerSpec, Exit, ExitStatus, Limits, NetworkMode};
 use shoal_state::model::{Function, Resources, Task, TaskEnd};
 use shoal_state::{Command, TaskId};
 use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Error, environment_name, now, secret, transport};
 use crate::arguments::{self, Variables};
 use crate::images;
 use crate::roots::Root;
+use crate::sandboxes;
 use crate::zygotes::{self, Kind, Start, Zygotes};
 
 /// What a running task holds on this node.
 struct Held {
     _root: Root,
-    _door: transport::TaskDoor,
+    _door: Option<transport::TaskDoor>,
     dir: PathBuf,
+    /// What ends a sandbox in time.
+    _timeout: Option<AbortOnDropHandle<()>>,
 }
 
 /// The node, as the worker's driver sees it.
@@ -49,6 +53,13 @@ impl NodeProvider {
         let state = self.api.local();
         let absent = || Error::NotFound(format!("Function '{}' not found", task.function));
         let function = state.functions.get(&task.function).ok_or_else(absent)?;
+        if sandboxes::of_task(&state, task).is_some() {
+            let planned = sandboxes::plan(&self.api, &state, id, task, function).await?;
+            let dir = self.api.config.data.join("run/tasks").join(id.to_string());
+            let held = Held { _root: planned.root, _door: None, dir, _timeout: Some(planned.timeout) };
+            self.held.lock().insert(id, held);
+            return Ok(planned.plan);
+        }
         let (image_id, image) = images::image_of(&state, function)?;
         let record = images::read_record(&self.api, &image).await?;
         if image.manifest.is_some() && record.metadata.python_path.is_none() {
@@ -99,7 +110,7 @@ impl NodeProvider {
             Start::From(snapshot) => spec.snapshot = Some(snapshot),
             Start::Plain(why) => self.api.tasks.starts_plain(id, why),
         }
-        self.held.lock().insert(id, Held { _root: root, _door: door, dir });
+        self.held.lock().insert(id, Held { _root: root, _door: Some(door), dir, _timeout: None });
         let mut plan = ContainerPlan::new(spec);
         plan.startup_timeout = Some(Duration::from_millis(function.startup_timeout_ms));
         Ok(plan)
@@ -111,6 +122,12 @@ impl NodeProvider {
         }
         let (state, known) = (self.api.local(), self.api.tasks.forget(id));
         let Some(task) = state.tasks.get(&id) else { return Ok(()) };
+        if let Some((sandbox, _)) = sandboxes::of_task(&state, task) {
+            let ended = TaskEnd { at: now(), how: end.how.clone() };
+            self.api.tasks.remember(id, task, ended.clone());
+            let first = Command::EndSandbox { id: sandbox, end: sandboxes::end_of(end) };
+            return known_already(id, self.api.propose_all(vec![first, Command::EndTask { id, generation, end: ended }]).await);
+        }
         let stopping = task.stopping.is_some();
         let took_input = known.as_ref().is_some_and(|known| known.works_on.is_some());
         let dismissed = known.as_ref().is_some_and(|known| known.dismissed);
@@ -130,13 +147,7 @@ impl NodeProvider {
         }
         let ended = TaskEnd { at: now(), how: end.how.clone() };
         self.api.tasks.remember(id, task, ended.clone());
-        match self.api.propose(Command::EndTask { id, generation, end: ended }).await {
-            Err(Error::Refused(refused)) => {
-                tracing::debug!(task = %id, %refused, "the end of a task was known already");
-                Ok(())
-            }
-            other => other,
-        }
+        known_already(id, self.api.propose(Command::EndTask { id, generation, end: ended }).await)
     }
 
     /// A container that ended before it took an input: the next one waits, and when it was the container's own doing,
@@ -151,6 +162,17 @@ impl NodeProvider {
         let said = result(pb::generic_result::GenericStatus::InitFailure, &format!("the container could not start: {why}"));
         let failed = self.api.calls.fail_pool(task.function, Status::InitFailed, said).await;
         failed.map_err(Error::failed(format!("cannot fail what waits for function {}", task.function)))
+    }
+}
+
+/// An end that the state refuses was known to it.
+fn known_already(id: TaskId, proposed: Result<(), Error>) -> Result<(), Error> {
+    match proposed {
+        Err(Error::Refused(refused)) => {
+            tracing::debug!(task = %id, %refused, "the end of a task was known already");
+            Ok(())
+        }
+        other => other,
     }
 }
 
@@ -188,7 +210,7 @@ fn result(status: pb::generic_result::GenericStatus, exception: &str) -> bytes::
 }
 
 /// Where a function sets no limit of memory, what the node has for containers is one: it goes on when a container takes all.
-fn limits(function: &Function, node: Option<Resources>) -> Limits {
+pub(crate) fn limits(function: &Function, node: Option<Resources>) -> Limits {
     let resources = function.resources;
     let some = |value: u64| (value > 0).then_some(value);
     Limits {

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use shoal_calls::calls::Load;
+use shoal_state::model::SandboxEnd;
 use shoal_state::{AppId, Command, FunctionId, SecretId, State, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,8 @@ const REGISTRY_ROUNDS: u32 = 60;
 const OBJECTS_ROUNDS: u32 = 30;
 /// How long a secret without a name and without a use is kept, in milliseconds: longer than the longest build.
 const UNUSED_MS: u64 = 86_400_000;
+/// How long it is known how a sandbox ended, in milliseconds.
+const ENDED_SANDBOX_MS: u64 = 86_400_000;
 /// The most commands of one round.
 const COMMANDS_MAX: usize = 100;
 
@@ -68,12 +71,21 @@ fn orphans(state: &State, load: &Load) -> Vec<FunctionId> {
     waits.map(|(id, _)| *id).filter(gone).collect()
 }
 
+/// Returns what forgets the sandboxes that ended long ago.
+fn old_sandboxes(state: &State, now: Timestamp) -> Option<Command> {
+    let old = |ended: &SandboxEnd| now.0.saturating_sub(ended.at.0) > ENDED_SANDBOX_MS;
+    let ended = state.sandboxes.iter().filter(|(_, sandbox)| sandbox.ended.as_ref().is_some_and(old));
+    let ids: Vec<_> = ended.map(|(id, _)| *id).take(COMMANDS_MAX).collect();
+    (!ids.is_empty()).then_some(Command::ForgetSandboxes { ids })
+}
+
 async fn forget(api: &Api) {
     let (state, now) = (api.local(), api.now());
     let apps = old_apps(&state, now, api.config.disk.stopped_apps_ms()).into_iter().map(|id| Command::RemoveApp { id });
     let secrets = unused_secrets(&state, now).into_iter().map(|id| Command::RemoveSecret { id });
     let bound = api::bound::unused(&state, &api.reports.load(&state), now);
-    let commands: Vec<Command> = apps.chain(secrets).take(COMMANDS_MAX).chain(bound).collect();
+    let sandboxes = old_sandboxes(&state, now);
+    let commands: Vec<Command> = apps.chain(secrets).take(COMMANDS_MAX).chain(bound).chain(sandboxes).collect();
     if !commands.is_empty()
         && let Err(error) = api.propose_all(commands).await
     {

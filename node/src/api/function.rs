@@ -136,8 +136,9 @@ pub(super) async fn precreate(
     Ok(pb::FunctionPrecreateResponse { function_id: id.to_string(), handle_metadata: Some(metadata_of(id, &function, &view)) })
 }
 
-fn resources(view: &pb::Function) -> Resources {
-    let asked = view.resources.clone().unwrap_or_default();
+/// Turns what a container is asked to have into ours; what is absent has a default.
+pub(super) fn resources(asked: Option<&pb::Resources>) -> Resources {
+    let asked = asked.cloned().unwrap_or_default();
     let or = |value: u32, default: u32| if value == 0 { default } else { value };
     Resources {
         cpu_milli: or(asked.milli_cpu, CPU_MILLI),
@@ -204,7 +205,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
         image: if view.image_id.is_empty() { None } else { Some(view.image_id.parse()?) },
         mounts: parse_all(&view.mount_ids)?,
         secrets: parse_all(&view.secret_ids)?,
-        resources: resources(&view),
+        resources: resources(view.resources.as_ref()),
         scaling: scaling::of(&view),
         retries: view.retry_policy.as_ref().map(retries).unwrap_or_default(),
         timeout_ms: if view.timeout_secs == 0 { TIMEOUT_MS } else { u64::from(view.timeout_secs) * 1000 },

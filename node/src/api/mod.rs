@@ -29,6 +29,7 @@ mod outcome;
 mod policy;
 mod queue;
 mod release;
+pub(crate) mod sandbox;
 mod scaling;
 mod schedule;
 pub(crate) mod secret;

@@ -27,7 +27,7 @@ use shoal_state::model::{TokenLimits, TokenPurpose};
 use shoal_state::{AppId, CallId, ClassId, EnvironmentId, FunctionId, InputId, ObjectId, QueueId, SecretId, State, TaskId};
 
 use super::error::Error;
-use super::{Api, Caller, Identity, environment, input_token};
+use super::{Api, Caller, Identity, environment, input_token, sandbox};
 use crate::room::Room;
 
 /// Who may call a method.
@@ -115,6 +115,10 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionCallGetDataOut"
         | "TaskList"
         | "TaskGetInfo"
+        | "SandboxGetTaskId"
+        | "SandboxGetTaskIdV2"
+        | "SandboxWait"
+        | "SandboxWaitV2"
         | "DictGetOrCreate"
         | "DictGetById"
         | "DictList"
@@ -141,6 +145,8 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionMap"
         | "FunctionPutInputs"
         | "FunctionRetryInputs"
+        | "SandboxCreate"
+        | "SandboxCreateV2"
         | "DictUpdate"
         | "QueuePut" => (Who::Either, Does::Add),
 
@@ -155,6 +161,9 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionCallCancel"
         | "ContainerStop"
         | "TaskGetCommandRouterAccess"
+        | "SandboxTerminate"
+        | "SandboxTerminateV2"
+        | "SandboxGetCommandRouterAccess"
         | "TaskExecStart"
         | "TaskExecStdioRead"
         | "TaskExecStdinWrite"
@@ -194,6 +203,8 @@ pub(crate) enum Thing<'a> {
     Input(Cow<'a, str>, Cow<'a, str>),
     /// A task.
     Task(Cow<'a, str>),
+    /// A sandbox.
+    Sandbox(Cow<'a, str>),
     /// A secret.
     Secret(Cow<'a, str>),
     /// A token.
@@ -287,6 +298,9 @@ names! {
     pb::FunctionGetCallGraphRequest, it => [Call(it.function_call_id.as_str())];
     pb::TaskGetInfoRequest, it => [Task(it.task_id.as_str())];
     pb::TaskGetCommandRouterAccessRequest, it => [Task(it.task_id.as_str())];
+    pb::SandboxGetTaskIdRequest, it => [Sandbox(it.sandbox_id.as_str())];
+    pb::SandboxWaitRequest, it => [Sandbox(it.sandbox_id.as_str())];
+    pb::SandboxTerminateRequest, it => [Sandbox(it.sandbox_id.as_str())];
     rpb::TaskExecStdioReadRequest, it => [Task(it.task_id.as_str())];
     rpb::TaskExecStdinWriteRequest, it => [Task(it.task_id.as_str())];
     rpb::TaskExecStdinWriteStreamStart, it => [Task(it.task_id.as_str())];
@@ -421,6 +435,41 @@ impl Names for pb::FunctionCreateRequest {
         let secrets = functions.flat_map(|function| function.secret_ids).map(|id| Thing::Secret(id.into()));
         let itself = [Thing::App(self.app_id.as_str().into()), Thing::Function(self.existing_function_id.as_str().into())];
         itself.into_iter().chain(secrets).collect()
+    }
+}
+
+/// Returns what a new sandbox is about: its app, and the secrets that it is given.
+fn of_sandbox<'a>(app: &'a str, sandbox: Option<&'a pb::Sandbox>, sources: &'a [pb::SecretSource]) -> Vec<Thing<'a>> {
+    use pb::secret_source::Source;
+    let kept = sandbox.map(|sandbox| sandbox.secret_ids.as_slice()).unwrap_or_default().iter().map(String::as_str);
+    let more = sources.iter().filter_map(|source| match &source.source {
+        Some(Source::SecretId(id)) => Some(id.as_str()),
+        _ => None,
+    });
+    let secrets = kept.chain(more).map(|id| Thing::Secret(id.into()));
+    [Thing::App(app.into())].into_iter().chain(secrets).collect()
+}
+
+impl Names for pb::SandboxCreateRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        of_sandbox(&self.app_id, self.definition.as_ref(), &[])
+    }
+}
+
+impl Names for pb::SandboxCreateV2Request {
+    fn names(&self) -> Vec<Thing<'_>> {
+        of_sandbox(&self.app_id, self.definition.as_ref(), &self.secret_sources)
+    }
+}
+
+impl Names for pb::SandboxGetCommandRouterAccessRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        use pb::sandbox_get_command_router_access_request::Target;
+        match &self.target {
+            Some(Target::SandboxId(id)) => vec![Thing::Sandbox(id.as_str().into())],
+            Some(Target::TaskId(id)) => vec![Thing::Task(id.as_str().into())],
+            None => vec![],
+        }
     }
 }
 
@@ -563,6 +612,7 @@ fn place_in(state: &State, thing: &Thing<'_>, function: Option<FunctionId>) -> O
         Thing::Function(id) => of_function(id.parse().ok()?),
         Thing::Class(id) => of_app(state.classes.get(&id.parse::<ClassId>().ok()?)?.app),
         Thing::Task(id) => of_app(state.tasks.get(&id.parse::<TaskId>().ok()?)?.app),
+        Thing::Sandbox(id) => of_app(state.sandboxes.get(&sandbox::parse(id).ok()?)?.app),
         Thing::Secret(id) => Some(Place::In(state.secrets.get(&id.parse::<SecretId>().ok()?)?.environment)),
         Thing::Object(id) => Some(Place::In(state.objects.get(&id.parse::<ObjectId>().ok()?)?.environment)),
         Thing::Call(_) | Thing::Input(..) => of_function(function?),
@@ -606,6 +656,7 @@ fn what(thing: &Thing<'_>) -> String {
         Thing::Call(id) => format!("call {id}"),
         Thing::Input(..) => "this input".to_owned(),
         Thing::Task(id) => format!("container {id}"),
+        Thing::Sandbox(id) => format!("sandbox {id}"),
         Thing::Secret(id) => format!("secret {id}"),
         Thing::Token(id) => format!("token {id}"),
         Thing::Object(id) => format!("{} {id}", if id.starts_with(QueueId::PREFIX) { "queue" } else { "dict" }),

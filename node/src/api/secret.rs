@@ -36,7 +36,7 @@ impl SealingKey {
         Self(bytes)
     }
 
-    fn seal(&self, id: SecretId, variables: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
+    pub(super) fn seal(&self, id: SecretId, variables: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let plain = postcard::to_stdvec(variables).map_err(Error::failed("cannot encode a secret"))?;
         let aad = id.to_string();

@@ -14,7 +14,7 @@ use super::error::Error;
 use super::policy::{self, Names};
 use super::{
     Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, function, image, logs, mount, queue, release,
-    scaling, secret, task, token,
+    sandbox, scaling, secret, task, token,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -172,6 +172,15 @@ methods! {
     task_get_info: pb::TaskGetInfoRequest => pb::TaskGetInfoResponse, task::info;
     task_get_command_router_access: pb::TaskGetCommandRouterAccessRequest => pb::TaskGetCommandRouterAccessResponse, exec::access;
     container_stop: pb::ContainerStopRequest => pb::ContainerStopResponse, task::stop;
+    sandbox_create: pb::SandboxCreateRequest => pb::SandboxCreateResponse, sandbox::create;
+    sandbox_create_v2: pb::SandboxCreateV2Request => pb::SandboxCreateV2Response, sandbox::create_v2;
+    sandbox_get_task_id: pb::SandboxGetTaskIdRequest => pb::SandboxGetTaskIdResponse, sandbox::task_id;
+    sandbox_get_task_id_v2: pb::SandboxGetTaskIdRequest => pb::SandboxGetTaskIdResponse, sandbox::task_id;
+    sandbox_wait: pb::SandboxWaitRequest => pb::SandboxWaitResponse, sandbox::wait;
+    sandbox_wait_v2: pb::SandboxWaitRequest => pb::SandboxWaitResponse, sandbox::wait;
+    sandbox_terminate: pb::SandboxTerminateRequest => pb::SandboxTerminateResponse, sandbox::terminate;
+    sandbox_terminate_v2: pb::SandboxTerminateRequest => pb::SandboxTerminateResponse, sandbox::terminate;
+    sandbox_get_command_router_access: pb::SandboxGetCommandRouterAccessRequest => pb::SandboxGetCommandRouterAccessResponse, sandbox::access;
     dict_get_or_create: pb::DictGetOrCreateRequest => pb::DictGetOrCreateResponse, dict::get_or_create;
     dict_get_by_id: pb::DictGetByIdRequest => pb::DictGetByIdResponse, dict::get_by_id;
     dict_heartbeat: pb::DictHeartbeatRequest => (), dict::heartbeat;
