@@ -170,6 +170,6 @@ def test_logs(said):
 
 
 def test_what_is_not_served_is_said(said):
-    """Volumes, sandboxes, proxies, metrics and tags of images get a sentence at once."""
+    """Volumes, proxies, metrics and tags of images get a sentence at once."""
     for found in said["unserved"].values():
         failed(found, "ClientError", "Shoal does not serve", "yet")

@@ -350,12 +350,12 @@ func logs() any {
 
 // What is not served yet, each with a sentence and at once.
 func unserved() any {
-	found, known, variable := must(client.Apps.FromName(ctx, app, nil)), must(client.Images.FromID(ctx, image, nil)), named("variable")
+	must(client.Images.FromID(ctx, image, nil))
+	variable := named("variable")
 	create := &modal.VolumeFromNameParams{CreateIfMissing: true}
 	return object{
 		"volume":    failure(client.Volumes.FromName(ctx, unique("volume"), create)),
 		"ephemeral": failure(client.Volumes.Ephemeral(ctx, nil)),
-		"sandbox":   failure(client.Sandboxes.Create(ctx, found, known, nil)),
 		"proxy":     failure(client.Proxies.FromName(ctx, "none", nil)),
 		"stats":     failure(variable.Stats(ctx, nil)),
 		"metrics":   failure(variable.Metrics.Export(ctx, nil)),

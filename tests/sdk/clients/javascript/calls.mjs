@@ -217,12 +217,10 @@ const parts = {
 
   // What is not served yet, each with a sentence and at once.
   async unserved() {
-    const found = await modal.apps.fromName(app);
-    const known = await modal.images.fromId(image);
+    await modal.images.fromId(image);
     return {
       volume: await failure(() => modal.volumes.fromName(unique("volume"), { createIfMissing: true })),
       ephemeral: await failure(() => modal.volumes.ephemeral()),
-      sandbox: await failure(() => modal.sandboxes.create(found, known)),
       proxy: await failure(() => modal.proxies.fromName("none")),
       stats: await failure(async () => (await named("variable")).stats()),
       metrics: await failure(async () => (await named("variable")).metrics.export()),
