@@ -13,7 +13,7 @@ use shoal_state::model::{Bound, Changes, Function};
 use shoal_state::{Command, Digest, FunctionId, ShardId, State, Timestamp};
 
 use super::error::Error;
-use super::function::{self, MIB, metadata_of, parse_all, retries};
+use super::function::{self, MIB, metadata_for, parse_all, retries};
 use super::{Api, Caller, app, gpu, scaling};
 
 /// The longest parameters, and the longest options, in bytes: they are in the log.
@@ -31,7 +31,7 @@ const FORGOTTEN_MAX: usize = 256;
 
 pub(super) async fn bind(
     api: &Api,
-    _caller: &Caller,
+    caller: &Caller,
     request: pb::FunctionBindParamsRequest,
 ) -> Result<pb::FunctionBindParamsResponse, Error> {
     let (of, found) = function::find(api, &request.function_id).await?;
@@ -56,7 +56,7 @@ pub(super) async fn bind(
     };
     let bytes = function::definition(api, id, &function).await?;
     let view = pb::Function::decode(bytes).map_err(Error::failed(format!("cannot decode function {id}")))?;
-    let handle_metadata = Some(metadata_of(id, &function, &view));
+    let handle_metadata = Some(metadata_for(caller, id, &function, &view));
     Ok(pb::FunctionBindParamsResponse { bound_function_id: id.to_string(), handle_metadata })
 }
 
@@ -240,6 +240,7 @@ pub(super) fn patch(options: &[u8]) -> Result<Vec<u8>, Error> {
         target_concurrent_inputs: options.target_concurrent_inputs.unwrap_or(most),
         batch_max_size: options.batch_max_size.unwrap_or_default(),
         batch_linger_ms: options.batch_linger_ms.unwrap_or_default(),
+        routing_region: options.routing_region.unwrap_or_default(),
         autoscaler_settings: Some(pb::AutoscalerSettings {
             min_containers: Some(options.warm_pool_size.unwrap_or_default()),
             max_containers: options.concurrency_limit,

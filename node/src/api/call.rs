@@ -21,7 +21,7 @@ const OUTPUTS_WAIT_MAX: Duration = Duration::from_secs(55);
 /// Outputs in one answer when the client names no number.
 const OUTPUTS_MAX: usize = 1000;
 /// How many inputs of a map may be under way.
-const INPUTS_OUTSTANDING: u32 = 1000;
+pub(super) const INPUTS_OUTSTANDING: u32 = 1000;
 
 /// Turns what the rules say into what the API says.
 pub(super) fn refused(error: calls::Error) -> Error {
@@ -402,6 +402,12 @@ pub(super) async fn data_out(
     _caller: &Caller,
     request: pb::FunctionCallGetDataRequest,
 ) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
-    let key = data_key(api, request.call_info.as_ref(), Direction::Out).await?;
+    use pb::function_call_get_data_request::CallInfo;
+    // Whoever reads what an attempt yields wants what the try yields that counts: others may have come before it.
+    let of = request.call_info.map(|of| match of {
+        CallInfo::AttemptToken(token) => CallInfo::FunctionCallId(token.split('/').next().unwrap_or_default().to_owned()),
+        by_id @ CallInfo::FunctionCallId(_) => by_id,
+    });
+    let key = data_key(api, of.as_ref(), Direction::Out).await?;
     Ok(read_data(api, key, request.last_index))
 }

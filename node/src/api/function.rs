@@ -7,7 +7,7 @@ use shoal_state::model::{App, Class, Environment, Function, Resources, Retries};
 use shoal_state::{AppId, ClassId, Command, DefinitionId, Digest, FunctionId, ShardId, State};
 
 use super::error::Error;
-use super::{Api, Caller, app, bound, environment, gpu, scaling};
+use super::{Api, Caller, app, bound, environment, gpu, input_plane, scaling};
 use crate::placements;
 
 /// How long an input may run when nobody says, in milliseconds.
@@ -65,8 +65,16 @@ pub(super) fn metadata_of(id: FunctionId, function: &Function, view: &pb::Functi
         supported_output_formats: view.supported_output_formats.clone(),
         app_id: function.app.to_string(),
         base_function_id: function.parent.map(|parent| parent.to_string()).unwrap_or_default(),
+        input_plane_region: input_plane::region(view),
         ..Default::default()
     }
+}
+
+/// As [`metadata_of`], with where this very caller calls the function.
+pub(super) fn metadata_for(caller: &Caller, id: FunctionId, function: &Function, view: &pb::Function) -> pb::FunctionHandleMetadata {
+    let mut metadata = metadata_of(id, function, view);
+    input_plane::offer(caller, &mut metadata);
+    metadata
 }
 
 fn method_metadata(
@@ -88,6 +96,7 @@ fn method_metadata(
         supported_input_formats: method.supported_input_formats.clone(),
         supported_output_formats: method.supported_output_formats.clone(),
         app_id: function.app.to_string(),
+        input_plane_region: input_plane::region(view),
         ..Default::default()
     }
 }
@@ -224,7 +233,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
     check_placement(&api.local(), &tag, &placement)?;
     // What is published already goes on as it is until the next publish, which names this definition.
     let definition = DefinitionId::derive(&[&caller.identity.scope(), caller.key().as_bytes(), &id.bits().to_le_bytes()]);
-    let metadata = pb::FunctionHandleMetadata { definition_id: definition.to_string(), ..metadata_of(id, &function, &view) };
+    let metadata = pb::FunctionHandleMetadata { definition_id: definition.to_string(), ..metadata_for(caller, id, &function, &view) };
     api.propose(Command::StageFunction { id, definition, function: Box::new(function) }).await?;
     Ok(pb::FunctionCreateResponse {
         function_id: id.to_string(),
@@ -320,7 +329,7 @@ fn no_such<'a>(app: &str, kind: &str, name: &str, there: impl Iterator<Item = &'
     Error::NotFound(format!("App '{app}' has no {kind} '{name}'. There are: {there}"))
 }
 
-pub(super) async fn get(api: &Api, _caller: &Caller, request: pb::FunctionGetRequest) -> Result<pb::FunctionGetResponse, Error> {
+pub(super) async fn get(api: &Api, caller: &Caller, request: pb::FunctionGetRequest) -> Result<pb::FunctionGetResponse, Error> {
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?;
     let app = deployed(&state, environment, &request.app_name)?;
@@ -332,7 +341,7 @@ pub(super) async fn get(api: &Api, _caller: &Caller, request: pb::FunctionGetReq
     let view = pb::Function::decode(bytes.clone()).map_err(Error::failed(format!("cannot decode function {id}")))?;
     Ok(pb::FunctionGetResponse {
         function_id: id.to_string(),
-        handle_metadata: Some(metadata_of(*id, function, &view)),
+        handle_metadata: Some(metadata_for(caller, *id, function, &view)),
         function: Some(function_data(&bytes, &view)),
         ..Default::default()
     })
@@ -340,7 +349,7 @@ pub(super) async fn get(api: &Api, _caller: &Caller, request: pb::FunctionGetReq
 
 pub(super) async fn get_by_id(
     api: &Api,
-    _caller: &Caller,
+    caller: &Caller,
     request: pb::FunctionGetByIdRequest,
 ) -> Result<pb::FunctionGetByIdResponse, Error> {
     let (id, function) = find(api, &request.function_id).await?;
@@ -348,7 +357,7 @@ pub(super) async fn get_by_id(
     let view = pb::Function::decode(bytes.clone()).map_err(Error::failed(format!("cannot decode function {id}")))?;
     Ok(pb::FunctionGetByIdResponse {
         function: Some(function_data(&bytes, &view)),
-        handle_metadata: Some(metadata_of(id, &function, &view)),
+        handle_metadata: Some(metadata_for(caller, id, &function, &view)),
     })
 }
 
@@ -387,16 +396,14 @@ pub(super) async fn class_create(api: &Api, caller: &Caller, request: pb::ClassC
     })
 }
 
-pub(super) async fn class_get(api: &Api, _caller: &Caller, request: pb::ClassGetRequest) -> Result<pb::ClassGetResponse, Error> {
+pub(super) async fn class_get(api: &Api, caller: &Caller, request: pb::ClassGetRequest) -> Result<pb::ClassGetResponse, Error> {
     let state = api.read_latest().await?;
     let environment = environment::find(&state, &request.environment_name)?;
     let app = deployed(&state, environment, &request.app_name)?;
     is_live(app, request.app_version)?;
     let absent = || no_such(&request.app_name, "class", &request.object_tag, app.layout.classes.keys());
     let id = app.layout.classes.get(&request.object_tag).ok_or_else(absent)?;
-    Ok(pb::ClassGetResponse {
-        class_id: id.to_string(),
-        handle_metadata: Some(class_metadata(api, &state, app, &request.object_tag).await?),
-        ..Default::default()
-    })
+    let mut metadata = class_metadata(api, &state, app, &request.object_tag).await?;
+    input_plane::offer_class(caller, &mut metadata);
+    Ok(pb::ClassGetResponse { class_id: id.to_string(), handle_metadata: Some(metadata), ..Default::default() })
 }

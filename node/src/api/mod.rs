@@ -19,6 +19,7 @@ pub(crate) mod function;
 pub(crate) mod gpu;
 pub(crate) mod identity;
 pub(crate) mod image;
+mod input_plane;
 mod input_token;
 pub(crate) mod joined_logs;
 mod lifecycle;

@@ -147,6 +147,9 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionRetryInputs"
         | "SandboxCreate"
         | "SandboxCreateV2"
+        | "AttemptStart"
+        | "AttemptRetry"
+        | "MapStartOrContinue"
         | "DictUpdate"
         | "QueuePut" => (Who::Either, Does::Add),
 
@@ -158,6 +161,9 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionUpdateSchedulingParams"
         | "FunctionFinishInputs"
         | "FunctionGetOutputs"
+        | "AttemptAwait"
+        | "MapAwait"
+        | "MapCheckInputs"
         | "FunctionCallCancel"
         | "ContainerStop"
         | "TaskGetCommandRouterAccess"
@@ -291,6 +297,8 @@ names! {
     pb::FunctionPutInputsRequest, it => [Function(it.function_id.as_str()), Call(it.function_call_id.as_str())];
     pb::FunctionFinishInputsRequest, it => [Function(it.function_id.as_str()), Call(it.function_call_id.as_str())];
     pb::FunctionGetOutputsRequest, it => [Call(it.function_call_id.as_str())];
+    pb::AttemptStartRequest, it => [Function(it.function_id.as_str())];
+    pb::MapCheckInputsRequest, it => [];
     pb::FunctionCallCancelRequest, it => [Call(it.function_call_id.as_str())];
     pb::FunctionCallFromIdRequest, it => [Call(it.function_call_id.as_str())];
     pb::FunctionCallListRequest, it => [Function(it.function_id.as_str())];
@@ -498,6 +506,43 @@ impl Names for pb::FunctionRetryInputsRequest {
     fn names(&self) -> Vec<Thing<'_>> {
         let call = || Cow::from(self.function_call_jwt.as_str());
         self.inputs.iter().map(|item| Thing::Input(item.input_jwt.as_str().into(), call())).collect()
+    }
+}
+
+/// Says what the token of an attempt names: its call, and that its input is one of it.
+fn attempt(token: &str) -> Thing<'_> {
+    let mut parts = token.split('/');
+    let (call, input) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    Thing::Input(input_token::make(0, input).into(), input_token::make(0, call).into())
+}
+
+impl Names for pb::AttemptAwaitRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        vec![Thing::Call(self.attempt_token.split('/').next().unwrap_or_default().into())]
+    }
+}
+
+impl Names for pb::AttemptRetryRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        vec![attempt(&self.attempt_token)]
+    }
+}
+
+impl Names for pb::MapStartOrContinueRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        use pb::map_start_or_continue_request::CallInfo;
+        let call = self.call_info.as_ref().map(|(CallInfo::FunctionCallId(id) | CallInfo::MapToken(id))| id.as_str());
+        let of = [Thing::Function(self.function_id.as_str().into()), Thing::Call(call.unwrap_or_default().into())];
+        let again = self.items.iter().map(|item| item.attempt_token()).filter(|token| !token.is_empty());
+        of.into_iter().chain(again.map(attempt)).collect()
+    }
+}
+
+impl Names for pb::MapAwaitRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        use pb::map_await_request::CallInfo;
+        let call = self.call_info.as_ref().map(|(CallInfo::FunctionCallId(id) | CallInfo::MapToken(id))| id.as_str());
+        vec![Thing::Call(call.unwrap_or_default().into())]
     }
 }
 

@@ -13,8 +13,8 @@ use tonic::{Request, Response, Status};
 use super::error::Error;
 use super::policy::{self, Names};
 use super::{
-    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, function, image, logs, mount, queue, release,
-    sandbox, scaling, secret, task, token,
+    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, function, image, input_plane, logs, mount, queue,
+    release, sandbox, scaling, secret, task, token,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -148,6 +148,12 @@ methods! {
     function_finish_inputs: pb::FunctionFinishInputsRequest => (), call::finish_inputs;
     function_retry_inputs: pb::FunctionRetryInputsRequest => pb::FunctionRetryInputsResponse, call::retry_inputs;
     function_get_outputs: pb::FunctionGetOutputsRequest => pb::FunctionGetOutputsResponse, call::get_outputs;
+    attempt_start: pb::AttemptStartRequest => pb::AttemptStartResponse, input_plane::start;
+    attempt_await: pb::AttemptAwaitRequest => pb::AttemptAwaitResponse, input_plane::wait;
+    attempt_retry: pb::AttemptRetryRequest => pb::AttemptRetryResponse, input_plane::retry;
+    map_start_or_continue: pb::MapStartOrContinueRequest => pb::MapStartOrContinueResponse, input_plane::map;
+    map_await: pb::MapAwaitRequest => pb::MapAwaitResponse, input_plane::map_outputs;
+    map_check_inputs: pb::MapCheckInputsRequest => pb::MapCheckInputsResponse, input_plane::check_inputs;
     function_call_cancel: pb::FunctionCallCancelRequest => (), call::cancel;
     function_call_from_id: pb::FunctionCallFromIdRequest => pb::FunctionCallFromIdResponse, call::from_id;
     function_call_list: pb::FunctionCallListRequest => pb::FunctionCallListResponse, call_info::list;
