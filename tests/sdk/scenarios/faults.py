@@ -190,7 +190,7 @@ def slow(world: World) -> None:
     """All wires take 200 ms and lose 5 % of what they carry, for 20 s."""
     world.fault("all wires are slow, and lose packets")
     for which in world.cluster.nodes:
-        world.cluster.network.slow(which, "200ms", "5%")
+        world.cluster.network.slow(which, 200, 5)
     world.progress(120)
     world.pass_time(20)
     for which in world.cluster.nodes:

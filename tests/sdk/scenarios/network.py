@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
-from harness import Node, kill, node_environment
+from harness import HERE, Node, kill, node_environment
 
 # More than any scenario has.
 NODES_MAX = 9
@@ -35,6 +37,7 @@ class Network:
             fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AssertionError(f"another run of scenarios has the network {self.bridge} on this machine") from None
+        self.wires: dict[int, subprocess.Popen[str]] = {}
         self.clear()  # What a run left that was killed.
         run("ip", "link", "add", self.bridge, "type", "bridge")
         run("ip", "address", "add", f"{self.net}.1/24", "dev", self.bridge)
@@ -46,6 +49,8 @@ class Network:
 
     def close(self) -> None:
         """Takes away all that was made here, with what still runs there."""
+        for wire in self.wires.values():
+            wire.kill()
         self.clear()
         self.held.close()
 
@@ -90,14 +95,22 @@ class Network:
         for other in to:
             self.within(which, "nft", "add", "rule", "ip", "scenario", "deaf", "ip", "saddr", self.address(other), "drop")
 
-    def slow(self, which: int, delay: str, loss: str) -> None:
+    def slow(self, which: int, delay_ms: int, loss_percent: int) -> None:
         """Lets packets to a node take so long, and loses some of them."""
-        run("tc", "qdisc", "replace", "dev", self.namespace(which), "root", "netem", "delay", delay, "loss", loss)
+        self.within(which, sys.executable, str(HERE / "scenarios/wire.py"), "eth0")
+        words = [sys.executable, str(HERE / "scenarios/wire.py"), self.namespace(which), self.bridge, str(delay_ms), str(loss_percent)]
+        wire = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        self.wires[which] = wire
+        if not select.select([wire.stdout], [], [], 30)[0] or wire.stdout.readline() != "ready\n":
+            raise AssertionError(f"the slow wire of node {which} is not there")
 
     def heal(self, which: int) -> None:
         """Makes a node reached and hearing as before."""
         run("ip", "link", "set", self.namespace(which), "up")
-        run("tc", "qdisc", "del", "dev", self.namespace(which), "root", check=False)
+        if wire := self.wires.pop(which, None):
+            wire.kill()
+            wire.wait()
+            run("ip", "link", "set", self.namespace(which), "master", self.bridge)
         self.within(which, "nft", "delete", "table", "ip", "scenario", check=False)
 
     def within(self, which: int, *words: str, check: bool = True) -> None:
