@@ -237,7 +237,7 @@ def test_each_time_is_fired_once_when_the_leader_is_lost(three: dict[str, Node],
     led_at = time.time() * 1000
     wait_for("four times more", lambda: line()["last_ms"] >= led_at + 8000, 60, every=0.3)
 
-    read = f"import json, modal; print(json.dumps(modal.Queue.from_name({unique!r}).get_many(1000, block=False)))"
+    read = f"import json, modal; print(json.dumps(modal.Queue.from_name({unique!r}, create_if_missing=True).get_many(1000, block=False)))"
     seen: set[str] = set()
 
     def all_ran() -> bool:

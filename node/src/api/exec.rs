@@ -111,7 +111,9 @@ fn read(token: &str, now_seconds: u64, sign: impl Fn(&[u8]) -> [u8; 32]) -> Resu
 /// Finds out whose connection a call of the worker channel came on, and for which container it is.
 pub(super) async fn holder(api: &Api, headers: &HeaderMap) -> Result<(TokenId, Channel), Error> {
     let shown = headers.get("authorization").and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("Bearer "));
-    let none = || Error::Unauthenticated("this call came without the token of a worker channel".to_owned());
+    let none = || {
+        Error::Unauthenticated("this call came without the token of a worker channel: clients ask for one by themselves, with a token that `shoal token create` on a node makes".to_owned())
+    };
     let (token, channel) = read(shown.ok_or_else(none)?, api.now().0 / 1000, |signed| api.sealing.sign(PURPOSE, signed))?;
     if identity::check_still_good(&api.local(), token, api.now()).is_err() {
         identity::check_still_good(&api.read_latest().await?, token, api.now())?;

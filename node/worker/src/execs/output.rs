@@ -31,6 +31,10 @@ struct Places {
     written: u64,
     /// Nothing comes any more.
     ended: bool,
+    /// Somebody has begun to read.
+    begun: bool,
+    /// Somebody has read to the end, and knows that it is one.
+    told: bool,
     /// Why it ended before its time.
     lost: Option<String>,
 }
@@ -78,8 +82,15 @@ impl Output {
         self.places.send_modify(|places| places.ended = true);
     }
 
+    /// Waits until whoever has begun to read knows the end; does not wait where nobody has.
+    pub(super) async fn told(&self) {
+        // The sender is part of this.
+        let _ = self.places.subscribe().wait_for(|places| !places.begun || places.told || places.lost.is_some()).await;
+    }
+
     /// Reads on from `offset`; waits until there is something. None at the end.
     pub(super) async fn read(&self, offset: u64) -> Result<Option<Vec<u8>>, Error> {
+        self.places.send_if_modified(|places| !std::mem::replace(&mut places.begun, true));
         let mut places = self.places.subscribe();
         let ready = |places: &Places| places.written != offset || places.ended || places.lost.is_some();
         let now = places.wait_for(ready).await.map(|places| places.clone()).unwrap_or_default();
@@ -87,6 +98,7 @@ impl Output {
             return Err(Error::NotKept { exec: self.exec.clone(), from: now.freed, to: now.written, offset });
         }
         if offset == now.written {
+            self.places.send_if_modified(|places| !std::mem::replace(&mut places.told, true));
             return now.lost.map_or(Ok(None), |why| Err(self.disk(why)));
         }
         let length = (now.written - offset).min(READ_BYTES_MAX);
@@ -158,7 +170,9 @@ mod tests {
         assert!(ahead.to_string().contains("from byte 0 to 11, and cannot be read at 12"), "{ahead}");
         assert!(timeout(Duration::from_millis(50), output.read(11)).await.is_err(), "it has not ended");
         output.end();
+        assert!(timeout(Duration::from_millis(50), output.told()).await.is_err(), "who reads has not been told of the end");
         assert_eq!(output.read(11).await.unwrap(), None);
+        timeout(Duration::from_secs(5), output.told()).await.unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing would be left after a crash");
     }
 

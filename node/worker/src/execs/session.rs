@@ -25,6 +25,8 @@ const REQUESTS_MAX: usize = 16;
 const PIPE_BYTES: usize = 64 << 10;
 /// How long the pipes of a process that has ended must be silent until they count as ended: a child of it may hold them open.
 const SILENCE: Duration = Duration::from_secs(1);
+/// How long the end of a process is kept from who waits for it, until who reads has all that it printed.
+const TOLD_WAIT: Duration = Duration::from_secs(3);
 /// After how long without a reader a terminal is hung up.
 const HANG_UP_AFTER: Duration = Duration::from_secs(120);
 /// How long a program may take to end when its terminal was hung up.
@@ -127,10 +129,14 @@ impl Session {
         }
     }
 
-    /// Waits for its end, at most so long.
+    /// Waits for its end, at most so long; and a moment longer for whoever reads what it printed: clients that are told of the end
+    /// print nothing more.
     pub async fn wait(&self, patience: Duration) -> Option<Exit> {
         let mut stage = self.stage.subscribe();
-        let _ = timeout(patience, stage.wait_for(|stage| matches!(stage, Stage::Ended(..)))).await;
+        let ended = timeout(patience, stage.wait_for(|stage| matches!(stage, Stage::Ended(..)))).await.is_ok();
+        if ended && !patience.is_zero() {
+            let _ = timeout(TOLD_WAIT, async { tokio::join!(self.stdout.told(), self.stderr.told()) }).await;
+        }
         self.exit()
     }
 
