@@ -44,8 +44,9 @@ mod tests {
     #[test]
     fn an_rpc_is_served_known_or_unknown() {
         assert_eq!(standing("/modal.client.ModalClient/AppCreate"), Standing::Served);
-        assert_eq!(standing("/modal.client.ModalClient/SandboxCreate"), Standing::Known);
-        assert_eq!(standing("/modal.task_command_router.TaskCommandRouter/TaskExecStart"), Standing::Known);
+        assert_eq!(standing("/modal.client.ModalClient/VolumeGetOrCreate"), Standing::Known);
+        assert_eq!(standing("/modal.task_command_router.TaskCommandRouter/TaskExecStart"), Standing::Served);
+        assert_eq!(standing("/modal.task_command_router.TaskCommandRouter/TaskMountDirectory"), Standing::Known);
         assert_eq!(standing("/modal.client.ModalClient/AppCraete"), Standing::Unknown);
         assert_eq!(standing(""), Standing::Unknown);
     }
