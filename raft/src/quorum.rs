@@ -4,6 +4,7 @@
 //! is broken in one way, its heartbeats would keep the others from electing one who can do the work. So it gives up the lead, and does
 //! not stand for election until it hears somebody again: until then it could not win, and would only disturb the others.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::raft::VoteRequest;
@@ -42,7 +43,7 @@ pub(crate) async fn watch(core: Core, heard: Heard, every: Duration, patience: D
             core.runtime_config().elect(true);
             gave_up = None;
         }
-        let silent = now - since.max(answered(&metrics, &heard, now));
+        let silent = now - answered(&metrics, &heard, now).map_or(since, |at| at.max(since));
         if metrics.state == ServerState::Leader && silent > patience {
             tracing::warn!(?silent, term = metrics.current_term, "no majority of the voters answers this leader: it gives up the lead");
             core.runtime_config().elect(false);
@@ -56,18 +57,16 @@ pub(crate) async fn watch(core: Core, heard: Heard, every: Duration, patience: D
     }
 }
 
-/// Returns since when a majority of the voters, and of those that will vote, answered for the last time.
-fn answered(metrics: &Metrics, heard: &Heard, now: Instant) -> Instant {
-    let long_ago = |id: &u64| metrics.membership_config.membership().get_node(id).and_then(|peer| heard.at(peer.node));
-    let majority = |voters: &std::collections::BTreeSet<u64>| {
-        let mut times: Vec<_> = voters.iter().map(|id| if *id == metrics.id { Some(now) } else { long_ago(id) }).collect();
+/// Returns when a majority of the voters, and of those that will vote, had answered for the last time; none if one never did.
+fn answered(metrics: &Metrics, heard: &Heard, now: Instant) -> Option<Instant> {
+    let heard_at = |id: &u64| metrics.membership_config.membership().get_node(id).and_then(|peer| heard.at(peer.node));
+    let majority = |voters: &BTreeSet<u64>| {
+        let mut times: Vec<_> = voters.iter().map(|id| if *id == metrics.id { Some(now) } else { heard_at(id) }).collect();
         times.sort_unstable_by(|one, other| other.cmp(one));
         times.get(voters.len() / 2).copied().flatten()
     };
     let configs = metrics.membership_config.membership().get_joint_config();
-    let oldest = configs.iter().map(majority).min().flatten();
-    // Nobody was ever heard: the beginning counts, which is the caller's to know.
-    oldest.unwrap_or_else(|| now.checked_sub(Duration::from_secs(86_400)).unwrap_or(now))
+    configs.iter().map(majority).min().flatten()
 }
 
 /// A position that no log is beyond: what is asked with it is judged by its term alone.

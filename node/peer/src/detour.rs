@@ -110,8 +110,7 @@ async fn ask(endpoint: &Endpoint, through: NodeId, goal: &Goal) -> Result<Stream
     let mut stream = endpoint.open_direct(through, "", ASKED).await?;
     stream.send(encode(goal)).await?;
     agreed(&mut stream).await?;
-    let (_, address, halves) = stream.into_parts();
-    Ok(Stream::new(goal.node, address, halves))
+    Ok(Stream::new(goal.node, stream.address(), stream.into_halves()))
 }
 
 /// Waits until the other side says that the way is open.
@@ -143,7 +142,7 @@ async fn lead(endpoint: Endpoint, mut stream: Stream, member: Arc<Member>) {
         // The peer is told; whether it hears is its affair.
         Err(error) => return drop(stream.fail(&error.to_string()).await),
     };
-    let ((_, _, (back, forth)), (_, _, (there, from_there))) = (stream.into_parts(), onward.into_parts());
+    let ((back, forth), (there, from_there)) = (stream.into_halves(), onward.into_halves());
     tokio::join!(pass_on(forth, there), pass_on(from_there, back));
 }
 

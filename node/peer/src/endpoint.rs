@@ -419,7 +419,7 @@ async fn streams(endpoint: Endpoint, connection: Connection, member: Option<Arc<
                 (detour::ASKED, Some(member)) => return detour::lead_on(endpoint, stream, member.clone()).await,
                 (detour::ARRIVED, Some(_)) => match detour::arrive(&*endpoint.inner.admission, &mut stream).await {
                     Ok((origin, address, service)) => {
-                        stream = Stream::new(origin.node, address, stream.into_parts().2);
+                        stream = Stream::new(origin.node, address, stream.into_halves());
                         (number, member) = (service, Some(origin));
                     }
                     Err(error) => return tracing::debug!(peer = %node, %error, "a stream through a peer did not arrive"),

@@ -49,9 +49,9 @@ impl Stream {
         Self { address, outgoing: Outgoing { peer, send }, incoming: Incoming { peer, receive, head: [0; 4], have: 0 } }
     }
 
-    /// Takes the stream apart. No frame may have been begun.
-    pub(crate) fn into_parts(self) -> (NodeId, SocketAddr, (quinn::SendStream, quinn::RecvStream)) {
-        (self.outgoing.peer, self.address, (self.outgoing.send, self.incoming.receive))
+    /// Takes the stream apart into what carries its bytes. No frame may have been begun.
+    pub(crate) fn into_halves(self) -> (quinn::SendStream, quinn::RecvStream) {
+        (self.outgoing.send, self.incoming.receive)
     }
 
     /// Returns where the other end's packets come from.

@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::error::Error;
-use super::{Api, Caller, Identity, identity, policy, secret};
+use super::{Api, Caller, Identity, identity, policy, secret, token};
 use crate::audit::{Event, What};
 use crate::execs::{self, At};
 
@@ -87,9 +87,7 @@ fn url(authority: &str, client_type: &str) -> Result<String, Error> {
 
 fn sign(api: &Api, claims: &Claims) -> String {
     let claims = serde_json::to_string(claims).expect("claims can be written");
-    let signed = format!("{}.{}", BASE64.encode(r#"{"alg":"BLAKE3","typ":"JWT"}"#), BASE64.encode(claims));
-    let signature = BASE64.encode(api.sealing.sign(PURPOSE, signed.as_bytes()));
-    format!("{signed}.{signature}")
+    token::jwt(&claims, |signed| api.sealing.sign(PURPOSE, signed))
 }
 
 /// Reads a token back, if its signature is `sign`'s and it has not expired.

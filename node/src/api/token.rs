@@ -88,7 +88,12 @@ pub(super) async fn short_lived(api: &Api, caller: &Caller, _request: pb::AuthTo
         Identity::Task(id) => id.to_string(),
     };
     let claims = serde_json::json!({ "iss": WORKSPACE, "sub": subject, "exp": until });
-    let signed = format!("{}.{}", BASE64.encode(r#"{"alg":"BLAKE3","typ":"JWT"}"#), BASE64.encode(claims.to_string()));
-    let signature = BASE64.encode(api.sealing.sign("shoal short-lived token", signed.as_bytes()));
-    Ok(pb::AuthTokenGetResponse { token: format!("{signed}.{signature}") })
+    Ok(pb::AuthTokenGetResponse { token: jwt(&claims.to_string(), |signed| api.sealing.sign("shoal short-lived token", signed)) })
+}
+
+/// Writes claims, which are JSON, as a JWT with the signature of `sign`.
+pub(super) fn jwt(claims: &str, sign: impl FnOnce(&[u8]) -> [u8; 32]) -> String {
+    let signed = format!("{}.{}", BASE64.encode(r#"{"alg":"BLAKE3","typ":"JWT"}"#), BASE64.encode(claims));
+    let signature = BASE64.encode(sign(signed.as_bytes()));
+    format!("{signed}.{signature}")
 }
