@@ -48,20 +48,37 @@ def test_run_commands_env_and_workdir(client, tmp_path):
     assert text == "a pear\nA PEAR\n"
 
 
-def test_files_of_a_step_keep_modes_owners_links_and_times(client, tmp_path):
-    """A RUN's layer keeps modes, owners, setuid bits, hard and symbolic links and times, and its deletions."""
+def test_files_of_a_step_keep_all_that_is_said_of_them(client, tmp_path):
+    """A RUN's layer keeps modes, owners, setuid bits, links, times to the nanosecond, extended attributes and names of any
+    bytes, and its deletions."""
+    attributes = {"user.text": b"text", "user.bytes": bytes(range(256)), "user.none": b"", "user.line": b"a\nb=c"}
+    setting = f"""
+import os
+for name, value in {attributes!r}.items():
+    os.setxattr("/kept/a", name, value)
+open(b"/kept/\\xff\\xfe \\n", "w").close()
+os.utime("/kept/a", ns=(1, 981173106_123456789))
+os.utime("/kept/c", ns=(1, 1_000_000_001), follow_symlinks=False)
+os.utime("/kept", ns=(1, -1_000_000_000))
+"""
     image = (
         "modal.Image.debian_slim().run_commands("
-        '"mkdir /kept && cd /kept && echo x > a && ln a b && ln -s a c && chown 1234:4321 a && chmod 4711 a && touch -d 2001-02-03T04:05:06Z a", '
-        '"touch /kept/gone && rm -r /usr/local/include", "rm /kept/gone")'
+        '"mkdir /kept && cd /kept && echo x > a && ln a b && ln -s a c && chown 1234:4321 a && chmod 4711 a", '
+        '"touch /kept/gone && rm -r /usr/local/include", "rm /kept/gone", '
+        f"\"python -c 'exec(bytes.fromhex(\\\"{setting.encode().hex()}\\\"))'\")"
     )
     body = """
     s = os.stat("/kept/a")
-    return [oct(s.st_mode), s.st_uid, s.st_gid, s.st_nlink, s.st_mtime, s.st_ino == os.stat("/kept/b").st_ino,
-            os.readlink("/kept/c"), sorted(os.listdir("/kept")), os.path.exists("/usr/local/include")]
+    times = [os.lstat(path).st_mtime_ns for path in ("/kept/a", "/kept/c", "/kept")]
+    attributes = {name: os.getxattr("/kept/a", name).hex() for name in os.listxattr("/kept/a")}
+    return [oct(s.st_mode), s.st_uid, s.st_gid, s.st_nlink, s.st_ino == os.stat("/kept/b").st_ino, os.readlink("/kept/c"),
+            [name.hex() for name in sorted(os.listdir(b"/kept"))], os.path.exists("/usr/local/include"), times, attributes]
     """
     result, _ = run(client, program(tmp_path / "attributes", image, body))
-    assert result == ["0o104711", 1234, 4321, 2, 981173106.0, True, "a", ["a", "b", "c"], False]
+    names = [name.hex() for name in (b"a", b"b", b"c", b"\xff\xfe \n")]
+    assert result[:8] == ["0o104711", 1234, 4321, 2, True, "a", names, False]
+    assert result[8] == [981173106_123456789, 1_000_000_001, -1_000_000_000]
+    assert result[9] == {name: value.hex() for name, value in attributes.items()}
 
 
 def test_dockerfile_commands(client, tmp_path):

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// The version string of the one runsc that this engine speaks to. scripts/install-runsc stamps it.
-pub const RUNSC_STAMP: &str = "release-20260905.0-shoal";
+pub const RUNSC_STAMP: &str = "release-20260905.0-shoal.2";
 
 /// Where engines keep their run folders unless they are told otherwise.
 pub(crate) const SHARED_RUN_DIR: &str = "/run/shoal";

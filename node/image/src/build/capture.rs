@@ -1,13 +1,13 @@
 //! What a container changed in its root, as a tree.
-//!
-//! Caveat: the sandbox's archive has times rounded to whole seconds.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{BufReader, Read as _};
+use std::io::BufReader;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
 use shoal_runtime::Container;
-use shoal_storage::manifest::{Change, Entry, Kind, Objects, Path, Tree, from_tar, read_content};
+use shoal_storage::manifest::{Change, Entry, Kind, Path, Tree, from_tar};
 use shoal_storage::store::Store;
 
 use crate::error::{Error, Result, TreeContext, blocking};
@@ -63,7 +63,7 @@ pub async fn capture(container: &Container, base: &Tree, hidden: &Hidden, store:
     let reading = blocking("reading a container's changes", move || {
         let reader = BufReader::with_capacity(BUFFER_BYTES, File::from(reader));
         let mut changes = from_tar(reader, &store).tree("a container's changes")?;
-        settle_sources(&mut changes, &store);
+        decode_access_lists(&mut changes);
         Ok(changes)
     });
     let exporting = async {
@@ -84,33 +84,20 @@ pub async fn capture(container: &Container, base: &Tree, hidden: &Hidden, store:
     Ok(tree)
 }
 
-/// Nanoseconds in a second.
-const SECOND_NS: i64 = 1_000_000_000;
+/// Extended attributes with access control lists: the sandbox's archive has their values in base64 without padding. The image
+/// keeps them; gVisor itself shows and heeds only those that were set in the running container.
+const ACCESS_LISTS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
-/// Gives sources the second that their compiled files name. The archive rounds to the nearest second and Python cuts, so
-/// every other source would seem newer than what was compiled of it, and be compiled anew at each start.
-fn settle_sources(changes: &mut [Change], objects: &impl Objects) {
-    let mut named: HashMap<Path, (i64, u64)> = HashMap::new();
-    for change in changes.iter() {
-        if let Change::Put(path, Entry { kind: Kind::File { size, content }, .. }) = change
-            && let Some(source) = source_of(path)
-            && let Ok(mut reader) = read_content(*size, content, objects)
-        {
-            let mut header = [0; 16];
-            let word = |header: &[u8; 16], at: usize| u32::from_le_bytes(std::array::from_fn(|index| header[at + index]));
-            // The second word is 0 where the source is told by its time and size, which follow.
-            if reader.read_exact(&mut header).is_ok() && word(&header, 4) == 0 {
-                named.insert(source, (word(&header, 8).into(), word(&header, 12).into()));
-            }
-        }
-    }
+/// Gives access control lists the values that a filesystem keeps.
+fn decode_access_lists(changes: &mut [Change]) {
     for change in changes {
-        if let Change::Put(path, Entry { kind: Kind::File { size, .. }, mtime_ns, .. }) = change
-            && let Some((second, bytes)) = named.get(path)
-            && bytes == size
-            && *mtime_ns == (second + 1) * SECOND_NS
-        {
-            *mtime_ns = second * SECOND_NS;
+        let Change::Put(_, Entry { xattrs, .. }) = change else { continue };
+        for name in ACCESS_LISTS {
+            if let Some(value) = xattrs.get_mut(name)
+                && let Ok(list) = BASE64_STANDARD_NO_PAD.decode(&*value)
+            {
+                *value = list;
+            }
         }
     }
 }
@@ -143,40 +130,23 @@ fn own(changes: Vec<Change>, hidden: &Hidden) -> Vec<Change> {
 mod tests {
     use super::*;
     use crate::bases::path;
-    use shoal_storage::manifest::{Content, Memory, put_content};
+    use shoal_storage::manifest::Content;
 
     fn put(name: &str, kind: Kind) -> Change {
         Change::Put(path(name), Entry::new(kind, 0o644))
     }
 
     #[test]
-    fn a_source_gets_the_second_that_was_compiled_of_it() {
-        let objects = Memory::default();
-        let file = |name: &str, bytes: &[u8], second: i64| {
-            let (size, content) = put_content(bytes, name, &objects).unwrap();
-            Change::Put(path(name), Entry { mtime_ns: second * SECOND_NS, ..Entry::new(Kind::File { size, content }, 0o644) })
+    fn access_lists_are_what_a_filesystem_keeps() {
+        let list = [2_u8, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255];
+        let entry = |value: Vec<u8>| {
+            let mut entry = Entry::new(Kind::Fifo, 0o644);
+            entry.xattrs = [(b"system.posix_acl_access".to_vec(), value), (b"user.x".to_vec(), b"AgAA".to_vec())].into();
+            Change::Put(path("pipe"), entry)
         };
-        let compiled = |flags: u32, second: u32, size: u32| [7, flags, second, size].map(u32::to_le_bytes).concat();
-        let mut changes = vec![
-            file("lib/rounded.py", b"xx", 101),
-            file("lib/__pycache__/rounded.cpython-312.pyc", &compiled(0, 100, 2), 1),
-            file("lib/__pycache__/edited.cpython-312.pyc", &compiled(0, 100, 9), 1),
-            file("lib/edited.py", b"xx", 101),
-            file("lib/hashed.py", b"xx", 101),
-            file("lib/__pycache__/hashed.cpython-312.pyc", &compiled(1, 100, 2), 1),
-            file("lib/later.py", b"xx", 105),
-            file("lib/__pycache__/later.cpython-312.pyc", &compiled(0, 100, 2), 1),
-            file("lib/__pycache__/torn.cpython-312.pyc", b"short", 1),
-        ];
-        settle_sources(&mut changes, &objects);
-        let seconds = |name: &str| {
-            changes.iter().find_map(|change| match change {
-                Change::Put(at, entry) if *at == path(name) => Some(entry.mtime_ns / SECOND_NS),
-                _ => None,
-            })
-        };
-        let of = |name: &str| seconds(&format!("lib/{name}.py")).unwrap();
-        assert_eq!((of("rounded"), of("edited"), of("hashed"), of("later")), (100, 101, 101, 105));
+        let mut changes = [entry(BASE64_STANDARD_NO_PAD.encode(list).into_bytes())];
+        decode_access_lists(&mut changes);
+        assert_eq!(changes, [entry(list.to_vec())]);
     }
 
     #[test]
