@@ -111,11 +111,13 @@ pub(crate) struct CallsConfig {
     /// For how long a node must have been there, or away, before records move to it or away from it, in seconds. Copies that are
     /// missing are made at once.
     pub(crate) settle_seconds: u64,
+    /// On how many nodes what is acknowledged must be, 1 or 2. With 1, calls go on while a copy is missing; with 2 they wait for it.
+    pub(crate) min_copies: usize,
 }
 
 impl Default for CallsConfig {
     fn default() -> Self {
-        Self { settle_seconds: 60 }
+        Self { settle_seconds: 60, min_copies: 1 }
     }
 }
 

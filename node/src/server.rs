@@ -147,8 +147,13 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     register(&config, &cluster, &keys, &peers, boot).await?;
 
     let (outbox, crashes) = (Outbox::default(), CrashLoops::default());
-    let calls = Calls::open(&shoal_calls::calls::Options::new(config.data.join("calls"), keys.node), Some(Box::new(outbox.clone())))
-        .context("cannot open the records of calls")?;
+    let min_copies = config.calls.min_copies;
+    anyhow::ensure!(
+        (1..=shoal_calls::shards::members::COPIES).contains(&min_copies),
+        "calls.min_copies is {min_copies}: records of calls have 1 or 2 copies; set one of these"
+    );
+    let calls = shoal_calls::calls::Options { min_copies, ..shoal_calls::calls::Options::new(config.data.join("calls"), keys.node) };
+    let calls = Calls::open(&calls, Some(Box::new(outbox.clone()))).context("cannot open the records of calls")?;
     let trees = mount_trees(&config, &store)?;
     arguments::write_own_folder(&config).context("cannot write what containers see of this node")?;
     let engine = Engine::open(engine_config(&config)).await.context("cannot open the container engine")?;

@@ -279,6 +279,33 @@ fn members(epoch: u64, home: u128, in_sync: &[u128], joining: &[u128]) -> Vec<(S
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_two_copies_are_required_one_acknowledges_nothing() {
+    let (dir1, dir2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (to2, records) = mpsc::unbounded_channel();
+    let options = Options { min_copies: 2, ..Options::new(dir1.path().join("shards"), node(1)) };
+    let one = Calls::open(&options, Some(Box::new(Wire { to: to2 }))).unwrap();
+    let two = Calls::open(&Options::new(dir2.path().join("shards"), node(2)), None).unwrap();
+    one.configure(members(1, 1, &[1], &[])).await.unwrap();
+    one.reports_complete(vec![shard()]).await.unwrap();
+    let opening = one.open_call_with(opened(1, CallKind::Map, Invocation::Sync), vec![input(0)], "k");
+    let mut opening = std::pin::pin!(opening);
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut opening).await.is_err(), "one copy acknowledged a call");
+
+    for calls in [&two, &one] {
+        calls.configure(members(2, 1, &[1], &[2])).await.unwrap();
+    }
+    let lacked = one.feed(node(2), shard(), Default::default()).await.unwrap();
+    let ack = two.receive(vec![lacked]).await.unwrap().remove(0).unwrap();
+    one.acked(node(2), vec![ack]).await.unwrap();
+    let carrier = tokio::spawn(carry(one.clone(), two.clone(), node(2), records));
+    for calls in [&two, &one] {
+        calls.configure(members(3, 1, &[1, 2], &[])).await.unwrap();
+    }
+    assert_eq!(opening.await.unwrap().len(), 1);
+    carrier.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_partner_catches_up_holds_what_counts_and_takes_over() {
     let (dir1, dir2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (to2, records) = mpsc::unbounded_channel();

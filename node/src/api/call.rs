@@ -42,6 +42,7 @@ pub(super) fn refused(error: calls::Error) -> Error {
         passing @ (calls::Error::Away { .. }
         | calls::Error::Unconfirmed { .. }
         | calls::Error::Late { .. }
+        | calls::Error::FewCopies { .. }
         | calls::Error::Ended { .. }) => Error::Unavailable(passing.to_string()),
         failed => Error::Failed { attempted: "cannot keep records of a call".to_owned(), source: failed.into() },
     }

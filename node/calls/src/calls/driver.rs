@@ -10,6 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -185,6 +186,8 @@ pub(super) struct Driver {
     synced_at: Instant,
     collected_at: Instant,
     stopping: Option<oneshot::Sender<()>>,
+    /// How many shards at home here have fewer copies than records must have to count.
+    short: Arc<AtomicUsize>,
 }
 
 impl Driver {
@@ -193,7 +196,8 @@ impl Driver {
         let dir = options.dir.clone();
         let boot = Boot::read(&dir)?;
         let machine_restarted = boot.machine_restarted;
-        let options = shards::Options { node: options.node, machine_restarted, segment_bytes: options.segment_bytes };
+        let options =
+            shards::Options { node: options.node, machine_restarted, segment_bytes: options.segment_bytes, min_copies: options.min_copies };
         let (mut heads, mut unreadable) = (Heads::new(), None);
         let shards = Shards::open(&dir, &options, peers, |header, body| match Head::decode(header.kind, body) {
             None => {}
@@ -226,11 +230,16 @@ impl Driver {
             synced_at: now,
             collected_at: now,
             stopping: None,
+            short: Arc::default(),
         })
     }
 
     pub(super) fn log(&self) -> Log {
         self.shards.log().clone()
+    }
+
+    pub(super) fn short(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.short)
     }
 
     pub(super) fn streams(&self) -> Streams {
@@ -303,6 +312,7 @@ impl Driver {
                 }
                 self.heads = Heads::new();
                 self.remember_boot();
+                self.count_short();
                 let _ = reply.send(());
             }
             Event::Received { appends, reply } => {
@@ -403,6 +413,14 @@ impl Driver {
         let Counted { written, synced } = self.shards.replica(shard).counted();
         self.rules.counted(now, shard, written, synced);
         Ok(())
+    }
+
+    fn count_short(&self) {
+        let is_short = |shard: &ShardId| {
+            let replica = self.shards.replica(*shard);
+            replica.role() == Role::Home && replica.lacks_copies()
+        };
+        self.short.store(ShardId::all().filter(is_short).count(), Ordering::Relaxed);
     }
 
     fn rebuild(&mut self, shard: ShardId) -> Result<(CallsState, ObjectsState), StoreError> {

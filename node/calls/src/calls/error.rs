@@ -21,6 +21,21 @@ pub enum Error {
         /// How long the caller waited.
         waited: Duration,
     },
+    /// Fewer nodes than are required have the records of some shards. It may have been done, and counts once there are enough.
+    #[error(
+        "waited {waited:?} for the calls of this node to {what}: {shards} of the shards at home here have fewer than {required} copies, \
+         which the setting calls.min_copies requires; they are copied as soon as another node of the cluster is there"
+    )]
+    FewCopies {
+        /// What was asked.
+        what: &'static str,
+        /// How long the caller waited.
+        waited: Duration,
+        /// How many shards lack copies.
+        shards: usize,
+        /// How many copies each must have.
+        required: usize,
+    },
     /// The data of a call cannot be put or read.
     #[error(transparent)]
     Data(#[from] super::streams::Error),

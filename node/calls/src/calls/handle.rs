@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +40,9 @@ pub struct Calls {
     streams: Streams,
     load: watch::Receiver<Arc<Load>>,
     ended: Arc<OnceLock<String>>,
+    /// How many copies records must have, and how many shards at home here have fewer.
+    min_copies: usize,
+    short: Arc<AtomicUsize>,
     pub(super) away: Arc<Away>,
     pub(super) running: Arc<Running>,
     pub(super) rounds: Arc<Rounds>,
@@ -52,7 +56,7 @@ impl Calls {
         let (events, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let (told, load) = watch::channel(Arc::default());
         let driver = Driver::open(options, peers, told)?;
-        let (log, streams) = (driver.log(), driver.streams());
+        let (log, streams, short) = (driver.log(), driver.streams(), driver.short());
         let ended: Arc<OnceLock<String>> = Arc::default();
         let why = ended.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
@@ -70,7 +74,8 @@ impl Calls {
         };
         std::thread::Builder::new().name("calls".to_owned()).spawn(run).map_err(failed("start the thread of calls"))?;
         let (away, running, rounds) = (Arc::new(Away::new(options.node)), Arc::default(), Arc::default());
-        Ok(Self { events, log, streams, load, ended, away, running, rounds })
+        let min_copies = options.min_copies;
+        Ok(Self { events, log, streams, load, ended, min_copies, short, away, running, rounds })
     }
 
     /// Writes and syncs what there is, and ends. Later requests are answered with [`Error::Ended`]. The folder may be opened again
@@ -408,7 +413,10 @@ impl Calls {
         let waited = wait + ANSWER_DEADLINE;
         match tokio::time::timeout(waited, answer).await {
             Ok(answer) => answer.map_err(|_| Error::Ended { why: self.why() }),
-            Err(_) => Err(Error::Late { what, waited }),
+            Err(_) => match self.short.load(Ordering::Relaxed) {
+                0 => Err(Error::Late { what, waited }),
+                shards => Err(Error::FewCopies { what, waited, shards, required: self.min_copies }),
+            },
         }
     }
 

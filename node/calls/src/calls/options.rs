@@ -17,12 +17,14 @@ pub struct Options {
     pub node: NodeId,
     /// Size of a segment of the log.
     pub segment_bytes: u64,
+    /// On how many nodes records must be to count. While there are fewer, nothing is acknowledged.
+    pub min_copies: usize,
 }
 
 impl Options {
     /// Returns the usual ones.
     pub fn new(dir: impl Into<PathBuf>, node: NodeId) -> Self {
-        Self { dir: dir.into(), node, segment_bytes: 64 << 20 }
+        Self { dir: dir.into(), node, segment_bytes: 64 << 20, min_copies: 1 }
     }
 }
 

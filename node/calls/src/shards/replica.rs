@@ -124,6 +124,8 @@ pub struct Replica {
     /// How many indexes the next record leaves out, unless it begins an epoch.
     skip: u64,
     asked: Option<ShardChange>,
+    /// Records count only while so many nodes have all of them.
+    min_copies: usize,
     tail: Mark,
     /// Where each epoch began, oldest first: what a rejoining node is compared with.
     began: Vec<Mark>,
@@ -140,7 +142,17 @@ impl Replica {
     pub fn new(id: ShardId, me: NodeId, tail: Mark, began: Vec<Mark>, suspect: bool) -> Self {
         let config = Shard { epoch: 0, home: me, in_sync: Vec::new(), joining: Vec::new() };
         let (asked, members, counted) = (None, BTreeMap::new(), Counted::default());
-        Self { id, me, config, suspect, skip: 0, asked, tail, began, members, counted, shared: 0 }
+        Self { id, me, config, suspect, skip: 0, asked, min_copies: 1, tail, began, members, counted, shared: 0 }
+    }
+
+    /// Lets nothing more count while fewer nodes than this have all records: it waits until there are as many.
+    pub fn require_copies(&mut self, copies: usize) {
+        self.min_copies = copies;
+    }
+
+    /// Says whether what this home writes does not count, for want of nodes that have all records.
+    pub fn lacks_copies(&self) -> bool {
+        self.config.in_sync.len() < self.min_copies
     }
 
     /// Returns what this node is to the shard.
@@ -399,6 +411,9 @@ impl Replica {
     }
 
     fn count(&mut self) {
+        if self.lacks_copies() {
+            return;
+        }
         let nodes = self.must_have();
         let far = |node: &NodeId| self.members.get(node).copied().unwrap_or_default();
         let written = nodes.iter().map(|node| far(node).written).min().unwrap_or(0);

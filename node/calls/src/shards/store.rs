@@ -27,6 +27,8 @@ pub struct Options {
     pub machine_restarted: bool,
     /// Size of a segment of the log.
     pub segment_bytes: u64,
+    /// On how many nodes records must be to count.
+    pub min_copies: usize,
 }
 
 /// A record to be written.
@@ -251,7 +253,8 @@ impl Shards {
         }
         let shards = ShardId::all().map(|id| {
             let Found { tail, began, index, tail_at } = found.remove(&id).unwrap_or_default();
-            let replica = Replica::new(id, options.node, tail, began, options.machine_restarted);
+            let mut replica = Replica::new(id, options.node, tail, began, options.machine_restarted);
+            replica.require_copies(options.min_copies);
             // Opening the log has synced what it holds.
             (id, One { replica, index, tail_at, synced: tail.index })
         });

@@ -126,6 +126,11 @@ impl World for Nodes {
                 self.nodes.insert(number(word), Replica::new(shard(), node(word), tail, began, true));
                 format!("{word} comes back with {}", marks(&self.logs[&number(word)]))
             }
+            "requires" => {
+                let copies = line.number("copies", 1) as usize;
+                self.replica(plain[0]).require_copies(copies);
+                format!("{} counts nothing with fewer than {copies} copies", plain[0])
+            }
             "propose" => self.propose(plain[0]),
             "send" => self.send(line),
             "ack" => {
@@ -163,5 +168,5 @@ fn names(nodes: &[NodeId]) -> String {
 
 #[test]
 fn shards_behave_as_the_stories_say() {
-    crate::script::check::<Nodes>("shards", 5);
+    crate::script::check::<Nodes>("shards", 7);
 }
