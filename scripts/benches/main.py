@@ -14,7 +14,8 @@ import time
 import traceback
 from pathlib import Path
 
-from figures import BENCHES, Figure
+from figure import Figure
+from figures import BENCHES
 from rig import Rig
 
 

@@ -28,12 +28,12 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tests/sdk"))
 
 from harness import SANDBOXES_AHEAD, Client, Node, client_python, node_environment, shoal_binary, wait_for  # noqa: E402
+from fleet import Fleet  # noqa: E402
+from partner import Partner  # noqa: E402
 from usage import ControlGroups  # noqa: E402
 
 # How many containers serve a map, by the node and behind the relay; program.py says the same.
 MANY = 2
-# How long a process may take for one answer, in seconds.
-ANSWER_SECONDS = 300
 # Settings of the node by which builds reach the world, as variables, and what they are for a command.
 EGRESS = {
     "PYTHON_INDEX": ["PIP_INDEX_URL"],
@@ -60,50 +60,6 @@ PROGRAMS = {program.app: program for program in (MAIN, NUMPY, SIZES)}
 APP = MAIN.app
 # The functions of the main program that keep containers, and how many.
 KEPT = {"warm": 1, "many": MANY}
-
-
-class Partner:
-    """A process that takes orders on stdin and answers each with a line of JSON."""
-
-    def __init__(self, name: str, arguments: list[str], environment: dict[str, str], log: IO[bytes]):
-        self.name = name
-        self.process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, text=True, bufsize=1,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def answer(self, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
-        """Waits for the next line; one that takes too long ends the process."""
-        assert self.process.stdout is not None
-        watch = threading.Timer(seconds, self.process.kill)
-        watch.start()
-        try:
-            line = self.process.stdout.readline()
-        finally:
-            watch.cancel()
-        if not line:
-            raise RuntimeError(f"{self.name} ended with {self.process.wait(10)} and gave no answer within {seconds:g} s")
-        return json.loads(line)
-
-    def order(self, line: str) -> dict[str, Any]:
-        """Gives an order and waits for its answer."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        return self.answer()
-
-    def do(self, **order: Any) -> dict[str, Any]:
-        """Gives an order in JSON."""
-        return self.order(json.dumps(order))
-
-    def close(self, seconds: float = 30) -> None:
-        """Ends it by the end of its stdin, or by force."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.close()
-            self.process.wait(seconds)
-        except (subprocess.TimeoutExpired, BrokenPipeError):
-            self.process.kill()
-            self.process.wait(10)
 
 
 @dataclass(frozen=True)
@@ -373,6 +329,15 @@ class Rig:
             return taken
 
         return install
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """A cluster of three nodes with addresses of their own."""
+        kept = os.environ.get("SHOAL_TEST_DATA")
+        self.progress("starting a cluster of three nodes")
+        fleet = Fleet(self.work(), (Path(kept) if kept else self.folder) / "fleet-seed", self.tool, self.log, self.progress)
+        self.at_close.append(fleet.close)
+        return fleet
 
     def control_groups(self) -> ControlGroups:
         """Makes control groups for what is to be counted beside the node's containers."""

@@ -4,6 +4,8 @@
 //! - `containers` starts the same program by the engine and by a plain `runsc run`, in turn ([`containers`]).
 //! - `burst` does so with many of them at once ([`burst`]).
 //! - `lines` prints lines in a plain container ([`lines`]).
+//! - `writes` gives many small writes to Shoal or to etcd ([`writes`]).
+//! - `copy-serve` and `copy-fetch` copy a file by TLS over TCP ([`copy`]).
 //! - `store` writes and reads the chunk store and plain files, in turn ([`store`]).
 //!
 //! What it finds goes to stdout as JSON, one object a line; `scripts/benches` makes figures of it. Alone it is of little use.
@@ -13,10 +15,12 @@ use clap::{Parser, Subcommand};
 mod ahead;
 mod burst;
 mod containers;
+mod copy;
 mod lines;
 mod raw;
 mod relay;
 mod store;
+mod writes;
 
 /// The parts of scripts/bench that are written in Rust; run scripts/bench instead.
 #[derive(Debug, Parser)]
@@ -37,6 +41,12 @@ enum Command {
     Lines(lines::Options),
     /// Writes and reads chunks by the store and by plain files, in turn.
     Store(store::Options),
+    /// Writes to Shoal or etcd by many clients at once.
+    Writes(writes::Options),
+    /// Serves a file by TLS over TCP, until it is killed.
+    CopyServe(copy::Serve),
+    /// Fetches it.
+    CopyFetch(copy::Fetch),
 }
 
 /// Prints one line of what was found.
@@ -53,5 +63,8 @@ fn main() -> anyhow::Result<()> {
         Command::Burst(options) => runtime.block_on(burst::run(options)),
         Command::Lines(options) => lines::run(options),
         Command::Store(options) => store::run(options),
+        Command::Writes(options) => runtime.block_on(writes::run(options)),
+        Command::CopyServe(options) => runtime.block_on(copy::serve(options)),
+        Command::CopyFetch(options) => runtime.block_on(copy::fetch(options)),
     }
 }

@@ -35,8 +35,8 @@ SETTLE_SECONDS = 120
 class Cluster:
     """Nodes of one cluster by their numbers from 1 on. The first founds it, from a folder that has the image of the programs."""
 
-    def __init__(self, folder: Path, seed: Path, network: int = 0, binary: Path | None = None):
-        self.folder, self.network, self.binary = folder, Network(network), binary
+    def __init__(self, folder: Path, seed: Path, network: int = 0, binary: Path | None = None, config: str = CONFIG):
+        self.folder, self.network, self.binary, self.config = folder, Network(network), binary, config
         self.nodes: dict[int, Placed] = {}
         self.clients: list[Client] = []
         self.doors: list[Door] = []
@@ -47,7 +47,7 @@ class Cluster:
 
     def place(self, which: int) -> Placed:
         """Makes a node that does not run yet."""
-        node = Placed(self.network, which, self.folder / str(which), CONFIG)
+        node = Placed(self.network, which, self.folder / str(which), self.config)
         node.binary = self.binary or node.binary
         self.nodes[which] = node
         return node
