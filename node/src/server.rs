@@ -239,6 +239,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let authority = tokio::spawn(authority::run(api.clone(), stop.clone()));
     let away = tokio::spawn(copies.others().clone().look_at_all(stop.clone()));
     let repair = tokio::spawn(copies::repair::run(api.clone(), stop.clone()));
+    let blobs = tokio::spawn(copies::blobs::run(api.clone(), stop.clone()));
     let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
     let operators = tokio::spawn({
         let (api, path, stop) = (api.clone(), config.admin_socket(), stop_serving.clone());
@@ -266,7 +267,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     }
     stop.cancel();
     let _ =
-        tokio::join!(scheduler, schedules, apps, disk, voters, authority, homes, reports, doors, certificate, images_watch, away, repair);
+        tokio::join!(scheduler, schedules, apps, disk, voters, authority, homes, reports, doors, certificate, images_watch, away, repair, blobs);
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;

@@ -234,6 +234,17 @@ impl Blobs {
         .await
     }
 
+    /// Says whether a blob is here with all its chunks.
+    pub(crate) fn is_whole(&self, id: BlobId) -> io::Result<bool> {
+        let Some(list) = self.list(id)? else { return Ok(false) };
+        for chunk in &list.chunks {
+            if !self.inner.store.has(chunk).map_err(io::Error::other)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Returns the chunks of a blob, as far as this node knows.
     pub(crate) fn list(&self, id: BlobId) -> io::Result<Option<chunk::List>> {
         read_list(&self.inner.store, &self.inner.lists, id.to_string().as_bytes())

@@ -10,6 +10,7 @@ use shoal_peer::{Service, Stream};
 use shoal_state::{BlobId, Digest, NodeId};
 
 use super::Copies;
+use super::blobs::lacking;
 use super::warm::whole;
 use crate::api::{Api, blocking};
 use crate::upkeep::Thing;
@@ -41,6 +42,8 @@ pub(crate) enum Ask {
     Warm(Digest),
     /// What do containers of an image read first? (`Option<Vec<Digest>>`)
     Touched(Digest),
+    /// Which of these blobs are not whole there? (`Vec<bool>`)
+    LacksBlobs(Vec<BlobId>),
 }
 
 /// Answers peers from now on.
@@ -85,6 +88,10 @@ async fn answer(api: &Api, ask: Ask) -> Result<Bytes, String> {
         }
         Ask::Warm(tree) => encode(&api.copies.bring_trees(&[tree], |_| true).await.map_err(|error| words(&error))?),
         Ask::Touched(image) => encode(&api.touched.find(image).await),
+        Ask::LacksBlobs(ids) => {
+            let blobs = api.blobs.clone();
+            encode(&blocking(move || lacking(&blobs, &ids)).await.map_err(|error| words(&error))?)
+        }
     }
 }
 

@@ -9,14 +9,16 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | `blobs` | blobs of calls, given to others after a loss |
 //! | `asks` | what nodes ask each other about what they keep |
 //! | `repair` | bringing here what this node is home of and lacks |
 //! | `warm` | whole images: which are here, bringing one here |
 //!
 //! Blobs of calls are named by records of calls, not by the state: the node that they come to keeps them whole, and so do others
-//! that it gives them to. They are not restored after a loss.
+//! that it gives them to.
 
 pub(crate) mod asks;
+pub(crate) mod blobs;
 pub(crate) mod repair;
 pub(crate) mod warm;
 

@@ -142,7 +142,7 @@ impl Copies {
         Err("the structure of a tree is too deep".into())
     }
 
-    async fn hold_rate(&self, bytes: u64, began: Instant) {
+    pub(super) async fn hold_rate(&self, bytes: u64, began: Instant) {
         if let Some(millis) = (bytes * 1000).checked_div(self.inner.repair.bytes_per_second) {
             tokio::time::sleep(Duration::from_millis(millis).saturating_sub(began.elapsed())).await;
         }
