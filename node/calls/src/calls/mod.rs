@@ -26,7 +26,8 @@
 //! **Once.** Ids are derived from the request's idempotency key, so that a repeated request finds what the first one made. A
 //! repeated lease finds its key at its task.
 //!
-//! **Memory** holds an index: about 200 bytes an input, none of its payload.
+//! **Memory** holds an index and no payloads: some 330 bytes an input of a map, 1,000 bytes a call with one input
+//! (`tests/memory.rs`).
 
 mod away;
 mod boot;

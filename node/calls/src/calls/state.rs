@@ -2,8 +2,7 @@
 //!
 //! [`CallsState::apply`] never fails: a record that says nothing new (its call was dropped, the try is over) changes nothing.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 
 use shoal_state::{CallId, InputId};
 
@@ -14,7 +13,8 @@ use super::record::Record;
 /// The calls of one shard.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct CallsState {
-    calls: HashMap<CallId, Call>,
+    // Apart from the table, a part of which is always empty.
+    calls: HashMap<CallId, Box<Call>>,
     inputs: HashMap<InputId, Input>,
 }
 
@@ -30,7 +30,7 @@ pub struct Call {
     /// Its inputs in the order in which they were put.
     pub inputs: Vec<InputId>,
     /// Its outputs in order.
-    pub outputs: BTreeMap<Entry, InputId>,
+    pub outputs: Vec<(Entry, InputId)>,
     /// How its inputs with outputs ended.
     pub ended: Counts,
     /// Nothing more is put.
@@ -86,15 +86,15 @@ impl Call {
     /// Iterates over the outputs after `entry` whose records have an index up to `counted`.
     pub fn outputs_after(&self, entry: Entry, counted: u64) -> impl Iterator<Item = (Entry, InputId)> {
         let end = Entry { index: counted, number: u32::MAX };
-        let range = (entry < end).then(|| self.outputs.range((Bound::Excluded(entry), Bound::Included(end))));
-        range.into_iter().flatten().map(|(entry, input)| (*entry, *input))
+        let place = |last: Entry| self.outputs.partition_point(|(entry, _)| *entry <= last);
+        self.outputs.get(place(entry)..place(end)).unwrap_or_default().iter().copied()
     }
 }
 
 impl CallsState {
     /// Finds a call.
     pub fn call(&self, id: CallId) -> Option<&Call> {
-        self.calls.get(&id)
+        self.calls.get(&id).map(|call| &**call)
     }
 
     /// Finds an input.
@@ -104,7 +104,7 @@ impl CallsState {
 
     /// Iterates over all calls, in no order.
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
-        self.calls.values()
+        self.calls.values().map(|call| &**call)
     }
 
     /// Iterates over all inputs, in no order.
@@ -115,7 +115,7 @@ impl CallsState {
     /// Applies the record with this index.
     pub fn apply(&mut self, index: u64, record: &Record) {
         if let Record::Opened(open) = record {
-            self.calls.entry(open.call).or_insert_with(|| Call::new(open, index));
+            self.calls.entry(open.call).or_insert_with(|| Box::new(Call::new(open, index)));
             return;
         }
         let Some(call) = self.calls.get_mut(&record.call()) else { return };
@@ -144,7 +144,10 @@ impl CallsState {
                     let Some(known) = self.inputs.get_mut(input) else { continue };
                     if known.output.is_none() && known.retry_count == *retry_count {
                         known.output = Some((entry, *status));
-                        call.outputs.insert(entry, *input);
+                        if call.open.kind == CallKind::Unary {
+                            call.outputs.reserve_exact(1);
+                        }
+                        call.outputs.push((entry, *input));
                         *call.ended.of(*status) += 1;
                     }
                 }
@@ -178,7 +181,9 @@ impl CallsState {
             input.payload = index;
         }
         if let Some((entry, status)) = input.output.take() {
-            call.outputs.remove(&entry);
+            if let Ok(at) = call.outputs.binary_search_by_key(&entry, |(entry, _)| *entry) {
+                call.outputs.remove(at);
+            }
             *call.ended.of(status) -= 1;
         }
     }
@@ -189,18 +194,20 @@ impl CallsState {
         for input in &call.inputs {
             self.inputs.remove(input);
         }
-        Some(call)
+        Some(*call)
     }
 }
 
 impl Call {
     fn new(open: &OpenCall, index: u64) -> Self {
+        // Most calls have one input: a list that expects more takes as much as the rest of it.
+        let expected = usize::from(open.kind == CallKind::Unary);
         Self {
             open: open.clone(),
             opened: index,
             last: index,
-            inputs: Vec::new(),
-            outputs: BTreeMap::new(),
+            inputs: Vec::with_capacity(expected),
+            outputs: Vec::new(),
             ended: Counts::default(),
             inputs_finished: false,
             cancelled: false,

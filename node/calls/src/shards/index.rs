@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use shoal_storage::log::Position;
 
 use super::record::{Header, Kind};
+use super::slots::Slots;
 
 /// Where a record stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct Slot {
 /// The live records of one shard.
 #[derive(Debug, Default)]
 pub struct Index {
-    slots: BTreeMap<u64, Slot>,
+    slots: Slots,
     owners: HashMap<u128, Vec<u64>>,
     /// How many of them are of dicts and queues.
     objects: usize,
@@ -46,7 +47,7 @@ impl Index {
         let index = slot.header.mark.index;
         space.lives(slot.position, slot.bytes);
         self.objects += usize::from(slot.header.kind == Kind::Objects);
-        let was = self.slots.insert(index, slot);
+        let was = self.slots.insert(slot);
         self.objects -= usize::from(was.is_some_and(|was| was.header.kind == Kind::Objects));
         match was {
             // The same record again, carried forward.
@@ -60,16 +61,17 @@ impl Index {
     }
 
     fn remove(&mut self, index: u64, space: &mut Space) {
-        if let Some(slot) = self.slots.remove(&index) {
+        if let Some(slot) = self.slots.remove(index) {
             self.objects -= usize::from(slot.header.kind == Kind::Objects);
             space.died(slot.position, slot.bytes);
         }
     }
 
     fn cut(&mut self, last: u64, space: &mut Space) {
-        for (index, slot) in self.slots.split_off(&(last + 1)) {
-            self.objects -= usize::from(slot.header.kind == Kind::Objects);
-            space.died(slot.position, slot.bytes);
+        let void: Vec<Slot> = self.slots.after(last).collect();
+        for slot in void {
+            let index = slot.header.mark.index;
+            self.remove(index, space);
             if let Some(indexes) = self.owners.get_mut(&slot.header.owner) {
                 indexes.retain(|of_owner| *of_owner != index);
             }
@@ -78,7 +80,7 @@ impl Index {
 
     /// Lets those records up to `last` die that are not listed.
     pub fn keep_only(&mut self, last: u64, kept: &BTreeSet<u64>, space: &mut Space) {
-        let dead: Vec<Slot> = self.slots.range(..=last).filter(|(index, _)| !kept.contains(index)).map(|(_, slot)| *slot).collect();
+        let dead: Vec<Slot> = self.slots.up_to(last).filter(|slot| !kept.contains(&slot.header.mark.index)).collect();
         for slot in dead {
             let index = slot.header.mark.index;
             self.remove(index, space);
@@ -90,7 +92,7 @@ impl Index {
 
     /// Says whether any of the live records up to `last` is not listed.
     pub fn has_others(&self, last: u64, kept: &BTreeSet<u64>) -> bool {
-        self.slots.range(..=last).any(|(index, _)| !kept.contains(index))
+        self.slots.up_to(last).any(|slot| !kept.contains(&slot.header.mark.index))
     }
 
     /// Says whether there are records whose death matters: those of dicts and queues. Calls end by time alone.
@@ -99,18 +101,23 @@ impl Index {
     }
 
     /// Finds a live record.
-    pub fn get(&self, index: u64) -> Option<&Slot> {
-        self.slots.get(&index)
+    pub fn get(&self, index: u64) -> Option<Slot> {
+        self.slots.get(index)
     }
 
     /// Iterates over the live records after `index`, in order.
-    pub fn after(&self, index: u64) -> impl Iterator<Item = &Slot> {
-        self.slots.range(index + 1..).map(|(_, slot)| slot)
+    pub fn after(&self, index: u64) -> impl Iterator<Item = Slot> {
+        self.slots.after(index)
+    }
+
+    /// Returns the last live record up to `index`.
+    pub fn last_up_to(&self, index: u64) -> Option<Slot> {
+        self.slots.up_to(index).next_back()
     }
 
     /// Iterates over all live records, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.values()
+    pub fn iter(&self) -> impl Iterator<Item = Slot> {
+        self.slots.iter()
     }
 }
 
@@ -220,7 +227,7 @@ mod tests {
         index.take(slot(Kind::Dropped, 50, 6, 7), &mut space);
         let release = space.releasable().unwrap();
         assert_eq!(release, Release { before: Position::new(40), live: 10, bytes: 40 });
-        let survivors: Vec<_> = index.iter().filter(|slot| slot.position < release.before).copied().collect();
+        let survivors: Vec<_> = index.iter().filter(|slot| slot.position < release.before).collect();
         assert_eq!(survivors.len(), 1);
 
         index.take(Slot { position: Position::new(60), ..survivors[0] }, &mut space);

@@ -29,6 +29,7 @@ pub mod index;
 pub mod members;
 pub mod record;
 pub mod replica;
+mod slots;
 pub mod store;
 
 pub use record::{Header, Kind};

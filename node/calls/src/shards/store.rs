@@ -473,7 +473,7 @@ impl Shards {
     pub fn feed(&mut self, to: NodeId, shard: ShardId, tail: Mark, bytes_max: u64) -> Result<Append, StoreError> {
         let One { replica, index, .. } = &self.shards[&shard];
         let common = replica.common_with(tail);
-        let before = index.iter().take_while(|slot| slot.header.mark.index <= common).last();
+        let before = index.last_up_to(common);
         let epoch = before.map_or(0, |slot| slot.header.mark.epoch);
         let mut append = Append { shard, epoch: replica.config().epoch, after: Mark { epoch, index: common }, records: Vec::new() };
         let (mut bytes, mut last) = (0, common);
@@ -549,7 +549,7 @@ impl Shards {
         let ends = self.shards.iter().filter(|(_, one)| one.replica.tail().index > 0 && one.tail_at < release.before);
         let tails = ends.map(|(id, one)| Header { kind: Kind::Tail, shard: *id, mark: one.replica.tail(), owner: 0 });
         let all = self.shards.values().flat_map(|one| one.index.iter());
-        let live: Vec<Slot> = all.filter(|slot| release.live > 0 && slot.position < release.before).copied().collect();
+        let live: Vec<Slot> = all.filter(|slot| release.live > 0 && slot.position < release.before).collect();
         let mut headers: Vec<Header> = live.iter().map(|slot| slot.header).collect();
         let mut records = Vec::with_capacity(headers.len());
         for slot in &live {

@@ -69,7 +69,10 @@ impl Rules {
             }
         }
         let retry = retry_of(now, known, call, status);
-        let place = self.places.get(&input).copied();
+        let (order, started_ms) = match self.places.get(&input) {
+            Some(place @ Place::Running(running)) => (Some(place.order()), running.since_ms),
+            place => (place.map(Place::order), 0),
+        };
         if self.holder(input) == from {
             self.unplace(now, input, pool);
         } else {
@@ -80,15 +83,11 @@ impl Rules {
             Some((retry_count, due_ms)) => {
                 let record = Record::Retried { call: id, input, retry_count, due_ms, at_ms: now, key: 0, payload: false };
                 let index = self.append(shard, record, Bytes::new());
-                self.enqueue(now, input, place.map(|place| place.order()));
+                self.enqueue(now, input, order);
                 self.serve(now, pool);
                 index
             }
             None => {
-                let started_ms = match place {
-                    Some(Place::Running(running)) => running.since_ms,
-                    _ => 0,
-                };
                 let of = vec![(input, retry_count)];
                 let record = Record::Outcome { call: id, of, status, started_ms, at_ms: now, task: from };
                 let index = self.append(shard, record, result);

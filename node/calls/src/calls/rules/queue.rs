@@ -14,20 +14,30 @@ use crate::calls::model::{LeaseRequest, Millis, Status};
 use crate::calls::refused::Refused;
 
 /// Where an input without an output stands.
-#[derive(Debug, Clone, Copy)]
+///
+/// Small, as most inputs of many wait: what only few need is apart.
+#[derive(Debug)]
 pub(super) enum Place {
     /// Inherited; a task may turn out to run it.
     Held { order: u64 },
     /// For a task.
     Waiting { order: u64 },
     /// For the time of its next try.
-    Delayed { order: u64, timer: TimerKey, due_ms: Millis },
+    Delayed(Box<Delayed>),
     /// At a task.
-    Running(Running),
+    Running(Box<Running>),
+}
+
+/// An input that waits for its next try.
+#[derive(Debug)]
+pub(super) struct Delayed {
+    order: u64,
+    timer: TimerKey,
+    due_ms: Millis,
 }
 
 /// An input at a task.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Running {
     pub(super) order: u64,
     pub(super) task: TaskId,
@@ -40,7 +50,8 @@ pub(super) struct Running {
 impl Place {
     pub(super) fn order(&self) -> u64 {
         match self {
-            Self::Held { order } | Self::Waiting { order } | Self::Delayed { order, .. } => *order,
+            Self::Held { order } | Self::Waiting { order } => *order,
+            Self::Delayed(delayed) => delayed.order,
             Self::Running(running) => running.order,
         }
     }
@@ -48,7 +59,7 @@ impl Place {
     pub(super) fn status(&self) -> InputStatus {
         match self {
             Self::Held { .. } | Self::Waiting { .. } => InputStatus::Waiting,
-            Self::Delayed { due_ms, .. } => InputStatus::Delayed { due_ms: *due_ms },
+            Self::Delayed(delayed) => InputStatus::Delayed { due_ms: delayed.due_ms },
             Self::Running(running) => InputStatus::Running { task: running.task, since_ms: running.since_ms },
         }
     }
@@ -136,7 +147,7 @@ impl Rules {
         self.load_changed = true;
         let place = if due_ms > now {
             pool.delayed.insert(input);
-            Place::Delayed { order, timer: self.timers.set(due_ms, Due::Retry(input)), due_ms }
+            Place::Delayed(Box::new(Delayed { order, timer: self.timers.set(due_ms, Due::Retry(input)), due_ms }))
         } else {
             self.woken |= pool.waiting.is_empty() && pool.parked.is_empty();
             pool.waiting.insert(order, input);
@@ -153,9 +164,9 @@ impl Rules {
         match &place {
             Place::Held { order } => drop(queue.held.remove(order)),
             Place::Waiting { order } => drop(queue.waiting.remove(order)),
-            Place::Delayed { timer, .. } => {
+            Place::Delayed(delayed) => {
                 queue.delayed.remove(&input);
-                self.timers.unset(*timer);
+                self.timers.unset(delayed.timer);
             }
             Place::Running(running) => {
                 queue.running -= 1;
@@ -185,7 +196,7 @@ impl Rules {
         let at = now.saturating_add(timeout_ms).saturating_add(super::TIMEOUT_GRACE_MS);
         let timeout = (timeout_ms > 0).then(|| self.timers.set(at, Due::Timeout(input)));
         let running = Running { order, task, since_ms: now, timeout, backstop: None };
-        self.places.insert(input, Place::Running(running));
+        self.places.insert(input, Place::Running(Box::new(running)));
         self.pools.entry(pool).or_default().running += 1;
         self.task_mut(now, task).begins(input);
         self.load_changed = true;
@@ -327,9 +338,10 @@ impl Rules {
     /// Lets the next try of an input begin.
     pub(super) fn retry_due(&mut self, now: Millis, input: InputId) {
         let Some(pool) = self.known(input).map(|(_, _, call)| call.open.pool) else { return };
-        if let Some(place @ Place::Delayed { .. }) = self.places.get(&input).copied() {
+        if let Some(Place::Delayed(delayed)) = self.places.get(&input) {
+            let order = delayed.order;
             self.unplace(now, input, pool);
-            self.enqueue(now, input, Some(place.order()));
+            self.enqueue(now, input, Some(order));
             self.serve(now, pool);
         }
     }

@@ -63,7 +63,7 @@ impl Rules {
         let shown = call.outputs_after(poll.after, counted).filter_map(|(entry, input)| self.output_at(entry, input));
         let wanted = |item: &OutputAt| poll.only.as_ref().is_none_or(|only| only.contains(&item.idx));
         let items: Vec<OutputAt> = shown.filter(wanted).take(poll.max).collect();
-        let hidden = call.outputs.range(Entry { index: counted + 1, number: 0 }..).count();
+        let hidden = call.outputs.len() - call.outputs.partition_point(|(entry, _)| entry.index <= counted);
         let missing = u32::from(call.open.kind == CallKind::Unary && call.inputs.is_empty());
         let unfinished = call.unfinished() + missing + u32::try_from(hidden).unwrap_or(u32::MAX);
         let last = items.last().map_or(poll.after, |item| item.entry);
@@ -79,7 +79,7 @@ impl Rules {
 
     /// Answers a reader. When it has everything now and says so, the call is kept only a little longer.
     fn give_outputs(&mut self, now: Millis, ticket: Ticket, poll: &Poll, found: OutputsAt) {
-        let has_all = |call: &Call| call.outputs.keys().next_back().is_none_or(|last| *last <= found.last);
+        let has_all = |call: &Call| call.outputs.last().is_none_or(|(last, _)| *last <= found.last);
         let some_only = |call: &Call| poll.only.is_some() && call.open.kind != CallKind::Unary;
         let clears = poll.clear && found.unfinished == 0;
         let shard = match self.call(poll.call) {

@@ -295,7 +295,7 @@ impl Rules {
     fn adopt_input(&mut self, now: Millis, task: TaskId, input: InputId, retry_count: u32) {
         let Some((shard, known, call)) = self.known(input) else { return };
         let (pool, id, cancelled, current) = (call.open.pool, known.call, known.cancelled, known.retry_count);
-        let Some(Place::Held { order } | Place::Waiting { order }) = self.places.get(&input).copied() else { return };
+        let Some(&(Place::Held { order } | Place::Waiting { order })) = self.places.get(&input) else { return };
         // A try is leased before the record that began it counts. That record may have been lost with the earlier home.
         if retry_count > current {
             let (due_ms, at_ms) = (now, now);
