@@ -51,6 +51,12 @@ def test_map_of_blobs(running):
 
 
 @pytest.mark.timeout(180)
+def test_map_of_large_results(running):
+    """More results than one message has room for, each just too small to be a blob."""
+    assert [len(data) for data in functions.make_bytes.map([1_900_000] * 60)] == [1_900_000] * 60
+
+
+@pytest.mark.timeout(180)
 def test_blob_without_a_network(token):
     """A function with `block_network=True` still gets blobs: the node's own address stays open to it."""
     with containers.app.run():

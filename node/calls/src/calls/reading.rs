@@ -12,12 +12,18 @@ use crate::objects::record::ObjectRecord;
 use crate::objects::{Found, ObjectAnswer, Piece, Place};
 use crate::shards::record::HEADER_BYTES;
 
+/// One answer has outputs of so many bytes, or one: the reader asks for the next. Below what a message to a client may have, and
+/// little beside what a node's memory is for.
+const OUTPUTS_BYTES_MAX: usize = 32 << 20;
+
 /// Up to so many records are read from the log on the spot; more are read on a thread for blocking work.
 const READ_INLINE_MAX: usize = 16;
 
 impl Calls {
     pub(super) async fn read_outputs(&self, found: OutputsAt, places: Vec<Position>) -> Result<Outputs, Error> {
-        let bodies = self.read(places, |number| format!("the output of input {}", found.items[number].input)).await?;
+        let bodies = self.read(places, OUTPUTS_BYTES_MAX, |number| format!("the output of input {}", found.items[number].input)).await?;
+        let last = bodies.len().checked_sub(1).and_then(|last| found.items.get(last));
+        let last = if bodies.len() < found.items.len() { last.map_or(found.last, |last| last.entry) } else { found.last };
         let outputs = found.items.iter().zip(bodies).map(|(item, (record, result))| {
             let (started_ms, at_ms, task) = match record {
                 Record::Outcome { started_ms, at_ms, task, .. } => (started_ms, at_ms, task),
@@ -27,11 +33,11 @@ impl Calls {
             let (retry_count, client_count, status) = (item.retry_count, item.client_count, item.status);
             Output { idx, input, entry, retry_count, client_count, status, result, started_ms, at_ms, task }
         });
-        Ok(Outputs { items: outputs.collect(), last: found.last, unfinished: found.unfinished })
+        Ok(Outputs { items: outputs.collect(), last, unfinished: found.unfinished })
     }
 
     pub(super) async fn read_inputs(&self, leased: Vec<LeasedAt>, places: Vec<Position>) -> Result<Vec<LeasedInput>, Error> {
-        let bodies = self.read(places, |number| format!("input {}", leased[number].input)).await?;
+        let bodies = self.read(places, usize::MAX, |number| format!("input {}", leased[number].input)).await?;
         let inputs = leased.iter().zip(bodies).map(|(item, (_, payload))| LeasedInput {
             call: item.call,
             input: item.input,
@@ -64,10 +70,19 @@ impl Calls {
     }
 
     /// Reads records from the log. A few are read on the spot: what was written lately is in memory, and a thread costs more.
-    async fn read(&self, places: Vec<Position>, what: impl Fn(usize) -> String) -> Result<Vec<(Record, Bytes)>, Error> {
+    ///
+    /// Stops before the first that would make them more than `bytes_max`, but not before the first of all.
+    async fn read(&self, places: Vec<Position>, bytes_max: usize, what: impl Fn(usize) -> String) -> Result<Vec<(Record, Bytes)>, Error> {
         let log = self.log.clone();
         let inline = places.len() <= READ_INLINE_MAX;
-        let read = move || places.into_iter().map(|place| log.read(place)).collect::<Vec<_>>();
+        let read = move || {
+            let (mut bytes, mut first) = (0, true);
+            let fits = |record: &log::Result<Bytes>| {
+                bytes += record.as_ref().map_or(0, Bytes::len);
+                std::mem::take(&mut first) || bytes <= bytes_max
+            };
+            places.into_iter().map(|place| log.read(place)).take_while(fits).collect::<Vec<_>>()
+        };
         let records = if inline {
             read()
         } else {
