@@ -113,11 +113,13 @@ pub(crate) struct CallsConfig {
     pub(crate) settle_seconds: u64,
     /// On how many nodes what is acknowledged must be, 1 or 2. With 1, calls go on while a copy is missing; with 2 they wait for it.
     pub(crate) min_copies: usize,
+    /// How many inputs of one function may wait for a container. Clients that put more are held back until some are done.
+    pub(crate) inputs_waiting_max: usize,
 }
 
 impl Default for CallsConfig {
     fn default() -> Self {
-        Self { settle_seconds: 60, min_copies: 1 }
+        Self { settle_seconds: 60, min_copies: 1, inputs_waiting_max: shoal_calls::calls::rules::INPUTS_WAITING_MAX }
     }
 }
 

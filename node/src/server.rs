@@ -152,8 +152,12 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         (1..=shoal_calls::shards::members::COPIES).contains(&min_copies),
         "calls.min_copies is {min_copies}: records of calls have 1 or 2 copies; set one of these"
     );
-    let calls = shoal_calls::calls::Options { min_copies, ..shoal_calls::calls::Options::new(config.data.join("calls"), keys.node) };
-    let calls = Calls::open(&calls, Some(Box::new(outbox.clone()))).context("cannot open the records of calls")?;
+    let kept = shoal_calls::calls::Options {
+        min_copies,
+        waiting_max: config.calls.inputs_waiting_max,
+        ..shoal_calls::calls::Options::new(config.data.join("calls"), keys.node)
+    };
+    let calls = Calls::open(&kept, Some(Box::new(outbox.clone()))).context("cannot open the records of calls")?;
     let trees = mount_trees(&config, &store)?;
     arguments::write_own_folder(&config).context("cannot write what containers see of this node")?;
     let engine = Engine::open(engine_config(&config)).await.context("cannot open the container engine")?;
@@ -168,6 +172,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let lifecycle = Lifecycle::new();
     let api = Api {
         calls: calls.clone(),
+        intake: api::Intake::default(),
         joined: joined_logs::start(&peers, cluster.raft(), &logs),
         logs,
         tasks: Tasks::default(),

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.timeout(900)
 # How long the node of these tests keeps what nothing names yet, in seconds: longer than a step of a build or an upload takes.
 KEEP_SECONDS = 25
 BALLAST = 3_000_000
-CONFIG = f"[disk]\nchunks_keep_seconds = {KEEP_SECONDS}\nlogs_bytes = 1048576\n"
+CONFIG = f"[calls]\ninputs_waiting_max = 50\n[disk]\nchunks_keep_seconds = {KEEP_SECONDS}\nlogs_bytes = 1048576\n"
 
 
 @pytest.fixture(scope="module")
 def small_node(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Iterator[Node]:
-    """A node of its own that keeps nothing for long, and few lines of logs."""
+    """A node of its own that keeps nothing for long, few lines of logs, and takes few inputs at once."""
     node = founder(tmp_path_factory.mktemp("store") / "data", seed, CONFIG)
     try:
         node.start()
@@ -283,3 +283,9 @@ def test_stopped_apps_are_remembered_for_as_long_as_is_said(user, small_node, un
     with configured(small_node, "stopped_apps_days = 0\n"):
         wait_for("the stopped app to be forgotten", lambda: app not in listed(), 90, every=1)
         assert "line 000002" in small_node.shoal("logs", app).stdout
+
+
+def test_a_client_that_puts_too_much_is_held_back_and_finishes(small_node, user):
+    """A node where few inputs may wait: a map that is spawned in pieces of hundreds gets through all the same, piece by piece."""
+    running = user.run("scale.py::put_much", "--inputs", "540").ok(180)
+    assert "540 results, right: True" in running.text(), running.text()

@@ -229,6 +229,69 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
     calls.stop().await.unwrap();
 }
 
+#[tokio::test]
+async fn clients_that_put_too_much_are_held_back_and_finish() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { waiting_max: 10, ..Options::new(dir.path().join("shards"), node(1)) };
+    let calls = Calls::open(&options, None).unwrap();
+    calls.configure(alone()).await.unwrap();
+    calls.reports_complete(ShardId::all().collect()).await.unwrap();
+    let put = |number: u64, first: u32| {
+        let calls = calls.clone();
+        async move { calls.put_inputs(call(number), (first..first + 8).map(input).collect(), &first.to_string()).await }
+    };
+    for number in 1..=3 {
+        calls.open_call(opened(number, CallKind::Map, Invocation::Async)).await.unwrap();
+    }
+    put(1, 0).await.unwrap();
+    let held_back = put(2, 0).await;
+    assert!(matches!(held_back, Err(Error::Refused(Refused::TooMany { waiting: 8, max: 10, .. }))), "{held_back:?}");
+    assert_eq!(put(1, 0).await.unwrap().len(), 8, "what was taken is found again, however full it is");
+
+    // Three that try again as clients do, while a container works.
+    let worker = tokio::spawn(work(calls.clone(), task(1), 2));
+    let clients = (1..=3).map(|number| async move {
+        for first in (0..40).step_by(8) {
+            while let Err(error) = put(number, first).await {
+                assert!(matches!(error, Error::Refused(Refused::TooMany { .. })), "{error:?}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    });
+    futures::future::join_all(clients).await;
+    for number in 1..=3 {
+        calls.finish_inputs(call(number)).await.unwrap();
+        let (mut seen, mut last) = (0, Entry::default());
+        while seen < 40 {
+            let outputs = calls.outputs(call(number), last, 100, SOON, false).await.unwrap();
+            assert!(!outputs.items.is_empty(), "{seen} of 40 outputs of call {number} came");
+            (seen, last) = (seen + outputs.items.len(), outputs.last);
+        }
+    }
+    calls.stop().await.unwrap();
+    worker.await.unwrap();
+}
+
+#[tokio::test]
+async fn large_outputs_come_in_several_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let calls = start(dir.path()).await;
+    calls.open_call_with(opened(1, CallKind::Map, Invocation::Sync), (0..40).map(input).collect(), "k").await.unwrap();
+    let Leased::Inputs(inputs) = calls.lease(want(task(1), 40, "a")).await.unwrap() else { panic!("told to stop") };
+    let large = |input: &LeasedInput| Outcome { result: vec![7; 2 << 20].into(), ..success(input) };
+    for input in &inputs {
+        calls.finish(Some((task(1), pool())), vec![large(input)]).await.unwrap();
+    }
+    let (mut places, mut last) = (Vec::new(), Entry::default());
+    while places.len() < 40 {
+        let outputs = calls.outputs(call(1), last, 1000, SOON, false).await.unwrap();
+        assert!((1..=16).contains(&outputs.items.len()), "{} outputs at once", outputs.items.len());
+        places.extend(outputs.items.iter().map(|output| output.idx));
+        last = outputs.last;
+    }
+    assert_eq!(places, (0..40).collect::<Vec<_>>());
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

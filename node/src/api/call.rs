@@ -71,6 +71,11 @@ fn inputs(items: &[pb::FunctionPutInputsItem]) -> Result<Vec<NewInput>, Error> {
     items.iter().map(one).collect()
 }
 
+/// Returns how many bytes inputs have.
+fn bytes_of(items: &[pb::FunctionPutInputsItem]) -> usize {
+    items.iter().filter_map(|item| item.input.as_ref()).map(bytes::Bytes::len).sum()
+}
+
 fn put_answer(put: Vec<PutInput>) -> Vec<pb::FunctionPutInputsResponseItem> {
     let one = |put: PutInput| pb::FunctionPutInputsResponseItem {
         idx: i32::try_from(put.idx).unwrap_or(i32::MAX),
@@ -137,6 +142,7 @@ pub(super) async fn map(api: &Api, caller: &Caller, request: pb::FunctionMapRequ
         created_ms: api.now().0,
         policy: policy(&function),
     };
+    let _room = api.intake.enter(bytes_of(&request.pipelined_inputs)).await?;
     blob_uses::note_inputs(api, call, &request.pipelined_inputs).await?;
     let put = api.calls.open_call_with(open, inputs(&request.pipelined_inputs)?, &key).await.map_err(refused)?;
     Ok(pb::FunctionMapResponse {
@@ -182,6 +188,7 @@ pub(super) async fn put_inputs(
     request: pb::FunctionPutInputsRequest,
 ) -> Result<pb::FunctionPutInputsResponse, Error> {
     let call: CallId = request.function_call_id.parse()?;
+    let _room = api.intake.enter(bytes_of(&request.inputs)).await?;
     blob_uses::note_inputs(api, call, &request.inputs).await?;
     let put = api.calls.put_inputs(call, inputs(&request.inputs)?, &caller.key()).await.map_err(refused)?;
     Ok(pb::FunctionPutInputsResponse { inputs: put_answer(put) })

@@ -21,6 +21,7 @@ pub(crate) mod identity;
 pub(crate) mod image;
 mod input_plane;
 mod input_token;
+mod intake;
 pub(crate) mod joined_logs;
 mod lifecycle;
 pub(crate) mod logs;
@@ -53,6 +54,7 @@ pub(crate) use blob::{Blobs, all_in as blobs_in};
 pub(crate) use error::Error;
 pub(crate) use identity::Identity;
 pub(crate) use image::Told;
+pub(crate) use intake::Intake;
 pub(crate) use lifecycle::{Connection, Elsewhere, Lifecycle};
 pub(crate) use mount::Files;
 pub(crate) use secret::SealingKey;
@@ -149,6 +151,8 @@ pub(crate) struct Api {
     pub(crate) sealing: SealingKey,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) calls: shoal_calls::Calls,
+    /// How much of what is put may be on its way.
+    pub(crate) intake: Intake,
     pub(crate) logs: shoal_worker::log::LogStore,
     pub(crate) tasks: crate::tasks::Tasks,
     /// Processes that were started in this node's containers from outside.

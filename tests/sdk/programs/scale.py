@@ -74,6 +74,18 @@ def stops_itself(x: int) -> str:
     return here()
 
 
+@app.function(scaledown_window=30, max_containers=2)
+def double(x: int) -> int:
+    return 2 * x
+
+
+@app.local_entrypoint()
+def put_much(inputs: int):
+    """Spawns a map and says what came out."""
+    results = list(double.experimental_spawn_map(range(inputs)).iter())
+    print(f"{len(results)} results, right: {results == [2 * x for x in range(inputs)]}")
+
+
 @app.cls(scaledown_window=2)
 class Leaver:
     @modal.method()

@@ -196,6 +196,7 @@ impl Driver {
         let dir = options.dir.clone();
         let boot = Boot::read(&dir)?;
         let machine_restarted = boot.machine_restarted;
+        let rules = Rules::bounded(options.waiting_max);
         let options =
             shards::Options { node: options.node, machine_restarted, segment_bytes: options.segment_bytes, min_copies: options.min_copies };
         let (mut heads, mut unreadable) = (Heads::new(), None);
@@ -214,7 +215,7 @@ impl Driver {
         let now = Instant::now();
         Ok(Self {
             dir,
-            rules: Rules::new(),
+            rules,
             shards,
             streams,
             heads,

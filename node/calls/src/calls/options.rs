@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use shoal_state::{NodeId, ShardId};
 
 use super::record::NotARecord;
+use super::rules::INPUTS_WAITING_MAX;
 use super::streams;
 use crate::shards::StoreError;
 
@@ -19,12 +20,14 @@ pub struct Options {
     pub segment_bytes: u64,
     /// On how many nodes records must be to count. While there are fewer, nothing is acknowledged.
     pub min_copies: usize,
+    /// How many inputs of one function may wait.
+    pub waiting_max: usize,
 }
 
 impl Options {
     /// Returns the usual ones.
     pub fn new(dir: impl Into<PathBuf>, node: NodeId) -> Self {
-        Self { dir: dir.into(), node, segment_bytes: 64 << 20, min_copies: 1 }
+        Self { dir: dir.into(), node, segment_bytes: 64 << 20, min_copies: 1, waiting_max: INPUTS_WAITING_MAX }
     }
 }
 

@@ -61,7 +61,7 @@ pub enum Refused {
         bytes: usize,
     },
     /// Too many inputs wait. Trying again later helps.
-    #[error("{waiting} inputs wait for function {pool}: the limit is {max}")]
+    #[error("{waiting} inputs wait for function {pool} already, and the limit is {max}: try again when some of them are done")]
     TooMany {
         /// The pool.
         pool: FunctionId,

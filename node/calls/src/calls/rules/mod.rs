@@ -43,7 +43,8 @@ pub const REPORTS_WAIT_MS: u64 = 30_000;
 /// After so many tasks were lost with it, the platform gives an input up.
 pub const LOST_MAX: u32 = 8;
 
-/// How many inputs may wait in one pool. More are refused, and clients back off.
+/// How many inputs may wait in one pool, if nothing else is said. More are refused, and clients back off; where none waits, a
+/// request is taken whatever it brings.
 pub const INPUTS_WAITING_MAX: usize = 1_000_000;
 
 /// How much longer than its timeout a try may take before the backstop ends it: the worker kills at the timeout, and then
@@ -56,6 +57,8 @@ pub const CANCEL_GRACE_MS: u64 = 60_000;
 /// The calls that are at home at this node.
 #[derive(Debug, Default)]
 pub struct Rules {
+    /// In place of [`INPUTS_WAITING_MAX`].
+    waiting_max: Option<usize>,
     homes: BTreeMap<ShardId, Home>,
     /// Where the other shards are, as far as known.
     elsewhere: HashMap<ShardId, NodeId>,
@@ -87,6 +90,11 @@ impl Rules {
     /// Begins with no shard at home.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`Self::new`], with another bound than [`INPUTS_WAITING_MAX`].
+    pub fn bounded(waiting_max: usize) -> Self {
+        Self { waiting_max: Some(waiting_max), ..Self::default() }
     }
 
     /// Takes a shard that is at home here from now on, with the state that its records gave. `next` is the index of its next record.

@@ -69,8 +69,9 @@ impl Rules {
             return Err(Refused::TooLong { what: format!("input {} of call {call}", long.idx), bytes: long.payload.len() });
         }
         let waiting = self.pools.get(&known.open.pool).map_or(0, |pool| pool.waiting_count());
-        if fresh > 0 && waiting + fresh > INPUTS_WAITING_MAX {
-            return Err(Refused::TooMany { pool: known.open.pool, waiting, max: INPUTS_WAITING_MAX });
+        let max = self.waiting_max.unwrap_or(INPUTS_WAITING_MAX);
+        if fresh > 0 && waiting > 0 && waiting + fresh > max {
+            return Err(Refused::TooMany { pool: known.open.pool, waiting, max });
         }
         Ok(())
     }
