@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use shoal_peer::{Service, Stream};
 use shoal_raft::Raft;
 use shoal_state::NodeId;
-use shoal_worker::log::{Batch, Counts, Cursor, Entry, Filter, LogStore};
+use shoal_worker::log::{Batch, Counts, Cursor, Entry, Filter, LogStore, fitting};
 
 use super::blocking;
 use super::error::Error;
@@ -223,6 +223,7 @@ impl JoinedLogs {
             found.entries.sort_by_key(|entry| entry.timestamp_ns);
             let surplus = found.entries.len().saturating_sub(limit);
             found.entries.drain(..surplus);
+            found.entries = fitting(found.entries);
         }
         Ok(found)
     }

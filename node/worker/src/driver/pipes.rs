@@ -7,13 +7,15 @@ use shoal_state::TaskId;
 use shoal_state::model::Task;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::Inputs;
 use crate::log::{Entry, LineCutter, LogStore, Stream};
 
-/// How long an unfinished line, such as a prompt, is held back.
+/// How long an unfinished line, such as a prompt, is held back while nothing more of it comes.
 const PARTIAL_LINE_WAIT: Duration = Duration::from_millis(20);
+/// How long an unfinished line is held back that goes on: a progress bar may never end its line.
+const PARTIAL_LINE_HELD_MAX: Duration = Duration::from_millis(100);
 /// How much is read at a time, in bytes: what a pipe holds.
 const READ_BYTES: usize = 64 << 10;
 
@@ -67,22 +69,28 @@ impl Printer {
         };
         let (mut cutter, mut lines) = (LineCutter::default(), Vec::new());
         let mut buffer = vec![0; READ_BYTES];
-        let mut held = false;
+        // Since when there is a part of a line.
+        let mut held: Option<Instant> = None;
         loop {
             let read = match held {
-                true => timeout(PARTIAL_LINE_WAIT, pipe.read(&mut buffer)).await.ok(),
-                false => Some(pipe.read(&mut buffer).await),
+                Some(since) => {
+                    let until = (Instant::now() + PARTIAL_LINE_WAIT).min(since + PARTIAL_LINE_HELD_MAX);
+                    timeout_at(until, pipe.read(&mut buffer)).await.ok()
+                }
+                None => Some(pipe.read(&mut buffer).await),
             };
             match read {
                 Some(Ok(0)) | Some(Err(_)) => break,
                 Some(Ok(length)) => {
                     cutter.push(&buffer[..length], &mut lines);
-                    held = cutter.has_pending();
+                    // Where lines have ended, what is left is another one.
+                    let since = held.filter(|_| lines.is_empty()).unwrap_or_else(Instant::now);
+                    held = cutter.has_pending().then_some(since);
                 }
                 // What is left is at most a part of a character: wait for the rest of it.
                 None => {
                     cutter.flush(&mut lines);
-                    held = false;
+                    held = None;
                 }
             }
             self.print(stream, &mut lines);

@@ -67,6 +67,15 @@ impl Running for Played {
                 self.stderr.lock().as_mut().unwrap().write_all(b"half a li").unwrap();
                 self.end(ExitStatus::Code(0), false);
             }
+            "progresses" => {
+                let mut out = self.stdout.lock().as_ref().unwrap().try_clone().unwrap();
+                // Until nobody reads any more.
+                std::thread::spawn(move || {
+                    while out.write_all(b"\r50 %").is_ok() {
+                        std::thread::sleep(Duration::from_millis(3));
+                    }
+                });
+            }
             "eats" => self.end(ExitStatus::Signal(9), true),
             "panics" => panic!("on purpose"),
             _ => {}
@@ -140,7 +149,7 @@ impl Engines for Stage {
 impl Provider for Stage {
     fn prepare(&self, _: TaskId, task: Task) -> BoxFuture<'_, std::result::Result<ContainerPlan, Failure>> {
         async move {
-            let program = ["waits", "prints", "stubborn", "eats", "panics", "impossible", "unknown image", "slow image"]
+            let program = ["waits", "prints", "stubborn", "eats", "panics", "impossible", "unknown image", "slow image", "progresses"]
                 [usize::try_from(task.function.bits()).unwrap()];
             match program {
                 "unknown image" => return Err("image im-1 is missing".into()),
@@ -177,6 +186,7 @@ const PANICS: u128 = 4;
 const IMPOSSIBLE: u128 = 5;
 const UNKNOWN_IMAGE: u128 = 6;
 const SLOW_IMAGE: u128 = 7;
+const PROGRESSES: u128 = 8;
 
 struct Test {
     world: Arc<World>,
@@ -260,6 +270,19 @@ async fn a_container_lives_prints_and_ends_and_all_it_printed_is_there_before_it
     assert_eq!(*test.world.destroyed.lock(), ["prints"]);
     test.driver.handle().wait_until_app_gone(app(), SOON).await.unwrap();
     assert_eq!(test.world.made.lock().len(), 1, "made once");
+}
+
+#[tokio::test]
+async fn a_line_that_never_ends_is_seen_while_it_goes_on() {
+    let test = Test::new();
+    test.assign(1, PROGRESSES);
+    let seen = async {
+        while test.printed().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, seen).await.expect("a progress bar that moves on is shown");
+    assert!(test.printed()[0].1.starts_with("\r50 %"), "{:?}", test.printed());
 }
 
 #[tokio::test]

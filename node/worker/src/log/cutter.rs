@@ -1,7 +1,10 @@
 //! Cuts a stream of bytes into lines that are valid UTF-8.
 
 /// The longest entry, in bytes. A longer line becomes several entries.
-pub const LINE_BYTES_MAX: usize = 16 << 10;
+///
+/// Not less: clients put the pieces of a line together by looking through all they have of it again with each piece. Not
+/// more: as JSON, where a byte may take six, a piece has to fit into a line of the answer to `shoal logs`.
+pub const LINE_BYTES_MAX: usize = 128 << 10;
 
 /// Cuts what comes out of one pipe into lines.
 ///

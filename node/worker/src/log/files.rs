@@ -6,6 +6,7 @@ use std::io::Write;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,9 @@ use super::store::{Error, Options, failed};
 
 /// A file with lines older than this is closed, so that it can go when they are too old; in nanoseconds.
 const FILE_SPAN_NS: u64 = 24 * 3600 * 1_000_000_000;
+
+/// How many files are synced at a time. With more the disk does not keep up, and further ones get no index.
+const SEALING_MAX: usize = 16;
 
 /// All files of a store.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(super) struct Files {
     length: u64,
     index: Index,
     encoded: Vec<u8>,
+    /// Threads that sync files which were closed, and write their indexes.
+    sealing: Vec<JoinHandle<()>>,
 }
 
 /// A file that is not written to any more.
@@ -60,7 +66,8 @@ impl Files {
         let sealed_bytes = sealed.iter().map(|file| file.length).sum();
         let (file, losses) = (create(dir, number)?, Losses::read(dir));
         let (index, encoded) = (Index::default(), Vec::new());
-        Ok(Self { dir: dir.to_owned(), options, sealed, sealed_bytes, losses, number, file, length: 0, index, encoded })
+        let sealing = Vec::new();
+        Ok(Self { dir: dir.to_owned(), options, sealed, sealed_bytes, losses, number, file, length: 0, index, encoded, sealing })
     }
 
     /// Returns the place after the newest record.
@@ -116,11 +123,33 @@ impl Files {
     fn rotate(&mut self) -> Result<(), Error> {
         let next = create(&self.dir, self.number + 1)?;
         let sealed = Sealed { number: self.number, length: self.length, index: std::mem::take(&mut self.index) };
-        sealed.write_index(&self.dir);
+        let file = std::mem::replace(&mut self.file, next);
         self.sealed_bytes += sealed.length;
-        self.sealed.push_back(Arc::new(sealed));
-        (self.file, self.length, self.number) = (next, 0, self.number + 1);
+        let sealed = Arc::new(sealed);
+        self.sealed.push_back(sealed.clone());
+        (self.length, self.number) = (0, self.number + 1);
+        self.seal(file, sealed);
         Ok(())
+    }
+
+    /// Syncs a file that was closed and writes its index, on a thread: the disk may take its time, and nobody waits for it. Without
+    /// an index the next start reads the file.
+    fn seal(&mut self, file: File, sealed: Arc<Sealed>) {
+        self.sealing.retain(|sealing| !sealing.is_finished());
+        if self.sealing.len() >= SEALING_MAX {
+            return;
+        }
+        let dir = self.dir.clone();
+        let seal = move || {
+            if file.sync_data().is_ok() {
+                sealed.write_index(&dir);
+            }
+            // It may have been dropped meanwhile: its index goes after it.
+            if !path_of(&dir, sealed.number).exists() {
+                let _ = fs::remove_file(index_path_of(&dir, sealed.number));
+            }
+        };
+        self.sealing.extend(thread::Builder::new().name("log-seal".to_owned()).spawn(seal));
     }
 
     fn drop_oldest(&mut self, from_ns: u64) -> Result<(), Error> {
@@ -135,8 +164,8 @@ impl Files {
             let last_ns = oldest.index.times().map_or(from_ns, |(_, last_ns)| last_ns);
             oldest.index.lines_by_app().for_each(|(app, lines)| self.losses.add(app, lines, last_ns));
             let path = path_of(&self.dir, oldest.number);
-            let _ = fs::remove_file(index_path_of(&self.dir, oldest.number));
             fs::remove_file(&path).map_err(failed("remove", &path))?;
+            let _ = fs::remove_file(index_path_of(&self.dir, oldest.number));
             dropped = true;
         }
         if dropped {
@@ -173,13 +202,24 @@ impl Files {
     }
 }
 
+impl Drop for Files {
+    fn drop(&mut self) {
+        for sealing in self.sealing.drain(..) {
+            let _ = sealing.join();
+        }
+    }
+}
+
 impl Sealed {
     /// Takes a file as it is on disk: its index if that fits, else by reading it. An empty file is removed.
+    ///
+    /// An index is written once its file is synced, and has a checksum: one that is whole says what a power cut left of the file,
+    /// which is all. Those that earlier versions wrote have none, and are not believed.
     fn open(dir: &Path, number: u64) -> Result<Option<Self>, Error> {
         let path = path_of(dir, number);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed("open", &path))?;
         let on_disk = file.metadata().map_err(failed("look at", &path))?.len();
-        let index = fs::read(index_path_of(dir, number)).ok().and_then(|bytes| postcard::from_bytes::<Self>(&bytes).ok());
+        let index = fs::read(index_path_of(dir, number)).ok().and_then(|bytes| Self::read_index(&bytes));
         if let Some(sealed) = index.filter(|sealed| sealed.number == number && sealed.length == on_disk) {
             return Ok(Some(sealed));
         }
@@ -198,15 +238,26 @@ impl Sealed {
             return Ok(None);
         }
         let sealed = Self { number, length, index };
-        sealed.write_index(dir);
+        // What was read may be in memory alone.
+        if file.sync_data().is_ok() {
+            sealed.write_index(dir);
+        }
         Ok(Some(sealed))
     }
 
     /// Without the index the next start reads the file, so a failure is no loss.
     fn write_index(&self, dir: &Path) {
-        if let Ok(bytes) = postcard::to_allocvec(self) {
+        if let Ok(index) = postcard::to_allocvec(self) {
+            let bytes = [&crc32fast::hash(&index).to_le_bytes()[..], &index].concat();
             let _ = fs::write(index_path_of(dir, self.number), bytes);
         }
+    }
+
+    /// Reads what [`Self::write_index`] wrote; none if it is not whole.
+    fn read_index(bytes: &[u8]) -> Option<Self> {
+        let (crc, index) = bytes.split_first_chunk::<4>()?;
+        let whole = crc32fast::hash(index) == u32::from_le_bytes(*crc);
+        whole.then(|| postcard::from_bytes(index).ok()).flatten()
     }
 
     fn parts(&self, filter: &Filter) -> Parts {

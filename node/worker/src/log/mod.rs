@@ -37,5 +37,5 @@ mod tests;
 
 pub use cutter::{LINE_BYTES_MAX, LineCutter};
 pub use entry::{Cursor, Entry, Filter, NotACursor, Stream};
-pub use read::{Batch, Counts, FOLLOW_ENTRIES_MAX};
+pub use read::{Batch, Counts, FETCH_BYTES_MAX, FOLLOW_BYTES_MAX, FOLLOW_ENTRIES_MAX, fitting};
 pub use store::{Error, LogStore, Options};

@@ -19,6 +19,36 @@ use super::store::{Error, LogStore, failed};
 /// How many entries one batch of [`LogStore::follow`] holds at most; the next call continues.
 pub const FOLLOW_ENTRIES_MAX: usize = 1_000;
 
+/// With so many bytes a batch of [`LogStore::follow`] is full.
+pub const FOLLOW_BYTES_MAX: usize = 2 << 20;
+
+/// How many bytes [`LogStore::fetch`] finds at most: as many as go into one message. Older entries are left out, and a line says so.
+pub const FETCH_BYTES_MAX: usize = 32 << 20;
+
+/// What an entry counts as besides its text.
+const ENTRY_COST_BYTES: usize = 128;
+
+fn cost(entry: &Entry) -> usize {
+    entry.data.len() + ENTRY_COST_BYTES
+}
+
+/// Leaves the newest entries that are [`FETCH_BYTES_MAX`] bytes, and at least one; the first one then says that others are left out.
+pub fn fitting(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        bytes += cost(entry);
+        bytes <= FETCH_BYTES_MAX
+    };
+    let kept = entries.iter().rev().take_while(fits).count().max(1);
+    if kept < entries.len() {
+        entries.drain(..entries.len() - kept);
+        let oldest = &entries[0];
+        let data = format!("[older lines of this time are left out: an answer has {} MiB; ask for less time]\n", FETCH_BYTES_MAX >> 20);
+        entries.insert(0, Entry { stream: Stream::System, input: None, call: None, data, ..oldest.clone() });
+    }
+    entries
+}
+
 /// Entries, oldest first, and where to go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
@@ -53,7 +83,7 @@ impl LogStore {
     /// Finds the newest `limit` entries that match; the oldest comes first.
     ///
     /// When the app of the filter lost lines within the filter's time, and the limit leaves room, the first entry is a line of
-    /// [`Stream::System`] that says so. The batch's cursor is the end of the store, for [`LogStore::follow`]. Reads from the
+    /// [`Stream::System`] that says so; so it is where the entries are more than [`FETCH_BYTES_MAX`]. The batch's cursor is the end of the store, for [`LogStore::follow`]. Reads from the
     /// newest line back, only where the index says that there are lines of what is wanted. Blocks for disk reads.
     ///
     /// # Errors
@@ -63,23 +93,25 @@ impl LogStore {
             let files = self.files();
             (files.newest(filter), files.losses.line(filter, self.options()), files.end())
         };
-        let mut found: VecDeque<Entry> = VecDeque::new();
+        let (mut found, mut bytes): (VecDeque<Entry>, usize) = (VecDeque::new(), 0);
         for parts in files {
-            if found.len() >= limit {
+            if found.len() >= limit || bytes > FETCH_BYTES_MAX {
                 break;
             }
             let Some(file) = self.reopen(parts.number)? else { continue };
             for range in parts.ranges.into_iter().rev() {
                 let room = limit - found.len();
-                if room == 0 {
+                if room == 0 || bytes > FETCH_BYTES_MAX {
                     break;
                 }
                 let newest = self.newest_of(&file, parts.number, range, filter, room)?;
+                bytes += newest.iter().map(cost).sum::<usize>();
                 newest.into_iter().rev().for_each(|entry| found.push_front(entry));
             }
         }
         let mut entries = Vec::from(found);
         entries.sort_by_key(|entry| entry.timestamp_ns);
+        let mut entries = fitting(entries);
         if let Some(loss) = loss.filter(|_| entries.len() < limit) {
             entries.insert(0, loss);
         }
@@ -124,7 +156,8 @@ impl LogStore {
         Ok(buckets)
     }
 
-    /// Reads the entries after a cursor that match, at most [`FOLLOW_ENTRIES_MAX`]; does not wait. Blocks for disk reads.
+    /// Reads the entries after a cursor that match, at most [`FOLLOW_ENTRIES_MAX`], and no more once they are [`FOLLOW_BYTES_MAX`] bytes;
+    /// does not wait. Blocks for disk reads.
     ///
     /// When lines of the filter's app that came after the cursor were dropped, the first entry says so.
     ///
@@ -136,17 +169,21 @@ impl LogStore {
             let loss = if files.is_before_oldest(cursor) { files.losses.line(filter, self.options()) } else { None };
             (files.after(filter, cursor), files.end(), loss)
         };
-        let mut entries = Vec::from_iter(loss);
+        let (mut entries, mut bytes) = (Vec::from_iter(loss), 0);
+        let mut full = false;
         for parts in files {
             let number = parts.number;
             let visit = |record: Record<'_>| {
                 if record.matches(filter) {
-                    entries.push(record.entry());
+                    let entry = record.entry();
+                    bytes += cost(&entry);
+                    entries.push(entry);
                 }
-                if entries.len() < FOLLOW_ENTRIES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                full = entries.len() >= FOLLOW_ENTRIES_MAX || bytes >= FOLLOW_BYTES_MAX;
+                if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             let at = self.scan(parts, visit)?;
-            if entries.len() >= FOLLOW_ENTRIES_MAX {
+            if full {
                 return Ok(Batch { entries, cursor: Cursor { file: number, offset: at } });
             }
         }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use shoal_state::{AppId, CallId, FunctionId, InputId, TaskId};
 
-use super::{Batch, Cursor, Entry, FOLLOW_ENTRIES_MAX, Filter, LogStore, Options, Stream};
+use super::{
+    Batch, Cursor, Entry, FETCH_BYTES_MAX, FOLLOW_BYTES_MAX, FOLLOW_ENTRIES_MAX, Filter, LINE_BYTES_MAX, LogStore, Options, Stream,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -117,6 +119,70 @@ fn a_restart_keeps_lines_and_cursors_and_cuts_a_torn_end() {
     assert_eq!(store.read_after(&of_app(1), store.end()).unwrap().entries, []);
 }
 
+/// A store of two files, as a power cut may leave it: the end of the first one is zeros, and `index` stands beside it.
+fn after_a_power_cut(index: impl Fn(Vec<u8>) -> Vec<u8>) -> (tempfile::TempDir, LogStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open_with(dir.path(), small()).unwrap();
+    (1..=12).for_each(|time| store.append(&line(time, 1, &format!("line {time}\n"))).unwrap());
+    assert_eq!(store.end().to_string().split('-').next(), Some("2"), "the first file is full");
+    drop(store);
+    let (log, index_file) = (dir.path().join("0000000000000001.log"), dir.path().join("0000000000000001.index"));
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[500..].fill(0);
+    fs::write(&log, bytes).unwrap();
+    fs::write(&index_file, index(fs::read(&index_file).unwrap())).unwrap();
+    let store = LogStore::open_with(dir.path(), small()).unwrap();
+    (dir, store)
+}
+
+#[test]
+fn an_index_that_may_be_of_a_lost_file_is_not_believed() {
+    let torn = |mut index: Vec<u8>| {
+        index.pop();
+        index
+    };
+    let of_an_earlier_version = |index: Vec<u8>| index[4..].to_vec();
+    for index in [torn as fn(Vec<u8>) -> Vec<u8>, of_an_earlier_version] {
+        let (dir, store) = after_a_power_cut(index);
+        let found = store.fetch(&of_app(1), 100).unwrap();
+        assert_eq!(texts(&found)[..4], ["line 1\n", "line 2\n", "line 3\n", "line 4\n"]);
+        let whole: u64 = fs::read_dir(dir.path())
+            .unwrap()
+            .map(Result::unwrap)
+            .filter(|item| item.path().extension().unwrap() == "log")
+            .map(|item| item.metadata().unwrap().len())
+            .sum();
+        assert_eq!(store.bytes(), whole, "what is lost is not counted");
+        assert!(fs::metadata(dir.path().join("0000000000000001.log")).unwrap().len() <= 500);
+    }
+    // Written after the file was synced: this one is known to be right, and the file is not read for it.
+    let (_dir, store) = after_a_power_cut(|index| index);
+    assert!(store.bytes() > 1000);
+}
+
+#[test]
+fn an_answer_is_bounded_in_bytes_and_says_what_it_leaves_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LogStore::open(dir.path()).unwrap();
+    let long = "x".repeat(LINE_BYTES_MAX);
+    let total = FETCH_BYTES_MAX / LINE_BYTES_MAX + 50;
+    (1..=total as u64).for_each(|time| store.append(&line(time, 1, &long)).unwrap());
+    let found = store.fetch(&of_app(1), 20_000).unwrap().entries;
+    assert!(found[0].stream == Stream::System && found[0].data.contains("older lines of this time are left out"), "{}", found[0].data);
+    let bytes: usize = found.iter().map(|entry| entry.data.len()).sum();
+    assert!((FETCH_BYTES_MAX - 2 * LINE_BYTES_MAX..=FETCH_BYTES_MAX).contains(&bytes), "{bytes}");
+    assert_eq!(found.last().unwrap().timestamp_ns, total as u64);
+    assert_eq!(store.fetch(&of_app(1), 3).unwrap().entries.len(), 3);
+
+    let (mut cursor, mut seen) = (Cursor::START, 0);
+    while seen < total {
+        let batch = store.read_after(&of_app(1), cursor).unwrap();
+        let bytes: usize = batch.entries.iter().map(|entry| entry.data.len()).sum();
+        assert!((1..=FOLLOW_BYTES_MAX + LINE_BYTES_MAX).contains(&bytes), "{bytes}");
+        (seen, cursor) = (seen + batch.entries.len(), batch.cursor);
+    }
+}
+
 #[test]
 fn a_damaged_record_hides_its_file_not_the_others() {
     let dir = tempfile::tempdir().unwrap();
@@ -177,6 +243,7 @@ fn what_is_too_old_goes_even_when_nobody_prints_any_more() {
     store.tidy(9 * DAY).unwrap();
     assert_eq!(kept(&store).entries.len(), 1, "all are gone but the line that says so");
     assert!(texts(&kept(&store))[0].starts_with("[5 older lines"));
+    drop(store);
     let on_disk = fs::read_dir(dir.path()).unwrap().count();
     assert_eq!(on_disk, 2, "an empty file to write to, and what was dropped");
 }
