@@ -11,12 +11,21 @@ this process's own, around nothing but the call.
     {"do": "look", "function": "warm"}                             {}
     {"do": "together", "functions": ["burst_0", "burst_1"]}        {"ms": [...]}, one of all
     {"do": "build", "packages": ["numpy"]}                         {"seconds": s}
+    {"do": "submit", "function": "warm", "times": 500, "at_once": 64}   {"seconds": s}, until all are accepted
+    {"do": "drain"}                                                {}, when all that was submitted has its result
+    {"do": "fan", "function": "fan", "inputs": 8, "seconds": 15}   {"ms": ms, "containers": n}, until the last input runs
+    {"do": "queue", "function": "stuck", "inputs": 1000, "shape": "map"}    {}, when all wait; or "calls", one each
+    {"do": "cancel"}                                               {}, all that was queued
+    {"do": "queue_pairs", "pairs": 1000, "at_once": 16, "reads": false}     {"seconds": s}, put and taken out again
+    {"do": "dict_pairs", "pairs": 1000, "at_once": 16, "reads": false}      {"seconds": s}, put and read, or read alone
 """
 
 import asyncio
+import functools
 import json
 import sys
 import time
+from collections.abc import Awaitable, Callable, Iterable
 
 import modal
 
@@ -89,6 +98,95 @@ def together(functions: list[modal.Function]) -> dict:
     return {"ms": [(time.perf_counter() - began) * 1000]}
 
 
+def some_at_once(at_once: int, items: Iterable, do: Callable[..., Awaitable]) -> float:
+    """Does something with each item, some of them at a time; returns the seconds that it took."""
+
+    async def all_of_them() -> None:
+        left = iter(items)
+
+        async def some() -> None:
+            for item in left:
+                await do(item)
+
+        await asyncio.gather(*(some() for _ in range(at_once)))
+
+    began = time.perf_counter()
+    asyncio.run(all_of_them())
+    return time.perf_counter() - began
+
+
+SUBMITTED: list[modal.FunctionCall] = []
+QUEUED: list[modal.FunctionCall] = []
+
+
+def submit(function: modal.Function, times: int, at_once: int) -> dict:
+    async def one(x: int) -> None:
+        SUBMITTED.append(await function.spawn.aio(x))
+
+    return {"seconds": some_at_once(at_once, range(times), one)}
+
+
+def drain() -> dict:
+    some_at_once(16, SUBMITTED, lambda call: call.get.aio())
+    SUBMITTED.clear()
+    return {}
+
+
+def fan(function: modal.Function, inputs: int, seconds: float) -> dict:
+    async def all_of_them() -> list[tuple[str, float]]:
+        return await asyncio.gather(*(function.remote.aio(seconds) for _ in range(inputs)))
+
+    began = time.time()
+    ran = asyncio.run(all_of_them())
+    return {"ms": (max(at for _, at in ran) - began) * 1000, "containers": len({task for task, _ in ran})}
+
+
+def queue(function: modal.Function, inputs: int, shape: str) -> dict:
+    if shape == "map":
+        QUEUED.append(function.experimental_spawn_map(range(1, inputs + 1)))
+        return {}
+
+    async def one(x: int) -> None:
+        QUEUED.append(await function.spawn.aio(x))
+
+    some_at_once(64, range(1, inputs + 1), one)
+    return {}
+
+
+def cancel() -> dict:
+    some_at_once(16, reversed(QUEUED), lambda call: call.cancel.aio())
+    QUEUED.clear()
+    return {}
+
+
+@functools.cache
+def objects() -> tuple[modal.Queue, modal.Dict]:
+    queue, entries = (kind.from_name(f"{APP}-pairs", create_if_missing=True).hydrate() for kind in (modal.Queue, modal.Dict))
+    queue.clear(all=True)
+    return queue, entries
+
+
+def queue_pairs(pairs: int, at_once: int) -> dict:
+    queue, _ = objects()
+
+    async def pair(number: int) -> None:
+        await queue.put.aio(number)
+        await queue.get.aio()
+
+    return {"seconds": some_at_once(at_once, range(pairs), pair)}
+
+
+def dict_pairs(pairs: int, at_once: int, reads: bool) -> dict:
+    _, entries = objects()
+
+    async def pair(number: int) -> None:
+        if not reads:
+            await entries.put.aio(f"key-{number}", number)
+        assert await entries.get.aio(f"key-{number}") == number
+
+    return {"seconds": some_at_once(at_once, range(pairs), pair)}
+
+
 def build(packages: list[str]) -> dict:
     app = modal.App.lookup(APP)
     image = modal.Image.debian_slim().pip_install(*packages, force_build=True)
@@ -125,6 +223,20 @@ def main() -> None:
                 answer = together([function_named(name) for name in order["functions"]])
             case "build":
                 answer = build(order["packages"])
+            case "submit":
+                answer = submit(function, order["times"], order["at_once"])
+            case "drain":
+                answer = drain()
+            case "fan":
+                answer = fan(function, order["inputs"], order["seconds"])
+            case "queue":
+                answer = queue(function, order["inputs"], order["shape"])
+            case "cancel":
+                answer = cancel()
+            case "queue_pairs":
+                answer = queue_pairs(order["pairs"], order["at_once"])
+            case "dict_pairs":
+                answer = dict_pairs(order["pairs"], order["at_once"], order["reads"])
             case other:
                 raise ValueError(f"{other!r} is not an order")
         print(json.dumps(answer), flush=True)

@@ -1,9 +1,11 @@
-"""One line of the report, and how it is made of samples."""
+"""A line of the report, and how its samples are taken: Shoal and what it is held against in turn."""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
+
+from rig import Rig
 
 
 @dataclass
@@ -52,3 +54,25 @@ def percentile(samples: list[float], which: int) -> float:
         return statistics.median(samples)
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, len(ordered) * which // 100)]
+
+
+def interleaved(rig: Rig, rounds: int, sides: list[str], **order) -> dict[str, list[dict]]:
+    """Gives the same order to the clients of several sides in turn, and returns their answers."""
+    _ = rig.relay
+    answers: dict[str, list[dict]] = {side: [] for side in sides}
+    for turn in range(rounds):
+        first = turn % len(sides)
+        for side in sides[first:] + sides[:first]:
+            answers[side].append(rig.caller(side).do(**order))
+    return answers
+
+
+def all_ms(answers: list[dict]) -> list[float]:
+    return [ms for answer in answers for ms in answer["ms"]]
+
+
+def rates(answers: list[dict], count: int) -> list[float]:
+    return [count / answer["seconds"] for answer in answers]
+
+
+RELAY = "relay, the same entrypoints"

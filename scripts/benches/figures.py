@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
-from figure import Figure
+from figure import RELAY, Figure, all_ms, interleaved, rates
 from fleet_figures import cluster_call, cluster_cold_start, cluster_failover, cluster_idle, cluster_transfer, cluster_writes
+from objects import dict_rate, queue_rate
 from rig import APP, MANY, NUMPY, SIZES, Rig
+from scaling import map_batched, map_concurrent, queued_memory, scale_out, spawn_rate
 from usage import ControlGroups, Used, by_processes
 
 
@@ -57,28 +59,6 @@ def cold_start(rig: Rig) -> Iterator[Figure]:
             samples.append(taken)
             baselines.append(bare)
     yield Figure("cold_start", "ms", samples, baselines, "bare entrypoint by runsc run, until it asks for an input", 0.35)
-
-
-def interleaved(rig: Rig, rounds: int, sides: list[str], **order) -> dict[str, list[dict]]:
-    """Gives the same order to the clients of several sides in turn, and returns their answers."""
-    _ = rig.relay
-    answers: dict[str, list[dict]] = {side: [] for side in sides}
-    for turn in range(rounds):
-        first = turn % len(sides)
-        for side in sides[first:] + sides[:first]:
-            answers[side].append(rig.caller(side).do(**order))
-    return answers
-
-
-def all_ms(answers: list[dict]) -> list[float]:
-    return [ms for answer in answers for ms in answer["ms"]]
-
-
-def rates(answers: list[dict], count: int) -> list[float]:
-    return [count / answer["seconds"] for answer in answers]
-
-
-RELAY = "relay, the same entrypoints"
 
 
 def all_sides(rig: Rig) -> list[str]:
@@ -336,7 +316,8 @@ BENCHES: dict[str, Callable[[Rig], Iterator[Figure]]] = {
     bench.__name__: bench
     for bench in (
         container_start, cold_start, burst, image_size, numpy_bytes, build,
-        warm_remote, map_throughput, submit, idle, log_lines, store_write, store_read,
+        warm_remote, map_throughput, map_concurrent, map_batched, submit, spawn_rate, scale_out, queued_memory,
+        queue_rate, dict_rate, idle, log_lines, store_write, store_read,
         cluster_writes, cluster_failover, cluster_transfer, cluster_cold_start, cluster_idle, cluster_call,
     )
 }  # fmt: skip

@@ -1,5 +1,8 @@
 """The functions that scripts/bench calls. They do nothing, so that what is measured is the way to them."""
 
+import os
+import time
+
 import modal
 
 app = modal.App("shoal-bench")
@@ -21,6 +24,34 @@ def many(x):
 @app.function(scaledown_window=2)
 def cold(x):
     return x
+
+
+# One container that takes many inputs at once.
+@app.function(max_containers=1, scaledown_window=20)
+@modal.concurrent(max_inputs=100)
+async def at_once(x):
+    return x
+
+
+# One container that takes many inputs in one call.
+@app.function(max_containers=1, scaledown_window=20)
+@modal.batched(max_batch_size=50, wait_ms=10)
+def in_batches(xs):
+    return xs
+
+
+# A container for each input that runs: where, and from when on. So small that a machine has room for all.
+@app.function(cpu=0.05, memory=64, scaledown_window=2)
+def fan(seconds):
+    began = time.time()
+    time.sleep(seconds)
+    return os.environ["MODAL_TASK_ID"], began
+
+
+# One container, which is soon taken by an input that does not end: all others wait.
+@app.function(max_containers=1, scaledown_window=2, timeout=3600)
+def stuck(x):
+    time.sleep(3600 if x else 0)
 
 
 # As many containers as a bench says, which wait. So small that a machine has room for many.

@@ -90,7 +90,7 @@ class Rig:
         self.log = (self.folder / "log").open("ab")
         self.runsc = os.environ.get("SHOAL_RUNSC", "/usr/local/bin/runsc")
         self.at_close: list[Callable[[], None]] = []
-        self.callers: dict[tuple[str, str], Partner] = {}
+        self.callers: dict[tuple[str, str, int], Partner] = {}
         self.deployed: set[Program] = set()
         self.work_folders = 0
 
@@ -152,9 +152,11 @@ class Rig:
         client.modal("deploy", "--name", program.app, str(HERE / program.file), cwd=HERE, environment=environment).ok(1800)
         self.deployed.add(program)
 
-    def caller(self, of: str, program: Program = MAIN) -> Partner:
-        """The client process towards "node", "relay" or "null", or Ray's driver, which calls the functions of a program."""
-        which = (of, program.app)
+    def caller(self, of: str, program: Program = MAIN, number: int = 0) -> Partner:
+        """The client process towards "node", "relay" or "null", or Ray's driver, which calls the functions of a program.
+
+        There may be several, told apart by a number."""
+        which = (of, program.app, number)
         if which in self.callers:
             return self.callers[which]
         if of == "ray":
@@ -249,9 +251,9 @@ class Rig:
     @cached_property
     def relay(self) -> Partner:
         """The relay with its entrypoints started."""
-        for tag in ("many", "cold"):
+        for tag in ("many", "cold", "at_once", "in_batches"):
             self.live_task(tag)
-        relay = self.start_relay("relay", {"warm": 1, "many": MANY, "cold": 0})
+        relay = self.start_relay("relay", {"warm": 1, "many": MANY, "cold": 0, "at_once": 1, "in_batches": 1})
         self.at_close.append(relay.close)
         self.relay_ports = relay.answer()
         return relay
@@ -280,6 +282,26 @@ class Rig:
         """The ports of the relay and the null server."""
         _ = self.relay
         return self.__dict__["relay_ports"]
+
+    @cached_property
+    def redis(self) -> Partner:
+        """A client of a Redis server that syncs each change, on the disk that the node is on; it takes orders about queues and dicts."""
+        server = shutil.which("redis-server")
+        if server is None:
+            raise RuntimeError("there is no redis-server here: scripts/bench installs it")
+        folder = Path(tempfile.mkdtemp(prefix="redis-", dir=self.data.parent))
+        self.at_close.append(lambda: shutil.rmtree(folder))
+        socket = self.folder / "redis.sock"
+        words = [
+            server, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--daemonize", "no", "--save", "",
+            "--appendonly", "yes", "--appendfsync", "always",
+        ]  # fmt: skip
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        self.at_close.append(lambda: end(process))
+        wait_for("Redis", socket.exists, 30)
+        client = Partner("the client of Redis", [str(client_python()), str(HERE / "redis_caller.py"), str(socket)], os.environ.copy(), self.log)
+        self.at_close.append(client.close)
+        return client
 
     def wait_tasks(self, tag: str, count: int) -> None:
         """Waits until a function has so many containers, and all have asked for work."""
@@ -351,6 +373,16 @@ class Rig:
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join([self.tool.name, *arguments])} ended with {done.returncode}")
         return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a process that goes when it is asked."""
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
 
 
 def task_of(id: str, config: dict[str, Any], bundle: Path) -> Task:

@@ -139,6 +139,22 @@ impl Pool {
         Ok(())
     }
 
+    /// Takes up to `max` inputs: the first when it comes, the others as they come within `linger` after it.
+    async fn take_batch(&self, max: usize, linger: Duration) -> Vec<pb::FunctionGetInputsItem> {
+        let Some(first) = self.take().await else { return vec![] };
+        let (mut taken, until) = (vec![first], tokio::time::Instant::now() + linger);
+        loop {
+            {
+                let mut waiting = self.waiting.lock();
+                let more = waiting.len().min(max.saturating_sub(taken.len()));
+                taken.extend(waiting.drain(..more));
+            }
+            if taken.len() >= max || tokio::time::timeout_at(until, self.came.notified()).await.is_err() {
+                return taken;
+            }
+        }
+    }
+
     async fn take(&self) -> Option<pb::FunctionGetInputsItem> {
         let until = tokio::time::Instant::now() + INPUTS_WAIT;
         loop {
@@ -300,6 +316,10 @@ impl ModalClient for Relay {
         Ok(Response::new(pb::FunctionPutInputsResponse { inputs: self.put(&request.function_id, call, invocation, request.inputs)? }))
     }
 
+    async fn function_finish_inputs(&self, _: Request<pb::FunctionFinishInputsRequest>) -> Result<Response<()>, Status> {
+        Ok(Response::new(()))
+    }
+
     async fn function_get_outputs(
         &self,
         request: Request<pb::FunctionGetOutputsRequest>,
@@ -344,10 +364,11 @@ impl ModalClient for Relay {
         request: Request<pb::FunctionGetInputsRequest>,
     ) -> Result<Response<pb::FunctionGetInputsResponse>, Status> {
         let through = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred?.pid());
-        let id = request.into_inner().function_id;
+        let request = request.into_inner();
+        let (id, max) = (request.function_id, usize::try_from(request.batch_max_size).unwrap_or_default().max(1));
         let pool = self.shared.pools.get(&id).ok_or_else(|| absent("function", &id))?;
         pool.asks(through.unwrap_or_default());
-        let inputs = pool.take().await.into_iter().collect();
+        let inputs = pool.take_batch(max, Duration::from_millis(request.batch_linger_ms)).await;
         Ok(Response::new(pb::FunctionGetInputsResponse { inputs, ..Default::default() }))
     }
 
