@@ -46,8 +46,8 @@ pub(crate) struct EndedTask {
 #[derive(Debug, Default)]
 struct Entry {
     known: Known,
-    /// What ends the inputs that it works on, should they take too long.
-    limits: HashMap<InputId, AbortOnDropHandle<()>>,
+    /// What ends the inputs that it works on, should they take too long, with the number of their try.
+    limits: HashMap<InputId, (u32, AbortOnDropHandle<()>)>,
 }
 
 /// The tasks of this node. Cheap to clone.
@@ -77,9 +77,9 @@ impl Tasks {
         self.with(task, |entry| entry.known.dismissed = true);
     }
 
-    /// Holds what ends an input that takes too long, until the input or the task is done.
-    pub(crate) fn limit(&self, task: TaskId, input: InputId, limit: AbortOnDropHandle<()>) {
-        self.with(task, |entry| entry.limits.insert(input, limit));
+    /// Holds what ends a try of an input that takes too long, until the try or the task is done.
+    pub(crate) fn limit(&self, task: TaskId, (input, retry_count): (InputId, u32), limit: AbortOnDropHandle<()>) {
+        self.with(task, |entry| entry.limits.insert(input, (retry_count, limit)));
     }
 
     /// Notes that a task is done with an input.
@@ -89,9 +89,10 @@ impl Tasks {
         }
     }
 
-    /// Says whether a task has not said yet that it is done with an input.
-    pub(crate) fn has(&self, task: TaskId, input: InputId) -> bool {
-        self.known.lock().get(&task).is_some_and(|entry| entry.limits.contains_key(&input))
+    /// Says whether a task has not said yet that it is done with a try of an input.
+    pub(crate) fn has(&self, task: TaskId, input: InputId, retry_count: u32) -> bool {
+        let is_this = |entry: &Entry| entry.limits.get(&input).is_some_and(|(of, _)| *of == retry_count);
+        self.known.lock().get(&task).is_some_and(is_this)
     }
 
     /// Notes why a task's container does not go on from a zygote.

@@ -2,7 +2,8 @@
 //!
 //! The caller gets its outcome at the moment the time is up, whatever the container does; then the container is told to
 //! stop, since nothing else surely ends what runs in it: SIGINT, so that its exit hooks run, and SIGKILL after its grace.
-//! A container that has other inputs beside it is told to give up this one first, and is stopped if it does not.
+//! A container that has other inputs beside it is told to give up this one first, and is stopped if it does not; the next try does not
+//! come to it before.
 //! Should this node die meanwhile, the input's home ends it somewhat later.
 
 use std::time::Duration;
@@ -26,11 +27,10 @@ pub(crate) fn watch(api: &Api, id: TaskId, task: &Task, inputs: &[LeasedInput]) 
     let state = api.local();
     let Some(function) = state.functions.get(&task.function).filter(|function| function.timeout_ms > 0) else { return };
     let limit = Duration::from_millis(function.timeout_ms);
-    // The next try might come to the same container, which would take one for the other.
-    let shares = function.inputs_concurrent > 1 && function.batch_max == 0 && function.retries.count == 0;
+    let shares = function.inputs_concurrent > 1 && function.batch_max == 0;
     for input in inputs {
         let watching = watch_one(api.clone(), (id, task.clone()), (input.input, input.retry_count), limit, shares);
-        api.tasks.limit(id, input.input, AbortOnDropHandle::new(tokio::spawn(watching)));
+        api.tasks.limit(id, (input.input, input.retry_count), AbortOnDropHandle::new(tokio::spawn(watching)));
     }
 }
 
@@ -45,7 +45,7 @@ async fn watch_one(api: Api, (id, task): (TaskId, Task), (input, retry_count): (
         if let Err(error) = api.calls.finish((!shares).then_some((id, task.function)), vec![outcome]).await {
             tracing::warn!(task = %id, %input, %error, "cannot write that an input took too long");
         }
-        if shares && lets_go(&api, id, input).await {
+        if shares && lets_go(&api, id, input, retry_count).await {
             return;
         }
         if let Err(error) = api.calls.stop_task(id, task.function).await {
@@ -58,9 +58,9 @@ async fn watch_one(api: Api, (id, task): (TaskId, Task), (input, retry_count): (
 }
 
 /// Waits until a container has let go of an input; false when it does not in time.
-async fn lets_go(api: &Api, id: TaskId, input: InputId) -> bool {
+async fn lets_go(api: &Api, id: TaskId, input: InputId, retry_count: u32) -> bool {
     let until = tokio::time::Instant::now() + LETS_GO;
-    while api.tasks.has(id, input) {
+    while api.tasks.has(id, input, retry_count) {
         if tokio::time::Instant::now() >= until {
             return false;
         }

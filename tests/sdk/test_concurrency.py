@@ -78,6 +78,16 @@ def test_one_of_many_takes_too_long(running, sdk):
     assert other.get(timeout=20) == task
 
 
+def test_one_of_many_is_tried_again(running):
+    """`timeout` with `retries`: the input that takes too long is tried again, in the same container, which goes on with those beside it."""
+    task = concurrency.in_time_or_again.remote("first", 0.0)
+    late = concurrency.in_time_or_again.spawn("late", 100.0)
+    time.sleep(2.0)
+    other = concurrency.in_time_or_again.spawn("other", 3.5)
+    assert late.get(timeout=20) == f"{task} again"
+    assert other.get(timeout=20) == task
+
+
 def test_a_full_batch_does_not_wait(running):
     """`wait_ms=8000`: four inputs are a batch and are done at once, one alone waits for company."""
     begin = time.monotonic()

@@ -49,11 +49,13 @@ impl Rules {
         let needs = |index| Some(Needs { shard, index, durable });
         if let Some((entry, _)) = known.output {
             let answer = needs(entry.index);
-            from.into_iter().for_each(|task| self.has_let_go(task, input));
+            from.into_iter().for_each(|task| self.has_let_go(now, task, input));
             return answer;
         }
         if retry_count < known.retry_count {
-            return needs(known.last);
+            let answer = needs(known.last);
+            from.into_iter().for_each(|task| self.has_let_go(now, task, input));
+            return answer;
         }
         if retry_count > known.retry_count || self.runs_elsewhere(input, from, status) {
             return None;

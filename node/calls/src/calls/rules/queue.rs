@@ -281,7 +281,10 @@ impl Rules {
             let Some(request) = self.unpark(ticket) else { return };
             let Some(queue) = self.pools.get_mut(&pool) else { return };
             let max = request.max.max(1) as usize;
-            let taken: Vec<(u64, InputId)> = queue.waiting.iter().take(max).map(|(order, id)| (*order, *id)).collect();
+            let task = self.tasks.get(&request.task);
+            let may_have = |id: &InputId| task.is_none_or(|task| task.may_have(*id));
+            let taken: Vec<(u64, InputId)> =
+                queue.waiting.iter().filter(|(_, id)| may_have(id)).take(max).map(|(order, id)| (*order, *id)).collect();
             for (order, input) in &taken {
                 queue.waiting.remove(order);
                 self.places.remove(input);
@@ -313,7 +316,11 @@ impl Rules {
                 }
                 continue;
             }
-            let busy = self.tasks.get(&request.task).map_or(0, |task| task.running_count());
+            let task = self.tasks.get(&request.task);
+            if task.is_some_and(|task| !queue.waiting.values().any(|input| task.may_have(*input))) {
+                continue;
+            }
+            let busy = task.map_or(0, |task| task.running_count());
             let rank = (busy, std::cmp::Reverse(*ticket));
             if best.is_none_or(|best| rank < best) {
                 best = Some(rank);

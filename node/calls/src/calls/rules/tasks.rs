@@ -61,6 +61,11 @@ impl Task {
         u32::try_from(self.running.len()).unwrap_or(u32::MAX)
     }
 
+    /// Says whether it may be given an input: it would take another try for the one that it has not let go of yet.
+    pub(super) fn may_have(&self, input: InputId) -> bool {
+        !self.cancels.contains_key(&input)
+    }
+
     pub(super) fn begins(&mut self, input: InputId) {
         self.running.insert(input);
         self.idle_since_ms = None;
@@ -148,10 +153,13 @@ impl Rules {
         self.tasks.get(&task).is_some_and(|task| task.stopping || told(task))
     }
 
-    /// Notes that a task is done with an input that was taken from it.
-    pub(super) fn has_let_go(&mut self, task: TaskId, input: InputId) {
-        if let Some(task) = self.tasks.get_mut(&task) {
-            task.cancels.remove(&input);
+    /// Notes that a task is done with an input that was taken from it. The next try of it may come to it from then on.
+    pub(super) fn has_let_go(&mut self, now: Millis, task: TaskId, input: InputId) {
+        let Some(known) = self.tasks.get_mut(&task) else { return };
+        if known.cancels.remove(&input).is_some()
+            && let Some(pool) = known.pool
+        {
+            self.serve(now, pool);
         }
     }
 
