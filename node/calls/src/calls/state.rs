@@ -60,7 +60,7 @@ pub struct Input {
     pub due_ms: Millis,
     /// Hash of the key of the last request to retry it; 0 for none.
     pub retry_key: u64,
-    /// The try that a client asked for last: the current one as clients count, who know nothing of the policy's.
+    /// How many tries clients asked for: the number of the current one as they count, who know nothing of the policy's.
     pub client_count: u32,
     /// It is not to be tried any more.
     pub cancelled: bool,
@@ -170,12 +170,13 @@ impl CallsState {
         let (Some(call), Some(input)) = (self.calls.get_mut(call), self.inputs.get_mut(input)) else { return };
         call.changed_ms = *at_ms;
         call.cleared_ms = None;
+        let tries = retry_count.saturating_sub(input.retry_count);
         input.retry_count = *retry_count;
         input.due_ms = *due_ms;
         input.last = index;
         if *key != 0 {
             input.retry_key = *key;
-            input.client_count = *retry_count;
+            input.client_count += tries;
         }
         if *payload {
             input.payload = index;

@@ -112,11 +112,13 @@ impl Rules {
     fn retry_one(&mut self, now: Millis, item: &RetryInput, key: u64) -> Option<(u32, Needs)> {
         let (shard, known, call) = self.known(item.input)?;
         let (durable, pool, id) = (call.open.invocation.durable(), call.open.pool, call.open.call);
-        let begun = if item.retry_count > 0 { known.retry_count >= item.retry_count } else { known.retry_key == key };
+        // Clients count their own tries: those of the policy come between.
+        let asked = item.retry_count.saturating_sub(known.client_count);
+        let begun = if item.retry_count > 0 { asked == 0 } else { known.retry_key == key };
         if begun || known.cancelled {
             return Some((known.retry_count, Needs { shard, index: known.last, durable }));
         }
-        let retry_count = if item.retry_count > 0 { item.retry_count } else { known.retry_count + 1 };
+        let retry_count = known.retry_count.saturating_add(asked.max(1));
         let record =
             Record::Retried { call: id, input: item.input, retry_count, due_ms: now, at_ms: now, key, payload: !item.payload.is_empty() };
         self.take_from_holder(now, item.input, pool);
