@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shoal_calls::calls::Load as CallsLoad;
 use shoal_scheduler::{Load, PoolLoad};
-use shoal_state::{Command, FunctionId, State, Timestamp};
+use shoal_state::{Command, FunctionId, State, TaskId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, now};
@@ -54,9 +54,39 @@ impl CrashLoops {
     }
 }
 
+/// Tasks that this node, when it leads, asked to give way to others, and when. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Yields {
+    asked: Arc<Mutex<BTreeMap<TaskId, tokio::time::Instant>>>,
+}
+
+/// A task that was asked to give way is asked again after this time: the home of its function may have moved, and not know of it.
+const YIELDS_AGAIN: Duration = Duration::from_secs(10);
+
+impl Yields {
+    fn tasks(&self) -> BTreeSet<TaskId> {
+        self.asked.lock().keys().copied().collect()
+    }
+
+    /// Takes up what a plan says; returns the tasks that are to be asked now.
+    fn take_up(&self, state: &State, plan: &[TaskId]) -> Vec<TaskId> {
+        let (mut asked, now) = (self.asked.lock(), tokio::time::Instant::now());
+        asked.retain(|task, _| state.tasks.contains_key(task));
+        let again = asked.iter().filter(|(_, at)| now >= **at + YIELDS_AGAIN).map(|(task, _)| *task);
+        let due: Vec<TaskId> = again.chain(plan.iter().copied()).collect();
+        asked.extend(due.iter().map(|task| (*task, now)));
+        due
+    }
+
+    fn forget(&self) {
+        self.asked.lock().clear();
+    }
+}
+
 /// Gathers what the scheduler plans by.
 pub(crate) async fn load(api: &Api, state: &State, now: Timestamp) -> Load {
     let mut load = reported(state, &api.reports, now);
+    load.yielding = api.yields.tasks();
     api.placements.add_to(api, state, &mut load).await;
     load
 }
@@ -83,6 +113,7 @@ fn reported(state: &State, reports: &Reports, now: Timestamp) -> Load {
         held_until: reports.held(),
         placements: BTreeMap::new(),
         unread: BTreeSet::new(),
+        yielding: BTreeSet::new(),
         down: state.nodes.keys().copied().filter(|node| reports.is_lost(*node)).collect(),
     }
 }
@@ -103,6 +134,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
         }
         if !leads(&api, &mut caught_up_in).await {
             due = PLAN_EVERY;
+            api.yields.forget();
             continue;
         }
         loop {
@@ -153,16 +185,19 @@ async fn round(api: &Api) -> Duration {
     let due = shoal_scheduler::next_at(&state, &load, &plan, now);
     let due = due.map_or(PLAN_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)).min(PLAN_EVERY));
     let due = if load.unread.is_empty() { due } else { due.min(READ_AGAIN) };
+    let stopping = plan.commands.iter().filter_map(|command| match command {
+        Command::StopTask { id, .. } => Some(*id),
+        _ => None,
+    });
+    for id in stopping.chain(api.yields.take_up(&state, &plan.yields)) {
+        if let Some(task) = state.tasks.get(&id)
+            && let Err(error) = api.calls.stop_task(id, task.function).await
+        {
+            tracing::warn!(task = %id, %error, "cannot keep inputs from a task that is to stop or to give way");
+        }
+    }
     if plan.commands.is_empty() {
         return due;
-    }
-    for stopping in &plan.commands {
-        if let Command::StopTask { id, .. } = stopping
-            && let Some(task) = state.tasks.get(id)
-            && let Err(error) = api.calls.stop_task(*id, task.function).await
-        {
-            tracing::warn!(task = %id, %error, "cannot keep inputs from a task that is to stop");
-        }
     }
     match api.cluster.propose_all(plan.commands).await {
         Ok(answers) => {

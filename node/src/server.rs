@@ -59,7 +59,7 @@ use crate::reports::{self, Reports};
 use crate::room::{Room, overlays_budget};
 use crate::roots::{Rooms, Roots};
 use crate::schedules;
-use crate::scheduling::{self, CrashLoops};
+use crate::scheduling::{self, CrashLoops, Yields};
 use crate::standing;
 use crate::sweep;
 use crate::tasks::Tasks;
@@ -179,6 +179,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         execs: Execs::open(config.data.join("run/execs")).context("cannot make the folder for what processes in containers print")?,
         reports: Reports::new(keys.node, cluster.raft(), &calls, &crashes, &lifecycle),
         crashes,
+        yields: Yields::default(),
         placements: Placements::default(),
         images: images.clone(),
         build_functions: BuildFunctions::default(),

@@ -1,5 +1,6 @@
 """Containers come when there is work, as many as the settings say, are used again, and go when there is none."""
 
+import os
 import time
 from collections.abc import Callable
 
@@ -136,6 +137,22 @@ def test_batches(running):
 def test_a_container_that_stops_itself(running):
     """`stop_fetching_inputs()`: the container finishes its input and ends; the next input gets another one."""
     assert scale.stops_itself.remote(1) != scale.stops_itself.remote(2)
+
+
+def test_a_crowd_does_not_keep_others_out(running, node):
+    """A function with hundreds of inputs has all cores: the first call of another app gets a container all the same, since one of the
+    crowd's gives way once it is done with an input. No input of the crowd is lost by that, or runs twice."""
+    cores = os.cpu_count() or 1
+    crowd = scale.crowd.experimental_spawn_map(range(100 * cores))
+    wait_for("every core to be taken", lambda: scale.crowd.get_current_stats().num_running_inputs == cores, 60, every=0.2)
+    with scale.other.run():
+        assert scale.modest.remote()
+    left = scale.crowd.get_current_stats()
+    assert left.backlog > 10 * cores, left
+    crowd.cancel()
+    lines = node.shoal("logs", running.app_id, "--function", "crowd").stdout.split("crowd ")
+    ran = sorted(int(words.split()[0]) for words in lines if words.strip())
+    assert len(ran) > cores and ran == list(range(ran[-1] + 1)), ran
 
 
 def test_min_containers(deployed, client, node, sdk, unique):

@@ -26,7 +26,7 @@ pub(crate) struct Pool<'a> {
     pub(crate) serving: Vec<(TaskId, &'a Task)>,
     /// Run, but are to be replaced: an older deployment, or a node that drains. With the reason.
     pub(crate) outgoing: Vec<(TaskId, &'a Task, &'static str)>,
-    /// Were asked to stop, or end by themselves because they are used only once.
+    /// Were asked to stop or to give way, or end by themselves because they are used only once.
     pub(crate) stopping: usize,
     /// Are of an older start of their node, or on a node that is down.
     pub(crate) lost: usize,
@@ -48,7 +48,7 @@ pub(crate) fn pool<'a>(state: &'a State, load: &Load, id: FunctionId) -> Pool<'a
         let node = state.nodes.get(&task.node);
         if node.is_none_or(|node| node.boot != task.boot) || load.down.contains(&task.node) {
             pool.lost += 1;
-        } else if task.stopping.is_some() || (single_use && load.used.contains(&id)) {
+        } else if task.stopping.is_some() || load.yielding.contains(&id) || (single_use && load.used.contains(&id)) {
             pool.stopping += 1;
         } else if node.is_some_and(|node| node.draining) {
             pool.outgoing.push((id, task, "node drains"));
@@ -103,6 +103,13 @@ pub(crate) fn wanted(state: &State, load: &Load, id: FunctionId, function: &Func
         wanted = wanted.max(u64::from(function.scaling.containers_min));
     }
     wanted.min(u64::from(containers_max(function)))
+}
+
+/// Says whether a container with inputs may be asked to give way: not one of a sandbox, which is that one container, nor of a build, nor
+/// of those that are to be there whatever comes.
+pub(crate) fn may_yield(state: &State, id: FunctionId, function: &Function, serving: usize) -> bool {
+    let least = if keeps_minimum(state, id, function) { function.scaling.containers_min as usize } else { 0 };
+    !state.sandboxes.contains_key(&SandboxId::of(id)) && !function.builder && serving > least
 }
 
 /// A minimum holds for what the app has published, not for what it once had, nor for builds.

@@ -10,6 +10,7 @@
 //! | [`Load`] | what calls and workers report: soft state, never in the log |
 //! | `demand` | how many containers one function should have, and which of its tasks count |
 //! | `room` | what nodes have free; filter, then score |
+//! | `share` | who has how much, and may have what others have |
 //! | [`Placement`] | on which nodes a function may run, by their labels |
 //! | [`plan()`] | the decisions |
 //! | [`next_at()`] | when time alone makes another plan |
@@ -24,6 +25,7 @@ mod load;
 mod placement;
 mod plan;
 mod room;
+mod share;
 #[cfg(test)]
 mod tests;
 mod wake;

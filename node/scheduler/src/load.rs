@@ -35,6 +35,8 @@ pub struct Load {
     pub placements: BTreeMap<FunctionId, Placement>,
     /// Functions of which it is not known yet where they may run: they get no new container.
     pub unread: BTreeSet<FunctionId>,
+    /// Tasks that were asked to give way: they get no more inputs, and end once they are done with those that they have.
+    pub yielding: BTreeSet<TaskId>,
     /// Nodes that are down. Their tasks are not counted on, and they get none.
     pub down: BTreeSet<NodeId>,
 }

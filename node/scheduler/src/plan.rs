@@ -9,16 +9,28 @@ use shoal_state::{Command, FunctionId, State, TaskId, Timestamp};
 use crate::demand::{self, Pool};
 use crate::placement::Placement;
 use crate::room::{Candidate, Room, Taken, Taking};
+use crate::share::Shares;
 use crate::{Load, Why};
 
 /// How many tasks one plan starts. The rest waits for the next plan, so that one entry of the log stays small.
 pub const ASSIGNS_MAX: usize = 128;
+
+/// A container that was idle for less (milliseconds) is not stopped for a function that has more of the cluster already: the next
+/// call of one that is called now and then finds it, instead of waiting until another one gives way again.
+const IDLE_KEPT_MS: u64 = 10_000;
+
+/// A container that is younger (milliseconds) is not asked to give way to a function that needs more than a fair part, such as the only
+/// GPU: those take turns, and starts cost time.
+const TURN_MS: u64 = 20_000;
 
 /// What the leader should propose.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// `StopTask` and `Assign`, the stops first.
     pub commands: Vec<Command>,
+    /// Tasks that are to get no more inputs, and so end once they are done with those that they have: others wait that have less
+    /// of the cluster. What they run is not touched.
+    pub yields: Vec<TaskId>,
     /// Functions that get fewer containers than their work asks for, and why; sorted by function.
     pub waiting: Vec<(FunctionId, Why)>,
 }
@@ -34,17 +46,27 @@ struct Need<'a> {
 
 /// Decides what should change now.
 ///
-/// `ids` gives 128 random bits a call. Scarce room is given one container at a time, in rounds, beginning with the
-/// function whose oldest input has waited longest. Idle containers of others make room for work that waits.
+/// `ids` gives 128 random bits a call. Scarce room is given one container at a time, to the app that has the least of the cluster,
+/// in it to the function that has the least, and among equals to the one whose oldest input has waited longest. Idle containers of
+/// others make room for work that waits. Where there are none, a function that has more than its share is asked for a container,
+/// which ends by itself when its inputs have.
 pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() -> u128) -> Plan {
-    let mut planner =
-        Planner { state, load, now, room: Room::new(state, load, now), stops: BTreeMap::new(), idle: Vec::new(), waiting: BTreeMap::new() };
+    let mut planner = Planner {
+        state,
+        load,
+        now,
+        room: Room::new(state, load, now),
+        shares: Shares::new(state, load),
+        stops: BTreeMap::new(),
+        yields: Vec::new(),
+        idle: Vec::new(),
+        waiting: BTreeMap::new(),
+    };
     let mut needs: Vec<Need<'_>> = state.functions.iter().filter_map(|(id, function)| planner.look_at(*id, function)).collect();
-    needs.sort_by_key(|need| (Reverse(need.oldest_waiting_ms), need.id));
     planner.idle.sort_by_key(|idle| (Reverse(idle.idle_ms), idle.task));
     let assigns = planner.place(&mut needs, ids);
     let stops = planner.stops.into_iter().map(|(id, why)| Command::StopTask { id, why });
-    Plan { commands: stops.chain(assigns).collect(), waiting: planner.waiting.into_iter().collect() }
+    Plan { commands: stops.chain(assigns).collect(), yields: planner.yields, waiting: planner.waiting.into_iter().collect() }
 }
 
 struct Planner<'a> {
@@ -52,7 +74,9 @@ struct Planner<'a> {
     load: &'a Load,
     now: Timestamp,
     room: Room,
+    shares: Shares,
     stops: BTreeMap<TaskId, String>,
+    yields: Vec<TaskId>,
     /// Idle tasks that may be stopped for the sake of others.
     idle: Vec<Candidate>,
     waiting: BTreeMap<FunctionId, Why>,
@@ -128,37 +152,43 @@ impl<'a> Planner<'a> {
         (self.now < until).then_some(Why::Held { until, now: self.now })
     }
 
-    /// Gives room, one container a function and round.
-    fn place(&mut self, needs: &mut [Need<'_>], ids: &mut dyn FnMut() -> u128) -> Vec<Command> {
+    /// Gives room, one container at a time, to whoever has the least.
+    fn place(&mut self, needs: &mut [Need<'a>], ids: &mut dyn FnMut() -> u128) -> Vec<Command> {
         let mut assigns = Vec::new();
-        while needs.iter().any(|need| need.missing > 0) {
-            for need in needs.iter_mut().filter(|need| need.missing > 0) {
-                if assigns.len() == ASSIGNS_MAX {
+        while let Some(need) = self.next(needs) {
+            if assigns.len() == ASSIGNS_MAX {
+                self.waiting.insert(need.id, Why::NextPlan);
+                need.missing = 0;
+                continue;
+            }
+            match self.room.take(need.id, &need.function.resources, &need.placement) {
+                Taking::Taken(taken) => {
+                    need.missing -= 1;
+                    self.shares.take(need.id, need.function.app, &need.function.resources);
+                    assigns.push(assign(TaskId::from_random(ids()), need, taken, self.now));
+                }
+                Taking::Starting => {
                     self.waiting.insert(need.id, Why::NextPlan);
                     need.missing = 0;
-                    continue;
                 }
-                match self.room.take(need.id, &need.function.resources, &need.placement) {
-                    Taking::Taken(taken) => {
-                        need.missing -= 1;
-                        assigns.push(assign(TaskId::from_random(ids()), need, taken, self.now));
-                    }
-                    Taking::Starting => {
-                        self.waiting.insert(need.id, Why::NextPlan);
-                        need.missing = 0;
-                    }
-                    Taking::Full => {
-                        let why = self.make_room(need);
-                        self.waiting.insert(need.id, why);
-                        need.missing = 0;
-                    }
+                Taking::Full => {
+                    let why = self.make_room(need);
+                    self.waiting.insert(need.id, why);
+                    need.missing = 0;
                 }
             }
         }
         assigns
     }
 
-    /// Finds room in what stops already, or stops idle containers of others. One container's worth a plan and function.
+    /// Returns whose turn it is.
+    fn next<'n>(&self, needs: &'n mut [Need<'a>]) -> Option<&'n mut Need<'a>> {
+        let turn = |need: &&mut Need<'a>| (self.shares.of(need.id, need.function.app), Reverse(need.oldest_waiting_ms), need.id);
+        needs.iter_mut().filter(|need| need.missing > 0).min_by_key(turn)
+    }
+
+    /// Finds room in what stops already, stops idle containers of others, or asks busy ones to give way. One container's worth a plan
+    /// and function.
     fn make_room(&mut self, need: &Need<'_>) -> Why {
         let needs = need.function.resources;
         if self.state.nodes.is_empty() {
@@ -175,16 +205,59 @@ impl<'a> Planner<'a> {
             return Why::RoomSoon { node: self.room.name(node) };
         }
         let others: Vec<Candidate> = std::mem::take(&mut self.idle);
-        let (own, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|idle| idle.function == need.id);
+        let may_have = |idle: &Candidate| idle.function != need.id && (idle.idle_ms >= IDLE_KEPT_MS || self.is_fair(need, idle.task, 0));
+        let (others, own): (Vec<_>, Vec<_>) = others.into_iter().partition(may_have);
         let evicted = self.room.evict(self.state, &needs, &need.placement, &others);
         self.idle = others.into_iter().chain(own).collect();
-        let Some((node, tasks)) = evicted else { return Why::NoRoom { needs, nodes } };
+        let Some((node, tasks)) = evicted else {
+            return self.give_way(need).unwrap_or(Why::NoRoom { needs, nodes });
+        };
         self.idle.retain(|idle| !tasks.contains(&idle.task));
         self.idle.sort_by_key(|idle| (Reverse(idle.idle_ms), idle.task));
         for task in tasks {
+            self.goes(task);
             self.stops.insert(task, format!("idle, makes room for {}", need.id));
         }
         Why::RoomSoon { node: self.room.name(node) }
+    }
+
+    /// Says whether a function may have a task's place: it has no more of the cluster then than that one's, or has nothing and that one
+    /// had its turn.
+    fn is_fair(&self, need: &Need<'_>, task: TaskId, turn_ms: u64) -> bool {
+        let Some(task) = self.state.tasks.get(&task) else { return false };
+        let (id, app, needs) = (need.id, need.function.app, &need.function.resources);
+        let had_its_turn = self.now.0.saturating_sub(task.created.0) >= turn_ms;
+        self.shares.may_take_from((id, app, needs), task) || (had_its_turn && self.shares.may_take_turns((id, app), task))
+    }
+
+    /// Asks busy containers of those that have the most to give way.
+    fn give_way(&mut self, need: &Need<'_>) -> Option<Why> {
+        let mut busy: Vec<(TaskId, &Task)> = Vec::new();
+        for (id, function) in &self.state.functions {
+            let serving = demand::pool(self.state, self.load, *id).serving;
+            let asked = serving.iter().filter(|(task, _)| self.yields.contains(task)).count();
+            if demand::may_yield(self.state, *id, function, serving.len() - asked) {
+                let fair =
+                    |task: &TaskId| !self.stops.contains_key(task) && !self.yields.contains(task) && self.is_fair(need, *task, TURN_MS);
+                busy.extend(serving.into_iter().filter(|(task, _)| fair(task)));
+            }
+        }
+        // The youngest first: it has done the least of what it does, should that be long.
+        busy.sort_by_key(|(id, task)| (Reverse(self.shares.of(task.function, task.app)), Reverse(task.created), *id));
+        let candidates: Vec<Candidate> = busy.into_iter().map(|(task, of)| Candidate { task, function: of.function, idle_ms: 0 }).collect();
+        let (node, tasks) = self.room.evict(self.state, &need.function.resources, &need.placement, &candidates)?;
+        let function = candidates.iter().find(|candidate| tasks.contains(&candidate.task))?.function;
+        for task in tasks {
+            self.goes(task);
+            self.yields.push(task);
+        }
+        Some(Why::GivesWay { function, node: self.room.name(node) })
+    }
+
+    fn goes(&mut self, task: TaskId) {
+        if let Some(task) = self.state.tasks.get(&task) {
+            self.shares.give(task);
+        }
     }
 }
 

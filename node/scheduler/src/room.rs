@@ -137,7 +137,7 @@ impl Room {
                 place.starting += 1;
             }
             take_held(&mut place.free, &task.resources, &task.gpus);
-            if task.stopping.is_none() && task.boot == place.boot {
+            if task.stopping.is_none() && task.boot == place.boot && !load.yielding.contains(id) {
                 take_held(&mut place.soon, &task.resources, &task.gpus);
             }
             *place.tasks.entry(task.function).or_default() += 1;

@@ -97,7 +97,7 @@ impl Cluster {
     }
 
     fn plan(&self) -> Plan {
-        let mut next = 1000;
+        let mut next = self.state.tasks.keys().map(|task| task.bits()).max().unwrap_or_default().max(1000);
         plan(&self.state, &self.load, NOW, &mut || {
             next += 1;
             next
@@ -542,4 +542,111 @@ fn plans_are_never_refused_and_come_to_rest() {
             assert!(rest, "seed {seed}, change {change}: still planning");
         }
     }
+}
+
+/// A cluster of one node with so many cores, and functions of one core each: the first has all of them, busy, and 1,000 inputs that wait.
+fn crowded(cores: u32, functions: u128) -> Cluster {
+    let mut cluster = Cluster::new(&[cores * 1000]);
+    (1..=functions).for_each(|function| cluster.function(function, resources(1000), Scaling::default()));
+    (1..=u128::from(cores)).for_each(|task| cluster.task(task, 1, 1));
+    cluster.load.asked = cluster.state.tasks.keys().copied().collect();
+    cluster.work(1, 1000, cores.into());
+    cluster
+}
+
+/// Lets a task end.
+fn ends(cluster: &mut Cluster, task: u128) {
+    let end = shoal_state::model::TaskEnd { at: NOW, how: "done".to_owned() };
+    let generation = cluster.state.tasks[&ta(task)].generation;
+    cluster.apply(Command::EndTask { id: ta(task), generation, end });
+    cluster.load.yielding.remove(&ta(task));
+}
+
+fn why(plan: &Plan, function: u128) -> String {
+    plan.waiting.iter().find(|(id, _)| *id == fu(function)).map(|(_, why)| why.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn a_function_with_a_thousand_inputs_gives_way_to_one_with_one_and_no_more_than_that() {
+    let mut cluster = crowded(4, 2);
+    cluster.work(2, 1, 0);
+    let plan = cluster.plan();
+    assert!(plan.commands.is_empty(), "what runs is not touched: {plan:?}");
+    assert_eq!(plan.yields.len(), 1);
+    assert!(why(&plan, 2).contains("gives way when it is done"), "{}", why(&plan, 2));
+
+    // Nobody else is asked while that one takes its time.
+    let asked = plan.yields[0];
+    cluster.load.yielding = [asked].into();
+    let plan = cluster.plan();
+    assert_eq!((plan.yields.len(), plan.commands.len()), (0, 0));
+    assert!(why(&plan, 2).contains("containers to stop on node n1"), "{}", why(&plan, 2));
+
+    // What becomes free is for the one that has nothing, though the other has waited for longer.
+    ends(&mut cluster, asked.bits());
+    cluster.work(1, 1000, 3);
+    assert_eq!(cluster.step(), ["start f2 on n1"]);
+}
+
+#[test]
+fn those_that_wait_share_evenly_and_then_leave_each_other_alone() {
+    let mut cluster = crowded(6, 3);
+    cluster.work(2, 1000, 0);
+    cluster.work(3, 1000, 0);
+    for _ in 0..20 {
+        let plan = cluster.plan();
+        for task in &plan.yields {
+            assert_eq!(cluster.state.tasks[task].function, fu(1), "only who has more than the others is asked");
+            ends(&mut cluster, task.bits());
+        }
+        cluster.step();
+        cluster.load.asked = cluster.state.tasks.keys().copied().collect();
+    }
+    let of = |function| cluster.state.tasks.values().filter(|task| task.function == fu(function)).count();
+    assert_eq!([of(1), of(2), of(3)], [2, 2, 2]);
+    let plan = cluster.plan();
+    assert_eq!((plan.yields.len(), plan.commands.len()), (0, 0), "{plan:?}");
+}
+
+#[test]
+fn the_only_place_is_had_in_turns_by_those_that_have_nothing() {
+    let mut cluster = crowded(1, 2);
+    cluster.work(2, 5, 0);
+    let young = |cluster: &mut Cluster, task: u128, ms: u64| {
+        let task = cluster.state.tasks.get_mut(&ta(task)).unwrap();
+        task.created = Timestamp(NOW.0 - ms);
+    };
+    young(&mut cluster, 1, 15_000);
+    assert_eq!(cluster.plan().yields, [], "its turn has just begun");
+    young(&mut cluster, 1, 25_000);
+    assert_eq!(cluster.plan().yields, [ta(1)]);
+}
+
+#[test]
+fn a_container_that_was_just_used_stays_when_one_that_has_more_wants_its_place() {
+    let mut cluster = crowded(4, 2);
+    ends(&mut cluster, 4);
+    cluster.task(9, 2, 1);
+    cluster.work(2, 0, 0);
+    cluster.idle(9, 3_000);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.idle(9, 12_000);
+    assert_eq!(cluster.step(), [format!("stop 9: idle, makes room for {}", fu(1))]);
+}
+
+#[test]
+fn sandboxes_builds_and_minimums_are_not_asked_to_give_way() {
+    let mut cluster = crowded(2, 2);
+    cluster.work(2, 1, 0);
+    let function = cluster.state.functions[&fu(1)].clone();
+    let with = |cluster: &mut Cluster, change: fn(&mut Function)| {
+        let mut function = function.clone();
+        change(&mut function);
+        cluster.state.functions.insert(fu(1), function);
+    };
+    assert_eq!(cluster.plan().yields.len(), 1);
+    with(&mut cluster, |function| function.scaling.containers_min = 2);
+    assert_eq!(cluster.plan().yields, []);
+    with(&mut cluster, |function| function.builder = true);
+    assert_eq!(cluster.plan().yields, []);
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use shoal_state::model::Resources;
-use shoal_state::{ImageId, Timestamp};
+use shoal_state::{FunctionId, ImageId, Timestamp};
 
 /// What is in the way on one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,8 @@ pub enum Why {
     NoRoom { needs: Resources, nodes: Vec<(String, Obstacle)> },
     /// A node will have room when tasks that stop have ended.
     RoomSoon { node: String },
+    /// A function that has more than its share gives a container up once that is done with its inputs.
+    GivesWay { function: FunctionId, node: String },
     /// As many containers start as nodes have cores, or as one plan may have; the next plan continues.
     NextPlan,
 }
@@ -105,6 +107,10 @@ impl fmt::Display for Why {
             Self::NeverFits { needs, nodes } => never_fits(f, needs, nodes),
             Self::NoRoom { nodes, .. } => waiting(f, nodes),
             Self::RoomSoon { node } => write!(f, "waiting for containers to stop on node {node}"),
+            Self::GivesWay { function, node } => write!(
+                f,
+                "waiting for its share of node {node}: a container of function {function} gives way when it is done with the inputs that it has"
+            ),
             Self::NextPlan => f.write_str("waiting for its turn: many containers are being started"),
         }
     }

@@ -158,6 +158,7 @@ pub(crate) struct Api {
     /// Processes that were started in this node's containers from outside.
     pub(crate) execs: shoal_worker::execs::Execs,
     pub(crate) crashes: crate::scheduling::CrashLoops,
+    pub(crate) yields: crate::scheduling::Yields,
     /// Where functions may run.
     pub(crate) placements: crate::placements::Placements,
     /// What all members tell of themselves.

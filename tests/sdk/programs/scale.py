@@ -74,6 +74,22 @@ def stops_itself(x: int) -> str:
     return here()
 
 
+@app.function(cpu=1.0, scaledown_window=2)
+def crowd(x: int) -> int:
+    print(f"crowd {x}", flush=True)
+    time.sleep(0.7)
+    return x
+
+
+# Another app, with a function of the same size.
+other = modal.App("scale-other")
+
+
+@other.function(cpu=1.0, scaledown_window=2)
+def modest() -> str:
+    return here()
+
+
 @app.function(scaledown_window=30, max_containers=2)
 def double(x: int) -> int:
     return 2 * x
