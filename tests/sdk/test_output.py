@@ -54,6 +54,17 @@ def test_text_of_every_kind(client):
 
 
 @pytest.mark.timeout(120)
+def test_a_progress_bar_moves(client):
+    """A line that is written over again and again, and goes on without a pause: it is shown while it does, and every state of it comes."""
+    running = client.run("output.py::bar", "--n", "200", "--every", "0.01").ok(100)
+    shown = [(line.at, found) for line in running.lines for found in re.finditer(r"(\d+) of 200 at (\d+\.\d{6})", line.text)]
+    assert [int(found.group(1)) for _, found in shown] == list(range(200)), running.text()
+    last = float(shown[-1][1].group(2))
+    early = [at for at, _ in shown if at < last]
+    assert len(early) > 100, f"{len(early)} of 200 states were shown before the last was written"
+
+
+@pytest.mark.timeout(120)
 def test_long_lines_come_whole(client):
     """Lines of a megabyte, on both streams and in bytes, lose nothing: a pipe takes less at once."""
     out = client.run("output.py::long").ok(100).text()

@@ -40,6 +40,15 @@ def long_line(n: int):
 
 
 @app.function()
+def progress(n: int, every: float):
+    for i in range(n):
+        sys.stdout.write(f"\r{i} of {n} at {time.time():.6f}")
+        sys.stdout.flush()
+        time.sleep(every)
+    print()
+
+
+@app.function()
 def odd_bytes():
     # A line in pieces, text of several bytes a letter, bytes that are no text, no newline at the end.
     sys.stdout.write("first ")
@@ -70,6 +79,11 @@ def live(n: int = 30, every: float = 0.1):
 @app.local_entrypoint()
 def streams(n: int = 200):
     both.remote(n)
+
+
+@app.local_entrypoint()
+def bar(n: int, every: float):
+    progress.remote(n, every)
 
 
 @app.local_entrypoint()
