@@ -39,6 +39,20 @@ def test_a_command_without_a_terminal(client):
     assert done.text("stdout").splitlines()[-2:] == ["one", "2"]
 
 
+def test_without_a_function(client, node):
+    """`modal shell` alone: a shell in the default image, in a terminal of its size; nothing is left of it."""
+    before = {task["task_id"] for task in node.tasks()}
+    terminal = Terminal(client, "shell")
+    try:
+        terminal.wait(r"[#$] $", 90)
+        terminal.type("stty size; echo $((6 * 7)); python3 -c 'import os; print(os.isatty(0), os.get_terminal_size().columns)'; exit\r")
+        terminal.wait(rf"[\r\n]{Terminal.ROWS} {Terminal.COLUMNS}\r?\n42\r?\nTrue {Terminal.COLUMNS}\r?\n")
+        assert terminal.end() == 0
+        wait_for("the end of its container", lambda: before >= {task["task_id"] for task in node.tasks()}, 30)
+    finally:
+        terminal.close()
+
+
 def test_into_a_container_that_is_there(client, node, token):
     """`modal shell ta-…` is a shell in a running container of a function; the container goes on when it ends."""
     with shells.app.run() as app:
