@@ -11,12 +11,12 @@
 //! | `handle`, `membership`, `status` | [`Raft`] |
 //! | `heard` | when each peer last answered |
 //! | `runtime` | the thread it runs on: what is opened, in which order |
-//! | `propose`, `read` | many callers share an entry; many readers share a round |
+//! | `propose`, `read`, `confirm` | many callers share an entry; many readers share a round |
 //! | `batch` | what an entry carries: the version gate |
 //! | `log`, `meta` | openraft's log on segment files; the vote beside it |
 //! | `machine`, `snapshot`, `tally`, `view` | the state in memory, its files, its hash, and how others see it |
 //! | `offline`, `recovery` | the state of a node that does not run; making it the only voter |
-//! | `network` | what members say to each other, over a [`Transport`] |
+//! | `network`, `append` | what members say to each other, over a [`Transport`], also a slow one |
 //! | [`memory`] | a network for tests |
 //!
 //! An entry is acknowledged when it is synced on a majority. A node that meets an entry, a snapshot or a vote that it does
@@ -28,7 +28,9 @@
 //! follower. A leader steps down only when it hears of another term, so reads and proposals on one that is cut off end at
 //! their deadlines.
 
+mod append;
 mod batch;
+mod confirm;
 mod error;
 mod handle;
 mod heard;

@@ -1,4 +1,4 @@
-//! A network in memory that can be cut, for tests of several nodes in one process.
+//! A network in memory that can be cut and slowed down, for tests of several nodes in one process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,6 +24,8 @@ struct Inner {
     nodes: BTreeMap<NodeId, Raft>,
     cut_off: BTreeSet<NodeId>,
     deaf: BTreeSet<NodeId>,
+    /// How long everything takes, one way.
+    delay: Duration,
 }
 
 impl Net {
@@ -62,11 +64,25 @@ impl Net {
         self.inner.lock().deaf.insert(node);
     }
 
-    /// Joins all nodes again.
+    /// Lets everything that is said take so long from now on, one way.
+    pub fn slow(&self, delay: Duration) {
+        self.inner.lock().delay = delay;
+    }
+
+    /// Joins all nodes again, by wires that take no time.
     pub fn heal(&self) {
         let mut inner = self.inner.lock();
+        inner.delay = Duration::ZERO;
         inner.cut_off.clear();
         inner.deaf.clear();
+    }
+
+    /// Lets time pass as on a slow wire.
+    async fn travel(&self) {
+        let delay = self.inner.lock().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
     }
 
     fn is_deaf(&self, node: NodeId) -> bool {
@@ -89,11 +105,16 @@ struct Wire {
 impl Transport for Wire {
     fn call<'a>(&'a self, peer: &'a Peer, request: Bytes, _patience: Duration) -> BoxFuture<'a, Result<Bytes, Unsent>> {
         Box::pin(async move {
+            self.net.travel().await;
             if self.net.is_cut(self.from, peer.node) || self.net.is_deaf(peer.node) {
                 return Err(Unsent::Unreachable { why: "the wire is cut".into() });
             }
             let raft = self.net.node(peer.node).ok_or_else(|| Unsent::Unreachable { why: "nobody listens".into() })?;
-            let answer = raft.answer(request).await.map_err(|why| Unsent::Lost { why: why.to_string() })?;
+            // What has arrived is done, whether or not somebody waits for the answer.
+            let answering = tokio::spawn(async move { raft.answer(request).await });
+            let answer = answering.await.map_err(|why| Unsent::Lost { why: why.to_string() })?;
+            let answer = answer.map_err(|why| Unsent::Lost { why: why.to_string() })?;
+            self.net.travel().await;
             if self.net.is_cut(self.from, peer.node) || self.net.is_deaf(self.from) {
                 return Err(Unsent::Lost { why: "the wire was cut".into() });
             }

@@ -20,6 +20,7 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::append::{APPEND_PATIENCE, Appends};
 use crate::batch::push;
 use crate::heard::Heard;
 use crate::types::{Answer, Core, Peer, TypeConfig};
@@ -144,32 +145,55 @@ pub(crate) struct Links {
     pub(crate) heard: Heard,
 }
 
+impl Links {
+    /// Returns what carries messages to a member.
+    pub(crate) fn wire(&self, target: u64, peer: &Peer) -> Wire {
+        Wire { target, peer: peer.clone(), transport: self.transport.clone(), heard: self.heard.clone() }
+    }
+}
+
 impl RaftNetworkFactory<TypeConfig> for Links {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> Link {
-        Link { target, peer: node.clone(), transport: self.transport.clone(), heard: self.heard.clone() }
+        Link { wire: self.wire(target, node), appends: Appends::default() }
     }
 }
 
 /// openraft's way to one member.
 #[derive(Debug)]
 pub(crate) struct Link {
+    wire: Wire,
+    appends: Appends<Failed<RaftError<u64>>>,
+}
+
+/// What carries one message of openraft's to a member.
+#[derive(Debug, Clone)]
+pub(crate) struct Wire {
     target: u64,
     peer: Peer,
     transport: Arc<dyn Transport>,
     heard: Heard,
 }
 
-type Failed<E> = RPCError<u64, Peer, E>;
+pub(crate) type Failed<E> = RPCError<u64, Peer, E>;
 
-impl Link {
-    async fn call<T, E>(&self, request: CoreRequest, option: &RPCOption) -> Result<T, Failed<E>>
+impl Wire {
+    /// Sends an append and waits for its answer, up to `patience`.
+    pub(crate) async fn append(
+        &self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        patience: Duration,
+    ) -> Result<AppendEntriesResponse<u64>, Failed<RaftError<u64>>> {
+        self.call(CoreRequest::Append(rpc), patience).await
+    }
+
+    async fn call<T, E>(&self, request: CoreRequest, patience: Duration) -> Result<T, Failed<E>>
     where
         T: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
     {
-        let reply = self.transport.call(&self.peer, encode(&Request::Core(request)), option.hard_ttl()).await;
+        let reply = self.transport.call(&self.peer, encode(&Request::Core(request)), patience).await;
         let reply = reply.map_err(|unsent| match unsent {
             Unsent::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(&unsent)),
             Unsent::Lost { .. } => RPCError::Network(NetworkError::new(&unsent)),
@@ -184,9 +208,14 @@ impl RaftNetwork<TypeConfig> for Link {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failed<RaftError<u64>>> {
-        self.call(CoreRequest::Append(rpc), &option).await
+        let Self { wire, appends } = self;
+        let send = |rpc| {
+            let wire = wire.clone();
+            async move { wire.append(rpc, APPEND_PATIENCE).await }
+        };
+        appends.ask(rpc, send).await
     }
 
     async fn install_snapshot(
@@ -194,11 +223,11 @@ impl RaftNetwork<TypeConfig> for Link {
         rpc: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, Failed<RaftError<u64, InstallSnapshotError>>> {
-        self.call(CoreRequest::Snapshot(rpc), &option).await
+        self.wire.call(CoreRequest::Snapshot(rpc), option.hard_ttl()).await
     }
 
     async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failed<RaftError<u64>>> {
-        self.call(CoreRequest::Vote(rpc), &option).await
+        self.wire.call(CoreRequest::Vote(rpc), option.hard_ttl()).await
     }
 
     fn backoff(&self) -> Backoff {

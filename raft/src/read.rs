@@ -4,13 +4,12 @@
 //! any other node asks the leader. Who comes while a round runs waits for the next: a round that began before the
 //! question proves nothing about it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{CheckIsLeaderError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::network::{Declined, Index, Request, Transport, decode, encode};
+use crate::confirm::ask_majority;
+use crate::network::{Declined, Index, Links, Request, Transport, decode, encode};
 use crate::route::{Route, route};
 use crate::types::{Core, Peer};
 
@@ -29,7 +28,7 @@ pub(crate) struct Read {
 }
 
 /// Serves until every handle is gone.
-pub(crate) async fn run(core: Core, transport: Arc<dyn Transport>, mut inbox: mpsc::Receiver<Read>) {
+pub(crate) async fn run(core: Core, links: Links, mut inbox: mpsc::Receiver<Read>) {
     while let Some(first) = inbox.recv().await {
         let mut readers = vec![first];
         while let Ok(reader) = inbox.try_recv() {
@@ -37,7 +36,7 @@ pub(crate) async fn run(core: Core, transport: Arc<dyn Transport>, mut inbox: mp
         }
         let way = route(&core);
         let leads = matches!(way, Route::Here);
-        let index = tokio::time::timeout(ROUND_MAX, ask(&core, &*transport, way)).await.unwrap_or(Err(Declined::Unanswered));
+        let index = tokio::time::timeout(ROUND_MAX, ask(&core, &links, way)).await.unwrap_or(Err(Declined::Unanswered));
         for reader in readers {
             let answer = if reader.from_peer && !leads { Err(Declined::NotLeader) } else { index.clone() };
             // A reader that gave up is fine.
@@ -46,20 +45,11 @@ pub(crate) async fn run(core: Core, transport: Arc<dyn Transport>, mut inbox: mp
     }
 }
 
-async fn ask(core: &Core, transport: &dyn Transport, way: Route) -> Index {
+async fn ask(core: &Core, links: &Links, way: Route) -> Index {
     match way {
-        Route::Here => ask_majority(core).await,
-        Route::There(leader) => ask_leader(transport, &leader).await,
+        Route::Here => ask_majority(core, links, ROUND_MAX).await,
+        Route::There(leader) => ask_leader(&*links.transport, &leader).await,
         Route::Nowhere => Err(Declined::NotLeader),
-    }
-}
-
-async fn ask_majority(core: &Core) -> Index {
-    match core.get_read_log_id().await {
-        Ok((latest, _)) => Ok(latest.map_or(0, |id| id.index)),
-        Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(_))) => Err(Declined::NotLeader),
-        Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => Err(Declined::Unanswered),
-        Err(RaftError::Fatal(fatal)) => Err(Declined::Stopped { why: fatal.to_string() }),
     }
 }
 

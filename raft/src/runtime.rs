@@ -11,7 +11,7 @@ use crate::heard::Heard;
 use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::meta::Meta;
-use crate::network::{Links, Transport};
+use crate::network::Links;
 use crate::options::Options;
 use crate::propose::{Batcher, PROPOSALS_QUEUED_MAX, Proposal};
 use crate::quorum;
@@ -118,19 +118,20 @@ async fn open(options: Options) -> Result<(Meta, Running)> {
     let machine = Machine::new(folder, newest, stop.clone());
     let view = machine.view();
     let heard = Heard::default();
-    let links = Links { transport: transport.clone(), heard: heard.clone() };
-    let core = Core::new(raft_id(node), Arc::new(config), links, log, machine).await;
+    let links = Links { transport, heard: heard.clone() };
+    let core = Core::new(raft_id(node), Arc::new(config), links.clone(), log, machine).await;
     let core = core.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
     // The first answer shows that it has started: from here on, its metrics tell what was found on disk.
     core.with_raft_state(|_| ()).await.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
     tokio::spawn(quorum::watch(core.clone(), heard.clone(), tuning.heartbeat, tuning.quorum_lost));
-    Ok((meta, spawn(core, view, stop, heard, transport)))
+    Ok((meta, spawn(core, view, stop, links)))
 }
 
-fn spawn(core: Core, view: Arc<View>, stop: Stop, heard: Heard, transport: Arc<dyn Transport>) -> Running {
+fn spawn(core: Core, view: Arc<View>, stop: Stop, links: Links) -> Running {
+    let heard = links.heard.clone();
     let (proposals, proposed) = mpsc::channel(PROPOSALS_QUEUED_MAX);
     let (reads, asked) = mpsc::channel(READS_QUEUED_MAX);
     tokio::spawn(Batcher::new(core.clone(), view.clone(), proposed).run());
-    tokio::spawn(read::run(core.clone(), transport, asked));
+    tokio::spawn(read::run(core.clone(), links, asked));
     Running { core, view, stop, heard, proposals, reads }
 }

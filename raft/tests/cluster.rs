@@ -304,6 +304,34 @@ async fn a_leader_that_gave_up_with_the_longest_log_leads_again_when_one_of_the_
     cluster.end().await;
 }
 
+/// Packets take longer there and back than a heartbeat, an append of which openraft gives up after that time.
+#[tokio::test]
+async fn a_cluster_on_slow_wires_decides_reads_and_elects() {
+    let tuning = Tuning { quorum_lost: Duration::from_secs(2), ..Tuning::default() };
+    let mut cluster = Cluster::new(3, tuning).await;
+    let all: Vec<_> = (1..=3).map(|number| cluster.node(id(number))).collect();
+    let leader = cluster.leader_among(&all).await;
+    cluster.net.slow(Duration::from_millis(200));
+    let begun = leader.term();
+    let deadline = Instant::now() + Duration::from_secs(12);
+    for n in 0..5 {
+        for raft in &all {
+            raft.propose(vec![set(n, raft.node())]).await.unwrap();
+            assert_eq!(raft.read_latest().await.unwrap().settings[&n.to_string()], raft.node().to_string());
+        }
+    }
+    tokio::time::sleep_until(deadline).await;
+    assert_eq!((leader.term(), leader.leads()), (begun, true), "the others hear the leader, and it hears them");
+    assert!(leader.status().followers.iter().all(|follower| follower.heard.unwrap() < Duration::from_secs(1)));
+    cluster.stop(leader.node()).await;
+    let others = cluster.others(leader.node());
+    let next = cluster.leader_among(&others).await;
+    next.propose(vec![set("next", 1)]).await.unwrap();
+    let back = cluster.start(leader.node()).await;
+    assert_eq!(back.read_latest().await.unwrap().settings["next"], "1");
+    cluster.end().await;
+}
+
 #[tokio::test]
 async fn a_leader_that_cannot_be_reached_is_named() {
     let cluster = Cluster::new(3, tuning()).await;
