@@ -280,7 +280,6 @@ impl Node {
         self.tickets.clear();
         let next = self.log.last().map_or(1, |(index, _)| index + 1);
         self.rules.enter(self.now, shard(), state, next);
-        self.count();
     }
 }
 
@@ -312,8 +311,18 @@ impl World for Node {
                 self.synced = self.log.len();
                 self.count();
             }
-            "restart" => self.restart(self.log.len()),
-            "power_cut" => self.restart(self.synced),
+            "restart" => {
+                self.restart(self.log.len());
+                // Else the other members have to say first what they have.
+                if !line.has("unconfirmed") {
+                    self.count();
+                }
+            }
+            "confirmed" => self.count(),
+            "power_cut" => {
+                self.restart(self.synced);
+                self.count();
+            }
             "load" => {
                 let function = self.function(line.plain[0]);
                 let load = self.rules.load().pools.get(&function).copied().unwrap_or_default();

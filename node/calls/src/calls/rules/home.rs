@@ -37,6 +37,17 @@ pub(super) struct Watermark {
 }
 
 impl Home {
+    /// Notes all outputs as ones of which it is not known whether they count: whoever asks for one before that must hear of it then.
+    /// The records of a home that starts again count once the other members have said that they have them too.
+    pub(super) fn await_outputs(&mut self) {
+        for durable in [false, true] {
+            let calls = self.state.calls().filter(|call| call.open.invocation.durable() == durable);
+            let mut outputs: Vec<_> = calls.flat_map(|call| call.outputs.keys().map(|entry| (entry.index, call.open.call))).collect();
+            outputs.sort_unstable();
+            self.mark_mut(durable).outputs = outputs.into();
+        }
+    }
+
     pub(super) fn mark(&self, durable: bool) -> &Watermark {
         if durable { &self.synced } else { &self.written }
     }

@@ -102,6 +102,10 @@ impl Rules {
     /// Inputs without an output are held back until [`Request::ReportsComplete`], or for [`REPORTS_WAIT_MS`].
     pub fn enter(&mut self, now: Millis, shard: ShardId, state: CallsState, next: u64) {
         let mut home = Home { state, next, ..Home::default() };
+        home.await_outputs();
+        if !home.synced.outputs.is_empty() {
+            self.unsynced.insert(shard);
+        }
         home.reports = Some(self.timers.set(now + REPORTS_WAIT_MS, Due::Reports(shard)));
         for call in home.state.calls() {
             self.of_function.entry(call.open.function).or_default().insert(call.open.call);
