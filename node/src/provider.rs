@@ -18,6 +18,7 @@ use shoal_runtime::{Bind, ContainerSpec, Exit, ExitStatus, Limits, NetworkMode};
 use shoal_state::model::{Function, Resources, Task, TaskEnd};
 use shoal_state::{Command, TaskId};
 use shoal_worker::{ContainerPlan, Ended, Failure, Provider};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Error, environment_name, now, secret, transport};
@@ -41,12 +42,13 @@ pub(crate) struct NodeProvider {
     api: Api,
     zygotes: Zygotes,
     held: Mutex<HashMap<TaskId, Held>>,
+    stop: CancellationToken,
 }
 
 impl NodeProvider {
-    /// Plans containers of the node that `api` is of.
-    pub(crate) fn new(api: Api, zygotes: Zygotes) -> Arc<Self> {
-        Arc::new(Self { api, zygotes, held: Mutex::default() })
+    /// Plans containers of the node that `api` is of, which stops with `stop`.
+    pub(crate) fn new(api: Api, zygotes: Zygotes, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { api, zygotes, held: Mutex::default(), stop })
     }
 
     async fn plan(&self, id: TaskId, task: &Task) -> Result<ContainerPlan, Error> {
@@ -141,8 +143,8 @@ impl NodeProvider {
             .task_lost(id, task.function, lost)
             .await
             .map_err(Error::failed(format!("cannot give up the inputs of task {id}")))?;
-        // A task of an earlier start of this node has no phases here: its end says nothing of its function.
-        if !took_input && !stopping && !end.phases.is_empty() {
+        let ended_by_order = stopping || self.stop.is_cancelled();
+        if !ended_by_order && did_not_start(end, took_input, dismissed) {
             self.start_failed(task, end, known.map(|known| known.notes).unwrap_or_default()).await?;
         }
         let ended = TaskEnd { at: now(), how: end.how.clone() };
@@ -174,6 +176,12 @@ fn known_already(id: TaskId, proposed: Result<(), Error>) -> Result<(), Error> {
         }
         other => other,
     }
+}
+
+/// Says whether a container never came to ask for inputs, which may be so of the next one too.
+fn did_not_start(end: &Ended, took_input: bool, dismissed: bool) -> bool {
+    // A task of an earlier start of this node has no phases here: its end says nothing of its function.
+    !took_input && !dismissed && !end.phases.is_empty()
 }
 
 /// Says whether a container ended by what its program did, and with it what it had. `dismissed` says that it was told that nothing
@@ -261,5 +269,14 @@ mod tests {
         let mut greedy = ended(137, Some("it took too much"));
         greedy.exit.as_mut().unwrap().oom = true;
         assert!(is_own_doing(&greedy, false));
+    }
+
+    #[test]
+    fn what_was_told_that_nothing_comes_for_it_had_started() {
+        assert!(did_not_start(&ended(0, None), false, false));
+        assert!(did_not_start(&Ended { exit: None, ..ended(0, Some("no such secret")) }, false, false));
+        assert!(!did_not_start(&ended(0, None), false, true), "it was not needed any more before it had anything to do");
+        assert!(!did_not_start(&ended(1, None), true, false));
+        assert!(!did_not_start(&Ended { phases: vec![], ..ended(1, None) }, false, false), "one of an earlier start");
     }
 }

@@ -221,7 +221,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let inside = containers_door(&api, &engine, config.api, connections / CONNECTIONS_INSIDE, &stop_serving)?;
     engine.make_ahead(zygotes::ahead(&config, Rooms::new(trees)?, arguments::shm_bytes()));
     let zygotes = Zygotes::open(&config, engine.clone(), api.roots.clone()).context("cannot open the zygotes")?;
-    let provider = NodeProvider::new(api.clone(), zygotes.clone());
+    let provider = NodeProvider::new(api.clone(), zygotes.clone(), stop.clone());
     let state = cluster.clone();
     let worker = Driver::start(
         shoal_worker::Config::new(keys.node, boot),
