@@ -12,12 +12,12 @@ use crate::model::{
     Voting,
 };
 use crate::{
-    AppId, DefinitionId, Digest, EnvironmentId, FunctionId, ImageId, MountId, NodeId, ObjectId, SandboxId, SecretId, ShardId, TaskId,
-    Timestamp, TokenId,
+    AppId, DefinitionId, Digest, EnvironmentId, FunctionId, GangId, ImageId, MountId, NodeId, ObjectId, SandboxId, SecretId, ShardId,
+    TaskId, Timestamp, TokenId,
 };
 
 /// The newest version of the rules that this build knows. See the version gate in ARCHITECTURE.md.
-pub const VERSION_KNOWN: u32 = 6;
+pub const VERSION_KNOWN: u32 = 7;
 
 /// One decision.
 #[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
@@ -129,6 +129,8 @@ pub enum Command {
     EndSandbox { id: SandboxId, end: SandboxEnd },
     /// Forgets sandboxes that have ended and whose containers are gone.
     ForgetSandboxes { ids: Vec<SandboxId> },
+    /// Decides where the containers of a clustered function run, in the order of their ranks: all of them, or none.
+    AssignGang { id: GangId, tasks: Vec<(TaskId, Task)> },
 }
 
 impl Command {
@@ -151,6 +153,7 @@ impl Command {
             Self::CreateObject { .. } | Self::RemoveObject { .. } => 5,
             Self::StageSchedules { .. } | Self::Fire { .. } | Self::EndFirings { .. } | Self::Reschedule { .. } => 6,
             Self::CreateSandbox { .. } | Self::EndSandbox { .. } | Self::ForgetSandboxes { .. } => 6,
+            Self::AssignGang { .. } => 7,
             Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
             _ => 1,
         }

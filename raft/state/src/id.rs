@@ -203,6 +203,8 @@ ids! {
     EnvironmentId "en-" "environment";
     /// A task: a container that the cluster decided to run.
     TaskId "ta-" "task";
+    /// A gang: the containers of a clustered function that are one; what the SDK calls a cluster.
+    GangId "cu-" "gang";
     /// A sandbox.
     SandboxId "sb-" "sandbox";
     /// A blob: bytes too large to travel in a message.

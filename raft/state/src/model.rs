@@ -9,6 +9,7 @@ use crate::{AppId, BootId, ClassId, Digest, EnvironmentId, FunctionId, ImageId, 
 
 mod bound;
 mod fresh;
+mod gang;
 mod member;
 mod object;
 mod release;
@@ -16,6 +17,7 @@ mod sandbox;
 mod schedule;
 
 pub use bound::{Bound, Changes};
+pub use gang::Gang;
 pub use member::{Cluster, Member, Removed, Voting};
 pub use object::Object;
 pub use release::{

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppId, EnvironmentId, FunctionId, ImageId, MountId, NodeId, ObjectId, SandboxId, SecretId, ShardId, TaskId, TokenId, VOTERS_MAX,
+    AppId, EnvironmentId, FunctionId, GangId, ImageId, MountId, NodeId, ObjectId, SandboxId, SecretId, ShardId, TaskId, TokenId, VOTERS_MAX,
 };
 
 /// Why a command changed nothing.
@@ -118,6 +118,8 @@ pub enum Refused {
     FiringsWait { id: FunctionId, count: usize },
     #[error("sandbox {id} does not exist")]
     NoSandbox { id: SandboxId },
+    #[error("gang {id} cannot be placed so: it needs at least one container, and all of them new and of one function")]
+    NotAGang { id: GangId },
 }
 
 /// What a node is to a shard, where that forbids a change.

@@ -6,18 +6,19 @@
 use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::model::{
-    App, AppLayout, AppNotes, AppState, Bound, Class, Cluster, Deployment, Environment, EnvironmentSettings, Function, Image, Layer,
+    App, AppLayout, AppNotes, AppState, Bound, Class, Cluster, Deployment, Environment, EnvironmentSettings, Function, Gang, Image, Layer,
     Member, Mount, Node, Object, Release, Removed, Sandbox, Schedule, Secret, SecretNotes, Shard, ShardChange, StagedSchedules, Task,
     TaskEnd, Token, TokenLimits, TokenPurpose, Voting,
 };
 use crate::refused::MemberIs;
 use crate::{
-    AppId, ClassId, Command, DefinitionId, Digest, EnvironmentId, Event, FunctionId, ImageId, MountId, NodeId, ObjectId, Refused,
+    AppId, ClassId, Command, DefinitionId, Digest, EnvironmentId, Event, FunctionId, GangId, ImageId, MountId, NodeId, ObjectId, Refused,
     SandboxId, SecretId, ShardId, TaskId, Timestamp, TokenId,
 };
 
 mod bound;
 mod environments;
+mod gangs;
 mod layout;
 mod members;
 mod objects;
@@ -101,6 +102,10 @@ pub struct State {
     pub firings: OrdSet<(FunctionId, Timestamp)>,
     /// Sandboxes; for a while those too that have ended.
     pub sandboxes: OrdMap<SandboxId, Sandbox>,
+    /// The gangs of clustered functions, each for as long as any of them is there.
+    pub gangs: OrdMap<GangId, Gang>,
+    /// Of which gang a live task is.
+    pub gang_of: OrdMap<TaskId, GangId>,
 }
 
 type Applied = Result<Vec<Event>, Refused>;
@@ -195,6 +200,7 @@ impl State {
             Command::CreateSandbox { id, sandbox, function } => self.create_sandbox(*id, sandbox, function),
             Command::EndSandbox { id, end } => self.end_sandbox(*id, end),
             Command::ForgetSandboxes { ids } => self.forget_sandboxes(ids),
+            Command::AssignGang { id, tasks } => self.assign_gang(*id, tasks),
         }
     }
 
@@ -465,6 +471,14 @@ impl State {
     }
 
     fn stop_task(&mut self, id: TaskId, why: &str) -> Applied {
+        let mut events = self.stop_alone(id, why)?;
+        for other in self.others_of(id) {
+            events.extend(self.stop_alone(other, why)?);
+        }
+        Ok(events)
+    }
+
+    fn stop_alone(&mut self, id: TaskId, why: &str) -> Applied {
         let task = self.tasks.get_mut(&id).ok_or(Refused::NoTask { id })?;
         if task.stopping.is_some() {
             return Ok(vec![]);
@@ -487,8 +501,10 @@ impl State {
             }
         }
         self.sandbox_task_ended(function, end);
+        let mut events = vec![Event::TasksChanged(node)];
+        events.extend(self.gang_task_ended(id, &end.how));
         self.forget_if_homeless(app);
-        Ok(vec![Event::TasksChanged(node)])
+        Ok(events)
     }
 
     /// Returns the CPU (thousandths of a core) and the memory (bytes) of a node that no task holds.

@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use shoal_state::model::{
-    App, AppLayout, AppState, Bound, Changes, Cluster, Deployment, Environment, EnvironmentChange, Function, Lasting, Member, NewRelease,
-    NewSchedule, Node, Object, Period, Publish, ReleaseKind, Resources, Sandbox, SandboxEnd, SandboxEndBy, Scaling, Schedule, Secret,
-    ShardChange, Task, TaskEnd, Timing, Token, TokenLimits, TokenPurpose, Voting,
+    App, AppLayout, AppState, Bound, Changes, Cluster, Deployment, Environment, EnvironmentChange, Function, Gang, Lasting, Member,
+    NewRelease, NewSchedule, Node, Object, Period, Publish, ReleaseKind, Resources, Sandbox, SandboxEnd, SandboxEndBy, Scaling, Schedule,
+    Secret, ShardChange, Task, TaskEnd, Timing, Token, TokenLimits, TokenPurpose, Voting,
 };
 use shoal_state::{
-    AppId, BootId, Command, DefinitionId, DictId, Digest, EnvironmentId, FunctionId, NodeId, ObjectId, QueueId, SandboxId, SecretId,
-    ShardId, State, TaskId, Timestamp, TokenId,
+    AppId, BootId, Command, DefinitionId, DictId, Digest, EnvironmentId, FunctionId, GangId, NodeId, ObjectId, QueueId, SandboxId,
+    SecretId, ShardId, State, TaskId, Timestamp, TokenId,
 };
 
 /// The words of one line: what to do, its plain arguments, and its `key=value` arguments.
@@ -55,6 +55,16 @@ fn resources(line: &Line<'_>, cpu: u64, memory: u64, gpus: u64) -> Resources {
         gpus: line.keyed("gpus", gpus) as u32,
         ..Resources::default()
     }
+}
+
+/// A container of a gang, written `TASK@NODE` or `TASK@NODE/FUNCTION`.
+fn member_of_gang(line: &Line<'_>, member: &str) -> (TaskId, Task) {
+    let (task, place) = member.split_once('@').expect("TASK@NODE");
+    let (node, function) = place.split_once('/').unwrap_or((place, "1"));
+    let number = |text: &str| -> u128 { text.parse().expect("a number") };
+    let place = (NodeId::from_random(number(node)), BootId::from_random(line.keyed("boot", 1).into()));
+    let decided = Task::new((FunctionId::from_random(number(function)), AppId::from_random(1)), place, Timestamp(0));
+    (TaskId::from_random(number(task)), Task { resources: resources(line, 1000, 1 << 20, 0), ..decided })
 }
 
 fn function(line: &Line<'_>) -> Function {
@@ -328,6 +338,10 @@ fn command(line: &Line<'_>) -> Command {
                 )
             },
         },
+        "gang" => Command::AssignGang {
+            id: GangId::from_random(line.number(0)),
+            tasks: line.plain[1..].iter().map(|member| member_of_gang(line, member)).collect(),
+        },
         "stop_task" => Command::StopTask { id: TaskId::from_random(line.number(0)), why: "asked".to_owned() },
         "end_task" => Command::EndTask {
             id: TaskId::from_random(line.number(0)),
@@ -438,6 +452,17 @@ fn show(state: &State, line: &Line<'_>) -> String {
             )
         }
         "tasks" => state.tasks.iter().map(|(id, task)| format!("{} stopping={} ", id.bits(), task.stopping.is_some())).collect(),
+        "gangs" => {
+            let tell = |(id, gang): (&GangId, &Gang)| {
+                let tasks: Vec<_> = gang
+                    .tasks
+                    .iter()
+                    .map(|task| format!("{}{}", task.bits(), if state.tasks.contains_key(task) { "" } else { " gone" }))
+                    .collect();
+                format!("{} of {}: {}", id.bits(), gang.function, tasks.join(", "))
+            };
+            state.gangs.iter().map(tell).collect::<Vec<_>>().join("; ")
+        }
         "token" => {
             let token = &state.tokens[&TokenId::from_random(line.number(1))];
             format!("{:?}, revoked {:?}", token.purpose, token.revoked)
@@ -544,6 +569,7 @@ fn shorten(text: &str) -> String {
             NodeId::from_random(bits).to_string(),
             AppId::from_random(bits).to_string(),
             TaskId::from_random(bits).to_string(),
+            GangId::from_random(bits).to_string(),
             FunctionId::from_random(bits).to_string(),
             EnvironmentId::from_random(bits).to_string(),
             TokenId::from_random(bits).to_string(),

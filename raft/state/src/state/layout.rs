@@ -56,6 +56,7 @@ layout! {
     4: voting;
     5: bound, objects;
     6: schedules, staged_schedules, firings, sandboxes;
+    7: gangs, gang_of;
 }
 
 struct Reader;
