@@ -1,9 +1,11 @@
-//! How many containers one function should have.
+//! How many containers one function should have. Of a clustered function its gangs are counted, each as one container.
 
-use shoal_state::model::{AppState, Function, Task};
-use shoal_state::{FunctionId, SandboxId, State, TaskId, Timestamp};
+use std::collections::BTreeSet;
 
-use crate::{Load, PoolLoad};
+use shoal_state::model::{AppState, Function, Gang, Task};
+use shoal_state::{FunctionId, NodeId, SandboxId, State, TaskId, Timestamp};
+
+use crate::{Load, Placement, PoolLoad};
 
 /// How many containers a function may have that sets no maximum of its own.
 pub const CONTAINERS_LIMIT: u32 = 2_000;
@@ -30,6 +32,8 @@ pub(crate) struct Pool<'a> {
     pub(crate) stopping: usize,
     /// Are of an older start of their node, or on a node that is down.
     pub(crate) lost: usize,
+    /// Of gangs that have lost a container, one that was not asked to stop yet, with the node that is down.
+    pub(crate) broken: Vec<(TaskId, NodeId)>,
 }
 
 impl Pool<'_> {
@@ -44,7 +48,8 @@ pub(crate) fn pool<'a>(state: &'a State, load: &Load, id: FunctionId) -> Pool<'a
     let mut pool = Pool::default();
     let single_use = state.functions.get(&id).is_some_and(|function| function.single_use);
     let tasks = state.tasks_of.get(&id).into_iter().flatten();
-    for (id, task) in tasks.filter_map(|id| state.tasks.get(id).map(|task| (*id, task))) {
+    let alone = tasks.filter(|task| !state.gang_of.contains_key(*task));
+    for (id, task) in alone.filter_map(|id| state.tasks.get(id).map(|task| (*id, task))) {
         let node = state.nodes.get(&task.node);
         if node.is_none_or(|node| node.boot != task.boot) || load.down.contains(&task.node) {
             pool.lost += 1;
@@ -58,7 +63,43 @@ pub(crate) fn pool<'a>(state: &'a State, load: &Load, id: FunctionId) -> Pool<'a
             pool.serving.push((id, task));
         }
     }
+    for gang in gangs(state, id) {
+        add_gang(state, load, gang, single_use, &mut pool);
+    }
     pool
+}
+
+/// Returns the gangs of a function.
+fn gangs(state: &State, id: FunctionId) -> impl Iterator<Item = &Gang> {
+    let of = state.tasks_of.get(&id).into_iter().flatten().filter_map(|task| state.gang_of.get(task));
+    of.collect::<BTreeSet<_>>().into_iter().filter_map(|gang| state.gangs.get(gang))
+}
+
+/// Counts a gang as the container of rank 0, which takes its inputs. It is as well off as the worst of its containers.
+fn add_gang<'a>(state: &'a State, load: &Load, gang: &Gang, single_use: bool, pool: &mut Pool<'a>) {
+    let live: Vec<(TaskId, &Task)> = gang.tasks.iter().filter_map(|id| state.tasks.get(id).map(|task| (*id, task))).collect();
+    let Some((id, task)) = live.first().copied() else { return };
+    let node = |task: &Task| state.nodes.get(&task.node);
+    let is_lost = |task: &&Task| node(task).is_none_or(|node| node.boot != task.boot) || load.down.contains(&task.node);
+    if let Some(lost) = live.iter().map(|(_, task)| *task).find(is_lost) {
+        pool.lost += 1;
+        if task.stopping.is_none() {
+            pool.broken.push((id, lost.node));
+        }
+    } else if live.len() < gang.tasks.len() || task.stopping.is_some() || (single_use && load.used.contains(&id)) {
+        pool.stopping += 1;
+    } else if live.iter().any(|(_, task)| node(task).is_some_and(|node| node.draining)) {
+        pool.outgoing.push((id, task, "node drains"));
+    } else if redeployed(state, task) {
+        pool.outgoing.push((id, task, "replaced by a newer deployment"));
+    } else {
+        pool.serving.push((id, task));
+    }
+}
+
+/// Returns of how many containers each gang of a function is; 1 for those that are alone.
+pub(crate) fn at_once(load: &Load, id: FunctionId) -> u32 {
+    load.placements.get(&id).map_or(1, Placement::at_once)
 }
 
 fn redeployed(state: &State, task: &Task) -> bool {
@@ -87,7 +128,7 @@ pub(crate) fn wanted(state: &State, load: &Load, id: FunctionId, function: &Func
         return if pool.held() == 0 { u64::from(sandbox.ended.is_none()) } else { pool.serving.len() as u64 };
     }
     let PoolLoad { waiting, running, oldest_waiting_ms, input_ms } = load.pools.get(&id).copied().unwrap_or_default();
-    let slots = slots(function);
+    let (slots, at_once) = (slots(function), at_once(load, id));
     let waiting = match input_ms.filter(|_| oldest_waiting_ms < PATIENCE_MS && !function.single_use) {
         // So many slots get through what waits in the time that another container needs to start.
         Some(input_ms) => waiting.min(waiting.saturating_mul(input_ms.max(1)).div_ceil(DRAIN_MS)),
@@ -97,12 +138,12 @@ pub(crate) fn wanted(state: &State, load: &Load, id: FunctionId, function: &Func
     let here = running.saturating_sub(outgoing_busy * slots);
     let mut wanted = (waiting + here).div_ceil(slots);
     if waiting + running > 0 {
-        wanted += u64::from(function.scaling.containers_buffer);
+        wanted += u64::from(function.scaling.containers_buffer.div_ceil(at_once));
     }
     if keeps_minimum(state, id, function) {
-        wanted = wanted.max(u64::from(function.scaling.containers_min));
+        wanted = wanted.max(u64::from(function.scaling.containers_min.div_ceil(at_once)));
     }
-    wanted.min(u64::from(containers_max(function)))
+    wanted.min(u64::from(containers_max(function) / at_once))
 }
 
 /// Says whether a container with inputs may be asked to give way: not one of a sandbox, which is that one container, nor of a build, nor

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use shoal_state::model::AppState;
-use shoal_state::{FunctionId, State, Timestamp};
+use shoal_state::{Command, FunctionId, State, Timestamp};
 
 use crate::{Load, demand, plan};
 
@@ -24,7 +24,11 @@ pub fn explain(state: &State, load: &Load, id: FunctionId, now: Timestamp) -> St
     let mut text = inputs(load, id);
     let pool = demand::pool(state, load, id);
     let serving = pool.serving.len();
-    let _ = write!(text, "; {serving} container{} of at most {}", plural(serving as u64), demand::containers_max(function));
+    let (most, at_once) = (demand::containers_max(function), demand::at_once(load, id));
+    let _ = match load.placements.get(&id).and_then(|placement| placement.gang) {
+        Some(size) => write!(text, "; {serving} cluster{} of {size} containers, of at most {}", plural(serving as u64), most / at_once),
+        None => write!(text, "; {serving} container{} of at most {most}", plural(serving as u64)),
+    };
     for (count, what) in [(pool.outgoing.len(), "to be replaced"), (pool.stopping, "stopping"), (pool.lost, "lost with their node")] {
         if count > 0 {
             let _ = write!(text, ", {count} {what}");
@@ -38,8 +42,12 @@ pub fn explain(state: &State, load: &Load, id: FunctionId, now: Timestamp) -> St
     let starts = planned
         .commands
         .iter()
-        .filter(|command| matches!(command, shoal_state::Command::Assign { task, .. } if task.function == id))
-        .count();
+        .map(|command| match command {
+            Command::Assign { task, .. } if task.function == id => 1,
+            Command::AssignGang { tasks, .. } if tasks.iter().any(|(_, task)| task.function == id) => tasks.len(),
+            _ => 0,
+        })
+        .sum::<usize>();
     if starts > 0 {
         let _ = write!(text, "; {starts} about to start");
     }

@@ -11,13 +11,14 @@
 //! | `demand` | how many containers one function should have, and which of its tasks count |
 //! | `room` | what nodes have free; filter, then score |
 //! | `share` | who has how much, and may have what others have |
-//! | [`Placement`] | on which nodes a function may run, by their labels |
+//! | [`Placement`] | on which nodes a function may run, by their labels, and how many containers at once |
 //! | [`plan()`] | the decisions |
 //! | [`next_at()`] | when time alone makes another plan |
 //! | [`Why`], [`explain()`] | the same in words |
 //!
 //! Caveats: a class with parameters keeps its `containers_min` for bound functions only if its base is in the app's
-//! layout. Gangs and GPU types are not considered here; GPUs are counted and bin-packed.
+//! layout. GPU types are not considered here; GPUs are counted and bin-packed. What could be stopped to make room is counted by
+//! one container of its gang alone.
 
 mod demand;
 mod explain;
@@ -36,5 +37,6 @@ pub use explain::explain;
 pub use load::{Load, PoolLoad};
 pub use placement::{CLOUD, Labels, PREEMPTIBLE, Placement, REGION};
 pub use plan::{ASSIGNS_MAX, Plan, plan};
+pub use room::holds;
 pub use wake::{LOOK_AGAIN_MS, next_at};
-pub use why::{Obstacle, Why};
+pub use why::{Obstacle, Why, too_large};

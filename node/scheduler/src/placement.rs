@@ -1,4 +1,4 @@
-//! On which nodes a function may run, by their labels.
+//! What a function asks of the nodes that it runs on, beyond room: labels, and a place for all containers of a gang at once.
 //!
 //! What a decorator says of regions and clouds is held against the labels `region` and `cloud` that operators give nodes, and
 //! `nonpreemptible=True` keeps a function off nodes labelled `preemptible=true`. A label that no node has is not used in this cluster,
@@ -28,6 +28,8 @@ pub struct Placement {
     pub cloud: Option<String>,
     /// On no node that may be taken away.
     pub nonpreemptible: bool,
+    /// Together with so many of its own kind, for a clustered function.
+    pub gang: Option<u32>,
 }
 
 impl Placement {
@@ -39,12 +41,23 @@ impl Placement {
             regions: if is_used(REGION) { self.regions.clone() } else { vec![] },
             cloud: self.cloud.clone().filter(|_| is_used(CLOUD)),
             nonpreemptible: self.nonpreemptible,
+            gang: self.gang,
         }
     }
 
     /// Says whether it asks for anything.
     pub fn is_any(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Says whether it may run on any node.
+    fn is_anywhere(&self) -> bool {
+        Self { gang: None, ..self.clone() }.is_any()
+    }
+
+    /// Returns how many containers are placed at once.
+    pub fn at_once(&self) -> u32 {
+        self.gang.unwrap_or(1).max(1)
     }
 
     /// Returns the first thing that keeps a node with these labels from being one.
@@ -72,7 +85,7 @@ impl Placement {
     /// Says why no node of the cluster is one that may be, if none is: what is asked for, and what there is instead.
     pub fn nowhere(&self, state: &State) -> Option<String> {
         let here = self.within(state);
-        if state.nodes.is_empty() || here.is_any() || state.nodes.values().any(|node| here.obstacle(&node.labels).is_none()) {
+        if state.nodes.is_empty() || here.is_anywhere() || state.nodes.values().any(|node| here.obstacle(&node.labels).is_none()) {
             return None;
         }
         let there = |label: &str| {

@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_state::model::{AppState, Function, Task};
-use shoal_state::{Command, FunctionId, State, TaskId, Timestamp};
+use shoal_state::model::{AppState, Function, Task, TaskEnd};
+use shoal_state::{Command, FunctionId, GangId, NodeId, State, TaskId, Timestamp};
 
 use crate::demand::{self, Pool};
 use crate::placement::Placement;
@@ -22,11 +22,13 @@ const IDLE_KEPT_MS: u64 = 10_000;
 /// A container that is younger (milliseconds) is not asked to give way to a function that needs more than a fair part, such as the only
 /// GPU: those take turns, and starts cost time.
 const TURN_MS: u64 = 20_000;
+/// The version of the rules from which gangs are placed.
+const GANGS_SINCE: u32 = 7;
 
 /// What the leader should propose.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// `StopTask` and `Assign`, the stops first.
+    /// `EndTask`, `StopTask`, `Assign` and `AssignGang`; what frees room comes first.
     pub commands: Vec<Command>,
     /// Tasks that are to get no more inputs, and so end once they are done with those that they have: others wait that have less
     /// of the cluster. What they run is not touched.
@@ -57,6 +59,7 @@ pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() ->
         now,
         room: Room::new(state, load, now),
         shares: Shares::new(state, load),
+        ends: Vec::new(),
         stops: BTreeMap::new(),
         yields: Vec::new(),
         idle: Vec::new(),
@@ -66,7 +69,8 @@ pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() ->
     planner.idle.sort_by_key(|idle| (Reverse(idle.idle_ms), idle.task));
     let assigns = planner.place(&mut needs, ids);
     let stops = planner.stops.into_iter().map(|(id, why)| Command::StopTask { id, why });
-    Plan { commands: stops.chain(assigns).collect(), yields: planner.yields, waiting: planner.waiting.into_iter().collect() }
+    let commands = planner.ends.into_iter().chain(stops).chain(assigns).collect();
+    Plan { commands, yields: planner.yields, waiting: planner.waiting.into_iter().collect() }
 }
 
 struct Planner<'a> {
@@ -75,6 +79,7 @@ struct Planner<'a> {
     now: Timestamp,
     room: Room,
     shares: Shares,
+    ends: Vec<Command>,
     stops: BTreeMap<TaskId, String>,
     yields: Vec<TaskId>,
     /// Idle tasks that may be stopped for the sake of others.
@@ -93,11 +98,20 @@ impl<'a> Planner<'a> {
             return None;
         }
         self.replace(&pool);
+        self.give_up(id, &pool);
         let wanted = demand::wanted(self.state, self.load, id, function, &pool);
         if self.load.pools.contains_key(&id) {
             self.scale_down(id, function, &pool, wanted);
         }
-        let missing = wanted.saturating_sub(pool.serving.len() as u64);
+        let mut missing = wanted.saturating_sub(pool.serving.len() as u64);
+        let at_once = demand::at_once(self.load, id);
+        if missing > 0
+            && let Some(node) = self.unfenced(id)
+        {
+            // It may run still, and must not run twice.
+            missing = missing.saturating_sub(pool.lost as u64);
+            self.waiting.insert(id, Why::Fencing { node });
+        }
         if missing == 0 {
             return None;
         }
@@ -106,7 +120,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let containers_max = demand::containers_max(function);
-        let may = u64::from(containers_max).saturating_sub(pool.held() as u64);
+        let may = u64::from(containers_max / at_once).saturating_sub(pool.held() as u64);
         if may < missing {
             self.waiting.insert(id, Why::ContainersMax { containers_max });
         }
@@ -119,17 +133,48 @@ impl<'a> Planner<'a> {
     fn replace(&mut self, pool: &Pool<'_>) {
         let idle: Vec<_> = pool.outgoing.iter().filter(|(task, _, _)| self.load.idle_since.contains_key(task)).collect();
         for (task, _, why) in idle {
-            self.room.stop(self.state, &[*task]);
-            self.stops.insert(*task, (*why).to_owned());
+            self.stop(*task, (*why).to_owned());
         }
+    }
+
+    /// Takes apart the gangs that have lost a container: the others are asked to stop, and what was on a node that surely runs it no
+    /// more has ended.
+    fn give_up(&mut self, id: FunctionId, pool: &Pool<'_>) {
+        for (task, node) in &pool.broken {
+            self.stops.insert(*task, format!("node {} of its gang is down", self.room.name(*node)));
+        }
+        for (task, about) in self.in_gangs(id).filter(|(_, about)| self.load.fenced.contains(&about.node)) {
+            let end = TaskEnd { at: self.now, how: format!("node {} is down", self.room.name(about.node)) };
+            self.ends.push(Command::EndTask { id: task, generation: about.generation, end });
+        }
+    }
+
+    /// Returns a node that is down, may run containers of gangs of a function still.
+    fn unfenced(&self, id: FunctionId) -> Option<String> {
+        let mut on = self.in_gangs(id).map(|(_, task)| task.node);
+        on.find(|node| self.load.down.contains(node) && !self.load.fenced.contains(node)).map(|node| self.room.name(node))
+    }
+
+    fn in_gangs(&self, id: FunctionId) -> impl Iterator<Item = (TaskId, &'a Task)> + use<'a> {
+        let state = self.state;
+        let tasks = state.tasks_of.get(&id).into_iter().flatten().filter(|task| state.gang_of.contains_key(*task));
+        tasks.filter_map(|task| state.tasks.get(task).map(|about| (*task, about)))
+    }
+
+    /// Stops a task, and with it all of its gang.
+    fn stop(&mut self, task: TaskId, why: String) {
+        match self.state.gang(task) {
+            Some((_, gang)) => self.room.stop(self.state, &gang.tasks),
+            None => self.room.stop(self.state, &[task]),
+        }
+        self.stops.insert(task, why);
     }
 
     fn scale_down(&mut self, id: FunctionId, function: &Function, pool: &Pool<'_>, wanted: u64) {
         let spare = usize::try_from((pool.serving.len() as u64).saturating_sub(wanted)).unwrap_or(usize::MAX);
         let mut stopped = BTreeSet::new();
         for (task, idle_ms) in demand::idle_too_long(self.load, function, pool, self.now).into_iter().take(spare) {
-            self.room.stop(self.state, &[task]);
-            self.stops.insert(task, format!("idle for {} s", idle_ms / 1000));
+            self.stop(task, format!("idle for {} s", idle_ms / 1000));
             stopped.insert(task);
         }
         let left = spare - stopped.len();
@@ -152,27 +197,34 @@ impl<'a> Planner<'a> {
         (self.now < until).then_some(Why::Held { until, now: self.now })
     }
 
-    /// Gives room, one container at a time, to whoever has the least.
+    /// Gives room, one container or gang at a time, to whoever has the least.
     fn place(&mut self, needs: &mut [Need<'a>], ids: &mut dyn FnMut() -> u128) -> Vec<Command> {
-        let mut assigns = Vec::new();
+        let (mut assigns, mut placed) = (Vec::new(), 0);
         while let Some(need) = self.next(needs) {
-            if assigns.len() == ASSIGNS_MAX {
+            let at_once = need.placement.at_once();
+            if placed > 0 && placed + at_once as usize > ASSIGNS_MAX {
                 self.waiting.insert(need.id, Why::NextPlan);
                 need.missing = 0;
                 continue;
             }
-            match self.room.take(need.id, &need.function.resources, &need.placement) {
-                Taking::Taken(taken) => {
+            placed += at_once as usize;
+            let found = match need.placement.gang {
+                Some(_) => self.place_gang(need, ids),
+                None => match self.room.take(need.id, &need.function.resources, &need.placement) {
+                    Taking::Taken(taken) => {
+                        Ok(Command::Assign { id: TaskId::from_random(ids()), task: task(need, taken, self.now) })
+                    }
+                    Taking::Starting => Err(Why::NextPlan),
+                    Taking::Full => Err(self.make_room(need)),
+                },
+            };
+            match found {
+                Ok(assign) => {
                     need.missing -= 1;
-                    self.shares.take(need.id, need.function.app, &need.function.resources);
-                    assigns.push(assign(TaskId::from_random(ids()), need, taken, self.now));
+                    (0..at_once).for_each(|_| self.shares.take(need.id, need.function.app, &need.function.resources));
+                    assigns.push(assign);
                 }
-                Taking::Starting => {
-                    self.waiting.insert(need.id, Why::NextPlan);
-                    need.missing = 0;
-                }
-                Taking::Full => {
-                    let why = self.make_room(need);
+                Err(why) => {
                     self.waiting.insert(need.id, why);
                     need.missing = 0;
                 }
@@ -185,6 +237,56 @@ impl<'a> Planner<'a> {
     fn next<'n>(&self, needs: &'n mut [Need<'a>]) -> Option<&'n mut Need<'a>> {
         let turn = |need: &&mut Need<'a>| (self.shares.of(need.id, need.function.app), Reverse(need.oldest_waiting_ms), need.id);
         needs.iter_mut().filter(|need| need.missing > 0).min_by_key(turn)
+    }
+
+    /// Gives room to all containers of a gang, or says why there is none.
+    fn place_gang(&mut self, need: &Need<'_>, ids: &mut dyn FnMut() -> u128) -> Result<Command, Why> {
+        if self.state.version() < GANGS_SINCE {
+            return Err(Why::OldNodes);
+        }
+        match self.room.take_gang(need.id, &need.function.resources, &need.placement) {
+            Ok(taken) => {
+                let tasks = taken.into_iter().map(|taken| (TaskId::from_random(ids()), task(need, taken, self.now)));
+                Ok(Command::AssignGang { tasks: tasks.collect(), id: GangId::from_random(ids()) })
+            }
+            Err(fits) => Err(self.make_room_for_gang(need, fits)),
+        }
+    }
+
+    /// As [`Self::make_room`], for all containers of a gang at once; `fits` of them have room now.
+    fn make_room_for_gang(&mut self, need: &Need<'_>, fits: u32) -> Why {
+        let (needs, size) = (need.function.resources, need.placement.at_once());
+        if self.state.nodes.is_empty() {
+            return Why::NoNodes;
+        }
+        if let Some(why) = need.placement.nowhere(self.state) {
+            return Why::Nowhere { why };
+        }
+        let holds = self.room.holds(&needs, &need.placement);
+        if holds < u64::from(size) {
+            return Why::GangNeverFits { size, needs, holds };
+        }
+        if let Some(node) = self.room.promise_gang(need.id, &needs, &need.placement) {
+            return Why::RoomSoon { node: self.room.name(node) };
+        }
+        let (own, others) = std::mem::take(&mut self.idle).into_iter().partition::<Vec<_>, _>(|idle| idle.function == need.id);
+        let evicted = self.room.evict_gang(self.state, (need.id, &needs, &need.placement), &others);
+        self.idle = others.into_iter().chain(own).collect();
+        match evicted {
+            Some((node, tasks)) => self.evicted(need.id, node, tasks),
+            None => Why::NoRoomForGang { size, fits, needs, nodes: self.room.obstacles(&needs, &need.placement) },
+        }
+    }
+
+    /// Notes that idle containers make room.
+    fn evicted(&mut self, id: FunctionId, node: NodeId, tasks: Vec<TaskId>) -> Why {
+        self.idle.retain(|idle| !tasks.contains(&idle.task));
+        self.idle.sort_by_key(|idle| (Reverse(idle.idle_ms), idle.task));
+        for task in tasks {
+            self.goes(task);
+            self.stops.insert(task, format!("idle, makes room for {id}"));
+        }
+        Why::RoomSoon { node: self.room.name(node) }
     }
 
     /// Finds room in what stops already, stops idle containers of others, or asks busy ones to give way. One container's worth a plan
@@ -212,13 +314,7 @@ impl<'a> Planner<'a> {
         let Some((node, tasks)) = evicted else {
             return self.give_way(need).unwrap_or(Why::NoRoom { needs, nodes });
         };
-        self.idle.retain(|idle| !tasks.contains(&idle.task));
-        self.idle.sort_by_key(|idle| (Reverse(idle.idle_ms), idle.task));
-        for task in tasks {
-            self.goes(task);
-            self.stops.insert(task, format!("idle, makes room for {}", need.id));
-        }
-        Why::RoomSoon { node: self.room.name(node) }
+        self.evicted(need.id, node, tasks)
     }
 
     /// Says whether a function may have a task's place: it has no more of the cluster then than that one's, or has nothing and that one
@@ -261,8 +357,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn assign(id: TaskId, need: &Need<'_>, taken: Taken, now: Timestamp) -> Command {
+fn task(need: &Need<'_>, taken: Taken, now: Timestamp) -> Task {
     let decided = Task::new((need.id, need.function.app), (taken.node, taken.boot), now);
-    let task = Task { resources: need.function.resources, gpus: taken.gpus, ..decided };
-    Command::Assign { id, task }
+    Task { resources: need.function.resources, gpus: taken.gpus, ..decided }
 }

@@ -52,7 +52,7 @@ impl Free {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Place {
     name: String,
     boot: BootId,
@@ -94,7 +94,7 @@ pub(crate) struct Candidate {
 }
 
 /// All nodes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Room {
     places: BTreeMap<NodeId, Place>,
 }
@@ -154,11 +154,78 @@ impl Room {
         let calm = able.iter().filter(|(_, place)| place.starting < starts_max(place));
         let best = calm.map(|(id, place)| (score(place, function, needs), **id)).min();
         let Some((_, best)) = best else { return if able.is_empty() { Taking::Full } else { Taking::Starting } };
-        let Some(place) = self.places.get_mut(&best) else { return Taking::Full };
+        self.take_at(best, function, needs).map_or(Taking::Full, Taking::Taken)
+    }
+
+    fn take_at(&mut self, node: NodeId, function: FunctionId, needs: &Resources) -> Option<Taken> {
+        let place = self.places.get_mut(&node)?;
         place.starting += 1;
         place.soon.take(needs);
         *place.tasks.entry(function).or_default() += 1;
-        Taking::Taken(Taken { node: best, boot: place.boot, gpus: place.free.take(needs) })
+        Some(Taken { node, boot: place.boot, gpus: place.free.take(needs) })
+    }
+
+    /// Takes places for all containers of a gang, or none; then it says for how many there are some.
+    ///
+    /// However many start: a gang that waited for a calm moment on all of its nodes might wait for ever.
+    pub(crate) fn take_gang(&mut self, function: FunctionId, needs: &Resources, placement: &Placement) -> Result<Vec<Taken>, u32> {
+        let mut with = self.clone();
+        let mut taken = Vec::new();
+        for fits in 0..placement.at_once() {
+            let able = with.places.iter().filter(|(_, place)| place.may_have(placement) && place.free.fits(needs));
+            let (_, best) = able.map(|(id, place)| (score(place, function, needs), *id)).min().ok_or(fits)?;
+            taken.push(with.take_at(best, function, needs).ok_or(fits)?);
+        }
+        *self = with;
+        Ok(taken)
+    }
+
+    /// Promises a gang what tasks that stop will free; returns one of its nodes.
+    pub(crate) fn promise_gang(&mut self, function: FunctionId, needs: &Resources, placement: &Placement) -> Option<NodeId> {
+        let mut later = self.clone();
+        for place in later.places.values_mut() {
+            place.free = place.soon.clone();
+        }
+        let taken = later.take_gang(function, needs, placement).ok()?;
+        for taken in &taken {
+            if let Some(place) = self.places.get_mut(&taken.node) {
+                place.soon.take(needs);
+            }
+        }
+        taken.first().map(|taken| taken.node)
+    }
+
+    /// Chooses idle tasks to stop so that a gang will fit: none without which it would. The room is promised. `None` when stopping
+    /// all candidates would not help.
+    pub(crate) fn evict_gang(
+        &mut self,
+        state: &State,
+        (function, needs, placement): (FunctionId, &Resources, &Placement),
+        candidates: &[Candidate],
+    ) -> Option<(NodeId, Vec<TaskId>)> {
+        let with = |room: &Self, tasks: &[TaskId]| {
+            let mut room = room.clone();
+            room.stop(state, tasks);
+            room.promise_gang(function, needs, placement).map(|node| (room, node))
+        };
+        let all: Vec<TaskId> = candidates.iter().map(|candidate| candidate.task).collect();
+        let enough = (1..=all.len()).find(|count| with(self, &all[..*count]).is_some())?;
+        let mut chosen = all[..enough].to_vec();
+        for task in &all[..enough] {
+            let fewer: Vec<TaskId> = chosen.iter().copied().filter(|other| other != task).collect();
+            if with(self, &fewer).is_some() {
+                chosen = fewer;
+            }
+        }
+        let (room, node) = with(self, &chosen)?;
+        *self = room;
+        Some((node, chosen))
+    }
+
+    /// Says how many containers all nodes that may have them could hold, were they empty.
+    pub(crate) fn holds(&self, needs: &Resources, placement: &Placement) -> u64 {
+        let may = self.places.values().filter(|place| placement.obstacle(&place.labels).is_none());
+        may.map(|place| held_by(&place.capacity, needs)).sum()
     }
 
     /// Promises what tasks that stop will free; returns the node.
@@ -236,6 +303,20 @@ impl Room {
         };
         !self.places.values().any(could)
     }
+}
+
+/// Says how many containers all nodes on which they may run could hold, were they empty.
+pub fn holds(state: &State, needs: &Resources, placement: &Placement) -> u64 {
+    Room::new(state, &Load::default(), Timestamp(0)).holds(needs, &placement.within(state))
+}
+
+/// Says how many containers fit in so much.
+fn held_by(capacity: &Resources, needs: &Resources) -> u64 {
+    let times = |has: u64, needs: u64| if needs == 0 { u64::MAX } else { has / needs };
+    times(capacity.cpu_milli.into(), needs.cpu_milli.into())
+        .min(times(capacity.memory_bytes, needs.memory_bytes))
+        .min(times(capacity.gpus.into(), needs.gpus.into()))
+        .min(u64::from(u32::MAX))
 }
 
 fn take_held(free: &mut Free, held: &Resources, gpus: &[u32]) {

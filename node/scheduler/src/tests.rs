@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use shoal_state::imbl::OrdMap;
 use shoal_state::model::{
-    App, AppLayout, AppState, Definition, Deployment, Environment, Function, Image, Node, Resources, Sandbox, Scaling, Task,
+    App, AppLayout, AppState, Definition, Deployment, Environment, Function, Image, Node, Resources, Sandbox, Scaling, Task, TaskEnd,
 };
 use shoal_state::{AppId, BootId, Command, Digest, EnvironmentId, FunctionId, ImageId, NodeId, SandboxId, State, TaskId, Timestamp};
 
@@ -118,10 +118,94 @@ impl Cluster {
             Command::Assign { task, .. } => {
                 format!("start {} on {}", self.state.functions[&task.function].tag, self.state.nodes[&task.node].name)
             }
+            Command::AssignGang { tasks, .. } => {
+                let nodes: Vec<_> = tasks.iter().map(|(_, task)| self.state.nodes[&task.node].name.as_str()).collect();
+                format!("start {} on {}", self.state.functions[&tasks[0].1.function].tag, nodes.join(" and "))
+            }
+            Command::EndTask { id, end, .. } => format!("end {}: {}", id.bits(), end.how),
             Command::StopTask { id, why } => format!("stop {}: {why}", id.bits()),
             other => panic!("a plan holds no {other:?}"),
         }
     }
+}
+
+impl Cluster {
+    /// A clustered function of gangs of this size.
+    fn clustered(&mut self, number: u128, resources: Resources, size: u32) {
+        self.apply(Command::SetVersion { version: 7 });
+        self.function(number, resources, Scaling::default());
+        self.load.placements.insert(fu(number), Placement { gang: Some(size), ..Placement::default() });
+    }
+
+    fn why(&self, function: u128) -> String {
+        let plan = self.plan();
+        let why = plan.waiting.iter().find(|(id, _)| *id == fu(function)).map(|(_, why)| why.to_string());
+        why.unwrap_or_default()
+    }
+}
+
+#[test]
+fn a_gang_is_placed_all_or_none_and_says_what_it_waits_for() {
+    let mut cluster = Cluster::new(&[2_000, 2_000]);
+    cluster.clustered(1, resources(1_000), 3);
+    cluster.function(2, resources(2_000), Scaling::default());
+    cluster.task(1, 2, 1);
+    cluster.work(1, 1, 0);
+    assert_eq!(cluster.step(), Vec::<String>::new());
+    assert_eq!(
+        cluster.why(1),
+        "waiting for room for all 3 containers of a cluster at once, each 1 core, 1024 MiB memory: 2 fit now; node n1 has 0 cores free"
+    );
+    cluster.idle(1, 5_000);
+    cluster.work(2, 0, 0);
+    assert_eq!(cluster.step(), ["stop 1: idle, makes room for fu-0000000000000000000001"]);
+    assert_eq!(cluster.why(1), "waiting for containers to stop on node n1");
+    cluster.apply(Command::EndTask { id: ta(1), generation: 1, end: TaskEnd { at: NOW, how: String::new() } });
+    assert_eq!(cluster.step(), ["start f1 on n1 and n2 and n1"]);
+    let text = explain(&cluster.state, &cluster.load, fu(1), NOW);
+    assert!(text.contains("1 cluster of 3 containers, of at most 666"), "{text}");
+}
+
+#[test]
+fn a_gang_that_no_nodes_could_hold_says_so() {
+    let mut cluster = Cluster::new(&[2_000, 2_000]);
+    cluster.clustered(1, resources(1_500), 3);
+    cluster.work(1, 1, 0);
+    assert_eq!(cluster.step(), Vec::<String>::new());
+    assert_eq!(
+        cluster.why(1),
+        "cannot start: 3 containers, each 1.5 cores, 1024 MiB memory, are to run at once, and all nodes it may run on have room for 2 of them, even when empty"
+    );
+}
+
+#[test]
+fn a_gang_that_lost_a_node_is_stopped_at_once_and_replaced_when_the_node_has_surely_stopped() {
+    let mut cluster = Cluster::new(&[2_000, 2_000, 2_000]);
+    cluster.clustered(1, resources(2_000), 2);
+    cluster.work(1, 1, 0);
+    assert_eq!(cluster.step(), ["start f1 on n1 and n2"]);
+    let gang = cluster.state.gangs.values().next().unwrap().tasks.clone();
+    cluster.load.down.insert(no(2));
+    assert_eq!(cluster.step(), [format!("stop {}: node n2 of its gang is down", gang[0].bits())]);
+    cluster.apply(Command::EndTask { id: gang[0], generation: 1, end: TaskEnd { at: NOW, how: String::new() } });
+    assert_eq!(cluster.step(), Vec::<String>::new(), "the container on n2 may run still");
+    assert_eq!(cluster.why(1), "waiting until node n2, which is down, has surely stopped its containers: a cluster must not run twice");
+    cluster.load.fenced.insert(no(2));
+    assert_eq!(cluster.step(), [format!("end {}: node n2 is down", gang[1].bits()), "start f1 on n1 and n3".to_owned()]);
+}
+
+#[test]
+fn a_gang_is_scaled_down_as_one() {
+    let mut cluster = Cluster::new(&[4_000]);
+    cluster.clustered(1, resources(1_000), 2);
+    cluster.work(1, 2, 0);
+    assert_eq!(cluster.step(), ["start f1 on n1 and n1", "start f1 on n1 and n1"]);
+    let gangs: Vec<_> = cluster.state.gangs.values().map(|gang| gang.tasks.clone()).collect();
+    cluster.work(1, 0, 1);
+    cluster.idle(gangs[0][0].bits(), 70_000);
+    assert_eq!(cluster.step(), [format!("stop {}: idle for 70 s", gangs[0][0].bits())]);
+    let stopping = |task: &TaskId| cluster.state.tasks[task].stopping.is_some();
+    assert!(gangs[0].iter().all(stopping) && !gangs[1].iter().any(stopping));
 }
 
 #[test]
@@ -182,7 +266,7 @@ fn what_no_node_is_labelled_with_is_not_asked_for() {
     let mut cluster = Cluster::new(&[64_000]);
     cluster.function(1, resources(1000), scaling(0, 0, 0));
     cluster.work(1, 1, 0);
-    let anywhere = Placement { regions: vec!["eu".to_owned()], cloud: Some("gcp".to_owned()), nonpreemptible: true };
+    let anywhere = Placement { regions: vec!["eu".to_owned()], cloud: Some("gcp".to_owned()), nonpreemptible: true, gang: None };
     cluster.load.placements.insert(fu(1), anywhere);
     assert_eq!(cluster.step(), ["start f1 on n1"]);
 }

@@ -51,6 +51,14 @@ pub enum Why {
     NeverFits { needs: Resources, nodes: Vec<(String, Resources)> },
     /// No node has room now.
     NoRoom { needs: Resources, nodes: Vec<(String, Obstacle)> },
+    /// All nodes together are too small for a gang, even when empty: they hold so many of its containers.
+    GangNeverFits { size: u32, needs: Resources, holds: u64 },
+    /// No room now for all containers of a gang at once: so many fit.
+    NoRoomForGang { size: u32, fits: u32, needs: Resources, nodes: Vec<(String, Obstacle)> },
+    /// A gang may run still on a node that is down.
+    Fencing { node: String },
+    /// Some nodes do not know gangs.
+    OldNodes,
     /// A node will have room when tasks that stop have ended.
     RoomSoon { node: String },
     /// A function that has more than its share gives a container up once that is done with its inputs.
@@ -106,6 +114,15 @@ impl fmt::Display for Why {
             Self::Nowhere { why } => write!(f, "cannot start: {why}"),
             Self::NeverFits { needs, nodes } => never_fits(f, needs, nodes),
             Self::NoRoom { nodes, .. } => waiting(f, nodes),
+            Self::GangNeverFits { size, needs, holds } => write!(f, "cannot start: {}", too_large(*size, needs, *holds)),
+            Self::NoRoomForGang { size, fits, needs, nodes } => {
+                write!(f, "waiting for room for all {size} containers of a cluster at once, each {}: {fits} fit now", each(needs))?;
+                nodes.iter().try_for_each(|(name, obstacle)| write!(f, "; node {name} {obstacle}"))
+            }
+            Self::Fencing { node } => {
+                write!(f, "waiting until node {node}, which is down, has surely stopped its containers: a cluster must not run twice")
+            }
+            Self::OldNodes => f.write_str("waiting until all nodes are of a release that knows clustered functions"),
             Self::RoomSoon { node } => write!(f, "waiting for containers to stop on node {node}"),
             Self::GivesWay { function, node } => write!(
                 f,
@@ -114,6 +131,20 @@ impl fmt::Display for Why {
             Self::NextPlan => f.write_str("waiting for its turn: many containers are being started"),
         }
     }
+}
+
+/// Says why a gang fits on no nodes of this cluster: "4 containers, each 2 cores, 1024 MiB memory, are to run at once; …".
+pub fn too_large(size: u32, needs: &Resources, holds: u64) -> String {
+    let holds = match holds {
+        0 => "have room for none of them".to_owned(),
+        holds => format!("have room for {holds} of them"),
+    };
+    format!("{size} containers, each {}, are to run at once, and all nodes it may run on {holds}, even when empty", each(needs))
+}
+
+/// Writes "2 cores, 1024 MiB memory, 1 GPU".
+fn each(needs: &Resources) -> String {
+    parts(needs)[..if needs.gpus > 0 { 3 } else { 2 }].join(", ")
 }
 
 /// Writes "needs 64 cores; the largest node has 2 cores", or, when it is only too much for one node all together, what each has.
