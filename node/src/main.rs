@@ -16,6 +16,7 @@ mod doors;
 mod execs;
 mod folder;
 mod formation;
+mod gangs;
 mod homes;
 mod images;
 mod join;

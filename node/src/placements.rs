@@ -82,6 +82,7 @@ pub(crate) fn of(function: &pb::Function) -> Placement {
     Placement {
         regions: placement.regions,
         cloud: (!cloud.is_empty() && cloud != "auto").then(|| cloud.to_owned()),
+        gang: (function.experimental_group_size > 0).then_some(function.experimental_group_size),
         nonpreemptible: placement.nonpreemptible || placement.lifecycle.as_deref() == Some("on-demand"),
     }
 }

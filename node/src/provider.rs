@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
-use shoal_calls::calls::{Lost, Status};
+use shoal_calls::calls::{Lost, Outcome, Status};
 use shoal_proto::modal_client as pb;
 use shoal_runtime::{Bind, ContainerSpec, Exit, ExitStatus, Limits, NetworkMode};
 use shoal_state::model::{Function, Resources, Task, TaskEnd};
@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::{Api, Error, environment_name, now, secret, transport};
 use crate::arguments::{self, Variables};
+use crate::gangs;
 use crate::images;
 use crate::roots::Root;
 use crate::sandboxes;
@@ -35,6 +36,8 @@ struct Held {
     dir: PathBuf,
     /// What ends a sandbox in time.
     _timeout: Option<AbortOnDropHandle<()>>,
+    /// What connects it with the others of its gang.
+    _plug: Option<gangs::Plug>,
 }
 
 /// The node, as the worker's driver sees it.
@@ -58,7 +61,7 @@ impl NodeProvider {
         if sandboxes::of_task(&state, task).is_some() {
             let planned = sandboxes::plan(&self.api, &state, id, task, function).await?;
             let dir = self.api.config.data.join("run/tasks").join(id.to_string());
-            let held = Held { _root: planned.root, _door: None, dir, _timeout: Some(planned.timeout) };
+            let held = Held { _root: planned.root, _door: None, dir, _timeout: Some(planned.timeout), _plug: None };
             self.held.lock().insert(id, held);
             return Ok(planned.plan);
         }
@@ -102,6 +105,15 @@ impl NodeProvider {
         spec.limits = limits(function, state.nodes.get(&self.api.cluster.node).map(|node| node.capacity));
         spec.network = if function.block_network { NetworkMode::NodeOnly } else { NetworkMode::Nat };
         spec.limits.disk_bytes = spec.limits.disk_bytes.or(Some(self.api.config.disk.overlay_bytes).filter(|bytes| *bytes > 0));
+        let plug = match gangs::member(&state, id) {
+            Some(member) => {
+                let connected = self.api.gangs.connect(&member);
+                let (link, plug) = connected.map_err(Error::failed(format!("cannot connect task {id} with its gang")))?;
+                spec.link = Some(link);
+                Some(plug)
+            }
+            None => None,
+        };
         let env = arguments::environment(None, variables(BTreeMap::new()));
         let kind = Kind { base, path: record.config.path().to_owned(), python, env };
         let start = match has_entrypoint {
@@ -112,7 +124,7 @@ impl NodeProvider {
             Start::From(snapshot) => spec.snapshot = Some(snapshot),
             Start::Plain(why) => self.api.tasks.starts_plain(id, why),
         }
-        self.held.lock().insert(id, Held { _root: root, _door: Some(door), dir, _timeout: None });
+        self.held.lock().insert(id, Held { _root: root, _door: Some(door), dir, _timeout: None, _plug: plug });
         let mut plan = ContainerPlan::new(spec);
         plan.startup_timeout = Some(Duration::from_millis(function.startup_timeout_ms));
         Ok(plan)
@@ -131,6 +143,9 @@ impl NodeProvider {
             return known_already(id, self.api.propose_all(vec![first, Command::EndTask { id, generation, end: ended }]).await);
         }
         let stopping = task.stopping.is_some();
+        if let Some(member) = gangs::member(&state, id) {
+            self.leave_gang(id, task, &member, end, known.as_ref().is_some_and(|known| known.dismissed)).await;
+        }
         let took_input = known.as_ref().is_some_and(|known| known.works_on.is_some());
         let dismissed = known.as_ref().is_some_and(|known| known.dismissed);
         let lost = if stopping || !is_own_doing(end, dismissed) {
@@ -150,6 +165,29 @@ impl NodeProvider {
         let ended = TaskEnd { at: now(), how: end.how.clone() };
         self.api.tasks.remember(id, task, ended.clone());
         known_already(id, self.api.propose(Command::EndTask { id, generation, end: ended }).await)
+    }
+
+    /// A container of a gang has ended: what it worked on fails with it if that was its own doing.
+    async fn leave_gang(&self, id: TaskId, task: &Task, member: &gangs::Member, end: &Ended, dismissed: bool) {
+        let works_on = self.api.gangs.forget(id, member);
+        if member.rank == 0 || task.stopping.is_some() {
+            return;
+        }
+        if is_own_doing(end, dismissed) {
+            for (input, retry_count) in works_on {
+                let said = result(pb::generic_result::GenericStatus::Failure, &format!("rank {}: {}", member.rank, crash(end)));
+                gangs::failed(&self.api, member, Outcome { input, retry_count, status: Status::Failed, result: said }, true).await;
+            }
+        }
+        if end.exit.is_some_and(|exit| exit.success()) && self.is_single_use(task) {
+            // It is done. The one of rank 0 may not be, and would be told to stop when this one has ended.
+            let longest = self.api.local().functions.get(&task.function).map_or(0, |function| function.timeout_ms);
+            let _ = tokio::time::timeout(Duration::from_millis(longest), gangs::stops(&self.api, id)).await;
+        }
+    }
+
+    fn is_single_use(&self, task: &Task) -> bool {
+        self.api.local().functions.get(&task.function).is_some_and(|function| function.single_use)
     }
 
     /// A container that ended before it took an input: the next one waits, and when it was the container's own doing,

@@ -45,6 +45,7 @@ use crate::doors;
 use crate::execs;
 use crate::folder::{self, Folder};
 use crate::formation;
+use crate::gangs::{self, Gangs};
 use crate::homes::{self, Outbox};
 use crate::images::{Images, StateCache, Unfinished};
 use crate::join;
@@ -180,6 +181,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         reports: Reports::new(keys.node, cluster.raft(), &calls, &crashes, &lifecycle),
         crashes,
         yields: Yields::default(),
+        gangs: Gangs::new(&peers, cluster.raft()),
         placements: Placements::default(),
         images: images.clone(),
         build_functions: BuildFunctions::default(),
@@ -210,6 +212,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     authority::serve(&api);
     standing::serve(&api);
     execs::serve(&api);
+    gangs::serve(&api);
     copies.chunks().serve_blobs(&api.blobs);
     copies::asks::serve(&api);
     if let Some((seeds, secret)) = seeds {
@@ -239,6 +242,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
     let homes = tokio::spawn(homes::run(api.clone(), outbox, told, stop.clone()));
     let reports = tokio::spawn(reports::run(api.reports.clone(), peers.clone(), stop.clone()));
+    let gangs_alone = tokio::spawn(gangs::alone::run(api.clone(), stop.clone()));
     let doors = tokio::spawn(doors::run(api.clone(), stop.clone()));
     let certificate = tokio::spawn(renewal::run(api.clone(), config.data.clone(), keys.identity, stop.clone()));
     let voters = tokio::spawn(members::run(api.clone(), stop.clone()));
@@ -272,8 +276,23 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         Some(why) => tracing::error!(why, "the node cannot go on, and stops to be started anew"),
     }
     stop.cancel();
-    let _ =
-        tokio::join!(scheduler, schedules, apps, disk, voters, authority, homes, reports, doors, certificate, images_watch, away, repair, blobs);
+    let _ = tokio::join!(
+        scheduler,
+        schedules,
+        apps,
+        disk,
+        voters,
+        authority,
+        homes,
+        reports,
+        doors,
+        certificate,
+        images_watch,
+        away,
+        repair,
+        blobs,
+        gangs_alone
+    );
     images.close();
     // Without its records nothing that containers still do would count.
     worker.handle().shutdown(if broken.is_none() { STOP_GRACE } else { Duration::ZERO }).await;

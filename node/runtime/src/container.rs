@@ -32,7 +32,7 @@ use crate::{
     control::Control,
     engine::Inner,
     exec::{self, Defaults},
-    network::{Claim, slot::Slot},
+    network::{Claim, link::Link, slot::Slot},
     process::{self, Process},
 };
 
@@ -73,8 +73,8 @@ pub struct Container {
     defaults: Defaults,
     stdio: Mutex<Option<Stdio>>,
     timings: Mutex<Timings>,
-    /// What start tells the sandbox about its network, and the socket for its frames.
-    network: Mutex<Option<(Value, OwnedFd)>>,
+    /// What start tells the sandbox about its network, and the sockets of its interfaces.
+    network: Mutex<Option<(Value, OwnedFd, Option<Link>)>>,
     /// What the program that waits in a sandbox made ahead is handed.
     job: Mutex<Option<(OwnedFd, Vec<u8>)>>,
     snapshot: Option<PathBuf>,
@@ -121,7 +121,8 @@ impl Container {
             Some(claim) => {
                 let frames = claim.slot.frames().try_clone_to_owned();
                 let frames = frames.map_err(Error::network("duplicate the socket of a slot"))?;
-                Some((claim.sandbox_arguments(snapshot.is_some()), frames))
+                let arguments = claim.sandbox_arguments(snapshot.is_some(), spec.link.as_ref());
+                Some((arguments, frames, spec.link.clone()))
             }
             None => None,
         };
@@ -184,9 +185,10 @@ impl Container {
     pub async fn start(&self) -> Result<()> {
         let began = Instant::now();
         let network = self.network.lock().take();
-        if let Some((arguments, frames)) = network {
+        if let Some((arguments, frames, link)) = network {
             let method = "containerManager.SetNetworkArgs";
-            self.control.call::<_, Value>(method, &arguments, &[frames.as_fd()], CALL_DEADLINE).await?;
+            let sockets: Vec<_> = [frames.as_fd()].into_iter().chain(link.iter().map(Link::socket)).collect();
+            self.control.call::<_, Value>(method, &arguments, &sockets, CALL_DEADLINE).await?;
         }
         let connected = began.elapsed();
         let job = self.job.lock().take();

@@ -285,7 +285,7 @@ impl Engine {
         let claim = parts.claim.insert(network.connect(slot, spec.network).await?);
         timings.network = began.elapsed();
         let prepared = Instant::now();
-        let hosts = resolver::hosts(&spec.hostname, Some(claim.address));
+        let hosts = resolver::hosts(&spec.hostname, Some(claim.address), spec.link.as_ref());
         let path = inner.bundle(parts.id).join(file_name(0));
         fs::write(&path, hosts).map_err(Error::file("write", &path))?;
         if let Some(group) = &parts.cgroup {
@@ -406,7 +406,7 @@ impl Inner {
             name => name.to_owned(),
         };
         let etc = [
-            ("/etc/hosts", resolver::hosts(&hostname, address)),
+            ("/etc/hosts", resolver::hosts(&hostname, address, spec.link.as_ref())),
             ("/etc/hostname", format!("{hostname}\n")),
             ("/etc/resolv.conf", self.network.as_ref().map_or_else(String::new, |n| n.resolver.text.clone())),
         ];

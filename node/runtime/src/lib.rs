@@ -55,7 +55,7 @@ pub use engine::{Engine, EngineConfig, RUNSC_STAMP};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecSpec};
 pub use identity::{ContainerId, Tag};
-pub use network::NetworkConfig;
+pub use network::{NetworkConfig, link::Link};
 pub use oci::DEFAULT_CAPABILITIES;
 pub use overlays::Disks;
 pub use socket::ShortPath;

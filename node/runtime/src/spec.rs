@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
+use crate::Link;
+
 /// Folders that every container has something mounted on.
 pub const MOUNTED_FOLDERS: [&str; 6] = ["proc", "sys", "dev", "dev/pts", "dev/shm", "tmp"];
 
@@ -46,6 +48,8 @@ pub struct ContainerSpec {
     pub overlay: Overlay,
     /// Whom it may talk to.
     pub network: NetworkMode,
+    /// One more network interface, whose packets whoever made it carries. It needs a network besides.
+    pub link: Option<Link>,
     /// Capabilities besides Docker's default ones, such as "CAP_NET_ADMIN".
     pub capabilities: Vec<String>,
     /// Whether stdin is a pipe, which [`Stdio::stdin`](crate::Stdio) then holds, or /dev/null.
@@ -74,6 +78,7 @@ impl ContainerSpec {
             limits: Limits::default(),
             overlay: Overlay::Disk,
             network: NetworkMode::None,
+            link: None,
             capabilities: Vec::new(),
             stdin: false,
             runsc_flags: Vec::new(),

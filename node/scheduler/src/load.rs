@@ -39,6 +39,4 @@ pub struct Load {
     pub yielding: BTreeSet<TaskId>,
     /// Nodes that are down. Their tasks are not counted on, and they get none.
     pub down: BTreeSet<NodeId>,
-    /// Nodes that have been down for so long that they have surely stopped what must not run twice.
-    pub fenced: BTreeSet<NodeId>,
 }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_state::model::{AppState, Function, Task, TaskEnd};
+use shoal_state::model::{AppState, Function, Task};
 use shoal_state::{Command, FunctionId, GangId, NodeId, State, TaskId, Timestamp};
 
 use crate::demand::{self, Pool};
@@ -28,7 +28,7 @@ const GANGS_SINCE: u32 = 7;
 /// What the leader should propose.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// `EndTask`, `StopTask`, `Assign` and `AssignGang`; what frees room comes first.
+    /// `StopTask`, `Assign` and `AssignGang`, the stops first.
     pub commands: Vec<Command>,
     /// Tasks that are to get no more inputs, and so end once they are done with those that they have: others wait that have less
     /// of the cluster. What they run is not touched.
@@ -59,7 +59,6 @@ pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() ->
         now,
         room: Room::new(state, load, now),
         shares: Shares::new(state, load),
-        ends: Vec::new(),
         stops: BTreeMap::new(),
         yields: Vec::new(),
         idle: Vec::new(),
@@ -69,7 +68,7 @@ pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() ->
     planner.idle.sort_by_key(|idle| (Reverse(idle.idle_ms), idle.task));
     let assigns = planner.place(&mut needs, ids);
     let stops = planner.stops.into_iter().map(|(id, why)| Command::StopTask { id, why });
-    let commands = planner.ends.into_iter().chain(stops).chain(assigns).collect();
+    let commands = stops.chain(assigns).collect();
     Plan { commands, yields: planner.yields, waiting: planner.waiting.into_iter().collect() }
 }
 
@@ -79,7 +78,6 @@ struct Planner<'a> {
     now: Timestamp,
     room: Room,
     shares: Shares,
-    ends: Vec<Command>,
     stops: BTreeMap<TaskId, String>,
     yields: Vec<TaskId>,
     /// Idle tasks that may be stopped for the sake of others.
@@ -98,7 +96,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         self.replace(&pool);
-        self.give_up(id, &pool);
+        self.give_up(&pool);
         let wanted = demand::wanted(self.state, self.load, id, function, &pool);
         if self.load.pools.contains_key(&id) {
             self.scale_down(id, function, &pool, wanted);
@@ -137,28 +135,18 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Takes apart the gangs that have lost a container: the others are asked to stop, and what was on a node that surely runs it no
-    /// more has ended.
-    fn give_up(&mut self, id: FunctionId, pool: &Pool<'_>) {
+    /// Asks those to stop whose gang has lost a container.
+    fn give_up(&mut self, pool: &Pool<'_>) {
         for (task, node) in &pool.broken {
             self.stops.insert(*task, format!("node {} of its gang is down", self.room.name(*node)));
         }
-        for (task, about) in self.in_gangs(id).filter(|(_, about)| self.load.fenced.contains(&about.node)) {
-            let end = TaskEnd { at: self.now, how: format!("node {} is down", self.room.name(about.node)) };
-            self.ends.push(Command::EndTask { id: task, generation: about.generation, end });
-        }
     }
 
-    /// Returns a node that is down, may run containers of gangs of a function still.
+    /// Returns a node that is down and may run containers of gangs of a function still: for so long the state has them.
     fn unfenced(&self, id: FunctionId) -> Option<String> {
-        let mut on = self.in_gangs(id).map(|(_, task)| task.node);
-        on.find(|node| self.load.down.contains(node) && !self.load.fenced.contains(node)).map(|node| self.room.name(node))
-    }
-
-    fn in_gangs(&self, id: FunctionId) -> impl Iterator<Item = (TaskId, &'a Task)> + use<'a> {
-        let state = self.state;
-        let tasks = state.tasks_of.get(&id).into_iter().flatten().filter(|task| state.gang_of.contains_key(*task));
-        tasks.filter_map(|task| state.tasks.get(task).map(|about| (*task, about)))
+        let tasks = self.state.tasks_of.get(&id).into_iter().flatten().filter(|task| self.state.gang_of.contains_key(*task));
+        let mut nodes = tasks.filter_map(|task| self.state.tasks.get(task)).map(|task| task.node);
+        nodes.find(|node| self.load.down.contains(node)).map(|node| self.room.name(node))
     }
 
     /// Stops a task, and with it all of its gang.

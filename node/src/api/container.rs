@@ -18,6 +18,7 @@ use super::call::refused;
 use super::error::Error;
 use super::{Api, Caller, blob_uses, outcome};
 use crate::build_functions::Running;
+use crate::gangs;
 use crate::timeouts;
 
 /// How long a request for inputs is held before an empty answer.
@@ -59,10 +60,71 @@ pub(super) async fn heartbeat(
         return Ok(pb::ContainerHeartbeatResponse::default());
     }
     let (id, task) = task_of(api, caller)?;
+    let member = gangs::member(&api.local(), id);
+    if let Some(member) = member.as_ref().filter(|member| member.rank > 0) {
+        let cancelled = gangs::next_cancelled(api, id, member, HEARTBEAT_HELD).await;
+        let event = cancelled.and_then(|bytes| pb::CancelInputEvent::decode(bytes).ok());
+        return Ok(pb::ContainerHeartbeatResponse { cancel_input_event: event });
+    }
     let cancelled = api.calls.held_cancels(id, task.function, HEARTBEAT_HELD).await.map_err(refused)?;
     let event = (!cancelled.is_empty())
         .then(|| pb::CancelInputEvent { input_ids: cancelled.iter().map(ToString::to_string).collect(), ..Default::default() });
+    if let (Some(member), Some(event)) = (member, &event) {
+        gangs::tell_cancelled(api, &member, event.encode_to_vec().into());
+    }
     Ok(pb::ContainerHeartbeatResponse { cancel_input_event: event })
+}
+
+/// Tells a container of a clustered function which it is of its gang, and where the others are.
+pub(super) async fn cluster_hello(
+    api: &Api,
+    caller: &Caller,
+    _request: pb::TaskClusterHelloRequest,
+) -> Result<pb::TaskClusterHelloResponse, Error> {
+    let (id, _) = task_of(api, caller)?;
+    let none = || Error::Precondition(format!("task {id} is of no gang: its function is not clustered"));
+    let member = gangs::member(&api.local(), id).ok_or_else(none)?;
+    let (v6, v4) = member.addresses();
+    Ok(pb::TaskClusterHelloResponse {
+        cluster_id: member.gang.to_string(),
+        cluster_rank: member.rank.into(),
+        container_ips: v6.iter().map(ToString::to_string).collect(),
+        container_ipv4_ips: v4.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    })
+}
+
+/// Gives a container of another rank than 0 the inputs that rank 0 was given.
+async fn inputs_of_first(api: &Api, caller: &Caller, id: TaskId, member: &gangs::Member) -> Result<pb::FunctionGetInputsResponse, Error> {
+    let given = match gangs::next(api, id, member, &caller.key(), INPUTS_WAIT).await {
+        gangs::Given::Inputs(bytes) => pb::FunctionGetInputsResponse::decode(bytes)
+            .map_err(Error::failed("cannot decode what the first container of a gang was given"))?,
+        gangs::Given::Stop => stop_response(api, id),
+        gangs::Given::Nothing => pb::FunctionGetInputsResponse::default(),
+    };
+    note_given(api, id, &given)?;
+    for input in given.inputs.iter().filter(|input| !input.input_id.is_empty()) {
+        api.gangs.works_on(id, input.input_id.parse()?, input.retry_count);
+    }
+    Ok(given)
+}
+
+/// Says that nothing more comes.
+fn stop_response(api: &Api, id: TaskId) -> pb::FunctionGetInputsResponse {
+    api.tasks.dismissed(id);
+    let inputs = vec![pb::FunctionGetInputsItem { kill_switch: true, ..Default::default() }];
+    pb::FunctionGetInputsResponse { inputs, ..Default::default() }
+}
+
+/// Notes what a task works on from now on.
+fn note_given(api: &Api, id: TaskId, given: &pb::FunctionGetInputsResponse) -> Result<(), Error> {
+    let Some(first) = given.inputs.first().filter(|first| !first.input_id.is_empty()) else { return Ok(()) };
+    let (input, call) = (first.input_id.parse()?, first.function_call_id.parse()?);
+    api.tasks.works_on(id, input, call);
+    if let Some(worker) = api.worker.get() {
+        worker.set_input(id, Some((input, call)));
+    }
+    Ok(())
 }
 
 fn item(leased: LeasedInput) -> pb::FunctionGetInputsItem {
@@ -101,6 +163,16 @@ pub(super) async fn get_inputs(
     {
         worker.ready(id).await;
     }
+    let member = gangs::member(&api.local(), id);
+    match &member {
+        Some(member) if member.rank > 0 => return inputs_of_first(api, caller, id, member).await,
+        Some(member) => match gangs::all_wait(api, id, member, INPUTS_WAIT).await {
+            gangs::Waited::Ready => {}
+            gangs::Waited::Stops => return Ok(stop_response(api, id)),
+            gangs::Waited::NotYet => return Ok(pb::FunctionGetInputsResponse::default()),
+        },
+        None => {}
+    }
     let lease = LeaseRequest {
         pool: task.function,
         task: id,
@@ -109,25 +181,20 @@ pub(super) async fn get_inputs(
         linger_ms: request.batch_linger_ms,
         key: caller.key(),
     };
-    let inputs = match api.calls.lease(lease).await.map_err(refused)? {
-        Leased::Stop => {
-            api.tasks.dismissed(id);
-            vec![pb::FunctionGetInputsItem { kill_switch: true, ..Default::default() }]
-        }
-        Leased::Inputs(inputs) => {
-            timeouts::watch(api, id, &task, &inputs);
-            inputs.into_iter().map(item).collect()
-        }
+    let leased = match api.calls.lease(lease).await.map_err(refused)? {
+        Leased::Stop => return Ok(stop_response(api, id)),
+        Leased::Inputs(inputs) => inputs,
     };
-    if let Some(first) = inputs.first().filter(|first| !first.input_id.is_empty()) {
-        let (input, call) = (first.input_id.parse()?, first.function_call_id.parse()?);
-        api.tasks.works_on(id, input, call);
+    timeouts::watch(api, id, &task, &leased);
+    let given = pb::FunctionGetInputsResponse { inputs: leased.into_iter().map(item).collect(), ..Default::default() };
+    if !given.inputs.is_empty() {
+        note_given(api, id, &given)?;
         api.crashes.works(task.function);
-        if let Some(worker) = api.worker.get() {
-            worker.set_input(id, Some((input, call)));
+        if let Some(member) = &member {
+            gangs::tell(api, member, given.encode_to_vec().into());
         }
     }
-    Ok(pb::FunctionGetInputsResponse { inputs, ..Default::default() })
+    Ok(given)
 }
 
 /// Reads how an attempt ended from the result that the container made.
@@ -153,6 +220,9 @@ pub(super) async fn put_outputs(api: &Api, caller: &Caller, request: pb::Functio
         return request.outputs.iter().try_for_each(|output| result_of(output).map(|result| running.ended(result)));
     }
     let (id, task) = task_of(api, caller)?;
+    if let Some(member) = gangs::member(&api.local(), id).filter(|member| member.rank > 0) {
+        return outputs_of_other(api, id, &member, request).await;
+    }
     let mut outcomes = Vec::new();
     for output in request.outputs {
         let result = result_of(&output)?;
@@ -167,6 +237,24 @@ pub(super) async fn put_outputs(api: &Api, caller: &Caller, request: pb::Functio
         });
     }
     api.calls.finish(Some((id, task.function)), outcomes).await.map_err(refused)
+}
+
+/// The outcome of rank 0 counts; that another one has failed is the input's failure too.
+async fn outputs_of_other(api: &Api, id: TaskId, member: &gangs::Member, request: pb::FunctionPutOutputsRequest) -> Result<(), Error> {
+    for output in request.outputs {
+        let (result, input) = (result_of(&output)?, output.input_id.parse()?);
+        api.gangs.done(id, input);
+        let status = status(&result);
+        if matches!(status, Status::Success | Status::Terminated) {
+            continue;
+        }
+        blob_uses::note_result(api, input, &result).await?;
+        let outcome = Outcome { input, retry_count: output.retry_count, status, result: outcome::record(&output, &result) };
+        let (api, member) = (api.clone(), member.clone());
+        // The container goes on meanwhile: mostly rank 0 fails as well.
+        tokio::spawn(async move { gangs::failed(&api, &member, outcome, false).await });
+    }
+    Ok(())
 }
 
 pub(super) async fn log(api: &Api, caller: &Caller, request: pb::ContainerLogRequest) -> Result<(), Error> {
@@ -239,6 +327,11 @@ pub(super) async fn put_data_out(api: &Api, caller: &Caller, request: pb::Functi
         None => return Err(Error::Invalid("these data name no call".to_owned())),
     };
     own_call(api, caller, key.call).await?;
+    let id = caller.identity.task()?;
+    if gangs::member(&api.local(), id).is_some_and(|member| member.rank > 0) {
+        // The data of rank 0 are those of the call.
+        return Ok(());
+    }
     let chunks = request.data_chunks.into_iter().map(|chunk| DataChunk { index: chunk.index, data: chunk.encode_to_vec().into() });
     let put = api.calls.put_data(&key, chunks.collect(), DATA_ROOM_WAIT).await;
     put.map_err(|error| Error::Unavailable(error.to_string()))

@@ -231,6 +231,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
     scaling::check_definition(&tag, &view)?;
     let placement = placements::of(&view);
     check_placement(&api.local(), &tag, &placement)?;
+    check_gang(&api.local(), &tag, &function, &placement)?;
     // What is published already goes on as it is until the next publish, which names this definition.
     let definition = DefinitionId::derive(&[&caller.identity.scope(), caller.key().as_bytes(), &id.bits().to_le_bytes()]);
     let metadata = pb::FunctionHandleMetadata { definition_id: definition.to_string(), ..metadata_for(caller, id, &function, &view) };
@@ -253,6 +254,27 @@ fn check_placement(state: &State, tag: &str, placement: &Placement) -> Result<()
             "function '{tag}' {why}. Change what it asks for, or label a node that it may run on: `shoal node label NODE region=REGION`, also cloud= and preemptible="
         ))),
     }
+}
+
+/// The most containers of one gang: their places are one decision, in one entry of the log.
+const GANG_MAX: u32 = shoal_scheduler::ASSIGNS_MAX as u32;
+
+/// Refuses a clustered function whose containers never fit here all at once.
+fn check_gang(state: &State, tag: &str, function: &Function, placement: &Placement) -> Result<(), Error> {
+    let Some(size) = placement.gang else { return Ok(()) };
+    if size > GANG_MAX {
+        return Err(Error::Invalid(format!(
+            "function '{tag}' asks for clusters of {size} containers, and {GANG_MAX} is the most: use fewer, larger ones"
+        )));
+    }
+    let holds = shoal_scheduler::holds(state, &function.resources, placement);
+    if holds >= u64::from(size) || state.nodes.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "function '{tag}' can never run here: {}. Make the cluster or its containers smaller, or add nodes (`shoal node list` shows what there is)",
+        shoal_scheduler::too_large(size, &function.resources, holds)
+    )))
 }
 
 /// Tells a user whose program asks for a region or a cloud, where the cluster has no labels for such.

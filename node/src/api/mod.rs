@@ -159,6 +159,8 @@ pub(crate) struct Api {
     pub(crate) execs: shoal_worker::execs::Execs,
     pub(crate) crashes: crate::scheduling::CrashLoops,
     pub(crate) yields: crate::scheduling::Yields,
+    /// The gangs that have containers here.
+    pub(crate) gangs: crate::gangs::Gangs,
     /// Where functions may run.
     pub(crate) placements: crate::placements::Placements,
     /// What all members tell of themselves.

@@ -24,7 +24,7 @@ use prost::Message as _;
 use shoal_proto::modal_client as pb;
 use shoal_proto::task_command_router as rpb;
 use shoal_state::model::{TokenLimits, TokenPurpose};
-use shoal_state::{AppId, CallId, ClassId, EnvironmentId, FunctionId, InputId, ObjectId, QueueId, SecretId, State, TaskId};
+use shoal_state::{AppId, CallId, ClassId, EnvironmentId, FunctionId, GangId, InputId, ObjectId, QueueId, SecretId, State, TaskId};
 
 use super::error::Error;
 use super::{Api, Caller, Identity, environment, input_token, sandbox};
@@ -59,6 +59,7 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "ContainerHeartbeat"
         | "ContainerLog"
         | "TaskResult"
+        | "TaskClusterHello"
         | "FunctionGetInputs"
         | "FunctionPutOutputs"
         | "FunctionCallGetDataIn"
@@ -115,6 +116,8 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "FunctionCallGetDataOut"
         | "TaskList"
         | "TaskGetInfo"
+        | "ClusterGet"
+        | "ClusterList"
         | "SandboxGetTaskId"
         | "SandboxGetTaskIdV2"
         | "SandboxWait"
@@ -209,6 +212,8 @@ pub(crate) enum Thing<'a> {
     Input(Cow<'a, str>, Cow<'a, str>),
     /// A task.
     Task(Cow<'a, str>),
+    /// A gang; the SDK calls it a cluster.
+    Gang(Cow<'a, str>),
     /// A sandbox.
     Sandbox(Cow<'a, str>),
     /// A secret.
@@ -340,6 +345,9 @@ names! {
     pb::ContainerHeartbeatRequest, it => [];
     pb::ContainerLogRequest, it => [];
     pb::TaskResultRequest, it => [];
+    pb::TaskClusterHelloRequest, it => [];
+    pb::ClusterGetRequest, it => [Gang(it.cluster_id.as_str())];
+    pb::ClusterListRequest, it => [Environment(it.environment_name.as_str())];
     pb::FunctionGetInputsRequest, it => [];
     pb::FunctionPutOutputsRequest, it => [];
     pb::FunctionCallPutDataRequest, it => [];
@@ -657,6 +665,7 @@ fn place_in(state: &State, thing: &Thing<'_>, function: Option<FunctionId>) -> O
         Thing::Function(id) => of_function(id.parse().ok()?),
         Thing::Class(id) => of_app(state.classes.get(&id.parse::<ClassId>().ok()?)?.app),
         Thing::Task(id) => of_app(state.tasks.get(&id.parse::<TaskId>().ok()?)?.app),
+        Thing::Gang(id) => of_function(state.gangs.get(&id.parse::<GangId>().ok()?)?.function),
         Thing::Sandbox(id) => of_app(state.sandboxes.get(&sandbox::parse(id).ok()?)?.app),
         Thing::Secret(id) => Some(Place::In(state.secrets.get(&id.parse::<SecretId>().ok()?)?.environment)),
         Thing::Object(id) => Some(Place::In(state.objects.get(&id.parse::<ObjectId>().ok()?)?.environment)),
@@ -701,6 +710,7 @@ fn what(thing: &Thing<'_>) -> String {
         Thing::Call(id) => format!("call {id}"),
         Thing::Input(..) => "this input".to_owned(),
         Thing::Task(id) => format!("container {id}"),
+        Thing::Gang(id) => format!("cluster {id}"),
         Thing::Sandbox(id) => format!("sandbox {id}"),
         Thing::Secret(id) => format!("secret {id}"),
         Thing::Token(id) => format!("token {id}"),

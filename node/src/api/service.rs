@@ -164,6 +164,9 @@ methods! {
     container_heartbeat: pb::ContainerHeartbeatRequest => pb::ContainerHeartbeatResponse, container::heartbeat;
     container_log: pb::ContainerLogRequest => (), container::log;
     task_result: pb::TaskResultRequest => (), container::task_result;
+    task_cluster_hello: pb::TaskClusterHelloRequest => pb::TaskClusterHelloResponse, container::cluster_hello;
+    cluster_get: pb::ClusterGetRequest => pb::ClusterGetResponse, task::gang;
+    cluster_list: pb::ClusterListRequest => pb::ClusterListResponse, task::gangs;
     function_get_inputs: pb::FunctionGetInputsRequest => pb::FunctionGetInputsResponse, container::get_inputs;
     function_put_outputs: pb::FunctionPutOutputsRequest => (), container::put_outputs;
     function_call_get_data_in: pb::FunctionCallGetDataRequest => Stream<pb::DataChunk>, container::data_in;

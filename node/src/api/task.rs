@@ -1,7 +1,8 @@
 //! Tasks: the containers that the cluster decided to run.
 
 use shoal_proto::modal_client as pb;
-use shoal_state::{Command, TaskId};
+use shoal_state::model::Gang;
+use shoal_state::{Command, GangId, State, TaskId};
 
 use super::error::Error;
 use super::{Api, Caller, Identity, environment, seconds};
@@ -47,6 +48,37 @@ pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::TaskGetInfoRe
         ..Default::default()
     };
     Ok(pb::TaskGetInfoResponse { app_id: ended.app.to_string(), info: Some(info) })
+}
+
+fn stats(id: GangId, gang: &Gang, state: &State) -> Option<pb::ClusterStats> {
+    let app = state.functions.get(&gang.function)?.app;
+    Some(pb::ClusterStats {
+        app_id: app.to_string(),
+        task_ids: gang.tasks.iter().map(ToString::to_string).collect(),
+        cluster_id: id.to_string(),
+        started_at: seconds(gang.created),
+    })
+}
+
+/// Tells of the containers of a clustered function that are one.
+pub(super) async fn gang(api: &Api, _caller: &Caller, request: pb::ClusterGetRequest) -> Result<pb::ClusterGetResponse, Error> {
+    let id: GangId = request.cluster_id.parse()?;
+    let state = api.read_latest_unless(|state| state.gangs.contains_key(&id)).await?;
+    let found = state.gangs.get(&id).and_then(|gang| stats(id, gang, &state));
+    let absent = || Error::NotFound(format!("Cluster '{id}' not found: its containers have ended, or it never was"));
+    Ok(pb::ClusterGetResponse { cluster: Some(found.ok_or_else(absent)?) })
+}
+
+/// Lists those of an environment.
+pub(super) async fn gangs(api: &Api, _caller: &Caller, request: pb::ClusterListRequest) -> Result<pb::ClusterListResponse, Error> {
+    let state = api.read_latest().await?;
+    let environment = environment::find(&state, &request.environment_name)?.id;
+    let is_in = |gang: &Gang| {
+        let app = state.functions.get(&gang.function).and_then(|function| state.apps.get(&function.app));
+        app.is_some_and(|app| app.environment == environment)
+    };
+    let clusters = state.gangs.iter().filter(|(_, gang)| is_in(gang)).filter_map(|(id, gang)| stats(*id, gang, &state));
+    Ok(pb::ClusterListResponse { clusters: clusters.collect() })
 }
 
 /// Stops a container: at once, or when it has done what it works on. A container may stop itself alone.

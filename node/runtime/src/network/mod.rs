@@ -13,11 +13,12 @@
 //! Making a namespace and a veth pair takes some milliseconds, so slots are prepared ahead by a
 //! background task; a claim then only sets an address.
 //!
-//! Caveats: containers have no IPv6. Opening a network switches the machine's IP forwarding on, and
+//! Caveats: containers have no IPv6, but for the addresses of a [`link`]. Opening a network switches the machine's IP forwarding on, and
 //! nothing here keeps it from forwarding for others; a firewall of its own has to. The gateway address sits on the loopback interface as well,
 //! so that the node can listen on it before the first slot exists.
 
 pub(crate) mod firewall;
+pub(crate) mod link;
 pub(crate) mod netlink;
 pub(crate) mod resolver;
 pub(crate) mod slot;
@@ -44,6 +45,7 @@ use tokio::{
 
 use self::{
     firewall::Rules,
+    link::Link,
     netlink::Netlink,
     resolver::Resolver,
     slot::{INSIDE_NAME, Slot},
@@ -226,15 +228,15 @@ impl Claim {
     }
 
     /// What the sandbox's network stack is to be like, for containerManager.SetNetworkArgs.
-    /// The descriptor that goes with it is the slot's `frames`.
-    pub(crate) fn sandbox_arguments(&self, restores: bool) -> Value {
+    /// The descriptors that go with it are the slot's `frames` and the link's socket.
+    pub(crate) fn sandbox_arguments(&self, restores: bool, link: Option<&Link>) -> Value {
         let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
         let net = |ip: Ipv4Addr, bits: u32| {
             let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
             json!({"IP": ip, "Mask": base64(&mask.to_be_bytes())})
         };
         let direct = |destination: Value| json!({"Destination": destination, "Gateway": null});
-        json!({
+        let mut arguments = json!({
             "LoopbackLinks": [{
                 "Name": "lo",
                 "Addresses": [
@@ -273,7 +275,11 @@ impl Claim {
             "LogPackets": false,
             "NATBlob": false,
             "IsRestore": restores,
-        })
+        });
+        if let (Some(link), Some(links)) = (link, arguments["FDBasedLinks"].as_array_mut()) {
+            links.push(link.sandbox_arguments(base64));
+        }
+        arguments
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use super::link::Link;
+
 /// Where systemd's resolver writes the servers it forwards to.
 const SYSTEMD_UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 
@@ -55,9 +57,10 @@ impl Resolver {
 }
 
 /// The text of /etc/hosts.
-pub(crate) fn hosts(hostname: &str, address: Option<Ipv4Addr>) -> String {
+pub(crate) fn hosts(hostname: &str, address: Option<Ipv4Addr>, link: Option<&Link>) -> String {
     let own = address.unwrap_or(Ipv4Addr::LOCALHOST);
-    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}\t{hostname}\n")
+    let link = link.map(Link::hosts_line).unwrap_or_default();
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}\t{hostname}\n{link}")
 }
 
 #[cfg(test)]
