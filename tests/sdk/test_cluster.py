@@ -377,3 +377,12 @@ def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
                 third.stop()
         finally:
             third.stop()
+
+
+def test_a_gang_on_two_nodes_meets(pair):
+    """Containers of a clustered function that are on two nodes reach each other, and all of them get each input."""
+    run = pair.of_other.run("gangs.py::across")
+    tasks = run.wait_line("^met ", 200).text.split()[1:]
+    nodes = {row["task_id"]: row["node"] for row in pair.home.tasks()}
+    assert len({nodes[task] for task in tasks}) == 2, nodes
+    run.close()

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+import time
 
 import modal
 
@@ -115,10 +116,14 @@ def main():
         print("after the stop:", call.get())
 
 
-@app.function(cpu=0.25)
-@modal.clustered(size=2)
-def large() -> str:
-    return "never"
+@app.local_entrypoint()
+def across():
+    """Two inputs, whose containers are on several nodes."""
+    for word in ("one", "two"):
+        met = meet.remote(word)
+        assert [(rank, said) for rank, said, _ in met["heard"]] == [(1, word), (2, word)], met
+    print("met", *met["tasks"][1:], flush=True)
+    time.sleep(120)
 
 
 too_large = modal.App("too-large")
