@@ -475,6 +475,7 @@ fn capacity(config: &Config) -> anyhow::Result<Resources> {
     Ok(Resources {
         cpu_milli: if config.cpu_milli == 0 { u32::try_from(cores * 1000).unwrap_or(u32::MAX) } else { config.cpu_milli },
         memory_bytes: if config.memory_bytes == 0 { machine_bytes / 10 * MEMORY_TENTHS } else { config.memory_bytes },
+        disk_bytes: overlays_budget(&config.data, config.disk.overlays_bytes, 0).context("cannot look at the disk")?,
         ..Resources::default()
     })
 }

@@ -15,6 +15,7 @@ use crate::why::Obstacle;
 pub(crate) struct Free {
     pub(crate) cpu_milli: u32,
     pub(crate) memory_bytes: u64,
+    pub(crate) disk_bytes: u64,
     pub(crate) gpus: BTreeSet<u32>,
 }
 
@@ -29,6 +30,8 @@ impl Free {
             Some(Obstacle::Cpu { needs_milli: needs.cpu_milli, free_milli: self.cpu_milli })
         } else if needs.memory_bytes > self.memory_bytes {
             Some(Obstacle::Memory { needs_bytes: needs.memory_bytes, free_bytes: self.memory_bytes })
+        } else if needs.disk_bytes > self.disk_bytes {
+            Some(Obstacle::Disk { needs_bytes: needs.disk_bytes, free_bytes: self.disk_bytes })
         } else if needs.gpus > gpus {
             Some(Obstacle::Gpus { needs: needs.gpus, free: gpus })
         } else {
@@ -40,6 +43,7 @@ impl Free {
     fn take(&mut self, needs: &Resources) -> Vec<u32> {
         self.cpu_milli = self.cpu_milli.saturating_sub(needs.cpu_milli);
         self.memory_bytes = self.memory_bytes.saturating_sub(needs.memory_bytes);
+        self.disk_bytes = self.disk_bytes.saturating_sub(needs.disk_bytes);
         let gpus: Vec<u32> = self.gpus.iter().copied().take(needs.gpus as usize).collect();
         self.gpus.retain(|gpu| !gpus.contains(gpu));
         gpus
@@ -48,6 +52,7 @@ impl Free {
     fn give(&mut self, held: &Resources, gpus: &[u32]) {
         self.cpu_milli = self.cpu_milli.saturating_add(held.cpu_milli);
         self.memory_bytes = self.memory_bytes.saturating_add(held.memory_bytes);
+        self.disk_bytes = self.disk_bytes.saturating_add(held.disk_bytes);
         self.gpus.extend(gpus);
     }
 }
@@ -124,7 +129,12 @@ impl Room {
     pub(crate) fn new(state: &State, load: &Load, now: Timestamp) -> Self {
         let place = |id: &NodeId, node: &shoal_state::model::Node| {
             let capacity = node.capacity;
-            let free = Free { cpu_milli: capacity.cpu_milli, memory_bytes: capacity.memory_bytes, gpus: (0..capacity.gpus).collect() };
+            let free = Free {
+                cpu_milli: capacity.cpu_milli,
+                memory_bytes: capacity.memory_bytes,
+                disk_bytes: disk_of(&capacity),
+                gpus: (0..capacity.gpus).collect(),
+            };
             let refuses = if load.down.contains(id) { Some(Obstacle::Down) } else { node.draining.then_some(Obstacle::Drains) };
             let (name, boot, soon) = (node.name.clone(), node.boot, free.clone());
             Place { name, boot, capacity, starting: 0, soon, free, refuses, labels: node.labels.clone(), tasks: BTreeMap::new() }
@@ -299,10 +309,16 @@ impl Room {
             placement.obstacle(&place.labels).is_none()
                 && needs.cpu_milli <= has.cpu_milli
                 && needs.memory_bytes <= has.memory_bytes
+                && needs.disk_bytes <= disk_of(&has)
                 && needs.gpus <= has.gpus
         };
         !self.places.values().any(could)
     }
+}
+
+/// Returns the disk that a node has for containers, in bytes; one that does not say is taken to have enough.
+pub(crate) fn disk_of(capacity: &Resources) -> u64 {
+    if capacity.disk_bytes == 0 { u64::MAX } else { capacity.disk_bytes }
 }
 
 /// Says how many containers all nodes on which they may run could hold, were they empty.
@@ -315,6 +331,7 @@ fn held_by(capacity: &Resources, needs: &Resources) -> u64 {
     let times = |has: u64, needs: u64| if needs == 0 { u64::MAX } else { has / needs };
     times(capacity.cpu_milli.into(), needs.cpu_milli.into())
         .min(times(capacity.memory_bytes, needs.memory_bytes))
+        .min(times(disk_of(capacity), needs.disk_bytes))
         .min(times(capacity.gpus.into(), needs.gpus.into()))
         .min(u64::from(u32::MAX))
 }
@@ -322,6 +339,7 @@ fn held_by(capacity: &Resources, needs: &Resources) -> u64 {
 fn take_held(free: &mut Free, held: &Resources, gpus: &[u32]) {
     free.cpu_milli = free.cpu_milli.saturating_sub(held.cpu_milli);
     free.memory_bytes = free.memory_bytes.saturating_sub(held.memory_bytes);
+    free.disk_bytes = free.disk_bytes.saturating_sub(held.disk_bytes);
     free.gpus.retain(|gpu| !gpus.contains(gpu));
 }
 

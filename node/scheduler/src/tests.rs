@@ -166,6 +166,22 @@ fn a_gang_is_placed_all_or_none_and_says_what_it_waits_for() {
 }
 
 #[test]
+fn disk_is_set_aside_on_nodes_that_say_how_much_they_have() {
+    let mut cluster = Cluster::new(&[]);
+    cluster.apply(Command::SetVersion { version: 7 });
+    cluster.node(1, Resources { disk_bytes: 10 * GIB, ..resources(8_000) });
+    let wants = |gib: u64| Resources { cpu_milli: 100, memory_bytes: 1 << 20, disk_bytes: gib * GIB, ..Resources::default() };
+    cluster.function(1, wants(6), Scaling::default());
+    cluster.work(1, 2, 0);
+    assert_eq!(cluster.step(), ["start f1 on n1"]);
+    assert_eq!(cluster.why(1), "waiting for 6144 MiB of disk: node n1 has 4096 MiB of disk left");
+    cluster.function(2, wants(11), Scaling::default());
+    cluster.work(2, 1, 0);
+    assert_eq!(cluster.step(), Vec::<String>::new());
+    assert_eq!(cluster.why(2), "cannot start: needs 11264 MiB of disk; the largest node has 10240 MiB of disk");
+}
+
+#[test]
 fn a_gang_that_no_nodes_could_hold_says_so() {
     let mut cluster = Cluster::new(&[2_000, 2_000]);
     cluster.clustered(1, resources(1_500), 3);

@@ -5,6 +5,8 @@ use std::fmt;
 use shoal_state::model::Resources;
 use shoal_state::{FunctionId, ImageId, Timestamp};
 
+use crate::room::disk_of;
+
 /// What is in the way on one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
@@ -13,6 +15,8 @@ pub enum Obstacle {
     Cpu { needs_milli: u32, free_milli: u32 },
     /// Too little memory is free, in bytes.
     Memory { needs_bytes: u64, free_bytes: u64 },
+    /// Too little disk is left to be set aside, in bytes.
+    Disk { needs_bytes: u64, free_bytes: u64 },
     /// Too few GPUs are free.
     Gpus { needs: u32, free: u32 },
     /// The node is in no region that the function asks for.
@@ -72,6 +76,7 @@ impl fmt::Display for Obstacle {
         match self {
             Self::Cpu { free_milli, .. } => write!(f, "has {} free", cores(*free_milli)),
             Self::Memory { free_bytes, .. } => write!(f, "has {} free", mebibytes(*free_bytes)),
+            Self::Disk { free_bytes, .. } => write!(f, "has {} of disk left", mebibytes(*free_bytes)),
             Self::Gpus { free, .. } => write!(f, "has {free} free"),
             Self::Region => f.write_str("is in another region"),
             Self::Cloud => f.write_str("is of another cloud"),
@@ -87,6 +92,7 @@ impl Obstacle {
         match self {
             Self::Cpu { needs_milli, .. } => Some(cores(*needs_milli)),
             Self::Memory { needs_bytes, .. } => Some(format!("{} memory", mebibytes(*needs_bytes))),
+            Self::Disk { needs_bytes, .. } => Some(disk(*needs_bytes)),
             Self::Gpus { needs, .. } => Some(gpus(*needs)),
             Self::Region => Some("a node in its region".to_owned()),
             Self::Cloud => Some("a node of its cloud".to_owned()),
@@ -144,7 +150,8 @@ pub fn too_large(size: u32, needs: &Resources, holds: u64) -> String {
 
 /// Writes "2 cores, 1024 MiB memory, 1 GPU".
 fn each(needs: &Resources) -> String {
-    parts(needs)[..if needs.gpus > 0 { 3 } else { 2 }].join(", ")
+    let is_told = [true, true, needs.gpus > 0, needs.disk_bytes > 0];
+    parts(needs).into_iter().zip(is_told).filter(|(_, told)| *told).map(|(part, _)| part).collect::<Vec<_>>().join(", ")
 }
 
 /// Writes "needs 64 cores; the largest node has 2 cores", or, when it is only too much for one node all together, what each has.
@@ -154,22 +161,34 @@ fn never_fits(f: &mut fmt::Formatter<'_>, needs: &Resources, nodes: &[(String, R
         cpu_milli: u32::try_from(largest(|has| has.cpu_milli.into())).unwrap_or(u32::MAX),
         memory_bytes: largest(|has| has.memory_bytes),
         gpus: u32::try_from(largest(|has| has.gpus.into())).unwrap_or(u32::MAX),
+        disk_bytes: largest(disk_of),
         ..Resources::default()
     };
     let (wants, has) = (parts(needs), parts(&largest));
-    let too_much = [needs.cpu_milli > largest.cpu_milli, needs.memory_bytes > largest.memory_bytes, needs.gpus > largest.gpus];
-    let those = |all: &[String; 3]| {
+    let too_much = [
+        needs.cpu_milli > largest.cpu_milli,
+        needs.memory_bytes > largest.memory_bytes,
+        needs.gpus > largest.gpus,
+        needs.disk_bytes > largest.disk_bytes,
+    ];
+    let those = |all: &[String]| {
         all.iter().zip(too_much).filter(|(_, too_much)| *too_much).map(|(part, _)| part.clone()).collect::<Vec<_>>().join(" and ")
     };
     if too_much.contains(&true) {
         return write!(f, "cannot start: needs {}; the largest node has {}", those(&wants), those(&has));
     }
-    let each: Vec<String> = nodes.iter().map(|(name, has)| format!("node {name} has {}", parts(has).join(", "))).collect();
-    write!(f, "cannot start: no node has all at once that it needs, {}; {}", wants.join(", "), each.join("; "))
+    // What is not set aside is not told.
+    let told = if needs.disk_bytes > 0 { 4 } else { 3 };
+    let each: Vec<String> = nodes.iter().map(|(name, has)| format!("node {name} has {}", parts(has)[..told].join(", "))).collect();
+    write!(f, "cannot start: no node has all at once that it needs, {}; {}", wants[..told].join(", "), each.join("; "))
 }
 
-fn parts(of: &Resources) -> [String; 3] {
-    [cores(of.cpu_milli), format!("{} memory", mebibytes(of.memory_bytes)), gpus(of.gpus)]
+fn parts(of: &Resources) -> [String; 4] {
+    [cores(of.cpu_milli), format!("{} memory", mebibytes(of.memory_bytes)), gpus(of.gpus), disk(of.disk_bytes)]
+}
+
+fn disk(bytes: u64) -> String {
+    format!("{} of disk", mebibytes(bytes))
 }
 
 fn gpus(count: u32) -> String {

@@ -185,6 +185,8 @@ impl Wanted {
     fn bound(&self, api: &Api, parent_id: FunctionId, parent: &Function) -> Result<Bound, Error> {
         let resources = self.options.resources.as_ref();
         gpu::check(&api.local(), &format!("function '{}'", parent.tag), resources.and_then(|asked| asked.gpu_config.as_ref()))?;
+        let disk_mb = resources.map_or(0, |asked| asked.ephemeral_disk_mb);
+        function::check_disk(&api.local(), &format!("function '{}'", parent.tag), u64::from(disk_mb) * MIB)?;
         let now = api.now();
         let (parameters, options) = (self.parameters.clone(), self.options.encode_to_vec());
         let bound = Bound { parent: parent_id, parameters, options, changes: changes(&self.options)?, created: now, used: now };

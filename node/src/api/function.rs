@@ -232,6 +232,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
     let placement = placements::of(&view);
     check_placement(&api.local(), &tag, &placement)?;
     check_gang(&api.local(), &tag, &function, &placement)?;
+    check_disk(&api.local(), &format!("function '{tag}'"), function.resources.disk_bytes)?;
     // What is published already goes on as it is until the next publish, which names this definition.
     let definition = DefinitionId::derive(&[&caller.identity.scope(), caller.key().as_bytes(), &id.bits().to_le_bytes()]);
     let metadata = pb::FunctionHandleMetadata { definition_id: definition.to_string(), ..metadata_for(caller, id, &function, &view) };
@@ -274,6 +275,21 @@ fn check_gang(state: &State, tag: &str, function: &Function, placement: &Placeme
     Err(Error::Invalid(format!(
         "function '{tag}' can never run here: {}. Make the cluster or its containers smaller, or add nodes (`shoal node list` shows what there is)",
         shoal_scheduler::too_large(size, &function.resources, holds)
+    )))
+}
+
+/// Refuses what sets more disk aside than any node has for containers; `what` asks for it.
+pub(super) fn check_disk(state: &State, what: &str, bytes: u64) -> Result<(), Error> {
+    let all = || state.nodes.values().map(|node| node.capacity.disk_bytes);
+    let largest = all().max().unwrap_or(0);
+    // A node of an earlier release does not say.
+    if bytes <= largest || all().any(|has| has == 0) || state.nodes.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "{what} asks for ephemeral_disk={}, in MiB, and no node of this cluster has so much for containers: {} is the most that could be had. Ask for less, or leave ephemeral_disk= out: then a container may write as much as there is",
+        bytes / MIB,
+        largest / MIB
     )))
 }
 

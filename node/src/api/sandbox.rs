@@ -111,6 +111,7 @@ async fn make(
     gpu::check(&api.local(), "the sandbox", wanted.resources.as_ref().and_then(|resources| resources.gpu_config.as_ref()))?;
     let resources = function::resources(wanted.resources.as_ref());
     refuse_too_large(&api.local(), &resources)?;
+    function::check_disk(&api.local(), "the sandbox", resources.disk_bytes)?;
     let id = SandboxId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
     let (more, mut own) = sources(from)?;
     own.extend(wanted.environment_variables.clone().unwrap_or_default().contents);

@@ -184,7 +184,7 @@ pub struct Resources {
     pub memory_bytes: u64,
     /// The most memory, in bytes; 0 = the node's default.
     pub memory_bytes_max: u64,
-    /// Writable disk, in bytes; 0 = the node's default.
+    /// Writable disk that is set aside, in bytes; 0 = the node's default, and of a node: it has not said.
     pub disk_bytes: u64,
     /// Number of GPUs.
     pub gpus: u32,

@@ -120,6 +120,8 @@ pub enum Refused {
     NoSandbox { id: SandboxId },
     #[error("gang {id} cannot be placed so: it needs at least one container, and all of them new and of one function")]
     NotAGang { id: GangId },
+    #[error("cannot assign task {task}: node {node} has {free_bytes} bytes of disk left")]
+    DiskHeld { task: TaskId, node: NodeId, free_bytes: u64 },
 }
 
 /// What a node is to a shard, where that forbids a change.

@@ -108,6 +108,9 @@ pub struct State {
     pub gang_of: OrdMap<TaskId, GangId>,
 }
 
+/// From this version of the rules on, disk that tasks set aside is counted.
+const DISK_SINCE: u32 = 7;
+
 type Applied = Result<Vec<Event>, Refused>;
 
 impl State {
@@ -459,6 +462,12 @@ impl State {
         if task.resources.cpu_milli > free_cpu_milli || task.resources.memory_bytes > free_memory_bytes {
             return Err(Refused::NodeFull { task: id, node: task.node, free_cpu_milli, free_memory_bytes });
         }
+        if self.version() >= DISK_SINCE {
+            let free_bytes = self.free_disk(task.node);
+            if task.resources.disk_bytes > free_bytes {
+                return Err(Refused::DiskHeld { task: id, node: task.node, free_bytes });
+            }
+        }
         for gpu in &task.gpus {
             if *gpu >= node.capacity.gpus {
                 return Err(Refused::NoGpu { task: id, node: task.node, gpu: *gpu });
@@ -514,6 +523,17 @@ impl State {
         held.fold((capacity.cpu_milli, capacity.memory_bytes), |(cpu, memory), task| {
             (cpu.saturating_sub(task.resources.cpu_milli), memory.saturating_sub(task.resources.memory_bytes))
         })
+    }
+
+    /// Returns the disk of a node that no task has set aside, in bytes; as much as there can be for a node that has not said how much
+    /// it has.
+    pub fn free_disk(&self, node: NodeId) -> u64 {
+        let Some(capacity) = self.nodes.get(&node).map(|node| node.capacity.disk_bytes) else { return 0 };
+        if capacity == 0 {
+            return u64::MAX;
+        }
+        let held = self.tasks.values().filter(|task| task.node == node).map(|task| task.resources.disk_bytes);
+        held.fold(capacity, u64::saturating_sub)
     }
 
     /// Finds an environment by name; the empty name means the default one.

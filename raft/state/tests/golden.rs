@@ -53,6 +53,7 @@ fn resources(line: &Line<'_>, cpu: u64, memory: u64, gpus: u64) -> Resources {
         cpu_milli: line.keyed("cpu", cpu) as u32,
         memory_bytes: line.keyed("memory", memory),
         gpus: line.keyed("gpus", gpus) as u32,
+        disk_bytes: line.keyed("disk", 0),
         ..Resources::default()
     }
 }
@@ -461,7 +462,8 @@ fn show(state: &State, line: &Line<'_>) -> String {
                     .collect();
                 format!("{} of {}: {}", id.bits(), gang.function, tasks.join(", "))
             };
-            state.gangs.iter().map(tell).collect::<Vec<_>>().join("; ")
+            let told: Vec<_> = state.gangs.iter().map(tell).collect();
+            if told.is_empty() { "none".to_owned() } else { told.join("; ") }
         }
         "token" => {
             let token = &state.tokens[&TokenId::from_random(line.number(1))];
