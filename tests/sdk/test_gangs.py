@@ -10,7 +10,7 @@ def test_a_gang_meets_and_shares_each_input_and_its_end(node, client, no_leftove
     """The containers of a gang reach each other by addresses of both kinds, each input comes to all of them, and rank 0 answers.
 
     That another one fails or dies is the input's failure; one that is stopped takes the others along, and the input is tried again."""
-    running = client.run("gangs.py")
+    running = client.run("gangs.py::main")
     stopped = running.wait_line(r"^stop (ta-\S+)$", 200)
     task = stopped.text.split()[1]
     client.modal("container", "stop", "--yes", task).ok(60)
