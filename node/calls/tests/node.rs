@@ -292,6 +292,27 @@ async fn large_outputs_come_in_several_answers() {
     assert_eq!(places, (0..40).collect::<Vec<_>>());
 }
 
+#[tokio::test]
+async fn a_batch_of_large_inputs_is_given_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let calls = start(dir.path()).await;
+    calls.open_call(opened(1, CallKind::Map, Invocation::Sync)).await.unwrap();
+    for idx in 0..80 {
+        let item = NewInput { idx, payload: vec![7; 2 << 20].into() };
+        calls.put_inputs(call(1), vec![item], &idx.to_string()).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    for number in 0.. {
+        let Leased::Inputs(inputs) = calls.lease(want(task(1), 80, &number.to_string())).await.unwrap() else { panic!("told to stop") };
+        assert!((1..=31).contains(&inputs.len()), "{} inputs at once", inputs.len());
+        seen.extend(inputs.iter().map(|input| input.idx));
+        if seen.len() == 80 {
+            break;
+        }
+    }
+    assert_eq!(seen, (0..80).collect::<Vec<_>>());
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

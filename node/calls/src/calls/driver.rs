@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shoal_state::model::{Shard, ShardChange};
-use shoal_state::{NodeId, ShardId, TaskId};
+use shoal_state::{InputId, NodeId, ShardId, TaskId};
 use shoal_storage::log::{self, Log, Position};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -42,6 +42,9 @@ pub(super) const REQUESTS_WAITING_MAX: usize = 4096;
 
 /// How many requests one turn takes.
 const REQUESTS_AT_ONCE: usize = 128;
+
+/// A task is given inputs of so many bytes at once, or one: what it is told has to fit into a message, and a batch may have hundreds.
+const LEASED_BYTES_MAX: u64 = 64 << 20;
 
 /// Records that nobody waits for are synced after this time at the latest.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
@@ -513,12 +516,33 @@ impl Driver {
 
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
         let Some(Waiting { reply, about, lease }) = self.waiting.remove(&ticket) else { return };
+        let answer = self.fitting(answer);
         let (places, witnesses) = (self.places(&answer), self.witnesses(&answer, about));
         if reply.send(Reply { answer, witnesses, places }).is_err()
             && let Some((task, key)) = lease
         {
             self.ask(self.clock.now(), Request::Undelivered { task, key }, None);
         }
+    }
+
+    /// Leaves as many inputs to a task as fit into a message. The others go back to where they stood.
+    fn fitting(&mut self, answer: Answer) -> Answer {
+        let Answer::Leased(mut leased) = answer else { return answer };
+        let length = |input: InputId, index| {
+            let slot = input.shard().and_then(|shard| self.shards.index_of(shard).get(index));
+            slot.map_or(0, |slot| u64::from(slot.bytes))
+        };
+        let mut bytes = 0;
+        let fits = leased.iter().take_while(|at| {
+            bytes += length(at.input, at.payload);
+            bytes <= LEASED_BYTES_MAX
+        });
+        let surplus = leased.split_off(fits.count().max(1).min(leased.len()));
+        // The first of them is to be the first again.
+        for at in surplus.into_iter().rev() {
+            self.rules.give_back(self.clock.now(), at.input);
+        }
+        Answer::Leased(leased)
     }
 
     /// Returns who must confirm an answer: one that tells how things stand, or a no.

@@ -163,6 +163,11 @@ impl Rules {
         }
     }
 
+    /// Takes back an input that a task was given and does not know of: its answer has no room for it.
+    pub fn give_back(&mut self, now: Millis, input: InputId) {
+        self.back_in_queue(now, input);
+    }
+
     /// Puts an input that a task has back where it stood in the queue.
     pub(super) fn back_in_queue(&mut self, now: Millis, input: InputId) {
         let Some(pool) = self.known(input).map(|(_, _, call)| call.open.pool) else { return };
