@@ -176,7 +176,7 @@ impl World {
 
     fn start(&mut self, node: usize) {
         let machine_restarted = self.nodes[node].machine_restarted;
-        let options = Options { node: id(node), machine_restarted, segment_bytes: 64 << 10 };
+        let options = Options { node: id(node), machine_restarted, segment_bytes: 64 << 10, min_copies: 1 };
         let wire = Wire { me: node, net: self.net.clone() };
         let shards = Shards::open(&self.nodes[node].dir, &options, Some(Box::new(wire)), |_, _| ()).unwrap();
         self.nodes[node].shards = Some(shards);

@@ -356,10 +356,10 @@ async fn failed_here(api: &Api, gang: GangId, rank: u16, outcome: Outcome, ended
     let Some(task) = state.tasks.get(&first).cloned() else { return };
     let input = outcome.input;
     let until = Instant::now() + if ended { Duration::ZERO } else { FAILED_WAIT };
-    while api.tasks.has(first, input) && Instant::now() < until {
+    while api.tasks.has(first, input, outcome.retry_count) && Instant::now() < until {
         tokio::time::sleep(AGAIN).await;
     }
-    if !api.tasks.has(first, input) {
+    if !api.tasks.has(first, input, outcome.retry_count) {
         return;
     }
     if let Err(error) = api.calls.finish(Some((first, task.function)), vec![outcome]).await {

@@ -42,7 +42,7 @@ impl Home {
     pub(super) fn await_outputs(&mut self) {
         for durable in [false, true] {
             let calls = self.state.calls().filter(|call| call.open.invocation.durable() == durable);
-            let mut outputs: Vec<_> = calls.flat_map(|call| call.outputs.keys().map(|entry| (entry.index, call.open.call))).collect();
+            let mut outputs: Vec<_> = calls.flat_map(|call| call.outputs.iter().map(|(entry, _)| (entry.index, call.open.call))).collect();
             outputs.sort_unstable();
             self.mark_mut(durable).outputs = outputs.into();
         }
