@@ -115,6 +115,9 @@ pub(crate) struct TaskLine {
     pub(crate) cpu_milli: u32,
     /// Reserved memory, in bytes.
     pub(crate) memory_bytes: u64,
+    /// The numbers of the node's GPUs that it holds.
+    #[serde(default)]
+    pub(crate) gpus: Vec<u32>,
     /// Why it is to stop, once it is.
     pub(crate) stopping: Option<String>,
 }
@@ -304,6 +307,7 @@ async fn tasks(Shared(api): Shared<Api>) -> Answer<Vec<TaskLine>> {
         created_ms: task.created.0,
         cpu_milli: task.resources.cpu_milli,
         memory_bytes: task.resources.memory_bytes,
+        gpus: task.gpus.clone(),
         stopping: task.stopping.clone(),
     };
     Ok(Json(state.tasks.iter().map(line).collect()))

@@ -18,7 +18,7 @@ use shoal_image::build::{BuildConfig, Egress};
 pub(crate) const CONFIG_PATH: &str = "/etc/shoal/shoal.toml";
 
 /// Keys that a `SHOAL_…` variable may set; other variables of that prefix belong to somebody else.
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 26] = [
     "data",
     "api",
     "web",
@@ -44,6 +44,7 @@ const KEYS: [&str; 25] = [
     "cluster",
     "copies",
     "repair",
+    "gpu",
 ];
 
 /// What a node is told from outside.
@@ -102,6 +103,24 @@ pub(crate) struct Config {
     pub(crate) copies: usize,
     /// How copies are restored that were lost.
     pub(crate) repair: crate::copies::Repair,
+    /// GPUs.
+    pub(crate) gpu: Gpu,
+}
+
+/// GPUs of this machine.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Gpu {
+    /// Which GPUs this machine is taken to have, as `["H100:2", "L4"]`; empty = none. They are placed and held as real ones will be, and
+    /// containers see no device: for simulated machines.
+    pub(crate) inventory: Vec<String>,
+}
+
+impl Gpu {
+    /// Returns the kind of each GPU, in the order of their numbers.
+    pub(crate) fn kinds(&self) -> anyhow::Result<Vec<shoal_gpu::Kind>> {
+        shoal_gpu::inventory(&self.inventory).context("cannot read gpu.inventory")
+    }
 }
 
 /// Where the records of calls are.
@@ -318,6 +337,7 @@ impl Default for Config {
             cluster: Cluster::default(),
             copies: 2,
             repair: crate::copies::Repair::default(),
+            gpu: Gpu::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use shoal_scheduler::{Load, Placement};
 use shoal_state::model::{Definition, Function};
 use shoal_state::{FunctionId, State};
 
-use crate::api::{Api, function};
+use crate::api::{Api, function, gpu};
 
 /// How long a round waits for definitions that must come from another node. What has not come then is tried again.
 const READ_WAIT: Duration = Duration::from_secs(1);
@@ -66,11 +66,11 @@ impl Placements {
 
 /// Finds in a definition where its function may run. One that cannot be read asks for nothing: its containers will say so.
 fn read(definition: &[u8]) -> Placement {
-    pb::Function::decode(definition).as_ref().map(of).unwrap_or_default()
+    pb::Function::decode(definition).map(|function| of(definition, &function)).unwrap_or_default()
 }
 
 /// Returns where a function may run.
-pub(crate) fn of(function: &pb::Function) -> Placement {
+pub(crate) fn of(definition: &[u8], function: &pb::Function) -> Placement {
     let placement = function.scheduler_placement.clone().unwrap_or_default();
     let old = match function.cloud_provider() {
         pb::CloudProvider::Aws => "aws",
@@ -82,6 +82,7 @@ pub(crate) fn of(function: &pb::Function) -> Placement {
     Placement {
         regions: placement.regions,
         cloud: (!cloud.is_empty() && cloud != "auto").then(|| cloud.to_owned()),
+        gpus: gpu::choices(definition, function),
         gang: (function.experimental_group_size > 0).then_some(function.experimental_group_size),
         nonpreemptible: placement.nonpreemptible || placement.lifecycle.as_deref() == Some("on-demand"),
     }
@@ -95,7 +96,7 @@ mod tests {
     fn old_and_new_ways_to_name_a_cloud_are_read() {
         let named = |cloud: pb::CloudProvider, text: &str| {
             let function = pb::Function { cloud_provider: Some(cloud.into()), cloud_provider_str: text.to_owned(), ..Default::default() };
-            of(&function).cloud
+            of(&[], &function).cloud
         };
         assert_eq!(named(pb::CloudProvider::Gcp, ""), Some("gcp".to_owned()));
         assert_eq!(named(pb::CloudProvider::Gcp, "house"), Some("house".to_owned()));

@@ -348,6 +348,9 @@ fn copies(config: &Config, cluster: &Cluster, peers: &Peers, store: &Store) -> C
     Copies::new(PeerChunks::start(&others, store, config.copies), config.copies, config.repair)
 }
 
+/// The version of the rules from which nodes say of which kind their GPUs are.
+const GPUS_SINCE: u32 = 7;
+
 /// Tells the cluster of this start, and makes what every cluster has.
 async fn register(config: &Config, cluster: &Cluster, keys: &Keys, peers: &Peers, boot: BootId) -> anyhow::Result<()> {
     let started = Node::new(config.node_name(), boot, capacity(config)?, api::now());
@@ -378,6 +381,11 @@ async fn register(config: &Config, cluster: &Cluster, keys: &Keys, peers: &Peers
     let mut commands =
         vec![Command::FoundCluster { cluster: named }, Command::AdmitNode { id: cluster.node, member, token: None, at: api::now() }];
     commands.push(Command::PutNode { id: cluster.node, node });
+    let kinds: Vec<String> = config.gpu.kinds()?.iter().map(|kind| kind.as_str().to_owned()).collect();
+    let now = cluster.local();
+    if now.version() >= GPUS_SINCE && now.gpus.get(&cluster.node).map_or(&[][..], Vec::as_slice) != kinds {
+        commands.push(Command::PutGpus { id: cluster.node, kinds });
+    }
     if state.environments.is_empty() {
         let id = EnvironmentId::derive(&[ENVIRONMENT_DEFAULT.as_bytes()]);
         let environment = Environment::new(id, ENVIRONMENT_DEFAULT, api::now());
@@ -475,6 +483,7 @@ fn capacity(config: &Config) -> anyhow::Result<Resources> {
     Ok(Resources {
         cpu_milli: if config.cpu_milli == 0 { u32::try_from(cores * 1000).unwrap_or(u32::MAX) } else { config.cpu_milli },
         memory_bytes: if config.memory_bytes == 0 { machine_bytes / 10 * MEMORY_TENTHS } else { config.memory_bytes },
+        gpus: u32::try_from(config.gpu.kinds()?.len()).context("too many GPUs")?,
         disk_bytes: overlays_budget(&config.data, config.disk.overlays_bytes, 0).context("cannot look at the disk")?,
         ..Resources::default()
     })

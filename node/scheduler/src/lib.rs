@@ -17,7 +17,7 @@
 //! | [`Why`], [`explain()`] | the same in words |
 //!
 //! Caveats: a class with parameters keeps its `containers_min` for bound functions only if its base is in the app's
-//! layout. GPU types are not considered here; GPUs are counted and bin-packed. What could be stopped to make room is counted by
+//! layout. Which GPUs of a node would leave the best ones for others is not considered. What could be stopped to make room is counted by
 //! one container of its gang alone.
 
 mod demand;
@@ -39,4 +39,4 @@ pub use placement::{CLOUD, Labels, PREEMPTIBLE, Placement, REGION};
 pub use plan::{ASSIGNS_MAX, Plan, plan};
 pub use room::holds;
 pub use wake::{LOOK_AGAIN_MS, next_at};
-pub use why::{Obstacle, Why, too_large};
+pub use why::{Obstacle, Why, gpu_words, gpus_there, too_large};

@@ -4,6 +4,7 @@
 //! `nonpreemptible=True` keeps a function off nodes labelled `preemptible=true`. A label that no node has is not used in this cluster,
 //! and nothing is asked of it: programs that were written elsewhere name regions that mean nothing here.
 
+use shoal_gpu::Request;
 use shoal_state::State;
 use shoal_state::imbl::OrdMap;
 
@@ -30,6 +31,8 @@ pub struct Placement {
     pub nonpreemptible: bool,
     /// Together with so many of its own kind, for a clustered function.
     pub gang: Option<u32>,
+    /// With GPUs: the first of these choices that can be had.
+    pub gpus: Vec<Request>,
 }
 
 impl Placement {
@@ -42,6 +45,7 @@ impl Placement {
             cloud: self.cloud.clone().filter(|_| is_used(CLOUD)),
             nonpreemptible: self.nonpreemptible,
             gang: self.gang,
+            gpus: self.gpus.clone(),
         }
     }
 
@@ -52,7 +56,7 @@ impl Placement {
 
     /// Says whether it may run on any node.
     fn is_anywhere(&self) -> bool {
-        Self { gang: None, ..self.clone() }.is_any()
+        Self { gang: None, gpus: vec![], ..self.clone() }.is_any()
     }
 
     /// Returns how many containers are placed at once.

@@ -3,13 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_state::model::{AppState, Function, Task};
+use shoal_state::model::{AppState, Function, Resources, Task};
 use shoal_state::{Command, FunctionId, GangId, NodeId, State, TaskId, Timestamp};
 
 use crate::demand::{self, Pool};
 use crate::placement::Placement;
 use crate::room::{Candidate, Room, Taken, Taking};
 use crate::share::Shares;
+use crate::why::{Obstacle, gpus_there};
 use crate::{Load, Why};
 
 /// How many tasks one plan starts. The rest waits for the next plan, so that one entry of the log stays small.
@@ -289,6 +290,9 @@ impl<'a> Planner<'a> {
         }
         let nodes = self.room.obstacles(&needs, &need.placement);
         if self.room.never_fits(&needs, &need.placement) {
+            if !need.placement.gpus.is_empty() && !self.room.have_gpus(&need.placement) {
+                return Why::NeverGpus { choices: need.placement.gpus.clone(), there: gpus_there(self.state) };
+            }
             return Why::NeverFits { needs, nodes: self.room.capacities(&need.placement) };
         }
         if let Some(node) = self.room.promise(&needs, &need.placement) {
@@ -300,7 +304,10 @@ impl<'a> Planner<'a> {
         let evicted = self.room.evict(self.state, &needs, &need.placement, &others);
         self.idle = others.into_iter().chain(own).collect();
         let Some((node, tasks)) = evicted else {
-            return self.give_way(need).unwrap_or(Why::NoRoom { needs, nodes });
+            let choices = need.placement.gpus.clone();
+            let is_gpus = !choices.is_empty() && nodes.iter().any(|(_, obstacle)| matches!(obstacle, Obstacle::Gpus { .. }));
+            let none = if is_gpus { Why::NoGpus { choices, nodes } } else { Why::NoRoom { needs, nodes } };
+            return self.give_way(need).unwrap_or(none);
         };
         self.evicted(need.id, node, tasks)
     }
@@ -347,5 +354,7 @@ impl<'a> Planner<'a> {
 
 fn task(need: &Need<'_>, taken: Taken, now: Timestamp) -> Task {
     let decided = Task::new((need.id, need.function.app), (taken.node, taken.boot), now);
-    Task { resources: need.function.resources, gpus: taken.gpus, ..decided }
+    // Another choice than the first may be of another number.
+    let gpus = u32::try_from(taken.gpus.len()).unwrap_or(u32::MAX);
+    Task { resources: Resources { gpus, ..need.function.resources }, gpus: taken.gpus, ..decided }
 }

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use shoal_gpu::{Allocation, Kind};
 use shoal_state::model::Resources;
 use shoal_state::{BootId, FunctionId, NodeId, State, TaskId, Timestamp};
 
@@ -20,33 +21,24 @@ pub(crate) struct Free {
 }
 
 impl Free {
-    pub(crate) fn fits(&self, needs: &Resources) -> bool {
-        self.obstacle(needs).is_none()
-    }
-
     fn obstacle(&self, needs: &Resources) -> Option<Obstacle> {
-        let gpus = u32::try_from(self.gpus.len()).unwrap_or(u32::MAX);
         if needs.cpu_milli > self.cpu_milli {
             Some(Obstacle::Cpu { needs_milli: needs.cpu_milli, free_milli: self.cpu_milli })
         } else if needs.memory_bytes > self.memory_bytes {
             Some(Obstacle::Memory { needs_bytes: needs.memory_bytes, free_bytes: self.memory_bytes })
         } else if needs.disk_bytes > self.disk_bytes {
             Some(Obstacle::Disk { needs_bytes: needs.disk_bytes, free_bytes: self.disk_bytes })
-        } else if needs.gpus > gpus {
-            Some(Obstacle::Gpus { needs: needs.gpus, free: gpus })
         } else {
             None
         }
     }
 
-    /// Takes what fits; returns the GPUs taken, lowest numbers first.
-    fn take(&mut self, needs: &Resources) -> Vec<u32> {
+    /// Takes what fits, and these GPUs.
+    fn take(&mut self, needs: &Resources, gpus: &[u32]) {
         self.cpu_milli = self.cpu_milli.saturating_sub(needs.cpu_milli);
         self.memory_bytes = self.memory_bytes.saturating_sub(needs.memory_bytes);
         self.disk_bytes = self.disk_bytes.saturating_sub(needs.disk_bytes);
-        let gpus: Vec<u32> = self.gpus.iter().copied().take(needs.gpus as usize).collect();
         self.gpus.retain(|gpu| !gpus.contains(gpu));
-        gpus
     }
 
     fn give(&mut self, held: &Resources, gpus: &[u32]) {
@@ -69,12 +61,42 @@ struct Place {
     soon: Free,
     refuses: Option<Obstacle>,
     labels: Labels,
+    /// Of which kind its GPUs are.
+    kinds: Vec<Kind>,
     tasks: BTreeMap<FunctionId, u32>,
 }
 
 impl Place {
     fn obstacle(&self, placement: &Placement) -> Option<Obstacle> {
         self.refuses.or_else(|| placement.obstacle(&self.labels))
+    }
+
+    /// Picks GPUs of those that are free; none when they are too few. What is not said in words is a number of any kind.
+    fn allocate(&self, free: &Free, needs: &Resources, placement: &Placement) -> Option<Allocation> {
+        if !placement.gpus.is_empty() {
+            return shoal_gpu::allocate(&placement.gpus, &self.kinds, &free.gpus);
+        }
+        let gpus: Vec<u32> = free.gpus.iter().copied().take(needs.gpus as usize).collect();
+        (gpus.len() == needs.gpus as usize).then_some(Allocation { choice: 0, rank: 0, gpus })
+    }
+
+    /// Returns the first thing that there is too little of.
+    fn lacks(&self, free: &Free, needs: &Resources, placement: &Placement) -> Option<Obstacle> {
+        free.obstacle(needs).or_else(|| {
+            let free_gpus = u32::try_from(free.gpus.len()).unwrap_or(u32::MAX);
+            let none = self.allocate(free, needs, placement).is_none();
+            none.then_some(Obstacle::Gpus { needs: needs.gpus, free: free_gpus })
+        })
+    }
+
+    fn fits(&self, free: &Free, needs: &Resources, placement: &Placement) -> bool {
+        self.lacks(free, needs, placement).is_none()
+    }
+
+    /// Takes room out of what will be free.
+    fn take_soon(&mut self, needs: &Resources, placement: &Placement) {
+        let gpus = self.allocate(&self.soon, needs, placement).map(|found| found.gpus).unwrap_or_default();
+        self.soon.take(needs, &gpus);
     }
 
     fn may_have(&self, placement: &Placement) -> bool {
@@ -137,7 +159,18 @@ impl Room {
             };
             let refuses = if load.down.contains(id) { Some(Obstacle::Down) } else { node.draining.then_some(Obstacle::Drains) };
             let (name, boot, soon) = (node.name.clone(), node.boot, free.clone());
-            Place { name, boot, capacity, starting: 0, soon, free, refuses, labels: node.labels.clone(), tasks: BTreeMap::new() }
+            Place {
+                name,
+                boot,
+                capacity,
+                starting: 0,
+                soon,
+                free,
+                refuses,
+                labels: node.labels.clone(),
+                kinds: kinds(state, *id),
+                tasks: BTreeMap::new(),
+            }
         };
         let mut places: BTreeMap<NodeId, Place> = state.nodes.iter().map(|(id, node)| (*id, place(id, node))).collect();
         for (id, task) in &state.tasks {
@@ -160,19 +193,22 @@ impl Room {
     /// CPU work is spread: the node whose CPU is the least used afterwards, and one without GPUs if there is one. GPU
     /// work is packed: the node with the fewest GPUs left over, so that whole nodes stay free for large requests.
     pub(crate) fn take(&mut self, function: FunctionId, needs: &Resources, placement: &Placement) -> Taking {
-        let able: Vec<_> = self.places.iter().filter(|(_, place)| place.may_have(placement) && place.free.fits(needs)).collect();
+        let able: Vec<_> =
+            self.places.iter().filter(|(_, place)| place.may_have(placement) && place.fits(&place.free, needs, placement)).collect();
         let calm = able.iter().filter(|(_, place)| place.starting < starts_max(place));
-        let best = calm.map(|(id, place)| (score(place, function, needs), **id)).min();
+        let best = calm.filter_map(|(id, place)| Some((score(place, function, needs, placement)?, **id))).min();
         let Some((_, best)) = best else { return if able.is_empty() { Taking::Full } else { Taking::Starting } };
-        self.take_at(best, function, needs).map_or(Taking::Full, Taking::Taken)
+        self.take_at(best, function, needs, placement).map_or(Taking::Full, Taking::Taken)
     }
 
-    fn take_at(&mut self, node: NodeId, function: FunctionId, needs: &Resources) -> Option<Taken> {
+    fn take_at(&mut self, node: NodeId, function: FunctionId, needs: &Resources, placement: &Placement) -> Option<Taken> {
         let place = self.places.get_mut(&node)?;
+        let gpus = place.allocate(&place.free, needs, placement)?.gpus;
         place.starting += 1;
-        place.soon.take(needs);
+        place.take_soon(needs, placement);
         *place.tasks.entry(function).or_default() += 1;
-        Some(Taken { node, boot: place.boot, gpus: place.free.take(needs) })
+        place.free.take(needs, &gpus);
+        Some(Taken { node, boot: place.boot, gpus })
     }
 
     /// Takes places for all containers of a gang, or none; then it says for how many there are some.
@@ -182,9 +218,10 @@ impl Room {
         let mut with = self.clone();
         let mut taken = Vec::new();
         for fits in 0..placement.at_once() {
-            let able = with.places.iter().filter(|(_, place)| place.may_have(placement) && place.free.fits(needs));
-            let (_, best) = able.map(|(id, place)| (score(place, function, needs), *id)).min().ok_or(fits)?;
-            taken.push(with.take_at(best, function, needs).ok_or(fits)?);
+            let able = with.places.iter().filter(|(_, place)| place.may_have(placement) && place.fits(&place.free, needs, placement));
+            let best = able.filter_map(|(id, place)| Some((score(place, function, needs, placement)?, *id))).min();
+            let (_, best) = best.ok_or(fits)?;
+            taken.push(with.take_at(best, function, needs, placement).ok_or(fits)?);
         }
         *self = with;
         Ok(taken)
@@ -199,7 +236,7 @@ impl Room {
         let taken = later.take_gang(function, needs, placement).ok()?;
         for taken in &taken {
             if let Some(place) = self.places.get_mut(&taken.node) {
-                place.soon.take(needs);
+                place.take_soon(needs, placement);
             }
         }
         taken.first().map(|taken| taken.node)
@@ -235,13 +272,14 @@ impl Room {
     /// Says how many containers all nodes that may have them could hold, were they empty.
     pub(crate) fn holds(&self, needs: &Resources, placement: &Placement) -> u64 {
         let may = self.places.values().filter(|place| placement.obstacle(&place.labels).is_none());
-        may.map(|place| held_by(&place.capacity, needs)).sum()
+        may.map(|place| held_by(place, needs, placement)).sum()
     }
 
     /// Promises what tasks that stop will free; returns the node.
     pub(crate) fn promise(&mut self, needs: &Resources, placement: &Placement) -> Option<NodeId> {
-        let (id, place) = self.places.iter_mut().find(|(_, place)| place.may_have(placement) && place.soon.fits(needs))?;
-        place.soon.take(needs);
+        let (id, place) =
+            self.places.iter_mut().find(|(_, place)| place.may_have(placement) && place.fits(&place.soon, needs, placement))?;
+        place.take_soon(needs, placement);
         Some(*id)
     }
 
@@ -258,18 +296,18 @@ impl Room {
             let mut soon = place.soon.clone();
             let mut chosen = Vec::new();
             for candidate in candidates {
-                if soon.fits(needs) {
+                if place.fits(&soon, needs, placement) {
                     break;
                 }
                 let Some(task) = state.tasks.get(&candidate.task).filter(|task| task.node == *id) else { continue };
                 soon.give(&task.resources, &task.gpus);
                 chosen.push(candidate.task);
             }
-            (place.may_have(placement) && soon.fits(needs)).then_some((chosen.len(), *id, chosen))
+            (place.may_have(placement) && place.fits(&soon, needs, placement)).then_some((chosen.len(), *id, chosen))
         };
         let (_, node, chosen) = self.places.iter().filter_map(choose).min()?;
         self.stop(state, &chosen);
-        self.places.get_mut(&node)?.soon.take(needs);
+        self.places.get_mut(&node)?.take_soon(needs, placement);
         Some((node, chosen))
     }
 
@@ -288,8 +326,9 @@ impl Room {
 
     /// Says for each node what is in the way.
     pub(crate) fn obstacles(&self, needs: &Resources, placement: &Placement) -> Vec<(String, Obstacle)> {
-        let of =
-            |place: &Place| place.obstacle(placement).or_else(|| place.free.obstacle(needs)).map(|obstacle| (place.name.clone(), obstacle));
+        let of = |place: &Place| {
+            place.obstacle(placement).or_else(|| place.lacks(&place.free, needs, placement)).map(|obstacle| (place.name.clone(), obstacle))
+        };
         self.places.values().filter_map(of).collect()
     }
 
@@ -302,6 +341,12 @@ impl Room {
             .collect()
     }
 
+    /// True when a node that may have it has GPUs of a choice.
+    pub(crate) fn have_gpus(&self, placement: &Placement) -> bool {
+        let may = |place: &&Place| placement.obstacle(&place.labels).is_none();
+        self.places.values().filter(may).any(|place| shoal_gpu::fits(&placement.gpus, &place.kinds))
+    }
+
     /// True when no node could ever hold this, however empty it were.
     pub(crate) fn never_fits(&self, needs: &Resources, placement: &Placement) -> bool {
         let could = |place: &Place| {
@@ -310,7 +355,7 @@ impl Room {
                 && needs.cpu_milli <= has.cpu_milli
                 && needs.memory_bytes <= has.memory_bytes
                 && needs.disk_bytes <= disk_of(&has)
-                && needs.gpus <= has.gpus
+                && (if placement.gpus.is_empty() { needs.gpus <= has.gpus } else { shoal_gpu::fits(&placement.gpus, &place.kinds) })
         };
         !self.places.values().any(could)
     }
@@ -327,12 +372,24 @@ pub fn holds(state: &State, needs: &Resources, placement: &Placement) -> u64 {
 }
 
 /// Says how many containers fit in so much.
-fn held_by(capacity: &Resources, needs: &Resources) -> u64 {
+fn held_by(place: &Place, needs: &Resources, placement: &Placement) -> u64 {
+    let capacity = &place.capacity;
+    let mut free: BTreeSet<u32> = (0..capacity.gpus).collect();
+    let mut by_gpus = 0;
+    while !placement.gpus.is_empty()
+        && let Some(found) = shoal_gpu::allocate(&placement.gpus, &place.kinds, &free).filter(|found| !found.gpus.is_empty())
+    {
+        free.retain(|gpu| !found.gpus.contains(gpu));
+        by_gpus += 1;
+    }
+    if placement.gpus.iter().any(|choice| choice.count == 0) {
+        by_gpus = u64::MAX;
+    }
     let times = |has: u64, needs: u64| if needs == 0 { u64::MAX } else { has / needs };
     times(capacity.cpu_milli.into(), needs.cpu_milli.into())
         .min(times(capacity.memory_bytes, needs.memory_bytes))
         .min(times(disk_of(capacity), needs.disk_bytes))
-        .min(times(capacity.gpus.into(), needs.gpus.into()))
+        .min(if placement.gpus.is_empty() { times(capacity.gpus.into(), needs.gpus.into()) } else { by_gpus })
         .min(u64::from(u32::MAX))
 }
 
@@ -343,11 +400,20 @@ fn take_held(free: &mut Free, held: &Resources, gpus: &[u32]) {
     free.gpus.retain(|gpu| !gpus.contains(gpu));
 }
 
+/// The choice of GPUs and how well it is served, GPUs left over, CPU left over, containers of the function.
+type Score = ((usize, usize), usize, Reverse<u64>, u32);
+
+/// Returns of which kinds the GPUs of a node are.
+fn kinds(state: &State, node: NodeId) -> Vec<Kind> {
+    state.gpus.get(&node).into_iter().flatten().map(|kind| Kind::new(kind)).collect()
+}
+
 /// Lower is better. Integers only, so that every leader chooses alike.
-fn score(place: &Place, function: FunctionId, needs: &Resources) -> (usize, Reverse<u64>, u32) {
-    let gpus_left = place.free.gpus.len().saturating_sub(needs.gpus as usize);
-    let gpus = if needs.gpus > 0 { gpus_left } else { usize::from(place.capacity.gpus > 0) };
+fn score(place: &Place, function: FunctionId, needs: &Resources, placement: &Placement) -> Option<Score> {
+    let found = place.allocate(&place.free, needs, placement)?;
+    let gpus_left = place.free.gpus.len().saturating_sub(found.gpus.len());
+    let gpus = if !found.gpus.is_empty() { gpus_left } else { usize::from(place.capacity.gpus > 0) };
     let left = u64::from(place.free.cpu_milli.saturating_sub(needs.cpu_milli));
     let left_permille = left * 1000 / u64::from(place.capacity.cpu_milli.max(1));
-    (gpus, Reverse(left_permille), place.tasks.get(&function).copied().unwrap_or_default())
+    Some(((found.choice, found.rank), gpus, Reverse(left_permille), place.tasks.get(&function).copied().unwrap_or_default()))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use shoal_gpu::Request;
 use shoal_state::imbl::OrdMap;
 use shoal_state::model::{
     App, AppLayout, AppState, Definition, Deployment, Environment, Function, Image, Node, Resources, Sandbox, Scaling, Task, TaskEnd,
@@ -182,6 +183,41 @@ fn disk_is_set_aside_on_nodes_that_say_how_much_they_have() {
 }
 
 #[test]
+fn the_first_choice_of_gpus_that_is_free_anywhere_is_taken() {
+    let mut cluster = Cluster::new(&[]);
+    cluster.apply(Command::SetVersion { version: 7 });
+    for (node, kinds) in [(1, &["H100", "H100", "A100-40GB"][..]), (2, &["A100-80GB", "A100-80GB"]), (3, &[])] {
+        cluster.node(node, Resources { gpus: kinds.len() as u32, memory_bytes: 64 * GIB, ..resources(64_000) });
+        cluster.apply(Command::PutGpus { id: no(node), kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect() });
+    }
+    let wants = |cluster: &mut Cluster, number, choices: &[(&str, u32)]| {
+        cluster.function(number, Resources { gpus: choices[0].1, ..resources(1_000) }, Scaling::default());
+        let gpus = choices.iter().map(|(name, count)| Request::new(name, *count)).collect();
+        cluster.load.placements.insert(fu(number), Placement { gpus, ..Placement::default() });
+    };
+    let held = |cluster: &Cluster| {
+        let mut held: Vec<_> =
+            cluster.state.tasks.values().map(|task| (task.function.bits(), task.node.bits(), task.gpus.clone())).collect();
+        held.sort_unstable();
+        held
+    };
+    wants(&mut cluster, 1, &[("H100", 2), ("A100", 1)]);
+    cluster.work(1, 5, 0);
+    cluster.step();
+    // As named first, then with more memory; what is left would be of no choice.
+    let all = [(1, 1, vec![0, 1]), (1, 1, vec![2]), (1, 2, vec![0]), (1, 2, vec![1])];
+    assert_eq!(held(&cluster), all);
+    assert_eq!(
+        cluster.why(1),
+        "waiting for gpu=\"H100:2\" or \"A100\": node n1 has none of them free, node n2 has none of them free, node n3 has none of them free"
+    );
+    wants(&mut cluster, 2, &[("H100", 3)]);
+    cluster.work(2, 1, 0);
+    assert_eq!(cluster.step(), Vec::<String>::new());
+    assert_eq!(cluster.why(2), "cannot start: needs gpu=\"H100:3\", and no node has that; there are H100:2, A100-40GB, A100-80GB:2");
+}
+
+#[test]
 fn a_gang_that_no_nodes_could_hold_says_so() {
     let mut cluster = Cluster::new(&[2_000, 2_000]);
     cluster.clustered(1, resources(1_500), 3);
@@ -281,7 +317,8 @@ fn what_no_node_is_labelled_with_is_not_asked_for() {
     let mut cluster = Cluster::new(&[64_000]);
     cluster.function(1, resources(1000), scaling(0, 0, 0));
     cluster.work(1, 1, 0);
-    let anywhere = Placement { regions: vec!["eu".to_owned()], cloud: Some("gcp".to_owned()), nonpreemptible: true, gang: None };
+    let anywhere =
+        Placement { regions: vec!["eu".to_owned()], cloud: Some("gcp".to_owned()), nonpreemptible: true, ..Placement::default() };
     cluster.load.placements.insert(fu(1), anywhere);
     assert_eq!(cluster.step(), ["start f1 on n1"]);
 }

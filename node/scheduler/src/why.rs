@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use shoal_gpu::Request;
 use shoal_state::model::Resources;
-use shoal_state::{FunctionId, ImageId, Timestamp};
+use shoal_state::{FunctionId, ImageId, State, Timestamp};
 
 use crate::room::disk_of;
 
@@ -63,6 +64,10 @@ pub enum Why {
     Fencing { node: String },
     /// Some nodes do not know gangs.
     OldNodes,
+    /// None of the GPUs that it asks for is free.
+    NoGpus { choices: Vec<Request>, nodes: Vec<(String, Obstacle)> },
+    /// No node has what it asks for; with what there is.
+    NeverGpus { choices: Vec<Request>, there: String },
     /// A node will have room when tasks that stop have ended.
     RoomSoon { node: String },
     /// A function that has more than its share gives a container up once that is done with its inputs.
@@ -129,6 +134,19 @@ impl fmt::Display for Why {
                 write!(f, "waiting until node {node}, which is down, has surely stopped its containers: a cluster must not run twice")
             }
             Self::OldNodes => f.write_str("waiting until all nodes are of a release that knows clustered functions"),
+            Self::NoGpus { choices, nodes } => {
+                let nodes: Vec<String> = nodes
+                    .iter()
+                    .map(|(name, obstacle)| match obstacle {
+                        Obstacle::Gpus { .. } => format!("node {name} has none of them free"),
+                        other => format!("node {name} {other}"),
+                    })
+                    .collect();
+                write!(f, "waiting for {}: {}", gpu_words(choices), nodes.join(", "))
+            }
+            Self::NeverGpus { choices, there } => {
+                write!(f, "cannot start: needs {}, and no node has that; there are {there}", gpu_words(choices))
+            }
             Self::RoomSoon { node } => write!(f, "waiting for containers to stop on node {node}"),
             Self::GivesWay { function, node } => write!(
                 f,
@@ -152,6 +170,26 @@ pub fn too_large(size: u32, needs: &Resources, holds: u64) -> String {
 fn each(needs: &Resources) -> String {
     let is_told = [true, true, needs.gpus > 0, needs.disk_bytes > 0];
     parts(needs).into_iter().zip(is_told).filter(|(_, told)| *told).map(|(part, _)| part).collect::<Vec<_>>().join(", ")
+}
+
+/// Writes choices as a program does: `gpu="H100:2" or "A100"`.
+pub fn gpu_words(choices: &[Request]) -> String {
+    let words: Vec<String> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
+    format!("gpu={}", words.join(" or "))
+}
+
+/// Writes the GPUs that there are: "H100:2, L4", or "none".
+pub fn gpus_there(state: &State) -> String {
+    let mut counted: Vec<(&String, usize)> = Vec::new();
+    for kind in state.gpus.values().flatten() {
+        match counted.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((kind, 1)),
+        }
+    }
+    let words = counted.iter().map(|(kind, count)| if *count == 1 { (*kind).clone() } else { format!("{kind}:{count}") });
+    let words: Vec<String> = words.collect();
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
 /// Writes "needs 64 cores; the largest node has 2 cores", or, when it is only too much for one node all together, what each has.

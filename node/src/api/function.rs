@@ -229,7 +229,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
     };
     scaling::check(&function.scaling)?;
     scaling::check_definition(&tag, &view)?;
-    let placement = placements::of(&view);
+    let placement = placements::of(&bytes, &view);
     check_placement(&api.local(), &tag, &placement)?;
     check_gang(&api.local(), &tag, &function, &placement)?;
     check_disk(&api.local(), &format!("function '{tag}'"), function.resources.disk_bytes)?;

@@ -131,6 +131,8 @@ pub enum Command {
     ForgetSandboxes { ids: Vec<SandboxId> },
     /// Decides where the containers of a clustered function run, in the order of their ranks: all of them, or none.
     AssignGang { id: GangId, tasks: Vec<(TaskId, Task)> },
+    /// Says of which kind each GPU of a node is, in the order of their numbers.
+    PutGpus { id: NodeId, kinds: Vec<String> },
 }
 
 impl Command {
@@ -153,7 +155,7 @@ impl Command {
             Self::CreateObject { .. } | Self::RemoveObject { .. } => 5,
             Self::StageSchedules { .. } | Self::Fire { .. } | Self::EndFirings { .. } | Self::Reschedule { .. } => 6,
             Self::CreateSandbox { .. } | Self::EndSandbox { .. } | Self::ForgetSandboxes { .. } => 6,
-            Self::AssignGang { .. } => 7,
+            Self::AssignGang { .. } | Self::PutGpus { .. } => 7,
             Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
             _ => 1,
         }

@@ -122,6 +122,8 @@ pub enum Refused {
     NotAGang { id: GangId },
     #[error("cannot assign task {task}: node {node} has {free_bytes} bytes of disk left")]
     DiskHeld { task: TaskId, node: NodeId, free_bytes: u64 },
+    #[error("node {id} has {gpus} GPUs: {kinds} kinds cannot be theirs")]
+    NotItsGpus { id: NodeId, gpus: u32, kinds: usize },
 }
 
 /// What a node is to a shard, where that forbids a change.

@@ -106,6 +106,8 @@ pub struct State {
     pub gangs: OrdMap<GangId, Gang>,
     /// Of which gang a live task is.
     pub gang_of: OrdMap<TaskId, GangId>,
+    /// Of which kind the GPUs of nodes are, in the order of their numbers.
+    pub gpus: OrdMap<NodeId, Vec<String>>,
 }
 
 /// From this version of the rules on, disk that tasks set aside is counted.
@@ -204,6 +206,7 @@ impl State {
             Command::EndSandbox { id, end } => self.end_sandbox(*id, end),
             Command::ForgetSandboxes { ids } => self.forget_sandboxes(ids),
             Command::AssignGang { id, tasks } => self.assign_gang(*id, tasks),
+            Command::PutGpus { id, kinds } => self.put_gpus(*id, kinds),
         }
     }
 
@@ -228,6 +231,18 @@ impl State {
 
     fn drain_node(&mut self, id: NodeId, draining: bool) -> Applied {
         self.nodes.get_mut(&id).ok_or(Refused::NoNode { id })?.draining = draining;
+        Ok(vec![Event::NodesChanged])
+    }
+
+    fn put_gpus(&mut self, id: NodeId, kinds: &[String]) -> Applied {
+        let gpus = self.nodes.get(&id).ok_or(Refused::NoNode { id })?.capacity.gpus;
+        if usize::try_from(gpus) != Ok(kinds.len()) {
+            return Err(Refused::NotItsGpus { id, gpus, kinds: kinds.len() });
+        }
+        match kinds.is_empty() {
+            true => drop(self.gpus.remove(&id)),
+            false => drop(self.gpus.insert(id, kinds.to_vec())),
+        }
         Ok(vec![Event::NodesChanged])
     }
 

@@ -343,6 +343,7 @@ fn command(line: &Line<'_>) -> Command {
             id: GangId::from_random(line.number(0)),
             tasks: line.plain[1..].iter().map(|member| member_of_gang(line, member)).collect(),
         },
+        "gpus" => Command::PutGpus { id: node(0), kinds: line.plain[1..].iter().map(|kind| (*kind).to_owned()).collect() },
         "stop_task" => Command::StopTask { id: TaskId::from_random(line.number(0)), why: "asked".to_owned() },
         "end_task" => Command::EndTask {
             id: TaskId::from_random(line.number(0)),
@@ -453,6 +454,7 @@ fn show(state: &State, line: &Line<'_>) -> String {
             )
         }
         "tasks" => state.tasks.iter().map(|(id, task)| format!("{} stopping={} ", id.bits(), task.stopping.is_some())).collect(),
+        "gpus" => state.gpus.iter().map(|(id, kinds)| format!("{} {} ", id.bits(), kinds.join(","))).collect(),
         "gangs" => {
             let tell = |(id, gang): (&GangId, &Gang)| {
                 let tasks: Vec<_> = gang

@@ -56,7 +56,7 @@ layout! {
     4: voting;
     5: bound, objects;
     6: schedules, staged_schedules, firings, sandboxes;
-    7: gangs, gang_of;
+    7: gangs, gang_of, gpus;
 }
 
 struct Reader;

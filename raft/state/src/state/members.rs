@@ -106,6 +106,7 @@ impl State {
         self.members.remove(&id);
         self.voting.remove(&id);
         self.nodes.remove(&id);
+        self.gpus.remove(&id);
         self.removed.insert(id, Removed { at, why: why.to_owned() });
         Ok(events)
     }
