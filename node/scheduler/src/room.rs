@@ -385,7 +385,7 @@ fn held_by(place: &Place, needs: &Resources, placement: &Placement) -> u64 {
     if placement.gpus.iter().any(|choice| choice.count == 0) {
         by_gpus = u64::MAX;
     }
-    let times = |has: u64, needs: u64| if needs == 0 { u64::MAX } else { has / needs };
+    let times = |has: u64, needs: u64| has.checked_div(needs).unwrap_or(u64::MAX);
     times(capacity.cpu_milli.into(), needs.cpu_milli.into())
         .min(times(capacity.memory_bytes, needs.memory_bytes))
         .min(times(disk_of(capacity), needs.disk_bytes))
