@@ -200,9 +200,7 @@ impl<'a> Planner<'a> {
             let found = match need.placement.gang {
                 Some(_) => self.place_gang(need, ids),
                 None => match self.room.take(need.id, &need.function.resources, &need.placement) {
-                    Taking::Taken(taken) => {
-                        Ok(Command::Assign { id: TaskId::from_random(ids()), task: task(need, taken, self.now) })
-                    }
+                    Taking::Taken(taken) => Ok(Command::Assign { id: TaskId::from_random(ids()), task: task(need, taken, self.now) }),
                     Taking::Starting => Err(Why::NextPlan),
                     Taking::Full => Err(self.make_room(need)),
                 },

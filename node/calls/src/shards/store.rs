@@ -598,7 +598,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> Shards {
-        let options = Options { node: node(1), machine_restarted: false, segment_bytes: 64 << 10 };
+        let options = Options { node: node(1), machine_restarted: false, segment_bytes: 64 << 10, min_copies: 1 };
         Shards::open(dir, &options, None, |_, _| ()).unwrap()
     }
 
@@ -656,7 +656,7 @@ mod tests {
             shards.append(&[draft(Kind::Calls, owner)]).unwrap();
         }
         // Another home began epoch 2 after record 2, and has other records since.
-        let options = Options { node: node(2), machine_restarted: false, segment_bytes: 64 << 10 };
+        let options = Options { node: node(2), machine_restarted: false, segment_bytes: 64 << 10, min_copies: 1 };
         let mut home = Shards::open(other.path(), &options, None, |_, _| ()).unwrap();
         let joining = |epoch, home, other| Shard { epoch, home, in_sync: vec![home], joining: vec![other] };
         home.adopt(shard(), joining(1, node(1), node(2))).unwrap();
@@ -685,7 +685,7 @@ mod tests {
         let objects = |owner| draft(Kind::Objects, owner);
         let dead = |owner| Draft { body: [Bytes::new(), Bytes::new()], ..draft(Kind::Dropped, owner) };
         home.append(&[objects(1), objects(2), objects(3)]).unwrap();
-        let options = Options { node: node(2), machine_restarted: false, segment_bytes: 64 << 10 };
+        let options = Options { node: node(2), machine_restarted: false, segment_bytes: 64 << 10, min_copies: 1 };
         let mut away = Shards::open(other.path(), &options, None, |_, _| ()).unwrap();
         away.adopt(shard(), joining(1)).unwrap();
         away.receive(&home.feed(node(2), shard(), Mark::default(), u64::MAX).unwrap()).unwrap();
