@@ -87,15 +87,20 @@ def test_a_damaged_pack_is_made_up_for(three, full):
 
 def test_a_lost_node_is_made_up_for(three, user, unique):
     """A node is gone: copies are missing and `shoal status` says so, until the others have made up for it. What is deployed while it is
-    away is on both others, whole. When it is back, it is brought an image whole, and then all that it is to keep."""
+    away is on both others, whole, and so are arguments too long for a message, which nothing names but calls. When it is back, it is
+    brought an image whole, and then all that it is to keep."""
     one, two, last = three
     wait_for("all copies to be there", lambda: missing(one) == 0, 120, every=0.5)
     one.shoal("node", "drain", "three")
+    # Each is on the node that it came to and on one of the others.
+    user.run("kept.py::large", environment={"MARK": unique}).ok(300)
     last.stop()
     away = wait_for("copies to be missing", lambda: missing(one), 20, every=0.2)
     assert away > 100, away
     user.modal("deploy", "--name", unique, str(PROGRAMS / "kept.py"), environment={"MARK": unique}).ok(200)
     wait_for("the others to make up for it", lambda: missing(one) == 0, 120, every=0.5)
+    given = lambda: any("gave blobs" in node.log.read_text(errors="replace") for node in (one, two))  # noqa: E731
+    wait_for("arguments of calls to be given to the other node", given, 60, every=0.5)
     images = {image["image_id"]: image for image in json.loads(two.shoal("image", "ls", "--json").stdout)}
     (image,) = (id for id, image in images.items() if any(f"{use['app']}.{use['function']}" == f"{unique}.size" for use in image["used_by"]))
     assert set(images[image]["whole_on"]) == {"one", "two"}, images[image]

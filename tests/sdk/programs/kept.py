@@ -39,6 +39,11 @@ def chat(n: int = 2000):
 
 
 @app.local_entrypoint()
+def large(times: int = 8):
+    print("sizes", [size.remote(os.urandom(3_000_000)) for _ in range(times)])
+
+
+@app.local_entrypoint()
 def base():
     print(nothing.remote())
 
