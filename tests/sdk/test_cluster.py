@@ -326,6 +326,15 @@ print("kept", flush=True)
 """
 
 
+def test_a_gang_on_two_nodes_meets(pair):
+    """Containers of a clustered function that are on two nodes reach each other, and all of them get each input."""
+    run = pair.of_other.run("gangs.py::across")
+    tasks = run.wait_line("^met ", 200).text.split()[1:]
+    nodes = {row["task_id"]: row["node"] for row in pair.home.tasks()}
+    assert len({nodes[task] for task in tasks}) == 2, nodes
+    run.close()
+
+
 def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
     """Three nodes under load, and one is lost for good that is home of calls, runs containers, leads, and has the client's
     connection, which comes through `shoal connect`: every input has its one result, also when read through another node; what was
@@ -377,12 +386,3 @@ def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
                 third.stop()
         finally:
             third.stop()
-
-
-def test_a_gang_on_two_nodes_meets(pair):
-    """Containers of a clustered function that are on two nodes reach each other, and all of them get each input."""
-    run = pair.of_other.run("gangs.py::across")
-    tasks = run.wait_line("^met ", 200).text.split()[1:]
-    nodes = {row["task_id"]: row["node"] for row in pair.home.tasks()}
-    assert len({nodes[task] for task in tasks}) == 2, nodes
-    run.close()
