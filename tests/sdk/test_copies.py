@@ -92,8 +92,10 @@ def test_a_lost_node_is_made_up_for(three, user, unique):
     one, two, last = three
     wait_for("all copies to be there", lambda: missing(one) == 0, 120, every=0.5)
     one.shoal("node", "drain", "three")
-    # Each is on the node that it came to and on one of the others.
+    # Each is on the node that it came to and on one of the others. A node that runs its call has it too: that is the first.
+    one.shoal("node", "drain", "two")
     user.run("kept.py::large", environment={"MARK": unique}).ok(300)
+    one.shoal("node", "undrain", "two")
     last.stop()
     away = wait_for("copies to be missing", lambda: missing(one), 20, every=0.2)
     assert away > 100, away
