@@ -25,8 +25,10 @@ NODES = (1, 2, 3)
 # So that scenarios may be played beside it.
 NETWORK = 7
 APP = "shoal-bench-fleet"
-# Calls move soon after nodes came or went: waiting for that is no part of any figure.
+# Calls move soon after nodes came or went: waiting for that is no part of any figure. One copy of what images hold: so each node has a
+# third of the chunks of an image, and only the one that built it has more.
 CONFIG = """
+copies = 1
 [calls]
 settle_seconds = 2
 [repair]
