@@ -1,7 +1,7 @@
 //! Further processes in this node's containers: what they print is kept until it was read, and what they are sent is counted.
 //!
 //! Whoever started one may lose its connection at any moment and come back, through another node even. So a process lives on without
-//! its client, its output is read from any place ([`Output`]), and its stdin takes each byte once, whoever sends it again.
+//! its client, its output is read from any place ([`output`]), and its stdin takes each byte once, whoever sends it again.
 //!
 //! Caveats: it is soft state. A process ends with its container, and what is known of it with the node; of one that has ended all is
 //! kept for [`ENDED_FOR`].
