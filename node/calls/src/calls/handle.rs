@@ -111,13 +111,8 @@ impl Calls {
     pub async fn open_call_with(&self, open: OpenCall, items: Vec<NewInput>, key: &str) -> Result<Vec<PutInput>, Error> {
         let call = open.call;
         if !self.away.is_all_here() {
-            // Both go at once, and mostly come in order to the same home, which writes and syncs them together.
-            let (opened, put) = tokio::join!(self.open_call(open), self.put_inputs(call, items.clone(), key));
-            opened?;
-            return match put {
-                Err(Error::Refused(Refused::NoCall { .. })) => self.put_inputs(call, items, key).await,
-                put => put,
-            };
+            self.open_call(open).await?;
+            return self.put_inputs(call, items, key).await;
         }
         let opened = self.ask(Request::Open(open)).await?;
         let put = self.ask(Request::Put { call, items, key: key.to_owned() }).await?;
