@@ -46,7 +46,6 @@ def cluster_writes(rig: Rig) -> Iterator[Figure]:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in what}
         for turn in range(rounds):
             for name in list(what)[turn % 3 :] + list(what)[: turn % 3]:
-                # The first run of all shows the way, and is not counted.
                 found[name].append(fleet.tool_line("writes", "--prefix", f"bench-{uuid.uuid4().hex[:8]}", "--seconds", str(seconds), *what[name]))
     for name, figure, unit, aim in (("spawns", "cluster_spawns", "spawns/s", 4.0), ("dicts", "cluster_registry", "writes/s", 1.0)):
         rate = {of: [line["per_second"] for line in found[of]] for of in (name, "etcd")}

@@ -51,8 +51,9 @@ fn receiver(ranked: &[NodeId], me: NodeId, holders: &BTreeSet<NodeId>, up: &BTre
 impl Copies {
     /// Gives blobs of this node to others until there are as many copies as wanted. None where a member is away that may come back.
     pub(crate) async fn restore_blobs(&self, blobs: &Blobs) -> io::Result<Option<Restored>> {
-        let (me, placement) = (self.others().me(), self.others().placement(self.inner.wanted));
-        let (up, lost) = (self.others().up().await, self.others().lost());
+        let (me, up) = (self.others().me(), self.others().up().await);
+        // Afterwards: whoever has just answered is not lost, and so has a rank.
+        let (lost, placement) = (self.others().lost(), self.others().placement(self.inner.wanted));
         let all = self.others().all();
         if all.keys().any(|node| !up.contains_key(node) && !lost.contains(node)) {
             return Ok(None);
@@ -79,11 +80,8 @@ impl Copies {
             }
             for (number, (id, list)) in some.iter().enumerate() {
                 let holders: BTreeSet<NodeId> = absent.iter().filter(|(_, absent)| !absent[number]).map(|(node, _)| *node).collect();
-                let mut ranked = placement.ranked(list);
-                // One that came to this node alone may have a rank that is not among the members that count.
-                ranked.extend(holders.iter().filter(|node| !ranked.contains(node)).copied().collect::<Vec<_>>());
-                let Some(node) = receiver(&ranked, me, &holders, &up, placement.copies()) else { continue };
-                match self.give_blob(blobs, node, *id, *list).await {
+                let Some(node) = receiver(&placement.ranked(list), me, &holders, &up, placement.copies()) else { continue };
+                match self.restore_blob(blobs, node, *id, *list).await {
                     Ok(()) => done.given += 1,
                     Err(error) => {
                         done.short += 1;
@@ -95,12 +93,11 @@ impl Copies {
         Ok(Some(done))
     }
 
-    async fn give_blob(&self, blobs: &Blobs, node: NodeId, id: BlobId, list: Digest) -> Result<(), String> {
+    async fn restore_blob(&self, blobs: &Blobs, node: NodeId, id: BlobId, list: Digest) -> Result<(), String> {
         let (of, began) = (blobs.clone(), Instant::now());
         let found = blocking(move || of.list(id)).await.map_err(|error| error.to_string())?;
         let chunks = found.ok_or("its list of chunks is not here any more")?;
-        self.inner.chunks.give(node, &[&[list], &chunks.chunks[..]].concat()).await?;
-        self.ask::<()>(node, &Ask::KeepBlob { id, list }, BLOB_WAIT).await?;
+        self.give_blob(node, id, list, &[&[list], &chunks.chunks[..]].concat()).await?;
         self.hold_rate(chunks.size, began).await;
         Ok(())
     }

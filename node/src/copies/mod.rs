@@ -196,11 +196,7 @@ impl Copies {
             if copies >= placement.copies() {
                 return;
             }
-            let given = match self.inner.chunks.give(node, &all).await {
-                Ok(_) => self.ask::<()>(node, &asks::Ask::KeepBlob { id, list }, BLOB_WAIT).await,
-                Err(failure) => Err(failure),
-            };
-            match given {
+            match self.give_blob(node, id, list, &all).await {
                 Ok(()) => copies += 1,
                 Err(failure) => why.push(failure),
             }
@@ -208,6 +204,12 @@ impl Copies {
         if copies < placement.copies() {
             self.warn(&Made { absent: Vec::new(), short: all.len(), why });
         }
+    }
+
+    /// Brings all of a blob, its list of chunks included, to a node that keeps it from then on.
+    async fn give_blob(&self, node: NodeId, id: BlobId, list: Digest, all: &[Digest]) -> Result<(), String> {
+        self.inner.chunks.give(node, all).await?;
+        self.ask(node, &asks::Ask::KeepBlob { id, list }, BLOB_WAIT).await
     }
 
     /// Returns the nodes that are to keep a chunk.
