@@ -3,16 +3,20 @@
 //! Which node that is says the channel that the client was given. So a process of a container that has ended is found too, as long
 //! as its node remembers it.
 
-use std::time::Duration;
+mod readings;
+
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures::stream::{BoxStream, StreamExt as _, try_unfold};
+use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _, try_unfold};
 use serde::{Deserialize, Serialize};
 use shoal_peer::{Service, Stream};
 use shoal_state::{NodeId, TaskId};
 use shoal_worker::execs::{Error as Fault, Exit, Fd, Spec, Write};
 
 use crate::api::{Api, Error};
+
+pub(crate) use readings::Readings;
 
 /// Processes in the containers of a node.
 const EXECS: Service = Service::new(11, "run processes in its containers");
@@ -224,11 +228,22 @@ pub(crate) async fn start(api: &Api, node: NodeId, spec: Spec) -> Result<(), Err
     ask(api, node, Asked::Start(spec)).await.map(drop)
 }
 
-/// Waits for the end of a process, at most so long.
-pub(crate) async fn wait(api: &Api, at: At, wait: Duration) -> Result<Option<Exit>, Error> {
-    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    match ask(api, at.node, Asked::Wait { task: at.task, exec: at.exec, wait_ms }).await? {
+/// Returns how a process ended, if it has.
+pub(crate) async fn poll(api: &Api, at: At) -> Result<Option<Exit>, Error> {
+    match ask(api, at.node, Asked::Wait { task: at.task, exec: at.exec, wait_ms: 0 }).await? {
         Told::Ended(exit) => Ok(exit),
+        _ => Ok(None),
+    }
+}
+
+/// Waits for the end of a process, at most so long; and a moment longer for who reads through this node what it printed.
+pub(crate) async fn wait(api: &Api, at: At, wait: Duration) -> Result<Option<Exit>, Error> {
+    let (asked, wait_ms) = (Instant::now(), u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    match ask(api, at.node, Asked::Wait { task: at.task, exec: at.exec.clone(), wait_ms }).await? {
+        Told::Ended(Some(exit)) => {
+            api.readings.passed_on(&at, asked).await;
+            Ok(Some(exit))
+        }
         _ => Ok(None),
     }
 }
@@ -254,8 +269,15 @@ pub(crate) async fn stream(api: &Api, at: At) -> Result<u64, Error> {
     }
 }
 
-/// Reads what a process prints, from a place on to the end.
+/// Reads what a process prints, from a place on to the end. Its end is kept back from who waits for it ([`wait`]) until this was read,
+/// or dropped.
 pub(crate) async fn read(api: &Api, at: At, fd: Fd, offset: u64) -> Result<BoxStream<'static, Result<Vec<u8>, Error>>, Error> {
+    let reading = api.readings.enter(&at);
+    let pieces = pieces(api, at, fd, offset).await?;
+    Ok(pieces.inspect_ok(move |data| reading.passed(data.len())).boxed())
+}
+
+async fn pieces(api: &Api, at: At, fd: Fd, offset: u64) -> Result<BoxStream<'static, Result<Vec<u8>, Error>>, Error> {
     let Some(address) = road(api, at.node)? else {
         let session = api.execs.get(at.task, &at.exec)?;
         let pieces = try_unfold((session, offset), move |(session, offset)| async move {

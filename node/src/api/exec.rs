@@ -302,7 +302,7 @@ impl TaskCommandRouter for Router {
         use rpb::task_exec_poll_response::ExitStatus;
         let (call, request) = (Call::of(&request)?, request.into_inner());
         let at = call.permit(&self.0, &request, (&request.task_id, &request.exec_id)).await?;
-        let exit_status = execs::wait(&self.0, at, Duration::ZERO).await?.map(|exit| match exit {
+        let exit_status = execs::poll(&self.0, at).await?.map(|exit| match exit {
             Exit::Code(code) => ExitStatus::Code(code),
             Exit::Signal(signal) => ExitStatus::Signal(signal),
         });

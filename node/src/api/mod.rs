@@ -157,6 +157,8 @@ pub(crate) struct Api {
     pub(crate) tasks: crate::tasks::Tasks,
     /// Processes that were started in this node's containers from outside.
     pub(crate) execs: shoal_worker::execs::Execs,
+    /// Who reads through this node what such processes print.
+    pub(crate) readings: crate::execs::Readings,
     pub(crate) crashes: crate::scheduling::CrashLoops,
     pub(crate) yields: crate::scheduling::Yields,
     /// The gangs that have containers here.

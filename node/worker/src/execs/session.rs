@@ -228,6 +228,8 @@ impl Session {
             let (mut stage, mut buffer) = (self.stage.subscribe(), vec![0; PIPE_BYTES]);
             loop {
                 let read = tokio::select! {
+                    // What is there is read, however late its reader comes.
+                    biased;
                     // A terminal whose other end is closed fails.
                     read = pipe.read(&mut buffer) => read.unwrap_or(0),
                     () = silent_after_end(&mut stage) => 0,
