@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--network", type=int, default=0)
     options = parser.parse_args()
     if options.list or not options.names:
         for one in SCENARIOS.values():
@@ -76,7 +77,7 @@ def main() -> int:
                     folder.mkdir()
                 if cluster is None:
                     older = Path(old) if name == "upgrade" and old else None
-                    cluster = Cluster(folder, base / ("seed-old" if older else "seed"), binary=older)
+                    cluster = Cluster(folder, base / ("seed-old" if older else "seed"), options.network, older)
                     for which in range(2, options.nodes + 1):
                         cluster.join(which)
                     cluster.client().deploy("fleet.py", app, seconds=300)

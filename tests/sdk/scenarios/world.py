@@ -183,6 +183,19 @@ class World:
             where = f"through node {one['through']}, begun at {one['at'] - self.began - took:.1f} s, after {took:.1f} s"
             self.report.broken.append(f"no_error: {one['kind']} of a name {where}: {one['error']}")
 
+    def tell_why(self) -> None:
+        """Prints what helps to understand why a scenario came to no end: what clients were told last, and what the nodes say."""
+        for load in self.loads:
+            print("the last that a client was told:", *load.facts()[-12:], load.running.text("stderr")[-2000:], sep="\n    ")
+        for words in (("status",), ("explain", self.app), ("task", "list")):
+            try:
+                print(f"shoal {' '.join(words)}:", json.dumps(self.cluster.ask(*words))[:6000])
+            except AssertionError as error:
+                print(error)
+        for which, node in self.cluster.nodes.items():
+            marked = [line for line in node.log_tail(4000).splitlines() if " WARN " in line or " ERROR " in line]
+            print(f"warnings of node {which}:", *marked[-25:], sep="\n    ")
+
     def close(self) -> None:
         for load in [*self.loads, *self.excused]:
             load.running.close()
@@ -198,6 +211,9 @@ def under_load(cluster: Cluster, app: str, name: str, seed: int, registry: bool 
         cluster.settled(app)
         world.start(registry)
         yield world
+    except AssertionError:
+        world.tell_why()
+        raise
     finally:
         world.close()
 
