@@ -32,7 +32,7 @@ use crate::api::{self, Api, environment_name};
 use shoal_calls::shards::members::lacks_copies;
 use shoal_runtime::ShortPath;
 
-pub(crate) use audit::{AuditAnswer, AuditWanted};
+pub(crate) use audit::{AuditAnswer, AuditLine, AuditWanted};
 pub(crate) use cluster::{Consensus, MemberStands};
 pub(crate) use explain::{ExplainWanted, Explanation};
 pub(crate) use images::{ImageLine, WarmLine, WarmWanted};

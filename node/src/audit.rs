@@ -9,9 +9,12 @@
 //! the caller was given, which repeats nothing of a secret either. Of a process it holds the command, which may have what its user put
 //! there, and never what it was sent or printed.
 //!
-//! Caveats: records are synced within a second, not before a refusal is answered; each node has only what it refused itself.
+//! Each node has only what it refused itself; [`joined`] reads all of them as one.
+//!
+//! Caveat: records are synced within a second, not before a refusal is answered.
 
 mod files;
+pub(crate) mod joined;
 
 use std::collections::VecDeque;
 use std::io;
@@ -127,6 +130,17 @@ pub(crate) struct Filter {
     pub(crate) method: Option<String>,
     /// Only from this address, with or without its port.
     pub(crate) from: Option<String>,
+}
+
+/// Which records somebody wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    /// Which ones.
+    pub(crate) filter: Filter,
+    /// Of those that are there, only the newest so many.
+    pub(crate) tail: Option<usize>,
+    /// Go on with what happens from now on.
+    pub(crate) follow: bool,
 }
 
 impl Filter {

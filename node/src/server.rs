@@ -213,6 +213,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     authority::serve(&api);
     standing::serve(&api);
     execs::serve(&api);
+    crate::audit::joined::serve(&api);
     gangs::serve(&api);
     copies.chunks().serve_blobs(&api.blobs);
     copies::asks::serve(&api);
