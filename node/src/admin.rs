@@ -174,9 +174,10 @@ pub(crate) struct StatusReport {
     pub(crate) tasks: usize,
     /// Images.
     pub(crate) images: usize,
-    /// How many copies of what is named are missing, as far as it can be found out: [`Self::copies_why`] says what is not known.
+    /// How many copies of what is named are missing, as far as it can be found out: [`Self::copies_why`] says what is not known. None
+    /// while some node has not looked yet for what it is to keep, and none is known to be missing.
     #[serde(default)]
-    pub(crate) copies_missing: u64,
+    pub(crate) copies_missing: Option<u64>,
     /// Why, in sentences.
     #[serde(default)]
     pub(crate) copies_why: Vec<String>,
@@ -254,7 +255,7 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         apps: state.apps.values().filter(|app| app.stopped.is_none()).count(),
         tasks: state.tasks.len(),
         images: state.images.len(),
-        copies_missing: missing.copies,
+        copies_missing: missing.known(),
         copies_why: missing.why,
         files_read_bytes: api.roots.bytes_brought(),
         pid: std::process::id(),

@@ -201,10 +201,20 @@ def test_a_container_runs_where_its_image_is_not(pair, asked):
 
 
 def test_an_image_built_by_one_node_runs_on_the_other(pair, unique):
-    """An image is built by the node that is asked, and runs on the one that is not."""
+    """An image is built by the node that is asked, and runs on the one that is not; when its secret was last used, by the one, is seen
+    through the other."""
+    pair.of_home.modal("secret", "create", unique, "SAYS=sesame").ok(60)
+
+    def used(client: Client) -> str:
+        listed = json.loads(client.modal("secret", "list", "--json").ok(60).text("stdout"))
+        return next(row["last_used_at"] for row in listed if row["name"] == unique)
+
+    assert used(pair.of_home) == "-"
     with drained(pair.other, "other"):
         running = pair.of_other.run("spread.py::built", environment={"MARK": unique}).ok(300)
     assert f"mark {unique}" in running.text(), running.text()
+    assert used(pair.of_home) == used(pair.of_other) != "-"
+    pair.of_home.modal("secret", "delete", "--yes", unique).ok(60)
 
 
 def test_a_call_outlives_the_node_that_ran_it(pair):

@@ -39,8 +39,8 @@ def user(three: list[Node], tmp_path: Path) -> Iterator[Client]:
     one.close()
 
 
-def missing(node: Node) -> int:
-    """Returns how many copies `shoal status` says are missing."""
+def missing(node: Node) -> int | None:
+    """Returns how many copies `shoal status` says are missing; none while it does not know."""
     return node.json("status")["copies_missing"]
 
 

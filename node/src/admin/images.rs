@@ -19,7 +19,7 @@ use crate::api::{self, Api, blocking};
 use crate::copies::asks::Ask;
 use crate::copies::warm::{self, Warmed};
 use crate::upkeep::gc::{Use, users_of};
-use crate::upkeep::{Thing, Uses};
+use crate::upkeep::{Thing, last_anywhere};
 
 /// A line of `shoal image list`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub(crate) struct ImageLine {
     pub(crate) entries: u64,
     /// The functions that may run and need it.
     pub(crate) used_by: Vec<Use>,
-    /// When it was last used on this node, in milliseconds since 1970; none when that is not known.
+    /// When it was last used on any node that answers, in milliseconds since 1970; none when that is not known.
     pub(crate) last_used_ms: Option<u64>,
     /// The digest of its tree.
     pub(crate) manifest: Option<String>,
@@ -81,10 +81,12 @@ pub(crate) struct WarmLine {
 pub(super) async fn images(Shared(api): Shared<Api>) -> Answer<Vec<ImageLine>> {
     let state = api.read_latest().await?;
     let whole = whole(&api, &state).await;
-    let (store, uses) = (api.store.clone(), api.upkeep.uses.clone());
+    let used = last_anywhere(&api, state.images.keys().copied().map(Thing::Image).collect()).await;
+    let store = api.store.clone();
     let mut lines = blocking(move || {
-        let line = |(id, image): (&ImageId, &Image)| line(&state, &store, &uses, &whole, *id, image);
-        state.images.iter().map(line).collect::<Vec<_>>()
+        let used = used.into_iter().chain(std::iter::repeat(None));
+        let line = |((id, image), used): ((&ImageId, &Image), Option<u64>)| line(&state, &store, used, &whole, *id, image);
+        state.images.iter().zip(used).map(line).collect::<Vec<_>>()
     })
     .await;
     lines.sort_by_key(|line| std::cmp::Reverse(line.built_ms));
@@ -136,7 +138,7 @@ pub(super) async fn warm(
     }))
 }
 
-fn line(state: &State, store: &Store, uses: &Uses, whole: &HashMap<Digest, Vec<String>>, id: ImageId, image: &Image) -> ImageLine {
+fn line(state: &State, store: &Store, used: Option<u64>, whole: &HashMap<Digest, Vec<String>>, id: ImageId, image: &Image) -> ImageLine {
     let summary = image.manifest.map(|manifest| manifest::summary(store, &manifest));
     let name = match &summary {
         None => "failed",
@@ -150,7 +152,7 @@ fn line(state: &State, store: &Store, uses: &Uses, whole: &HashMap<Digest, Vec<S
         size_bytes: summary.content_bytes,
         entries: summary.entries,
         used_by: users_of(state, id),
-        last_used_ms: uses.last(Thing::Image(id)).ok().flatten().map(|seconds| seconds * 1000),
+        last_used_ms: used.map(|seconds| seconds * 1000),
         manifest: image.manifest.map(|manifest| manifest.to_string()),
         built_ms: image.built.0,
         whole_on: image.manifest.and_then(|manifest| whole.get(&manifest).cloned()).unwrap_or_default(),

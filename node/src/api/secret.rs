@@ -10,7 +10,7 @@ use shoal_state::{AppId, Command, Digest, EnvironmentId, Refused, SecretId, Stat
 
 use super::error::Error;
 use super::{Api, Caller, environment, seconds, token};
-use crate::upkeep::Thing;
+use crate::upkeep::{Thing, last_anywhere};
 
 const NONCE_BYTES: usize = 24;
 /// The most that names and values of a secret may take, in bytes: it travels in the log.
@@ -83,23 +83,28 @@ pub(crate) fn open_all(api: &Api, state: &State, ids: &[SecretId]) -> Result<BTr
     Ok(variables)
 }
 
-fn metadata(api: &Api, state: &State, id: SecretId, secret: &Secret) -> pb::SecretMetadata {
+fn metadata(state: &State, id: SecretId, secret: &Secret, last_used_at: f64) -> pb::SecretMetadata {
     let notes = state.secret_notes.get(&id).cloned().unwrap_or_default();
     pb::SecretMetadata {
         name: secret.name.clone(),
         creation_info: Some(pb::CreationInfo { created_at: created_at(state, id, secret), created_by: notes.created_by }),
         keys: secret.keys.clone(),
         environment_name: state.environments.get(&secret.environment).map(|found| found.name.clone()).unwrap_or_default(),
-        last_used_at: last_used_at(api, id),
+        last_used_at,
         ..Default::default()
     }
 }
 
-/// Returns when a container, or a build, was last started with a secret here; 0 = not yet, as far as is known.
-fn last_used_at(api: &Api, id: SecretId) -> f64 {
-    let last = api.upkeep.uses.last(Thing::Secret(id));
-    let last = last.inspect_err(|error| tracing::warn!(secret = %id, %error, "cannot look up when a secret was used"));
-    last.ok().flatten().map_or(0.0, |last_seconds| seconds(Timestamp(last_seconds.saturating_mul(1000))))
+/// Returns when a container, or a build, was last started with each of some secrets on any node, in seconds since 1970; 0 = not yet, as
+/// far as is known.
+async fn last_used_at(api: &Api, ids: &[SecretId]) -> Vec<f64> {
+    let last = last_anywhere(api, ids.iter().copied().map(Thing::Secret).collect()).await;
+    (0..ids.len()).map(|number| told(last.get(number).copied().flatten())).collect()
+}
+
+/// Writes a time in seconds as clients read it.
+fn told(last_seconds: Option<u64>) -> f64 {
+    last_seconds.map_or(0.0, |last_seconds| seconds(Timestamp(last_seconds.saturating_mul(1000))))
 }
 
 fn created_at(state: &State, id: SecretId, secret: &Secret) -> f64 {
@@ -144,7 +149,9 @@ pub(super) async fn get_or_create(
         let keys = secret.keys.join(", ");
         return Err(Error::NotFound(format!("Secret '{}' is missing key(s): {}. It has: {keys}", secret.name, missing.join(", "))));
     }
-    Ok(pb::SecretGetOrCreateResponse { secret_id: id.to_string(), metadata: Some(metadata(api, &state, id, secret)) })
+    // Every program asks this of its secrets before it runs: other nodes are not waited for.
+    let used = api.upkeep.uses.last(Thing::Secret(id)).ok().flatten();
+    Ok(pb::SecretGetOrCreateResponse { secret_id: id.to_string(), metadata: Some(metadata(&state, id, secret, told(used))) })
 }
 
 struct Wanted {
@@ -249,7 +256,8 @@ pub(super) async fn update(api: &Api, caller: &Caller, request: pb::SecretUpdate
 
 pub(super) async fn info(api: &Api, _caller: &Caller, request: pb::SecretGetInfoRequest) -> Result<pb::SecretGetInfoResponse, Error> {
     let (id, secret, state) = find(api, &request.secret_id).await?;
-    Ok(pb::SecretGetInfoResponse { metadata: Some(metadata(api, &state, id, &secret)) })
+    let last_used_at = last_used_at(api, &[id]).await.first().copied().unwrap_or_default();
+    Ok(pb::SecretGetInfoResponse { metadata: Some(metadata(&state, id, &secret, last_used_at)) })
 }
 
 pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::SecretListRequest) -> Result<pb::SecretListResponse, Error> {
@@ -260,13 +268,15 @@ pub(super) async fn list(api: &Api, _caller: &Caller, request: pb::SecretListReq
     let found = named.map(|(id, secret)| (created_at(&state, *id, secret), (*id, secret))).collect();
     let count = usize::try_from(page.max_objects).ok().filter(|count| *count > 0).unwrap_or(usize::MAX);
     let found = page_of(found, page.created_before, count, seconds(api.now()));
-    let items = found.into_iter().map(|(created_at, (id, secret))| pb::SecretListItem {
+    let ids: Vec<SecretId> = found.iter().map(|(_, (id, _))| *id).collect();
+    let used = last_used_at(api, &ids).await;
+    let items = found.into_iter().zip(used).map(|((created_at, (id, secret)), last_used_at)| pb::SecretListItem {
         label: secret.name.clone(),
         created_at,
-        last_used_at: last_used_at(api, id),
+        last_used_at,
         environment_name: environment.name.clone(),
         secret_id: id.to_string(),
-        metadata: Some(metadata(api, &state, id, secret)),
+        metadata: Some(metadata(&state, id, secret, last_used_at)),
     });
     Ok(pb::SecretListResponse { items: items.collect(), environment_name: environment.name.clone() })
 }

@@ -185,13 +185,8 @@ fn pieces_of(api: Api, node: NodeId, address: String, wanted: &Wanted) -> Pieces
 
 impl Joined {
     fn new(sources: Vec<(String, Pieces)>, tail: Option<usize>) -> Self {
-        let sources = sources.into_iter().map(|(node, pieces)| Source {
-            node,
-            pieces,
-            waiting: VecDeque::new(),
-            caught_up: false,
-            ended: false,
-        });
+        let sources =
+            sources.into_iter().map(|(node, pieces)| Source { node, pieces, waiting: VecDeque::new(), caught_up: false, ended: false });
         Self { sources: sources.collect(), tail, missing: VecDeque::new() }
     }
 

@@ -44,7 +44,8 @@ pub(super) struct Audit {
 }
 
 fn what(text: &str) -> Result<What, String> {
-    serde_json::from_value(text.into()).map_err(|_| format!("{text:?} is none of refused, token-created, token-revoked, node-joined, node-changed, executed, omitted"))
+    serde_json::from_value(text.into())
+        .map_err(|_| format!("{text:?} is none of refused, token-created, token-revoked, node-joined, node-changed, executed, omitted"))
 }
 
 impl Audit {

@@ -130,9 +130,9 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
     }
     println!("  holds      {} app(s), {} task(s), {} image(s)", report.apps, report.tasks, report.images);
     match report.copies_missing {
-        0 if report.copies_why.is_empty() => println!("  copies     none is missing"),
-        0 => println!("  copies     none is known to be missing: {}", report.copies_why.join("; ")),
-        missing => println!("  copies     {missing} missing: {}", report.copies_why.join("; ")),
+        Some(0) if report.copies_why.is_empty() => println!("  copies     none is missing"),
+        Some(0) | None => println!("  copies     none is known to be missing: {}", report.copies_why.join("; ")),
+        Some(missing) => println!("  copies     {missing} missing: {}", report.copies_why.join("; ")),
     }
     println!("  has read   {} of images' files since its start", super::store::size(report.files_read_bytes));
     Ok(0)

@@ -191,10 +191,19 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
 /// How many copies of objects are missing in the cluster, as far as it can be found out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Missing {
-    /// How many.
+    /// How many, of those that are known of.
     pub(crate) copies: u64,
+    /// How many nodes have not looked yet for what they are to keep.
+    pub(crate) unseen: usize,
     /// Why, in sentences: who is away, who has not caught up.
     pub(crate) why: Vec<String>,
+}
+
+impl Missing {
+    /// Returns how many are missing; none while nobody knows.
+    pub(crate) fn known(&self) -> Option<u64> {
+        (self.unseen == 0 || self.copies > 0).then_some(self.copies)
+    }
 }
 
 /// How long a member may take to tell what its last round found.
@@ -223,8 +232,8 @@ impl Copies {
     }
 
     fn count(reports: &BTreeMap<NodeId, Report>, silent: impl IntoIterator<Item = NodeId>) -> Missing {
-        let mut missing = Missing::default();
         let unseen = reports.values().filter(|report| report.at_seconds == 0).count();
+        let mut missing = Missing { unseen, ..Missing::default() };
         if unseen > 0 {
             missing.why.push(format!("{unseen} of {} nodes have not looked yet for what they are to keep", reports.len()));
         }

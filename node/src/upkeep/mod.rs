@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Api, Error, blocking};
 use crate::copies::Copies;
 pub(crate) use named::Named;
-pub(crate) use uses::{Thing, Uses};
+pub(crate) use uses::{Thing, Uses, last_anywhere};
 
 /// Why something about the disk could not be found out.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;

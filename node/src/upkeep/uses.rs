@@ -1,22 +1,31 @@
 //! When things were last used, so that what was not used for the longest time goes first, and people see what nobody needs.
 //!
 //! Kept in a table of this node, a minute is exact enough. It is brought to the disk once a minute and when the node stops; a
-//! thing whose time a crash took away counts as used when it is next looked at.
+//! thing whose time a crash took away counts as used when it is next looked at. Each node knows of its own uses; [`last_anywhere`] asks
+//! all.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use shoal_state::{BlobId, Digest, ImageId, MountId, SecretId};
 use shoal_storage::kv::{self, Kv, Tree};
 
+use crate::api::{Api, blocking};
+use crate::copies::asks::Ask;
+
 /// How exact the times are, in seconds: a use so soon after another is not written down.
 const EXACT_SECONDS: u64 = 60;
 
 /// How many times are remembered to save writes. Beyond it all are forgotten, and written again when they change.
 const RECENT_MAX: usize = 10_000;
+
+/// How long another node may take to say when things were last used there.
+const ANSWER_WAIT: Duration = Duration::from_secs(3);
 
 /// Something that is kept because it may be used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,6 +56,30 @@ impl Thing {
             Self::Secret(id) => key(SECRET, &id.bits().to_le_bytes()),
         }
     }
+}
+
+/// Returns when each of some things was last used on any node that answers, in seconds of the Unix clock; none where none knows of it.
+pub(crate) async fn last_anywhere(api: &Api, things: Vec<Thing>) -> Vec<Option<u64>> {
+    if things.is_empty() {
+        return Vec::new();
+    }
+    let (ask, uses) = (Ask::Uses(things.clone()), api.upkeep.uses.clone());
+    let here = blocking(move || things.into_iter().map(|thing| uses.last(thing)).collect::<Result<Vec<_>, _>>());
+    let (here, (others, _)) = tokio::join!(here, api.copies.ask_all::<Vec<Option<u64>>>(&ask, ANSWER_WAIT));
+    let here = here.unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot look up when things were used here");
+        Vec::new()
+    });
+    latest(others.into_values().chain([here]))
+}
+
+/// Returns the latest of what was told of each thing.
+fn latest(told: impl IntoIterator<Item = Vec<Option<u64>>>) -> Vec<Option<u64>> {
+    told.into_iter().fold(Vec::new(), |mut last, told| {
+        last.resize(last.len().max(told.len()), None);
+        last.iter_mut().zip(told).for_each(|(last, told)| *last = (*last).max(told));
+        last
+    })
 }
 
 /// The table of last uses. Cheap to clone.
@@ -129,6 +162,12 @@ impl Uses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_latest_use_on_any_node_counts() {
+        assert_eq!(latest([vec![Some(5), None, Some(1)], vec![], vec![Some(3), None, Some(8)]]), [Some(5), None, Some(8)]);
+        assert_eq!(latest([]), []);
+    }
 
     #[test]
     fn the_last_use_is_kept_over_a_restart_and_what_was_never_seen_is_used_now() {

@@ -101,4 +101,5 @@ async def main(name: str) -> None:
     await asyncio.gather(*readers)
 
 
-asyncio.run(main(sys.argv[1]))
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

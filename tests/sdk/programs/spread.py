@@ -8,7 +8,8 @@ import modal
 MARK = os.environ.get("MARK", "none")
 
 app = modal.App("spread")
-marked = modal.Image.debian_slim().run_commands(f"echo {MARK} > /mark")
+secrets = [] if MARK == "none" else [modal.Secret.from_name(MARK)]
+marked = modal.Image.debian_slim().run_commands(f"echo {MARK} > /mark", secrets=secrets)
 
 
 @app.function()

@@ -104,14 +104,15 @@ class Cluster:
         return {int(node.removeprefix("node-")) for row in self.ask("task", "list") for node in re.findall(r"node-\d+", json.dumps(row))}
 
     def settled(self, app: str | None = None) -> None:
-        """Waits until all nodes reach each other, one leads, and calls have two copies."""
+        """Waits until all nodes reach each other, one leads, and calls and all that is named have their copies: what a machine that is
+        lost alone had is promised to nobody."""
 
         def look() -> bool:
             if {f"node-{which}" for which in self.running()} - {line["name"] for line in self.ask("node", "list") if line["connected"]}:
                 return False
             status = self.ask("status")
             voters = status["consensus"]["voters"]
-            good = all(voter["answers"] and voter["behind"] < 1000 for voter in voters)
+            good = all(voter["answers"] and voter["behind"] < 1000 for voter in voters) and status["copies_missing"] == 0
             # An even number of nodes leaves one that follows.
             enough = len(voters) == (n if (n := min(len(self.nodes), 5)) % 2 or n == 2 else n - 1)
             return good and enough and not any("copy at nowhere" in says for says in self.says(app))
