@@ -43,6 +43,10 @@ def test_rollback_brings_an_old_version_back(client, deploy, sdk, unique):
     for number in "1", "2", "3":
         deploy(number)
         wait_for(f"version {number} to answer", lambda number=number: version.remote() == number, 30)
+    old = sdk.Function.from_name(unique, "version", version=1)
+    assert (old.remote(), version.remote()) == ("1", "3"), "a version that is named is called, and the newest goes on"
+    with pytest.raises(sdk.exception.NotFoundError, match="has no version 9: its newest is 3"):
+        sdk.Function.from_name(unique, "version", version=9).hydrate()
     client.modal("app", "rollback", unique).ok(60)
     wait_for("version 2 to answer again", lambda: version.remote() == "2", 30)
     client.modal("app", "rollback", unique, "v1", "--strategy", "recreate").ok(90)
@@ -53,7 +57,8 @@ def test_rollback_brings_an_old_version_back(client, deploy, sdk, unique):
 
 
 def test_instances_follow_their_class(client, deploy, sdk, unique):
-    """An instance that was made before a deploy is one of the new version after it; when that has no such class, its call says so."""
+    """An instance that was made before a deploy is one of the new version after it; when that has no such class, its call says so.
+    One of a version that is named stays of that version."""
     deploy("1")
     teller = sdk.Cls.from_name(unique, "Teller")(name="Ann")
     assert teller.version.remote() == "1 Ann"
@@ -62,6 +67,8 @@ def test_instances_follow_their_class(client, deploy, sdk, unique):
     deploy("without a class")
     with pytest.raises(sdk.exception.NotFoundError, match="no class 'Teller' any more: its version 3"):
         teller.version.remote()
+    for number in 1, 2:
+        assert sdk.Cls.from_name(unique, "Teller", version=number)(name="Bo").version.remote() == f"{number} Bo"
 
 
 def test_rollback_says_what_cannot_be(client, deploy, unique):

@@ -96,8 +96,8 @@ fn parent(caller: &Caller, input: &str) -> Result<Option<Parent>, Error> {
 /// Refuses a client's call of what an app had in an earlier version and has no more. What still runs of that version may go on.
 async fn must_be_published(api: &Api, caller: &Caller, id: FunctionId, function: &Function) -> Result<(), Error> {
     let published = |state: &State| {
-        let app = state.apps.get(&function.app).filter(|app| app.state == AppState::Deployed);
-        app.is_none_or(|app| app.layout.functions.values().any(|other| *other == function.parent.unwrap_or(id)))
+        let (app, id) = (state.apps.get(&function.app).filter(|app| app.state == AppState::Deployed), function.parent.unwrap_or(id));
+        app.is_none_or(|app| app.layout.functions.values().any(|other| *other == id) || state.pinned_version(function.app, id).is_some())
     };
     if !matches!(caller.identity, Identity::Client(_)) {
         return Ok(());

@@ -3,11 +3,11 @@
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
 use shoal_scheduler::Placement;
-use shoal_state::model::{App, Class, Environment, Function, Resources, Retries};
+use shoal_state::model::{App, Class, Function, Resources, Retries};
 use shoal_state::{AppId, ClassId, Command, DefinitionId, Digest, FunctionId, ShardId, State};
 
 use super::error::Error;
-use super::{Api, Caller, app, bound, environment, gpu, input_plane, scaling};
+use super::{Api, Caller, app, bound, gpu, input_plane, scaling};
 use crate::placements;
 
 /// How long an input may run when nobody says, in milliseconds.
@@ -17,8 +17,6 @@ const CPU_MILLI: u32 = 125;
 /// What a container reserves when nobody says: 128 MiB.
 const MEMORY_BYTES: u64 = 128 << 20;
 pub(super) const MIB: u64 = 1 << 20;
-/// How many names are listed where one is not found.
-const NAMED_MAX: usize = 20;
 
 /// Derives a function's id: the same tag of the same app is the same function.
 fn id_of(app: AppId, tag: &str) -> FunctionId {
@@ -112,7 +110,12 @@ pub(crate) async fn class_metadata(api: &Api, state: &State, app: &App, tag: &st
     let service = format!("{tag}.*");
     let Some(id) = app.layout.functions.get(&service) else { return Ok(pb::ClassHandleMetadata::default()) };
     let function = state.functions.get(id).ok_or_else(|| Error::NotFound(format!("Function '{service}' not found")))?;
-    let metadata = handle_metadata(api, *id, function).await?;
+    class_metadata_of(api, *id, function).await
+}
+
+/// As [`class_metadata`], by the function that runs its methods.
+pub(super) async fn class_metadata_of(api: &Api, id: FunctionId, function: &Function) -> Result<pb::ClassHandleMetadata, Error> {
+    let metadata = handle_metadata(api, id, function).await?;
     let methods = metadata.method_handle_metadata.iter().map(|(name, method)| pb::ClassMethod {
         function_name: name.clone(),
         function_id: id.to_string(),
@@ -307,7 +310,7 @@ fn unused_placement(state: &State, tag: &str, placement: &Placement) -> Option<p
 }
 
 /// Wraps a function as clients expect it back: with at least one ranked choice that holds the whole of it.
-fn function_data(bytes: &prost::bytes::Bytes, view: &pb::Function) -> prost::bytes::Bytes {
+pub(super) fn function_data(bytes: &prost::bytes::Bytes, view: &pb::Function) -> prost::bytes::Bytes {
     let data = pb::FunctionData {
         module_name: view.module_name.clone(),
         function_name: view.function_name.clone(),
@@ -332,57 +335,6 @@ fn function_data(bytes: &prost::bytes::Bytes, view: &pb::Function) -> prost::byt
         ..Default::default()
     };
     data.encode_to_vec().into()
-}
-
-/// Finds a deployed app by name, or says where to look.
-fn deployed<'a>(state: &'a State, environment: &Environment, name: &str) -> Result<&'a App, Error> {
-    let found = state.app_deployed(environment.id, name).and_then(|id| state.apps.get(&id));
-    found.ok_or_else(|| {
-        let environment = &environment.name;
-        Error::NotFound(format!(
-            "App '{name}' not found in environment '{environment}': deploy it with `modal deploy`, or see what there is with `modal app list --env {environment}`"
-        ))
-    })
-}
-
-/// Refuses a version of an app that is not the one which answers calls. None (0) is that one.
-fn is_live(app: &App, version: i32) -> Result<(), Error> {
-    let newest = app.deployments.last().map_or(0, |last| last.version);
-    let (name, asked) = (&app.name, u32::try_from(version).unwrap_or(u32::MAX));
-    match app.deployments.iter().any(|deployment| deployment.version == asked) {
-        _ if version == 0 || asked == newest => Ok(()),
-        true => Err(Error::Unimplemented(format!(
-            "version {version} of app '{name}' is called no more: Shoal calls the newest, {newest}; leave out the version, or bring that one back with `modal app rollback {name} v{version}`"
-        ))),
-        false => Err(Error::NotFound(format!(
-            "App '{name}' has no version {version}: its newest is {newest}; `modal app history {name}` shows all that are remembered"
-        ))),
-    }
-}
-
-/// Says that an app has nothing of that name, and what it has.
-fn no_such<'a>(app: &str, kind: &str, name: &str, there: impl Iterator<Item = &'a String>) -> Error {
-    let there: Vec<&str> = there.map(String::as_str).take(NAMED_MAX).collect();
-    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-    Error::NotFound(format!("App '{app}' has no {kind} '{name}'. There are: {there}"))
-}
-
-pub(super) async fn get(api: &Api, caller: &Caller, request: pb::FunctionGetRequest) -> Result<pb::FunctionGetResponse, Error> {
-    let state = api.read_latest().await?;
-    let environment = environment::find(&state, &request.environment_name)?;
-    let app = deployed(&state, environment, &request.app_name)?;
-    is_live(app, request.app_version)?;
-    let absent = || no_such(&request.app_name, "function", &request.object_tag, app.layout.functions.keys());
-    let id = app.layout.functions.get(&request.object_tag).ok_or_else(absent)?;
-    let function = state.functions.get(id).ok_or_else(absent)?;
-    let bytes = definition(api, *id, function).await?;
-    let view = pb::Function::decode(bytes.clone()).map_err(Error::failed(format!("cannot decode function {id}")))?;
-    Ok(pb::FunctionGetResponse {
-        function_id: id.to_string(),
-        handle_metadata: Some(metadata_for(caller, *id, function, &view)),
-        function: Some(function_data(&bytes, &view)),
-        ..Default::default()
-    })
 }
 
 pub(super) async fn get_by_id(
@@ -432,16 +384,4 @@ pub(super) async fn class_create(api: &Api, caller: &Caller, request: pb::ClassC
         class_id: id.to_string(),
         handle_metadata: Some(pb::ClassHandleMetadata { methods: request.methods, ..Default::default() }),
     })
-}
-
-pub(super) async fn class_get(api: &Api, caller: &Caller, request: pb::ClassGetRequest) -> Result<pb::ClassGetResponse, Error> {
-    let state = api.read_latest().await?;
-    let environment = environment::find(&state, &request.environment_name)?;
-    let app = deployed(&state, environment, &request.app_name)?;
-    is_live(app, request.app_version)?;
-    let absent = || no_such(&request.app_name, "class", &request.object_tag, app.layout.classes.keys());
-    let id = app.layout.classes.get(&request.object_tag).ok_or_else(absent)?;
-    let mut metadata = class_metadata(api, &state, app, &request.object_tag).await?;
-    input_plane::offer_class(caller, &mut metadata);
-    Ok(pb::ClassGetResponse { class_id: id.to_string(), handle_metadata: Some(metadata), ..Default::default() })
 }

@@ -25,6 +25,7 @@ mod intake;
 pub(crate) mod joined_logs;
 mod lifecycle;
 pub(crate) mod logs;
+mod lookup;
 pub(crate) mod mount;
 pub(crate) mod object;
 mod outcome;

@@ -13,8 +13,8 @@ use tonic::{Request, Response, Status};
 use super::error::Error;
 use super::policy::{self, Names};
 use super::{
-    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, function, image, input_plane, logs, mount, queue,
-    release, sandbox, scaling, secret, task, token,
+    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, function, image, input_plane, logs, lookup, mount,
+    queue, release, sandbox, scaling, secret, task, token,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -134,13 +134,13 @@ methods! {
     function_create: pb::FunctionCreateRequest => pb::FunctionCreateResponse, function::create;
     function_bind_params: pb::FunctionBindParamsRequest => pb::FunctionBindParamsResponse, bound::bind;
     function_list_variants: pb::FunctionListVariantsRequest => pb::FunctionListVariantsResponse, bound::list;
-    function_get: pb::FunctionGetRequest => pb::FunctionGetResponse, function::get;
+    function_get: pb::FunctionGetRequest => pb::FunctionGetResponse, lookup::function_get;
     function_get_by_id: pb::FunctionGetByIdRequest => pb::FunctionGetByIdResponse, function::get_by_id;
     function_get_current_stats: pb::FunctionGetCurrentStatsRequest => pb::FunctionStats, function::current_stats;
     function_get_scheduling_params: pb::FunctionGetSchedulingParamsRequest => pb::FunctionGetSchedulingParamsResponse, scaling::get;
     function_update_scheduling_params: pb::FunctionUpdateSchedulingParamsRequest => pb::FunctionUpdateSchedulingParamsResponse, scaling::update;
     class_create: pb::ClassCreateRequest => pb::ClassCreateResponse, function::class_create;
-    class_get: pb::ClassGetRequest => pb::ClassGetResponse, function::class_get;
+    class_get: pb::ClassGetRequest => pb::ClassGetResponse, lookup::class_get;
     app_get_logs: pb::AppGetLogsRequest => Stream<pb::TaskLogsBatch>, logs::follow;
     app_fetch_logs: pb::AppFetchLogsRequest => pb::AppFetchLogsResponse, logs::fetch;
     function_map: pb::FunctionMapRequest => pb::FunctionMapResponse, call::map;

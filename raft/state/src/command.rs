@@ -133,6 +133,8 @@ pub enum Command {
     AssignGang { id: GangId, tasks: Vec<(TaskId, Task)> },
     /// Says of which kind each GPU of a node is, in the order of their numbers.
     PutGpus { id: NodeId, kinds: Vec<String> },
+    /// Puts a function of an app in place as it was in an older version, under an id of its own; nothing happens when it is there.
+    PinFunction { app: AppId, of: FunctionId, version: u32, at: Timestamp },
 }
 
 impl Command {
@@ -155,7 +157,7 @@ impl Command {
             Self::CreateObject { .. } | Self::RemoveObject { .. } => 5,
             Self::StageSchedules { .. } | Self::Fire { .. } | Self::EndFirings { .. } | Self::Reschedule { .. } => 6,
             Self::CreateSandbox { .. } | Self::EndSandbox { .. } | Self::ForgetSandboxes { .. } => 6,
-            Self::AssignGang { .. } | Self::PutGpus { .. } => 7,
+            Self::AssignGang { .. } | Self::PutGpus { .. } | Self::PinFunction { .. } => 7,
             Self::CreateToken { token, .. } if matches!(token.purpose, TokenPurpose::Limited(_)) => 2,
             _ => 1,
         }

@@ -22,6 +22,7 @@ pub use member::{Cluster, Member, Removed, Voting};
 pub use object::Object;
 pub use release::{
     AppNotes, EnvironmentChange, EnvironmentSettings, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind, SecretNotes,
+    pinned_id,
 };
 pub use sandbox::{Sandbox, SandboxEnd, SandboxEndBy};
 pub use schedule::{NewSchedule, Period, Schedule, StagedSchedules, Timing};

@@ -177,6 +177,7 @@ impl State {
             }
             Command::StageFunction { id, definition, function } => self.stage_function(*id, *definition, function),
             Command::Publish { id, publish } => self.publish(*id, publish),
+            Command::PinFunction { app, of, version, at } => self.pin_function(*app, *of, *version, *at),
             Command::Redeploy { id, of, kind, release } => self.redeploy(*id, *of, *kind, release),
             Command::NoteApp { id, created_by, stopped_by, tags } => {
                 self.note_app(*id, created_by.as_ref(), stopped_by.as_ref(), tags.as_ref())

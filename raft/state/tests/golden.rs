@@ -9,7 +9,7 @@ use std::path::Path;
 use shoal_state::model::{
     App, AppLayout, AppState, Bound, Changes, Cluster, Deployment, Environment, EnvironmentChange, Function, Gang, Lasting, Member,
     NewRelease, NewSchedule, Node, Object, Period, Publish, ReleaseKind, Resources, Sandbox, SandboxEnd, SandboxEndBy, Scaling, Schedule,
-    Secret, ShardChange, Task, TaskEnd, Timing, Token, TokenLimits, TokenPurpose, Voting,
+    Secret, ShardChange, Task, TaskEnd, Timing, Token, TokenLimits, TokenPurpose, Voting, pinned_id,
 };
 use shoal_state::{
     AppId, BootId, Command, DefinitionId, DictId, Digest, EnvironmentId, FunctionId, GangId, NodeId, ObjectId, QueueId, SandboxId,
@@ -160,6 +160,12 @@ fn registry_command(line: &Line<'_>) -> Command {
             of: line.keyed("of", 0) as u32,
             kind: if line.verb == "rollback" { ReleaseKind::Rollback } else { ReleaseKind::Rollover },
             release: Box::new(new_release(line, "web")),
+        },
+        "pin" => Command::PinFunction {
+            app: app(),
+            of: FunctionId::from_random(line.keyed("of", 1).into()),
+            version: line.keyed("version", 1) as u32,
+            at: Timestamp(line.keyed("at", 10)),
         },
         "note" => Command::NoteApp {
             id: app(),
@@ -454,6 +460,21 @@ fn show(state: &State, line: &Line<'_>) -> String {
             )
         }
         "tasks" => state.tasks.iter().map(|(id, task)| format!("{} stopping={} ", id.bits(), task.stopping.is_some())).collect(),
+        // What is in place of older versions of a function: `show pinned APP FUNCTION`.
+        "pinned" => {
+            let (app, of) = (AppId::from_random(line.number(1)), FunctionId::from_random(line.number(2)));
+            let tell = |version: u32| {
+                let id = pinned_id(of, version);
+                let max = state.functions.get(&id)?.scaling.containers_max;
+                Some(format!(
+                    "v{version} max={max} bound={} known {:?}",
+                    state.bound.get(&id).map_or(0, |of| of.len()),
+                    state.pinned_version(app, id)
+                ))
+            };
+            let told: Vec<String> = (1..=99).filter_map(tell).collect();
+            if told.is_empty() { "none".to_owned() } else { told.join(" | ") }
+        }
         "gpus" => state.gpus.iter().map(|(id, kinds)| format!("{} {} ", id.bits(), kinds.join(","))).collect(),
         "gangs" => {
             let tell = |(id, gang): (&GangId, &Gang)| {

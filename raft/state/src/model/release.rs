@@ -5,7 +5,7 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{AppLayout, Deployment, Function, Timestamp};
-use crate::{AppId, DefinitionId, Digest, FunctionId};
+use crate::{AppId, DefinitionId, Digest, FunctionId, ShardId};
 
 /// What is said of an app and decides nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,12 @@ pub struct ReleaseContents {
     pub layout: AppLayout,
     /// The functions as they were.
     pub functions: OrdMap<FunctionId, Function>,
+}
+
+/// Returns the id of a function as it was in an older version of its app: it is another one, with containers of its own.
+pub fn pinned_id(of: FunctionId, version: u32) -> FunctionId {
+    let (name, version) = (of.to_string(), version.to_le_bytes());
+    FunctionId::derive_in(of.shard().unwrap_or_else(|| ShardId::of(name.as_bytes())), &[b"pinned", name.as_bytes(), &version])
 }
 
 /// How long a published app lives.

@@ -3,7 +3,9 @@
 use imbl::{OrdMap, Vector};
 
 use super::{Applied, State};
-use crate::model::{AppLayout, AppState, Deployment, Function, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind};
+use crate::model::{
+    AppLayout, AppState, Deployment, Function, Lasting, NewRelease, Publish, Release, ReleaseContents, ReleaseKind, Scaling, pinned_id,
+};
 use crate::{AppId, DefinitionId, Event, FunctionId, Refused, Timestamp};
 
 /// How many versions of an app can come back.
@@ -91,6 +93,46 @@ impl State {
         Ok(events)
     }
 
+    /// Puts a function in place as it was in an older version, beside what is called without one.
+    pub(super) fn pin_function(&mut self, app: AppId, of: FunctionId, version: u32, at: Timestamp) -> Applied {
+        self.live_app(app)?;
+        let id = pinned_id(of, version);
+        if self.functions.contains_key(&id) {
+            return Ok(vec![]);
+        }
+        let contents = self.contents_of(app, version)?;
+        let function = contents.functions.get(&of).ok_or(Refused::NoFunction { id: of })?;
+        // It runs when it is called, and not before.
+        let scaling = Scaling { containers_min: 0, ..function.scaling };
+        let function = Function { scaling, created: at, ..function.clone() };
+        self.has_parts(id, &function)?;
+        self.functions.insert(id, function);
+        Ok(vec![Event::FunctionChanged(id)])
+    }
+
+    /// Returns the version of which a function is a part that was put in place beside the newest one, while that can come back.
+    pub fn pinned_version(&self, app: AppId, id: FunctionId) -> Option<u32> {
+        let holds = |release: &&Release| {
+            let functions = release.contents.iter().flat_map(|contents| contents.functions.keys());
+            functions.into_iter().any(|of| pinned_id(*of, release.version) == id)
+        };
+        self.releases.get(&app)?.iter().find(holds).map(|release| release.version)
+    }
+
+    /// Forgets what was put in place of a version that is too old to come back, but for what has tasks.
+    fn forget_pinned(&mut self, version: u32, contents: &ReleaseContents) {
+        for of in contents.functions.keys() {
+            let id = pinned_id(*of, version);
+            let bound: Vec<FunctionId> = self.bound.get(&id).into_iter().flat_map(|of| of.keys().copied()).collect();
+            let runs = |id: &FunctionId| self.tasks_of.get(id).is_some_and(|tasks| !tasks.is_empty());
+            if !self.functions.contains_key(&id) || runs(&id) || bound.iter().any(runs) {
+                continue;
+            }
+            self.bound.remove(&id);
+            bound.into_iter().chain([id]).for_each(|id| drop(self.functions.remove(&id)));
+        }
+    }
+
     pub(super) fn note_app(
         &mut self,
         id: AppId,
@@ -144,7 +186,10 @@ impl State {
         releases.push_back(release);
         keep_last(releases, HISTORY_KEPT);
         let old = releases.len().saturating_sub(RELEASES_KEPT);
-        releases.iter_mut().take(old).for_each(|release| release.contents = None);
+        let too_old = releases.iter_mut().take(old).filter_map(|release| Some((release.version, release.contents.take()?)));
+        for (version, contents) in too_old.collect::<Vec<_>>() {
+            self.forget_pinned(version, &contents);
+        }
         self.take_schedules(id, new.request, new.deployment.at);
         Ok(())
     }
