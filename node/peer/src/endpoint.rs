@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quinn::{Connection, IdleTimeout, TransportConfig, VarInt};
 use shoal_state::{BootId, NodeId, TokenId};
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admission::{Admission, Member};
 use crate::clients::{self, ServeClient, Tunnel};
+use crate::closed::Closed;
 use crate::complaints::Complaints;
 use crate::detour::{self, DeadEnds};
 use crate::error::{Error, Result, bind};
@@ -102,6 +103,8 @@ struct Inner {
     /// Peers that are reached through others only.
     around: Complaints,
     dead_ends: DeadEnds,
+    closed: Arc<Closed>,
+    listening: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Everything that serves a peer.
     tasks: TaskTracker,
     transport: Arc<TransportConfig>,
@@ -125,6 +128,10 @@ impl Endpoint {
         let mut dialling = tls::dialling(&options.identity)?;
         dialling.transport_config(transport.clone());
         let socket = socket(options.address).map_err(bind(options.address))?;
+        let closed = Arc::<Closed>::default();
+        let listening = closed.listen(&socket).inspect_err(|error| {
+            tracing::debug!(%error, "that the process of a peer has ended is noticed by its silence alone");
+        });
         let reset_key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &options.reset_key);
         let mut config = quinn::EndpointConfig::new(Arc::new(reset_key));
         // Ids of connections that are not of this generator are not even answered by a reset: a new start must know the old ones'.
@@ -146,6 +153,8 @@ impl Endpoint {
             unreached: Complaints::default(),
             around: Complaints::default(),
             dead_ends: DeadEnds::default(),
+            closed,
+            listening: Mutex::new(listening.ok()),
             tasks: TaskTracker::new(),
             transport,
         };
@@ -253,6 +262,12 @@ impl Endpoint {
         }
     }
 
+    /// Returns how long ago the machine of a peer last said that nobody listens on the peer's port; none if it never did. It is a
+    /// sign that the process of the peer has ended, if the peer was not heard since.
+    pub fn closed(&self, node: NodeId) -> Option<Duration> {
+        self.inner.closed.ago(node)
+    }
+
     /// Returns the peers that are connected: which start of them, and how long a packet takes there and back.
     pub fn connected(&self) -> Vec<(NodeId, BootId, Duration)> {
         self.inner.links.up()
@@ -271,6 +286,12 @@ impl Endpoint {
             self.inner.tasks.wait().await;
             self.inner.endpoint.wait_idle().await;
         };
+        // It holds the port.
+        let listening = self.inner.listening.lock().take();
+        if let Some(listening) = listening {
+            listening.abort();
+            let _ = listening.await;
+        }
         if tokio::time::timeout(CLOSE_DEADLINE, ended).await.is_err() {
             tracing::debug!("some peers do not hear that this node stops");
         }
@@ -335,6 +356,7 @@ async fn dial_once(endpoint: Endpoint, node: NodeId, address: String) -> Result<
     let unreachable = |why: String| Error::Unreachable { peer: peer(), address: address.clone(), why };
     let reaching = async {
         let there = links::resolve(&address).await?;
+        endpoint.inner.closed.note(node, there);
         let config = endpoint.inner.dialling.read().clone();
         let connecting =
             endpoint.inner.endpoint.connect_with(config, there, &host(node)).map_err(|error| unreachable(error.to_string()))?;
@@ -384,6 +406,7 @@ async fn greet(endpoint: Endpoint, incoming: quinn::Incoming) {
     match hello::hear(&connection, &*endpoint.inner.admission, &endpoint.inner.refused).await {
         Ok(Some(member)) => {
             let link = Link { connection, member: Arc::new(member) };
+            endpoint.inner.closed.note(link.member.node, address);
             endpoint.inner.links.accepted(&link);
             streams(endpoint, link.connection, Some(link.member)).await;
         }

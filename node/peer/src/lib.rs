@@ -25,6 +25,7 @@
 mod admission;
 mod authority;
 mod clients;
+mod closed;
 mod complaints;
 mod detour;
 mod endpoint;

@@ -216,8 +216,17 @@ async fn a_peer_that_was_killed_and_started_anew_is_reached_again_at_once() {
     let first = Killed::start(&cluster, 1, address);
     reach(1).await;
     drop(first);
+    // What is still sent there is answered by its machine.
+    let began = Instant::now();
+    while one.endpoint.closed(two).is_none_or(|ago| ago > began.elapsed()) {
+        assert!(began.elapsed() < Duration::from_secs(4), "nobody said that the port is closed");
+        let _ = one.endpoint.call(two, &address.to_string(), ECHO, Bytes::from("there?"), Duration::from_millis(50)).await;
+    }
     let _second = Killed::start(&cluster, 2, address);
     reach(2).await;
+    let reached = Instant::now();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(one.endpoint.closed(two).is_some_and(|ago| ago > reached.elapsed()), "it is said of a port that is open");
 }
 
 #[tokio::test(flavor = "multi_thread")]
