@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use openraft::error::Fatal;
 use shoal_state::{Command, NodeId, State};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::{Error, Result};
-use crate::network::{self, Declined, Index, Proposed, Request, Transport, Unsent};
+use crate::forward::Forward;
+use crate::network::{self, Declined, Index, Proposed, Request, Unsent};
 use crate::options::Options;
 use crate::propose::{Failure, Outcome, Piece, Proposal};
 use crate::read::Read;
-use crate::route::{Route, route, route_by};
+use crate::route::{Route, replaced, route, route_by};
 use crate::runtime::{Running, Thread};
 use crate::types::{Answer, Peer};
 use crate::view::{Applied, Notice};
@@ -31,6 +33,9 @@ pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a way to the leader that failed is left alone, unless another leader shows up before.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
+/// How long a leader that was replaced may take to say what became of commands that were sent to it. It may be gone.
+const REPLACED_WAIT: Duration = Duration::from_millis(500);
+
 /// A node's part in the cluster's consensus. Clones share it.
 ///
 /// Raft runs on a thread of its own; all methods may be called from any runtime. Dropping the last clone ends it, and
@@ -44,7 +49,6 @@ pub struct Raft {
 pub(crate) struct Inner {
     pub(crate) me: Peer,
     pub(crate) running: Running,
-    transport: Arc<dyn Transport>,
     thread: Thread,
 }
 
@@ -55,9 +59,8 @@ impl Raft {
     /// may be older than it was before a restart: [`Raft::read_latest`] waits for what is missing.
     pub async fn open(options: Options) -> Result<Self> {
         let me = Peer { node: options.node, address: options.address.clone() };
-        let transport = options.transport.clone();
         let (thread, running) = Thread::start(options).await?;
-        Ok(Self { inner: Arc::new(Inner { me, running, transport, thread }) })
+        Ok(Self { inner: Arc::new(Inner { me, running, thread }) })
     }
 
     /// Returns this node's id.
@@ -143,6 +146,11 @@ impl Raft {
                 let answer: Proposed = self.propose_for_peer(commands, Instant::now() + patience).await;
                 Ok(network::encode(&answer))
             }
+            Request::ProposeAll { calls, patience } => {
+                let deadline = Instant::now() + patience;
+                let answers = join_all(calls.into_iter().map(|commands| self.propose_for_peer(commands, deadline))).await;
+                Ok(network::encode(&answers as &Vec<Proposed>))
+            }
             Request::ReadIndex => {
                 let confirmed = self.confirm(true, Instant::now() + READ_DEADLINE).await;
                 Ok(network::encode(&confirmed.unwrap_or(Err(Declined::Unanswered)) as &Index))
@@ -208,19 +216,38 @@ impl Raft {
 
     /// Sends commands to the leader.
     async fn forward(&self, leader: &Peer, pieces: &[Piece], attempt: &mut Attempt<'_>) -> Result<Outcome> {
-        let patience = attempt.deadline.saturating_duration_since(Instant::now());
+        let deadline = attempt.deadline;
+        if Instant::now() >= deadline {
+            // Nothing is sent any more: the caller hears why nothing was before.
+            return Ok(Err(Failure::NotLeader));
+        }
         let commands = pieces.iter().map(Piece::bytes).collect();
-        let request = network::encode(&Request::Propose { commands, patience });
         let unanswered = || Error::Unanswered { commands: pieces.len(), waited: attempt.began.elapsed() };
-        let reply = match timeout(patience, self.inner.transport.call(leader, request, patience)).await {
-            Err(_) | Ok(Err(Unsent::Lost { .. })) => return Err(unanswered()),
-            Ok(Err(Unsent::Unreachable { why })) => {
+        let (reply, answer) = oneshot::channel();
+        let forward = Forward { leader: leader.clone(), commands, deadline, reply };
+        match timeout_at(deadline, self.inner.running.forwards.send(forward)).await {
+            Err(_) => return Err(Error::Busy { waited: attempt.began.elapsed() }),
+            Ok(Err(_)) => return Ok(Err(Failure::Stopped)),
+            Ok(Ok(())) => {}
+        }
+        let given_up = async {
+            replaced(&self.inner.running.core, leader.node).await;
+            tokio::time::sleep(REPLACED_WAIT).await;
+        };
+        let answered = tokio::select! {
+            answered = timeout_at(deadline, answer) => answered,
+            () = given_up => return Err(unanswered()),
+        };
+        let proposed = match answered {
+            Err(_) | Ok(Ok(Err(Unsent::Lost { .. }))) => return Err(unanswered()),
+            Ok(Ok(Err(Unsent::Unreachable { why }))) => {
                 attempt.unreachable = Some((leader.node, why));
                 return Ok(Err(Failure::NotLeader));
             }
-            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) => return Ok(Err(Failure::Stopped)),
+            Ok(Ok(Ok(proposed))) => proposed,
         };
-        match network::decode::<Proposed>(&reply).map_err(|why| Error::BadMessage { why: why.to_string() })? {
+        match proposed {
             Ok(answers) => Ok(Ok(answers)),
             Err(Declined::NotLeader) => Ok(Err(Failure::NotLeader)),
             Err(Declined::Interrupted { answered }) => Ok(Err(Failure::Interrupted { answered })),

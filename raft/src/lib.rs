@@ -10,8 +10,9 @@
 //! |---|---|
 //! | `handle`, `membership`, `status` | [`Raft`] |
 //! | `heard` | when each peer last answered |
+//! | `succeed` | standing for election where the leader is known to be gone |
 //! | `runtime` | the thread it runs on: what is opened, in which order |
-//! | `propose`, `read`, `confirm` | many callers share an entry; many readers share a round |
+//! | `propose`, `forward`, `read`, `confirm` | many callers share an entry, and the way to the leader; many readers share a round |
 //! | `batch` | what an entry carries: the version gate |
 //! | `log`, `meta` | openraft's log on segment files; the vote beside it |
 //! | `machine`, `snapshot`, `tally`, `view` | the state in memory, its files, its hash, and how others see it |
@@ -32,6 +33,7 @@ mod append;
 mod batch;
 mod confirm;
 mod error;
+mod forward;
 mod handle;
 mod heard;
 mod log;
@@ -50,6 +52,7 @@ mod route;
 mod runtime;
 mod snapshot;
 mod status;
+mod succeed;
 mod tally;
 mod types;
 mod view;

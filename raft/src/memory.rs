@@ -24,6 +24,7 @@ struct Inner {
     nodes: BTreeMap<NodeId, Raft>,
     cut_off: BTreeSet<NodeId>,
     deaf: BTreeSet<NodeId>,
+    vanished: BTreeSet<NodeId>,
     /// How long everything takes, one way.
     delay: Duration,
 }
@@ -64,6 +65,11 @@ impl Net {
         self.inner.lock().deaf.insert(node);
     }
 
+    /// Lets a node be gone as one that is switched off: whoever asks it something waits for an answer, and none comes.
+    pub fn vanish(&self, node: NodeId) {
+        self.inner.lock().vanished.insert(node);
+    }
+
     /// Lets everything that is said take so long from now on, one way.
     pub fn slow(&self, delay: Duration) {
         self.inner.lock().delay = delay;
@@ -75,6 +81,7 @@ impl Net {
         inner.delay = Duration::ZERO;
         inner.cut_off.clear();
         inner.deaf.clear();
+        inner.vanished.clear();
     }
 
     /// Lets time pass as on a slow wire.
@@ -87,6 +94,11 @@ impl Net {
 
     fn is_deaf(&self, node: NodeId) -> bool {
         self.inner.lock().deaf.contains(&node)
+    }
+
+    fn is_vanished(&self, one: NodeId, other: NodeId) -> bool {
+        let inner = self.inner.lock();
+        inner.vanished.contains(&one) || inner.vanished.contains(&other)
     }
 
     fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
@@ -106,6 +118,9 @@ impl Transport for Wire {
     fn call<'a>(&'a self, peer: &'a Peer, request: Bytes, _patience: Duration) -> BoxFuture<'a, Result<Bytes, Unsent>> {
         Box::pin(async move {
             self.net.travel().await;
+            if self.net.is_vanished(self.from, peer.node) {
+                std::future::pending::<()>().await;
+            }
             if self.net.is_cut(self.from, peer.node) || self.net.is_deaf(peer.node) {
                 return Err(Unsent::Unreachable { why: "the wire is cut".into() });
             }

@@ -74,6 +74,8 @@ pub(crate) enum Request {
     Propose { commands: Vec<Bytes>, patience: Duration },
     /// Up to which entry must the state be to be the latest?
     ReadIndex,
+    /// The commands of several calls, each with answers of its own. Known since version 7 of the rules.
+    ProposeAll { calls: Vec<Vec<Bytes>>, patience: Duration },
 }
 
 pub(crate) type Appended = Result<AppendEntriesResponse<u64>, RaftError<u64>>;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::confirm::ask_majority;
 use crate::network::{Declined, Index, Links, Request, Transport, decode, encode};
-use crate::route::{Route, route};
+use crate::route::{Route, replaced, route};
 use crate::types::{Core, Peer};
 
 /// How many readers may wait for the next round. Further ones wait for a place, up to their deadline.
@@ -48,7 +48,11 @@ pub(crate) async fn run(core: Core, links: Links, mut inbox: mpsc::Receiver<Read
 async fn ask(core: &Core, links: &Links, way: Route) -> Index {
     match way {
         Route::Here => ask_majority(core, links, ROUND_MAX).await,
-        Route::There(leader) => ask_leader(&*links.transport, &leader).await,
+        Route::There(leader) => tokio::select! {
+            index = ask_leader(&*links.transport, &leader) => index,
+            // One that is lost would be waited for in vain.
+            () = replaced(core, leader.node) => Err(Declined::NotLeader),
+        },
         Route::Nowhere => Err(Declined::NotLeader),
     }
 }

@@ -1,6 +1,7 @@
 //! Where a proposal or a read has to go.
 
 use openraft::RaftMetrics;
+use shoal_state::NodeId;
 
 use crate::types::{Core, Peer};
 
@@ -18,6 +19,17 @@ pub(crate) enum Route {
 /// Returns the way that this node knows now.
 pub(crate) fn route(core: &Core) -> Route {
     route_by(&core.metrics().borrow())
+}
+
+/// Waits until another node than `leader` is known to lead, or Raft has ended here.
+pub(crate) async fn replaced(core: &Core, leader: NodeId) {
+    let is_other = |metrics: &RaftMetrics<u64, Peer>| match route_by(metrics) {
+        Route::Here => true,
+        Route::There(now) => now.node != leader,
+        Route::Nowhere => false,
+    };
+    // An error says that it has ended, which is what was waited for.
+    let _ = core.metrics().wait_for(is_other).await;
 }
 
 /// Returns the way that these metrics know. For use where they are borrowed: a second borrow may wait for ever.

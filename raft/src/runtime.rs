@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Error, Result, Stop, with_causes};
+use crate::forward::{self, FORWARDS_QUEUED_MAX, Forward};
 use crate::heard::Heard;
 use crate::log::LogStore;
 use crate::machine::Machine;
@@ -33,6 +34,7 @@ pub(crate) struct Running {
     pub(crate) stop: Stop,
     pub(crate) heard: Heard,
     pub(crate) proposals: mpsc::Sender<Proposal>,
+    pub(crate) forwards: mpsc::Sender<Forward>,
     pub(crate) reads: mpsc::Sender<Read>,
 }
 
@@ -130,8 +132,10 @@ async fn open(options: Options) -> Result<(Meta, Running)> {
 fn spawn(core: Core, view: Arc<View>, stop: Stop, links: Links) -> Running {
     let heard = links.heard.clone();
     let (proposals, proposed) = mpsc::channel(PROPOSALS_QUEUED_MAX);
+    let (forwards, forwarded) = mpsc::channel(FORWARDS_QUEUED_MAX);
     let (reads, asked) = mpsc::channel(READS_QUEUED_MAX);
     tokio::spawn(Batcher::new(core.clone(), view.clone(), proposed).run());
+    tokio::spawn(forward::run(links.transport.clone(), view.clone(), forwarded));
     tokio::spawn(read::run(core.clone(), links, asked));
-    Running { core, view, stop, heard, proposals, reads }
+    Running { core, view, stop, heard, proposals, forwards, reads }
 }

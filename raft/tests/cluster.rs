@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shoal_raft::memory::Net;
 use shoal_raft::{Error, Options, Peer, Raft, Tuning, first_difference};
-use shoal_state::{Command, NodeId};
+use shoal_state::{Command, NodeId, VERSION_KNOWN};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -112,6 +112,78 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(30)
+}
+
+#[tokio::test]
+async fn a_leader_that_is_known_to_be_gone_is_replaced_before_the_time_is_up() {
+    // By time alone nobody would stand before the test has failed.
+    let patient = Tuning { election_min: Duration::from_secs(20), election_max: Duration::from_secs(25), ..tuning() };
+    let cluster = Cluster::new(3, patient).await;
+    let leader = cluster.leader_among(&cluster.net.nodes()).await;
+    cluster.stop(leader.node()).await;
+    let others = cluster.others(leader.node());
+    // All who know stand, one after the other or at once, and one of them is elected.
+    for raft in &others {
+        raft.succeed(leader.node()).await;
+    }
+    let next = cluster.leader_among(&others).await;
+    assert_ne!(next.node(), leader.node());
+    // Of one who leads it is not believed.
+    let term = next.term();
+    for raft in &others {
+        raft.succeed(leader.node()).await;
+    }
+    assert_eq!(next.propose(vec![set("after", 1)]).await.unwrap().len(), 1);
+    assert_eq!(next.term(), term);
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_leader_that_vanished_once_there_is_another() {
+    let cluster = Cluster::new(3, patient()).await;
+    let leader = cluster.leader_among(&cluster.net.nodes()).await;
+    let others = cluster.others(leader.node());
+    cluster.net.vanish(leader.node());
+    // Both ask the leader that they know, long before another one is elected.
+    let (one, other) = (others[0].clone(), others[1].clone());
+    let patience = Duration::from_secs(600);
+    let proposed = tokio::spawn(async move { one.propose_by(&[set("sent", 1)], Instant::now() + patience).await });
+    let read = tokio::spawn(async move { other.read_latest_by(Instant::now() + patience).await });
+    let within = Duration::from_secs(60);
+    let proposed = tokio::time::timeout(within, proposed).await.expect("the proposal waits for who is gone").unwrap();
+    assert!(matches!(proposed, Err(Error::Unanswered { .. })), "it may have been done: {proposed:?}");
+    tokio::time::timeout(within, read).await.expect("the read waits for who is gone").unwrap().unwrap();
+    cluster.net.heal();
+    cluster.end().await;
+}
+
+#[tokio::test]
+async fn what_many_propose_at_once_on_a_node_that_follows_is_answered_to_each() {
+    let cluster = Cluster::new(3, tuning()).await;
+    let leader = cluster.leader_among(&cluster.net.nodes()).await;
+    let follower = cluster.others(leader.node()).remove(0);
+    for version in [1, VERSION_KNOWN] {
+        if version > 1 {
+            follower.propose(vec![Command::SetVersion { version }]).await.unwrap();
+        }
+        let calls = (0..300).map(|number| {
+            let (follower, refused) = (follower.clone(), Command::DrainNode { id: id(1000 + number), draining: true });
+            tokio::spawn(async move {
+                let mut commands = vec![set(format!("{version}-{number}"), number)];
+                if number % 3 == 0 {
+                    commands.insert(0, refused);
+                }
+                (number, follower.propose(commands).await.unwrap(), follower.local())
+            })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            let (number, answers, state) = call.await.unwrap();
+            let refusals: Vec<_> = answers.iter().map(Result::is_err).collect();
+            assert_eq!(refusals, if number % 3 == 0 { vec![true, false] } else { vec![false] });
+            assert_eq!(state.settings.get(&format!("{version}-{number}")), Some(&number.to_string()), "it is here when it is answered");
+        }
+    }
+    cluster.end().await;
 }
 
 #[tokio::test]
