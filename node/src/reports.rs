@@ -36,6 +36,16 @@ const LEADER_GAP: Duration = Duration::from_millis(10);
 const GAP: Duration = Duration::from_millis(300);
 /// How long a report may take to go out. Then the way is opened anew.
 const SEND_WAIT: Duration = Duration::from_secs(2);
+/// After so long without a word of a member it counts as lost if its machine says that its process has ended. Until then it may have
+/// been started anew, which takes no more than that where all is well.
+const ENDED_AFTER: Duration = Duration::from_secs(1);
+/// After so long without a word of a member its containers are replaced ahead where there is room, should it be lost.
+const DOUBTFUL_AFTER: Duration = Duration::from_millis(1500);
+/// How often is looked who is not heard any more.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long an election is waited for that was begun because the leader's process has ended, and how often it is begun.
+const ELECTION_WAIT: Duration = Duration::from_millis(600);
+const ELECTIONS_MAX: usize = 3;
 /// A time for which this node itself did nothing, so long or longer, is no silence of others.
 const PAUSED_AFTER: Duration = Duration::from_secs(1);
 
@@ -86,6 +96,7 @@ struct Heard {
 
 struct Inner {
     me: NodeId,
+    endpoint: Endpoint,
     calls: Calls,
     raft: Raft,
     crashes: CrashLoops,
@@ -97,6 +108,8 @@ struct Inner {
     /// The shards of this node that may miss records.
     suspect: Mutex<BTreeMap<ShardId, Mark>>,
     changed: watch::Sender<()>,
+    /// The members whose process has ended, as far as this node can tell.
+    ended: watch::Sender<BTreeSet<NodeId>>,
 }
 
 /// What the members tell. Cheap to clone.
@@ -114,9 +127,10 @@ impl Inner {
 
 impl Reports {
     /// Begins with nothing heard.
-    pub(crate) fn new(me: NodeId, raft: &Raft, calls: &Calls, crashes: &CrashLoops, lifecycle: &Lifecycle) -> Self {
+    pub(crate) fn new(peers: &Peers, raft: &Raft, calls: &Calls, crashes: &CrashLoops, lifecycle: &Lifecycle) -> Self {
         let inner = Inner {
-            me,
+            me: raft.node(),
+            endpoint: peers.endpoint.clone(),
             calls: calls.clone(),
             raft: raft.clone(),
             crashes: crashes.clone(),
@@ -126,6 +140,7 @@ impl Reports {
             paused: Mutex::default(),
             suspect: Mutex::default(),
             changed: watch::channel(()).0,
+            ended: watch::Sender::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -184,13 +199,29 @@ impl Reports {
         others.peek().is_some() && others.all(|node| self.silent(*node) >= DROPPED_AFTER) && !decides_alone()
     }
 
-    /// Says whether neither this node nor any that it hears has heard a node for [`DROPPED_AFTER`].
+    /// Says whether neither this node nor any that it hears has heard a node for [`DROPPED_AFTER`], or since its process has ended.
     pub(crate) fn is_lost(&self, node: NodeId) -> bool {
-        if self.silent(node) < DROPPED_AFTER {
+        let is_gone = |node: NodeId| self.silent(node) >= DROPPED_AFTER || self.inner.ended.borrow().contains(&node);
+        if !is_gone(node) {
             return false;
         }
-        let (clock, others) = (self.inner.clock(), self.inner.others.lock());
-        !others.iter().any(|(other, heard)| *other != node && clock.saturating_sub(heard.at) < DROPPED_AFTER && heard.hears.contains(&node))
+        let others = self.inner.others.lock();
+        let hearing: Vec<NodeId> =
+            others.iter().filter(|(other, heard)| **other != node && heard.hears.contains(&node)).map(|(other, _)| *other).collect();
+        drop(others);
+        hearing.into_iter().all(is_gone)
+    }
+
+    /// Says whether a node has been silent for a moment, and is not lost.
+    pub(crate) fn is_doubtful(&self, node: NodeId) -> bool {
+        let gone = || self.inner.ended.borrow().contains(&node);
+        (self.silent(node) >= DOUBTFUL_AFTER || gone()) && !self.is_lost(node)
+    }
+
+    /// Says whether the process of a node has ended: it is silent, and since then its machine has said that nobody listens on its port.
+    fn has_ended(&self, node: NodeId) -> bool {
+        let silent = self.silent(node);
+        silent >= ENDED_AFTER && self.inner.endpoint.closed(node).is_some_and(|ago| ago < silent)
     }
 
     /// Returns which clients other nodes hear, if this one hears enough of them to know: most of the members, and all that tell it
@@ -233,7 +264,9 @@ impl Reports {
         let load = Report::turn((**self.inner.calls.load().borrow()).clone(), now);
         let held = self.inner.crashes.held(now).into_iter().map(|(function, until)| (function, until.0.saturating_sub(now.0)));
         let (clock, others) = (self.inner.clock(), self.inner.others.lock());
-        let hears = others.iter().filter(|(_, heard)| clock.saturating_sub(heard.at) < DROPPED_AFTER / 2).map(|(node, _)| *node);
+        let ended = self.inner.ended.borrow();
+        let is_heard = |(node, heard): &(&NodeId, &Heard)| clock.saturating_sub(heard.at) < DROPPED_AFTER / 2 && !ended.contains(node);
+        let hears = others.iter().filter(is_heard).map(|(node, _)| *node);
         Report { load, held: held.collect(), suspect: self.inner.suspect.lock().clone(), hears: hears.collect() }
     }
 
@@ -256,6 +289,7 @@ pub(crate) async fn run(reports: Reports, peers: Peers, stop: CancellationToken)
     let heard = reports.clone();
     peers.endpoint.serve(REPORTS, move |stream, _| hear(heard.clone(), stream));
     let watching = tokio::spawn(notice_pauses(reports.clone(), stop.clone()));
+    let looking = tokio::spawn(notice_losses(reports.clone(), stop.clone()));
     let raft = reports.inner.raft.clone();
     peers::for_each_other(&raft, &stop, |node, address| {
         let (reports, endpoint) = (reports.clone(), peers.endpoint.clone());
@@ -263,6 +297,7 @@ pub(crate) async fn run(reports: Reports, peers: Peers, stop: CancellationToken)
     })
     .await;
     let _ = watching.await;
+    let _ = looking.await;
 }
 
 async fn hear(reports: Reports, mut stream: Stream) {
@@ -294,22 +329,67 @@ async fn notice_pauses(reports: Reports, stop: CancellationToken) {
     }
 }
 
+/// Notes who is not heard any more and whose process has ended, and has the place of a leader taken that is lost thereby.
+async fn notice_losses(reports: Reports, stop: CancellationToken) {
+    let (raft, ended) = (&reports.inner.raft, &reports.inner.ended);
+    let (mut leader, mut elections, mut next_election, mut seen) = (None, 0, Instant::now(), Vec::new());
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        let members = raft.local().members;
+        let now: BTreeSet<NodeId> = members.keys().copied().filter(|node| reports.has_ended(*node)).collect();
+        ended.send_if_modified(|before| {
+            for node in now.difference(before) {
+                tracing::info!(%node, "nobody listens on the port of a node any more: its process has ended");
+            }
+            std::mem::replace(before, now.clone()) != now
+        });
+        // Whoever plans by it is to look again.
+        let unheard: Vec<_> = members.keys().map(|node| (*node, reports.is_doubtful(*node), reports.is_lost(*node))).collect();
+        if unheard != seen {
+            seen = unheard;
+            reports.inner.changed.send_replace(());
+        }
+        if let Some(known) = raft.leader() {
+            (leader, elections) = (Some(known.node), if leader == Some(known.node) { elections } else { 0 });
+        }
+        if let Some(gone) = leader.filter(|leader| now.contains(leader) && reports.is_lost(*leader))
+            && elections < ELECTIONS_MAX
+            && Instant::now() >= next_election
+        {
+            (elections, next_election) = (elections + 1, Instant::now() + ELECTION_WAIT);
+            raft.succeed(gone).await;
+        }
+    }
+}
+
 /// Tells one node how this one is, for as long as it is a member.
 async fn tell(reports: &Reports, endpoint: &Endpoint, node: NodeId, address: &str) {
-    let mut load = reports.inner.calls.load();
+    let (mut load, mut ended) = (reports.inner.calls.load(), reports.inner.ended.subscribe());
     loop {
         if let Ok(mut stream) = endpoint.open_stream(node, address, REPORTS).await {
             loop {
                 let mut report = postcard::to_stdvec(&reports.report()).expect("a report can be written");
                 report.extend(postcard::to_stdvec(&reports.besides()).expect("what is besides can be written"));
                 load.borrow_and_update();
+                ended.borrow_and_update();
                 match tokio::time::timeout(SEND_WAIT, stream.send(Bytes::from(report))).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) | Err(_) => break,
                 }
                 let leads = reports.inner.raft.leader().is_some_and(|leader| leader.node == node);
-                tokio::time::sleep(if leads { LEADER_GAP } else { GAP }).await;
-                let _ = tokio::time::timeout(EVERY, load.changed()).await;
+                let gap = tokio::time::sleep(if leads { LEADER_GAP } else { GAP });
+                let more = async {
+                    gap.await;
+                    let _ = tokio::time::timeout(EVERY, load.changed()).await;
+                };
+                // Whom this node does not hear any more others want to know at once.
+                tokio::select! {
+                    () = more => {}
+                    _ = ended.changed() => {}
+                }
             }
         }
         tokio::time::sleep(EVERY).await;

@@ -115,6 +115,7 @@ fn reported(state: &State, reports: &Reports, now: Timestamp) -> Load {
         unread: BTreeSet::new(),
         yielding: BTreeSet::new(),
         down: state.nodes.keys().copied().filter(|node| reports.is_lost(*node)).collect(),
+        doubtful: state.nodes.keys().copied().filter(|node| reports.is_doubtful(*node)).collect(),
     }
 }
 

@@ -179,7 +179,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         tasks: Tasks::default(),
         execs: Execs::open(config.data.join("run/execs")).context("cannot make the folder for what processes in containers print")?,
         readings: crate::execs::Readings::default(),
-        reports: Reports::new(keys.node, cluster.raft(), &calls, &crashes, &lifecycle),
+        reports: Reports::new(&peers, cluster.raft(), &calls, &crashes, &lifecycle),
         crashes,
         yields: Yields::default(),
         gangs: Gangs::new(&peers, cluster.raft()),

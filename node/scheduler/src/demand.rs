@@ -30,6 +30,8 @@ pub(crate) struct Pool<'a> {
     pub(crate) outgoing: Vec<(TaskId, &'a Task, &'static str)>,
     /// Were asked to stop or to give way, or end by themselves because they are used only once.
     pub(crate) stopping: usize,
+    /// Are on a node that may be down.
+    pub(crate) doubtful: usize,
     /// Are of an older start of their node, or on a node that is down.
     pub(crate) lost: usize,
     /// Of gangs that have lost a container, one that was not asked to stop yet, with the node that is down.
@@ -39,7 +41,7 @@ pub(crate) struct Pool<'a> {
 impl Pool<'_> {
     /// Returns how many tasks the state counts against `containers_max`.
     pub(crate) fn held(&self) -> usize {
-        self.serving.len() + self.outgoing.len() + self.stopping + self.lost
+        self.serving.len() + self.outgoing.len() + self.stopping + self.doubtful + self.lost
     }
 }
 
@@ -55,6 +57,8 @@ pub(crate) fn pool<'a>(state: &'a State, load: &Load, id: FunctionId) -> Pool<'a
             pool.lost += 1;
         } else if task.stopping.is_some() || load.yielding.contains(&id) || (single_use && load.used.contains(&id)) {
             pool.stopping += 1;
+        } else if load.doubtful.contains(&task.node) {
+            pool.doubtful += 1;
         } else if node.is_some_and(|node| node.draining) {
             pool.outgoing.push((id, task, "node drains"));
         } else if redeployed(state, task) {

@@ -39,4 +39,7 @@ pub struct Load {
     pub yielding: BTreeSet<TaskId>,
     /// Nodes that are down. Their tasks are not counted on, and they get none.
     pub down: BTreeSet<NodeId>,
+    /// Nodes that have not been heard for a moment, and may be down. They get no tasks. Theirs run, as far as anybody knows; where there
+    /// is room, others are started that take their place should the node be lost.
+    pub doubtful: BTreeSet<NodeId>,
 }

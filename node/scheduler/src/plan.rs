@@ -44,6 +44,9 @@ struct Need<'a> {
     function: &'a Function,
     placement: Placement,
     missing: u64,
+    /// How many of them are missing if all nodes are up of which that is in doubt. The others get what is free, and nobody makes room for
+    /// them.
+    sure: u64,
     oldest_waiting_ms: u64,
 }
 
@@ -103,6 +106,7 @@ impl<'a> Planner<'a> {
             self.scale_down(id, function, &pool, wanted);
         }
         let mut missing = wanted.saturating_sub(pool.serving.len() as u64);
+        let sure = missing.saturating_sub(pool.doubtful as u64);
         let at_once = demand::at_once(self.load, id);
         if missing > 0
             && let Some(node) = self.unfenced(id)
@@ -120,12 +124,12 @@ impl<'a> Planner<'a> {
         }
         let containers_max = demand::containers_max(function);
         let may = u64::from(containers_max / at_once).saturating_sub(pool.held() as u64);
-        if may < missing {
+        if may < sure.min(missing) {
             self.waiting.insert(id, Why::ContainersMax { containers_max });
         }
         let oldest_waiting_ms = self.load.pools.get(&id).map_or(0, |load| load.oldest_waiting_ms);
         let placement = self.load.placements.get(&id).map(|placement| placement.within(self.state)).unwrap_or_default();
-        Some(Need { id, function, placement, missing: missing.min(may), oldest_waiting_ms })
+        Some(Need { id, function, placement, missing: missing.min(may), sure: sure.min(missing).min(may), oldest_waiting_ms })
     }
 
     /// Stops what is to be replaced as soon as it has no input.
@@ -202,12 +206,17 @@ impl<'a> Planner<'a> {
                 None => match self.room.take(need.id, &need.function.resources, &need.placement) {
                     Taking::Taken(taken) => Ok(Command::Assign { id: TaskId::from_random(ids()), task: task(need, taken, self.now) }),
                     Taking::Starting => Err(Why::NextPlan),
+                    Taking::Full if need.sure == 0 => {
+                        need.missing = 0;
+                        continue;
+                    }
                     Taking::Full => Err(self.make_room(need)),
                 },
             };
             match found {
                 Ok(assign) => {
                     need.missing -= 1;
+                    need.sure = need.sure.saturating_sub(1);
                     (0..at_once).for_each(|_| self.shares.take(need.id, need.function.app, &need.function.resources));
                     assigns.push(assign);
                 }

@@ -157,7 +157,11 @@ impl Room {
                 disk_bytes: disk_of(&capacity),
                 gpus: (0..capacity.gpus).collect(),
             };
-            let refuses = if load.down.contains(id) { Some(Obstacle::Down) } else { node.draining.then_some(Obstacle::Drains) };
+            let refuses = match id {
+                _ if load.down.contains(id) => Some(Obstacle::Down),
+                _ if load.doubtful.contains(id) => Some(Obstacle::Silent),
+                _ => node.draining.then_some(Obstacle::Drains),
+            };
             let (name, boot, soon) = (node.name.clone(), node.boot, free.clone());
             Place {
                 name,

@@ -246,6 +246,44 @@ fn a_gang_that_lost_a_node_is_stopped_at_once_and_replaced_when_the_node_has_sur
 }
 
 #[test]
+fn what_runs_on_a_node_that_may_be_down_is_replaced_ahead_where_there_is_room() {
+    let mut cluster = Cluster::new(&[2_000, 2_000, 2_000]);
+    cluster.function(1, resources(2_000), scaling(0, 0, 0));
+    cluster.function(2, resources(2_000), scaling(0, 1, 0));
+    (cluster.task(1, 1, 1), cluster.task(2, 2, 2));
+    (cluster.work(1, 0, 1), cluster.work(2, 0, 1));
+    assert_eq!(cluster.step(), Vec::<String>::new());
+    cluster.load.doubtful = [no(1), no(2)].into();
+    assert_eq!(cluster.step(), ["start f1 on n3"], "f2 may have one container");
+    cluster.function(3, resources(1_000), scaling(0, 0, 0));
+    cluster.work(3, 1, 0);
+    cluster.load.asked.insert(ta(1001));
+    assert_eq!(cluster.step(), Vec::<String>::new(), "where nobody is heard nothing is put");
+    cluster.work(3, 0, 0);
+
+    // It was a moment: nothing was stopped, and the one too many goes when it has been idle for long enough.
+    cluster.load.doubtful.clear();
+    cluster.idle(1001, 10_000);
+    assert_eq!(cluster.step(), Vec::<String>::new());
+    cluster.idle(1001, 60_000);
+    assert_eq!(cluster.step(), ["stop 1001: idle for 60 s"]);
+}
+
+#[test]
+fn nobody_makes_room_for_what_is_started_ahead() {
+    let mut cluster = Cluster::new(&[2_000, 2_000]);
+    cluster.function(1, resources(2_000), scaling(0, 0, 0));
+    cluster.function(2, resources(2_000), scaling(0, 0, 0));
+    (cluster.task(1, 1, 1), cluster.task(2, 2, 2));
+    (cluster.work(1, 0, 1), cluster.work(2, 0, 0), cluster.idle(2, 50_000));
+    cluster.load.doubtful.insert(no(1));
+    assert_eq!(cluster.step(), Vec::<String>::new());
+    cluster.load.doubtful.clear();
+    cluster.load.down.insert(no(1));
+    assert_eq!(cluster.step(), ["stop 2: idle, makes room for fu-0000000000000000000001"]);
+}
+
+#[test]
 fn a_gang_is_scaled_down_as_one() {
     let mut cluster = Cluster::new(&[4_000]);
     cluster.clustered(1, resources(1_000), 2);

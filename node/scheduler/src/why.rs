@@ -28,6 +28,8 @@ pub enum Obstacle {
     Preemptible,
     /// The node takes no new tasks.
     Drains,
+    /// The node has not been heard for a moment.
+    Silent,
     /// The node is down.
     Down,
 }
@@ -87,6 +89,7 @@ impl fmt::Display for Obstacle {
             Self::Cloud => f.write_str("is of another cloud"),
             Self::Preemptible => f.write_str("is preemptible"),
             Self::Drains => f.write_str("drains"),
+            Self::Silent => f.write_str("is not heard at the moment"),
             Self::Down => f.write_str("is down"),
         }
     }
@@ -102,7 +105,7 @@ impl Obstacle {
             Self::Region => Some("a node in its region".to_owned()),
             Self::Cloud => Some("a node of its cloud".to_owned()),
             Self::Preemptible => Some("a node that is not preemptible".to_owned()),
-            Self::Drains | Self::Down => None,
+            Self::Drains | Self::Silent | Self::Down => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use shoal_calls::calls::Lost;
-use shoal_calls::shards::members::{Facts, REPLACED_AFTER, next, successor};
+use shoal_calls::shards::members::{DROPPED_AFTER, Facts, REPLACED_AFTER, next, successor};
 use shoal_calls::shards::{Role, ShardView};
 use shoal_state::model::{ShardChange, TaskEnd};
 use shoal_state::{Command, NodeId, Refused, ShardId, State, TaskId, Timestamp};
@@ -24,6 +24,8 @@ const EVERY: Duration = Duration::from_millis(200);
 const CHANGES_MAX: usize = 256;
 /// How long a node that is to leave is waited for.
 const VACATE_WAIT: Duration = Duration::from_secs(60);
+/// How long the home of inputs may take to have them leased elsewhere before it is asked again: others wait for that too.
+const TASK_LOST_WAIT: Duration = Duration::from_secs(2);
 /// How long the tasks of a lost node count: what may not run twice is not started elsewhere meanwhile.
 const FENCE_AFTER: Duration = Duration::from_secs(20);
 
@@ -41,7 +43,8 @@ impl Presence {
         self.since.retain(|node, _| nodes.contains(node));
         let first_look = self.since.is_empty();
         for node in nodes {
-            let silent = reports.silent(node).max(outbox.behind(node));
+            let unheard = if reports.is_lost(node) { DROPPED_AFTER } else { Duration::ZERO };
+            let silent = reports.silent(node).max(outbox.behind(node)).max(unheard);
             facts.silent.insert(node, silent);
             let draining = state.nodes.get(&node).is_some_and(|node| node.draining);
             let is_up = silent < REPLACED_AFTER;
@@ -99,8 +102,10 @@ pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
         }
         // Each node hears all others, whoever leads: a new leader need not begin to listen.
         if api.cluster.raft().leads() {
-            replace_lost(&api, &state).await;
-            give_tasks_up(&api, &state, &mut lost).await;
+            // One look for both: whose home is lost its calls must have another before anything is asked of it.
+            let gone: BTreeSet<NodeId> = state.nodes.keys().copied().filter(|node| api.reports.is_lost(*node)).collect();
+            replace_lost(&api, &state, &gone).await;
+            give_tasks_up(&api, &state, &gone, &mut lost).await;
         } else {
             lost.clear();
         }
@@ -164,8 +169,8 @@ fn tell(asked: &[(ShardId, u64, ShardChange)]) {
 }
 
 /// Gives shards whose home is lost to a member that has all their records.
-async fn replace_lost(api: &Api, state: &State) {
-    let is_lost = |node: NodeId| !state.members.contains_key(&node) || api.reports.is_lost(node);
+async fn replace_lost(api: &Api, state: &State, gone: &BTreeSet<NodeId>) {
+    let is_lost = |node: NodeId| !state.members.contains_key(&node) || gone.contains(&node);
     let promoted = state.shards.iter().filter_map(|(id, shard)| {
         let node = successor(shard, is_lost, &api.reports.suspects(*id))?;
         Some(Command::ChangeShard { shard: *id, epoch: shard.epoch, change: ShardChange::Promote(node) })
@@ -181,16 +186,17 @@ async fn replace_lost(api: &Api, state: &State) {
 }
 
 /// Has the inputs of a lost node's tasks leased elsewhere, and ends its tasks when they cannot run any more.
-async fn give_tasks_up(api: &Api, state: &State, lost: &mut HashMap<NodeId, (Instant, BTreeSet<TaskId>)>) {
-    lost.retain(|node, _| api.reports.is_lost(*node));
-    let gone: Vec<NodeId> = state.nodes.keys().copied().filter(|node| *node != api.cluster.node && api.reports.is_lost(*node)).collect();
-    for node in gone {
+async fn give_tasks_up(api: &Api, state: &State, gone: &BTreeSet<NodeId>, lost: &mut HashMap<NodeId, (Instant, BTreeSet<TaskId>)>) {
+    lost.retain(|node, _| gone.contains(node));
+    for node in gone.iter().copied().filter(|node| *node != api.cluster.node) {
         let (since, told) = lost.entry(node).or_insert_with(|| (Instant::now(), BTreeSet::new()));
         let tasks: Vec<_> = state.tasks.iter().filter(|(_, task)| task.node == node).map(|(id, task)| (*id, task.clone())).collect();
         let untold = tasks.iter().filter(|(id, _)| !told.contains(id));
         let given_up = join_all(untold.map(async |(id, task)| {
             let result = crate::provider::platform_failure("the node that ran it is lost");
-            api.calls.task_lost(*id, task.function, Lost::Platform { result }).await.map(|()| *id)
+            let told = tokio::time::timeout(TASK_LOST_WAIT, api.calls.task_lost(*id, task.function, Lost::Platform { result })).await;
+            let late = |_| shoal_calls::Error::Late { what: "have inputs leased elsewhere", waited: TASK_LOST_WAIT };
+            told.map_err(late)?.map(|()| *id)
         }));
         for given_up in given_up.await {
             match given_up {

@@ -71,7 +71,14 @@ impl Calls {
     pub(super) async fn confirm(&self, what: &'static str, witnesses: &[Witness]) -> Result<Confirmed, Error> {
         let deadline = Instant::now() + CONFIRM_WAIT;
         loop {
-            let answers = join_all(witnesses.iter().map(async |witness| (witness, self.ask_witness(*witness).await))).await;
+            let answers = join_all(witnesses.iter().map(async |witness| (witness, self.ask_witness(*witness).await)));
+            let is_old = |witness: &Witness| !self.away.is_in_epoch(witness.shard, witness.epoch);
+            let answers = tokio::select! {
+                biased;
+                answers = answers => answers,
+                // Somebody may be waited for who is lost.
+                () = self.away.until(|| witnesses.iter().any(is_old)) => return Ok(Confirmed::Changed),
+            };
             let Some((Witness { shard, epoch, node }, why)) = answers.into_iter().find_map(|(who, said)| Some((*who, said.err()?))) else {
                 return Ok(Confirmed::Yes);
             };
