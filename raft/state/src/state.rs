@@ -108,6 +108,7 @@ pub struct State {
     pub gang_of: OrdMap<TaskId, GangId>,
     /// Of which kind the GPUs of nodes are, in the order of their numbers.
     pub gpus: OrdMap<NodeId, Vec<String>>,
+    object_names: objects::ObjectNames,
 }
 
 /// From this version of the rules on, disk that tasks set aside is counted.

@@ -42,6 +42,7 @@ macro_rules! layout {
                 $(if state.version() >= $since {
                     $(state.$field = fields.next_element()?.ok_or_else(|| absent(stringify!($field)))?;)+
                 })+
+                state.name_objects();
                 Ok(state)
             }
         }

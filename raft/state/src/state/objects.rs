@@ -1,14 +1,37 @@
 //! Dicts and queues: one of a name and kind in an environment. What they hold is in shards and never here.
+//!
+//! There may be very many, and each one more is looked for by its name first: so the names are kept sorted beside them.
+
+use imbl::OrdMap;
 
 use super::{Applied, State};
 use crate::model::Object;
 use crate::{EnvironmentId, Event, ObjectId, Refused};
 
+/// Which dict or queue has a name: by kind, environment and name. It follows from the objects, and is not written.
+pub(super) type ObjectNames = OrdMap<(&'static str, EnvironmentId, String), ObjectId>;
+
+fn place(id: ObjectId, environment: EnvironmentId, name: &str) -> (&'static str, EnvironmentId, String) {
+    (id.kind(), environment, name.to_owned())
+}
+
 impl State {
     /// Finds a dict or a queue by its name: one like `like`.
     pub fn object_named(&self, like: ObjectId, environment: EnvironmentId, name: &str) -> Option<(ObjectId, &Object)> {
-        let fits = |(id, object): &(&ObjectId, &Object)| id.is_like(like) && object.environment == environment && object.name == name;
-        if name.is_empty() { None } else { self.objects.iter().find(fits).map(|(id, object)| (*id, object)) }
+        let id = self.object_names.get(&place(like, environment, name))?;
+        self.objects.get(id).map(|object| (*id, object))
+    }
+
+    /// Finds out which object has which name, of a state that was read.
+    pub(super) fn name_objects(&mut self) {
+        let named = self.objects.iter().filter(|(_, object)| !object.name.is_empty());
+        self.object_names = named.map(|(id, object)| (place(*id, object.environment, &object.name), *id)).collect();
+    }
+
+    fn drop_object(&mut self, id: ObjectId) -> Option<Object> {
+        let object = self.objects.remove(&id)?;
+        self.object_names.remove(&place(id, object.environment, &object.name));
+        Some(object)
     }
 
     pub(super) fn create_object(&mut self, id: ObjectId, object: &Object) -> Applied {
@@ -23,16 +46,19 @@ impl State {
             return Err(Refused::ObjectExists { name: object.name.clone(), id: held });
         }
         self.objects.insert(id, object.clone());
+        if !object.name.is_empty() {
+            self.object_names.insert(place(id, object.environment, &object.name), id);
+        }
         Ok(vec![Event::RegistryChanged])
     }
 
     pub(super) fn remove_object(&mut self, id: ObjectId) -> Applied {
-        self.objects.remove(&id).ok_or(Refused::NoObject { id })?;
+        self.drop_object(id).ok_or(Refused::NoObject { id })?;
         Ok(vec![Event::RegistryChanged])
     }
 
     pub(super) fn forget_objects_of(&mut self, environment: EnvironmentId) {
         let of: Vec<ObjectId> = self.objects.iter().filter(|(_, object)| object.environment == environment).map(|(id, _)| *id).collect();
-        of.iter().for_each(|id| drop(self.objects.remove(id)));
+        of.into_iter().for_each(|id| drop(self.drop_object(id)));
     }
 }
