@@ -15,7 +15,7 @@ use shoal_state::{AppId, CallId, DictId, FunctionId, ImageId, NodeId, ObjectId, 
 use shoal_worker::{Phase, PhaseTime};
 
 use super::{Answer, Failure, find_app};
-use crate::api::{Api, environment_name};
+use crate::api::{Api, environment_name, object};
 use crate::images::ImageRecord;
 use crate::scheduling;
 use crate::tasks::{EndedTask, Known};
@@ -82,7 +82,7 @@ pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<Explain
     } else if let Ok(id) = of.parse::<ImageId>() {
         image(&api, &state, id, now).await?
     } else if let Ok(id) = of.parse::<ObjectId>() {
-        let counted = api.calls.object(ObjectRequest::Count { object: id, partition: None }).await;
+        let counted = object::ask(&api, ObjectRequest::Count { object: id, partition: None }).await;
         let counted = counted.map_err(|error| error.to_string());
         about.object(id, &counted)
     } else {

@@ -66,7 +66,14 @@ pub(super) async fn get_or_create(api: &Api, caller: &Caller, wanted: &Wanted<'_
     }
     let request = caller.key();
     for number in 0..CREATE_TRIES {
-        let state = api.read_latest().await?;
+        // Whether a name is free is decided where the log is applied: what is to be made needs no look at the latest state before. What
+        // was found, or missed, is told after one.
+        let local = api.local();
+        let may_make = number == 0
+            && creation != Creation::Unspecified
+            && environment::find(&local, wanted.environment)
+                .is_ok_and(|environment| local.object_named(kind.id(ShardId::of(b""), &[]), environment.id, name).is_none());
+        let state = if may_make { local } else { api.read_latest().await? };
         let environment = environment::find(&state, wanted.environment)?;
         let parts: [&[u8]; 3] = [&caller.identity.scope(), request.as_bytes(), &number.to_le_bytes()];
         let id = kind.id(ShardId::of(&parts.concat()), &parts);
@@ -87,7 +94,7 @@ pub(super) async fn get_or_create(api: &Api, caller: &Caller, wanted: &Wanted<'_
         let name = if ephemeral { String::new() } else { name.to_owned() };
         match create(api, caller, id, environment.id, name).await {
             // Others were faster: theirs is the one.
-            Err(Error::Refused(Refused::ObjectExists { .. })) if creation != Creation::CreateFailIfExists => {}
+            Err(Error::Refused(Refused::ObjectExists { .. } | Refused::NoEnvironment { .. })) => {}
             done => return done.map(|object| (id, object, true)),
         }
     }
@@ -97,8 +104,12 @@ pub(super) async fn get_or_create(api: &Api, caller: &Caller, wanted: &Wanted<'_
 async fn create(api: &Api, caller: &Caller, id: ObjectId, environment: EnvironmentId, name: String) -> Result<Object, Error> {
     let object = Object { environment, name, created: api.now(), created_by: token::name_of(api, caller) };
     api.propose(Command::CreateObject { id, object: object.clone() }).await?;
-    api.calls.object(ObjectRequest::Open { object: id }).await.map_err(refused)?;
-    Ok(object)
+    // Whoever uses it first opens it; what is to end when nobody uses it has to be known to its home before.
+    if object.name.is_empty() {
+        api.calls.object(ObjectRequest::Open { object: id }).await.map_err(refused)?;
+    }
+    // The request may have come before.
+    Ok(api.local().objects.get(&id).cloned().unwrap_or(object))
 }
 
 /// Finds an object by id.
@@ -112,7 +123,7 @@ fn missing(id: ObjectId) -> Error {
 }
 
 /// Asks something of an object that may not have been opened yet, though it exists.
-pub(super) async fn ask(api: &Api, request: ObjectRequest) -> Result<ObjectAnswer, Error> {
+pub(crate) async fn ask(api: &Api, request: ObjectRequest) -> Result<ObjectAnswer, Error> {
     match api.calls.object(request.clone()).await {
         Err(calls::Error::Refused(No::NoObject { object })) => {
             find(api, object).await?;
