@@ -478,6 +478,15 @@ async fn a_home_that_was_replaced_and_does_not_know_shows_nothing_that_is_out_of
     let carrier = tokio::spawn(carry(one.clone(), two.clone(), node(2), records));
     one.open_call_with(opened(1, CallKind::Map, Invocation::Sync), vec![input(0)], "k").await.unwrap();
     assert_eq!(one.info(call(1)).await.unwrap().inputs, 1);
+    // Through the other node: one request opens a call and puts its input, where all know of such, else one after the other.
+    for known in [false, true] {
+        two.open_with_inputs(known);
+        let put = two.open_call_with(opened(3, CallKind::Unary, Invocation::Async), vec![input(0)], "k").await.unwrap();
+        assert_eq!(put.len(), 1);
+        assert_eq!(two.info(call(3)).await.unwrap().inputs, 1, "the same request again puts nothing more");
+    }
+    let second = two.open_call_with(opened(3, CallKind::Unary, Invocation::Async), vec![input(0)], "another").await;
+    assert!(matches!(second, Err(Error::Refused(Refused::OneInput { .. }))), "{second:?}");
 
     // While its partner does not answer it cannot know.
     road.0.lock().remove(&node(2));

@@ -35,6 +35,9 @@ const CALLS: Service = Service::new(3, "answer for the calls that are at home th
 /// From this version of the rules on, all nodes say of which shards they know later homes.
 const ANSWERS_CONFIRMED_SINCE: u32 = 5;
 
+/// From this version of the rules on, all nodes open a call with its inputs.
+const OPENED_WITH_INPUTS_SINCE: u32 = 7;
+
 /// Carries requests to the homes of calls.
 #[derive(Debug)]
 struct PeerCalls {
@@ -88,6 +91,7 @@ async fn follow(raft: Raft, calls: Calls, reports: Reports, mut told: OrdMap<Sha
     loop {
         let state = raft.local();
         calls.confirm_answers(state.version() >= ANSWERS_CONFIRMED_SINCE && state.members.len() > 1);
+        calls.open_with_inputs(state.version() >= OPENED_WITH_INPUTS_SINCE);
         if !state.shards.ptr_eq(&told) {
             let changed = |(id, shard): &(&ShardId, &Shard)| told.get(*id) != Some(*shard);
             let changed: Vec<_> = state.shards.iter().filter(changed).map(|(id, shard)| (*id, shard.clone())).collect();

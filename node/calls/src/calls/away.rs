@@ -53,6 +53,8 @@ pub(super) struct Away {
     noted: watch::Sender<()>,
     /// No shard is known to be at home elsewhere.
     all_here: AtomicBool,
+    /// All nodes know [`Request::OpenWith`].
+    opens_with: AtomicBool,
     road: OnceLock<Arc<dyn Road>>,
 }
 
@@ -147,7 +149,7 @@ pub(super) enum About {
 
 pub(super) fn about(request: &Request) -> About {
     match request {
-        Request::Open(open) => About::One(open.call.shard()),
+        Request::Open(open) | Request::OpenWith { open, .. } => About::One(open.call.shard()),
         Request::Put { call, .. }
         | Request::FinishInputs { call }
         | Request::Outputs { call, .. }
@@ -176,7 +178,14 @@ pub(super) fn about(request: &Request) -> About {
 
 impl Away {
     pub(super) fn new(me: NodeId) -> Self {
-        Self { me, homes: RwLock::default(), noted: watch::channel(()).0, all_here: AtomicBool::new(true), road: OnceLock::new() }
+        Self {
+            me,
+            homes: RwLock::default(),
+            noted: watch::channel(()).0,
+            all_here: AtomicBool::new(true),
+            opens_with: AtomicBool::new(false),
+            road: OnceLock::new(),
+        }
     }
 
     pub(super) fn set_road(&self, road: Arc<dyn Road>) {
@@ -225,6 +234,10 @@ impl Away {
         self.all_here.load(Ordering::Relaxed) || self.road.get().is_none()
     }
 
+    pub(super) fn opens_with(&self) -> bool {
+        self.opens_with.load(Ordering::Relaxed)
+    }
+
     /// Says whether a shard is known to be at home at a node.
     fn is_home(&self, home: NodeId, shard: Option<ShardId>) -> bool {
         shard.is_none_or(|shard| self.homes.read().get(&shard).is_some_and(|(known, _)| *known == home))
@@ -255,6 +268,12 @@ impl Away {
 }
 
 impl Calls {
+    /// Says whether all nodes are of a release that opens a call with its inputs. Until then homes elsewhere are asked for one after the
+    /// other.
+    pub fn open_with_inputs(&self, known: bool) {
+        self.away.opens_with.store(known, Ordering::Relaxed);
+    }
+
     /// Sets the way to the calls of other nodes. Before, a shard that is not at home here is refused.
     pub fn set_road(&self, road: Arc<dyn Road>) {
         self.away.set_road(road);

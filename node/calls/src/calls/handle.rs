@@ -110,21 +110,13 @@ impl Calls {
     /// Opens a call and puts its first inputs, in one go. As [`Self::open_call`] and [`Self::put_inputs`].
     pub async fn open_call_with(&self, open: OpenCall, items: Vec<NewInput>, key: &str) -> Result<Vec<PutInput>, Error> {
         let call = open.call;
-        if !self.away.is_all_here() {
+        if !self.away.is_all_here() && !self.away.opens_with() {
             self.open_call(open).await?;
             return self.put_inputs(call, items, key).await;
         }
-        let opened = self.ask(Request::Open(open)).await?;
-        let put = self.ask(Request::Put { call, items, key: key.to_owned() }).await?;
-        match self.wait("open a call", Duration::ZERO, opened).await?.answer {
-            Answer::Done => {}
-            Answer::Refused(refused) => return Err(Error::Refused(refused)),
-            other => unreachable!("the rules gave {other:?} to the opening of a call"),
-        }
-        match self.wait("put inputs", Duration::ZERO, put).await?.answer {
-            Answer::Put(put) => Ok(put),
-            Answer::Refused(refused) => Err(Error::Refused(refused)),
-            other => unreachable!("the rules gave {other:?} to inputs"),
+        match self.told("open a call", Duration::ZERO, Request::OpenWith { open, items, key: key.to_owned() }).await? {
+            Told::Put(put) => Ok(put),
+            other => Err(not_expected(other)),
         }
     }
 

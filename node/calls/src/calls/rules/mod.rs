@@ -181,6 +181,10 @@ impl Rules {
         let answered = match request {
             Request::Open(open) => self.open(ticket, open),
             Request::Put { call, items, key } => self.put(now, ticket, call, items, &key),
+            Request::OpenWith { open, items, key } => {
+                let call = open.call;
+                self.opened(open).and_then(|_| self.put(now, ticket, call, items, &key))
+            }
             Request::FinishInputs { call } => self.finish_inputs(now, ticket, call),
             Request::Retry { items, key } => self.retry(now, ticket, items, &key),
             Request::Outputs { call, after, max, wait_ms, clear, only } => {

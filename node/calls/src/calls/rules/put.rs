@@ -10,6 +10,13 @@ use crate::calls::refused::Refused;
 
 impl Rules {
     pub(super) fn open(&mut self, ticket: Ticket, open: OpenCall) -> Result<(), Refused> {
+        let needs = self.opened(open)?;
+        self.answer_after(ticket, &[needs], Answer::Done);
+        Ok(())
+    }
+
+    /// Opens a call unless it is open; returns what its opening needs to count.
+    pub(super) fn opened(&mut self, open: OpenCall) -> Result<Needs, Refused> {
         let id = open.call;
         let (shard, home) = self.home_of(id.shard(), || id.to_string())?;
         let index = match home.state.call(id) {
@@ -26,8 +33,7 @@ impl Rules {
             }
         };
         let durable = self.call(id)?.1.open.invocation.durable();
-        self.answer_after(ticket, &[Needs { shard, index, durable }], Answer::Done);
-        Ok(())
+        Ok(Needs { shard, index, durable })
     }
 
     pub(super) fn put(&mut self, now: Millis, ticket: Ticket, call: CallId, items: Vec<NewInput>, key: &str) -> Result<(), Refused> {

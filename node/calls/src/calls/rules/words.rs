@@ -106,6 +106,12 @@ pub enum Request {
     },
     /// Something of dicts and queues.
     Object(ObjectRequest),
+    /// Opens a call and puts its first inputs: one request, one write, one answer.
+    OpenWith {
+        open: OpenCall,
+        items: Vec<NewInput>,
+        key: String,
+    },
 }
 
 /// The answer to a [`Request`].
