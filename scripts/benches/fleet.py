@@ -20,6 +20,7 @@ from harness import Client, client_python, wait_for  # noqa: E402
 from partner import Partner  # noqa: E402
 from scenarios.cluster import Cluster, make_seed  # noqa: E402
 from scenarios.network import Placed, run  # noqa: E402
+from usage import by_processes  # noqa: E402
 
 NODES = (1, 2, 3)
 # So that scenarios may be played beside it.
@@ -185,6 +186,11 @@ class Fleet:
             serving.process.kill()
             serving.process.wait(10)
             to.unlink(missing_ok=True)
+
+    def servers_cpu_seconds(self) -> float:
+        """Returns the CPU time that the nodes and what stands beside them have used."""
+        pids = [pid for which in NODES for pid in (self.node(which).keeper.pid, self.node(which).child())]  # type: ignore[union-attr]
+        return by_processes([*pids, *(member.pid for member in self.etcd)]).cpu_seconds
 
     def image_of(self, app: str) -> dict[str, Any]:
         """Returns the image of an app's functions, as the node lists it."""

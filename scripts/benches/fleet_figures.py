@@ -46,13 +46,19 @@ def cluster_writes(rig: Rig) -> Iterator[Figure]:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in what}
         for turn in range(rounds):
             for name in list(what)[turn % 3 :] + list(what)[: turn % 3]:
-                found[name].append(fleet.tool_line("writes", "--prefix", f"bench-{uuid.uuid4().hex[:8]}", "--seconds", str(seconds), *what[name]))
+                before = fleet.servers_cpu_seconds()
+                line = fleet.tool_line("writes", "--prefix", f"bench-{uuid.uuid4().hex[:8]}", "--seconds", str(seconds), *what[name])
+                # The others' part of it is what they use when they have nothing to do.
+                line["cpu_ms"] = 1000 * (fleet.servers_cpu_seconds() - before) / line["begun"]
+                found[name].append(line)
     for name, figure, unit, aim in (("spawns", "cluster_spawns", "spawns/s", 4.0), ("dicts", "cluster_registry", "writes/s", 1.0)):
         rate = {of: [line["per_second"] for line in found[of]] for of in (name, "etcd")}
         one = Figure(figure, unit, rate[name], rate["etcd"], ETCD, aim, higher_is_better=True)
         of = {of: sorted(line["p50_ms"] for line in found[of])[rounds // 2] for of in (name, "etcd")}
         one.notes.append(f"a write of 64 at once takes {of[name]:.1f} ms, one of etcd {of['etcd']:.1f} ms")
         yield one
+        cpu = {of: [line["cpu_ms"] for line in found[of]] for of in (name, "etcd")}
+        yield Figure(f"{figure}_cpu", "ms of CPU a write", cpu[name], cpu["etcd"], "as much of etcd's members")
 
 
 # What a call may wait for, in milliseconds, when a node is lost that it needs.

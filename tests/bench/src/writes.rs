@@ -181,6 +181,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let at = |percent: usize| all.get((all.len() * percent / 100).min(all.len().saturating_sub(1))).copied().unwrap_or(f64::NAN);
     #[expect(clippy::cast_precision_loss, reason = "a count of seconds of writes")]
     let per_second = all.len() as f64 / whole.as_secs_f64();
-    say(&json!({ "per_second": per_second, "p50_ms": at(50), "p99_ms": at(99), "writes": all.len() }));
+    // With those that are not counted: what servers used meanwhile is for all of them.
+    let begun = next.load(Ordering::Relaxed);
+    say(&json!({ "per_second": per_second, "p50_ms": at(50), "p99_ms": at(99), "writes": all.len(), "begun": begun }));
     Ok(())
 }
