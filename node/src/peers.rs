@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use shoal_peer::{Admission, Endpoint, Member, Options, Service};
-use shoal_raft::{Peer, Raft, Transport, Unsent};
+use shoal_peer::{Admission, Endpoint, Member, Options, Service, Stream};
+use shoal_raft::{Feed, Peer, Raft, Transport, Unsent};
 use shoal_state::{BootId, NodeId, VERSION_KNOWN};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -22,6 +23,10 @@ use crate::keys::Keys;
 
 /// Messages of consensus.
 const RAFT: Service = Service::new(1, "answer a message of consensus");
+/// What is decided, for nodes that do not vote.
+const FOLLOW: Service = Service::new(19, "tell what is decided");
+/// How long a node that follows may take to hear one word. Then it is to ask again.
+const TELL_WAIT: Duration = Duration::from_secs(10);
 
 /// Judges peers by the state, once there is one.
 struct Members {
@@ -99,10 +104,12 @@ impl Peers {
         Arc::new(Road { endpoint: self.endpoint.clone() })
     }
 
-    /// Answers messages of consensus, and judges peers by the state, from now on.
+    /// Answers messages of consensus, tells those that follow what is decided, and judges peers by the state, from now on.
     pub(crate) fn serve_raft(&self, raft: &Raft) {
         // Set once, when the node starts.
         let _ = self.members.raft.set(raft.clone());
+        let told = raft.clone();
+        self.endpoint.serve(FOLLOW, move |stream, _| tell(stream, told.clone()));
         let raft = raft.clone();
         self.endpoint.serve(RAFT, move |mut stream, _| {
             let raft = raft.clone();
@@ -120,6 +127,30 @@ impl Peers {
     }
 }
 
+/// Tells a node that follows what is decided, as long as it listens.
+async fn tell(mut stream: Stream, raft: Raft) {
+    let Ok(Some(asked)) = stream.next().await else { return };
+    let mut feed = match raft.feed(&asked) {
+        Ok(feed) => feed,
+        Err(error) => {
+            // Whoever does not hear the words is told the next time.
+            let _ = stream.fail(&error.to_string()).await;
+            return;
+        }
+    };
+    // What it holds must not keep Raft's files open.
+    drop(raft);
+    while let Some(Ok(word)) = feed.next().await {
+        match tokio::time::timeout(TELL_WAIT, stream.send(word)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return tracing::debug!(peer = %stream.peer(), %error, "a node does not follow this one any more"),
+            Err(_) => return tracing::debug!(peer = %stream.peer(), "a node that follows does not listen"),
+        }
+    }
+    // Whoever listens no more needs no end.
+    let _ = stream.finish();
+}
+
 /// Carries messages of consensus.
 #[derive(Debug)]
 struct Road {
@@ -134,6 +165,22 @@ impl Transport for Road {
                 true => Unsent::Unreachable { why: error.to_string() },
                 false => Unsent::Lost { why: error.to_string() },
             })
+        })
+    }
+
+    fn follow<'a>(&'a self, peer: &'a Peer, request: Bytes) -> BoxFuture<'a, Result<Feed, Unsent>> {
+        Box::pin(async move {
+            let opened = async {
+                let mut stream = self.endpoint.open_stream(peer.node, &peer.address, FOLLOW).await?;
+                stream.send(request).await?;
+                Ok::<_, shoal_peer::Error>(stream)
+            };
+            let stream = opened.await.map_err(|error| Unsent::Unreachable { why: error.to_string() })?;
+            let words = futures::stream::try_unfold(stream, async |mut stream| {
+                let word = stream.next().await.map_err(|error| Unsent::Lost { why: error.to_string() })?;
+                Ok(word.map(|word| (word, stream)))
+            });
+            Ok(words.boxed())
         })
     }
 }

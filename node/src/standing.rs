@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use shoal_peer::Service;
-use shoal_raft::Raft;
+use shoal_raft::{Raft, Role};
 use shoal_state::NodeId;
 
 use crate::api::Api;
@@ -34,6 +34,10 @@ pub(crate) struct Standing {
     pub(crate) leader: Option<NodeId>,
     /// Whether it has the key of the cluster's CA.
     pub(crate) lets_in: bool,
+    /// By which voter it is told what is decided, where it is no member of consensus. Stands behind the rest: nodes of older releases do
+    /// not tell it, and overlook it.
+    #[serde(skip)]
+    pub(crate) told_by: Option<NodeId>,
 }
 
 /// Tells peers how this node stands, from now on.
@@ -43,7 +47,9 @@ pub(crate) fn serve(api: &Api) {
         let api = held.clone();
         async move {
             let mut bytes = vec![FORMAT];
-            bytes.extend(postcard::to_stdvec(&own(&api)).unwrap_or_default());
+            let own = own(&api);
+            bytes.extend(postcard::to_stdvec(&own).unwrap_or_default());
+            bytes.extend(postcard::to_stdvec(&own.told_by).unwrap_or_default());
             if let Err(error) = stream.send(bytes.into()).await.and_then(|()| stream.finish()) {
                 tracing::debug!(peer = %stream.peer(), %error, "a peer did not wait to hear how this node stands");
             }
@@ -54,23 +60,33 @@ pub(crate) fn serve(api: &Api) {
 /// Says how this node stands.
 pub(crate) fn own(api: &Api) -> Standing {
     let raft = api.cluster.raft().status();
-    Standing { applied: raft.applied, term: raft.term, leader: raft.leader, lets_in: api.gate.lets_in() }
+    let told_by = match raft.role {
+        Role::Follower(by) => by,
+        Role::Member => None,
+    };
+    Standing { applied: raft.applied, term: raft.term, leader: raft.leader, lets_in: api.gate.lets_in(), told_by }
 }
 
 /// Asks all members at once, this one too; those that do not answer are named with the reason.
 pub(crate) async fn of_all(api: &Api) -> Vec<(NodeId, Result<Standing, String>)> {
     let ask = |(node, address): (NodeId, String)| async move {
         let answer = api.peers.endpoint.call(node, &address, STANDING, Bytes::new(), PATIENCE).await;
-        let read = |bytes: Bytes| match bytes.split_first() {
-            Some((&FORMAT, rest)) => postcard::from_bytes(rest).map_err(|error| error.to_string()),
+        let heard = |bytes: Bytes| match bytes.split_first() {
+            Some((&FORMAT, rest)) => read(rest).map_err(|error| error.to_string()),
             _ => Err("it is of another release".to_owned()),
         };
-        (node, answer.map_err(|error| error.to_string()).and_then(read))
+        (node, answer.map_err(|error| error.to_string()).and_then(heard))
     };
     let mut all = join_all(peers::others(api.cluster.raft()).into_iter().map(ask)).await;
     all.push((api.cluster.node, Ok(own(api))));
     all.sort_by_key(|(node, _)| *node);
     all
+}
+
+fn read(bytes: &[u8]) -> Result<Standing, postcard::Error> {
+    let (standing, rest) = postcard::take_from_bytes::<Standing>(bytes)?;
+    let told_by = if rest.is_empty() { None } else { postcard::from_bytes(rest)? };
+    Ok(Standing { told_by, ..standing })
 }
 
 /// Says why the cluster decides nothing at the moment, as far as this node knows.
@@ -96,6 +112,7 @@ pub(crate) fn undecided(raft: &Raft) -> Option<String> {
 pub(crate) fn led_by(node: NodeId, voters: Vec<shoal_raft::Peer>, learners: Vec<shoal_raft::Peer>) -> shoal_raft::Status {
     shoal_raft::Status {
         node,
+        role: Role::Member,
         leader: Some(node),
         term: 1,
         applied: 1,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use openraft::AnyError;
 use shoal_state::{NodeId, VERSION_KNOWN};
+use tokio::sync::Notify;
 
 use crate::batch::COMMAND_BYTES_MAX;
 
@@ -96,6 +97,9 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A message to members of consensus came to a node that is none, or not yet.
+    #[error("this node is no member of consensus, and follows those that vote")]
+    NotAMember,
     /// The membership of the cluster could not be changed.
     #[error("the cluster's membership could not be changed: {why}")]
     Membership {
@@ -106,25 +110,43 @@ pub enum Error {
 
 /// Why Raft stopped on this node: the first reason, as a sentence. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stop(Arc<OnceLock<String>>);
+pub(crate) struct Stop(Arc<Reason>);
+
+#[derive(Debug, Default)]
+struct Reason {
+    why: OnceLock<String>,
+    given: Notify,
+}
 
 impl Stop {
     /// Keeps the reason, with its causes, and returns it as openraft wants it.
     pub(crate) fn because(&self, error: &(impl std::error::Error + 'static)) -> AnyError {
         let sentence = with_causes(error);
         tracing::error!(why = %sentence, "Raft stops on this node");
-        let _ = self.0.set(sentence);
+        let _ = self.0.why.set(sentence);
+        self.0.given.notify_waiters();
         AnyError::new(error)
+    }
+
+    /// Waits until there is a reason.
+    pub(crate) async fn given(&self) {
+        let given = self.0.given.notified();
+        tokio::pin!(given);
+        // It counts from here on: what comes between the look and the wait is not missed.
+        given.as_mut().enable();
+        if self.get().is_none() {
+            given.await;
+        }
     }
 
     /// Returns the reason; `otherwise` when none was kept.
     pub(crate) fn why(&self, otherwise: impl FnOnce() -> String) -> String {
-        self.0.get().cloned().unwrap_or_else(otherwise)
+        self.0.why.get().cloned().unwrap_or_else(otherwise)
     }
 
     /// Returns the reason, if there is one.
     pub(crate) fn get(&self) -> Option<&str> {
-        self.0.get().map(String::as_str)
+        self.0.why.get().map(String::as_str)
     }
 }
 

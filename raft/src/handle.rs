@@ -4,21 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::join_all;
-use openraft::error::Fatal;
+use futures::stream;
 use shoal_state::{Command, NodeId, State};
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::{Error, Result};
+use crate::feed::{self, Follow};
 use crate::forward::Forward;
-use crate::network::{self, Declined, Index, Proposed, Request, Unsent};
+use crate::network::{self, CoreRequest, Declined, Feed, Index, Invited, Proposed, Request, Transport, Unsent};
 use crate::options::Options;
+use crate::part::{Member, Part, Wish, calls_back};
 use crate::propose::{Failure, Outcome, Piece, Proposal};
 use crate::read::Read;
-use crate::route::{Route, replaced, route, route_by};
+use crate::route::{Route, replaced, replaced_in, route, route_by, route_of};
 use crate::runtime::{Running, Thread};
-use crate::types::{Answer, Peer};
+use crate::types::{Answer, Peer, StoredMembership};
 use crate::view::{Applied, Notice};
 
 /// How long [`Raft::propose`] waits for its answers.
@@ -29,6 +32,9 @@ pub const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long [`Raft::shutdown`] waits.
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a node may take to follow that is told to.
+const INVITE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a way to the leader that failed is left alone, unless another leader shows up before.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -49,6 +55,7 @@ pub struct Raft {
 pub(crate) struct Inner {
     pub(crate) me: Peer,
     pub(crate) running: Running,
+    transport: Arc<dyn Transport>,
     thread: Thread,
 }
 
@@ -59,8 +66,9 @@ impl Raft {
     /// may be older than it was before a restart: [`Raft::read_latest`] waits for what is missing.
     pub async fn open(options: Options) -> Result<Self> {
         let me = Peer { node: options.node, address: options.address.clone() };
+        let transport = options.transport.clone();
         let (thread, running) = Thread::start(options).await?;
-        Ok(Self { inner: Arc::new(Inner { me, running, thread }) })
+        Ok(Self { inner: Arc::new(Inner { me, running, transport, thread }) })
     }
 
     /// Returns this node's id.
@@ -99,7 +107,7 @@ impl Raft {
         }
         let mut attempt = Attempt::new(self, deadline);
         loop {
-            let way = route(&self.inner.running.core);
+            let way = route(&self.part());
             let outcome = match &way {
                 Route::Here => self.submit(pieces.clone(), deadline).await?,
                 Route::There(leader) => self.forward(leader, &pieces, &mut attempt).await?,
@@ -113,7 +121,11 @@ impl Raft {
                 }
                 Err(Failure::NotLeader) => attempt.pause(&way).await?,
                 Err(Failure::Interrupted { answered }) => return Err(Error::Interrupted { answered, commands: commands.len() }),
-                Err(Failure::Stopped) => return Err(self.stop_error()),
+                Err(Failure::Stopped) if self.has_ended() => return Err(self.stop_error()),
+                // It left consensus with this in its hands.
+                Err(Failure::Stopped) => {
+                    return Err(Error::Unanswered { commands: commands.len(), waited: attempt.began.elapsed() });
+                }
             }
         }
     }
@@ -127,10 +139,10 @@ impl Raft {
     pub async fn read_latest_by(&self, deadline: Instant) -> Result<State> {
         let attempt = Attempt::new(self, deadline);
         let index = loop {
-            let way = route(&self.inner.running.core);
+            let way = route(&self.part());
             match self.confirm(false, deadline).await.ok_or_else(|| attempt.unconfirmed())? {
                 Ok(index) => break index,
-                Err(Declined::Stopped { .. }) if way == Route::Here => return Err(self.stop_error()),
+                Err(Declined::Stopped { .. }) if self.has_ended() => return Err(self.stop_error()),
                 Err(_) => attempt.pause(&way).await?,
             }
         };
@@ -155,32 +167,90 @@ impl Raft {
                 let confirmed = self.confirm(true, Instant::now() + READ_DEADLINE).await;
                 Ok(network::encode(&confirmed.unwrap_or(Err(Declined::Unanswered)) as &Index))
             }
-            Request::Core(request) => {
-                self.inner.running.heard.note_question();
-                Ok(network::serve(&self.inner.running.core, request).await)
+            Request::Core(request) => match self.part() {
+                Part::Member(member) => Ok(network::serve(&member.core, &self.inner.running.heard, request).await),
+                Part::Follower(following) => {
+                    let is_vote = matches!(request, CoreRequest::Vote(_));
+                    if calls_back(&following, &self.inner.running.machine, is_vote) {
+                        // Where others wait, it is called again.
+                        let _ = self.inner.running.wishes.try_send(Wish::Join { done: None });
+                    }
+                    Err(Error::NotAMember)
+                }
+                Part::Ended(_) => Err(self.stop_error()),
+            },
+            Request::Invite { members } => {
+                let answer: Invited = self.be_invited(members).await.ok_or(Declined::Unanswered);
+                Ok(network::encode(&answer))
             }
         }
     }
 
+    async fn be_invited(&self, members: StoredMembership) -> Option<bool> {
+        let (answer, answered) = oneshot::channel();
+        self.inner.running.wishes.try_send(Wish::Invited { members, answer }).ok()?;
+        timeout(READ_DEADLINE, answered).await.ok()?.ok()
+    }
+
+    /// Tells a member's follower what is decided, as it asked; see [`Transport::follow`]. Whoever carries the messages drops them when the
+    /// follower listens no more.
+    ///
+    /// # Errors
+    /// When the request makes no sense here. The error is for this node's log: the peer gets none.
+    pub fn feed(&self, request: &Bytes) -> Result<Feed> {
+        let asked: Follow = network::decode(request).map_err(|why| Error::BadMessage { why: why.to_string() })?;
+        let words = match self.part() {
+            Part::Member(member) => feed::tell(member.source.clone(), asked),
+            Part::Follower(_) => stream::iter([feed::elsewhere(&self.inner.running.machine)]).boxed(),
+            Part::Ended(_) => return Err(self.stop_error()),
+        };
+        Ok(words.map(Ok).boxed())
+    }
+
+    /// Tells a node that is no member of consensus who the members are, so that it follows those that vote; says whether it hears one of
+    /// them by now. Only the leader's word counts there.
+    pub async fn invite(&self, peer: &Peer) -> Result<bool> {
+        let failed = |why: String| Error::Membership { why: format!("node {} cannot be told to follow: {why}", peer.node) };
+        let request = network::encode(&Request::Invite { members: self.inner.running.machine.membership() });
+        let reply = timeout(INVITE_DEADLINE, self.inner.transport.call(peer, request, INVITE_DEADLINE)).await;
+        let reply = reply.map_err(|_| failed("it does not answer".into()))?.map_err(|unsent| failed(unsent.to_string()))?;
+        let answer = network::decode::<Invited>(&reply).map_err(|why| failed(why.to_string()))?;
+        answer.map_err(|_| failed("it takes itself for a member by a later word".into()))
+    }
+
     /// Waits until Raft has stopped on this node, by a shutdown or because it cannot go on, and says why.
     pub async fn stopped(&self) -> Error {
-        let mut metrics = self.inner.running.core.metrics();
-        // An error says that it is gone, which is what was waited for.
-        let _ = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
+        let mut part = self.inner.running.part.clone();
+        tokio::select! {
+            // An error says that it is gone, which is what was waited for.
+            _ = part.wait_for(|part| matches!(part, Part::Ended(_))) => {}
+            () = self.inner.running.stop.given() => {}
+        }
         self.stop_error()
     }
 
     /// Stops Raft on this node and waits until its files are closed, up to [`SHUTDOWN_DEADLINE`].
     pub async fn shutdown(&self) {
-        let ending = async {
-            if let Err(error) = self.inner.running.core.shutdown().await {
-                tracing::error!(%error, "Raft did not end well");
-            }
-            self.inner.thread.end().await;
-        };
-        if timeout(SHUTDOWN_DEADLINE, ending).await.is_err() {
+        if timeout(SHUTDOWN_DEADLINE, self.inner.thread.end()).await.is_err() {
             tracing::error!("waited {SHUTDOWN_DEADLINE:?} for Raft to close its files; what was acknowledged is on disk");
         }
+    }
+
+    /// Returns what this node is to the others now.
+    pub(crate) fn part(&self) -> Part {
+        self.inner.running.part.borrow().clone()
+    }
+
+    /// Returns openraft and what goes with it, where it runs.
+    pub(crate) fn member(&self) -> Option<Arc<Member>> {
+        match self.part() {
+            Part::Member(member) => Some(member),
+            Part::Follower(_) | Part::Ended(_) => None,
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.inner.running.stop.get().is_some() || matches!(self.part(), Part::Ended(_))
     }
 
     /// Says that Raft has stopped, and why.
@@ -189,20 +259,24 @@ impl Raft {
     }
 
     pub(crate) fn why_stopped(&self) -> String {
-        let running = &self.inner.running;
-        running.stop.why(|| match &running.core.metrics().borrow().running_state {
-            Err(Fatal::Stopped) => "it was shut down".into(),
-            Err(fatal) => format!("{fatal}; this node's log says more"),
-            Ok(()) => "one of its tasks has ended; this node's log says more".into(),
-        })
+        let ended = || match self.part() {
+            Part::Ended(why) => why,
+            Part::Member(_) | Part::Follower(_) => "one of its tasks has ended; this node's log says more".into(),
+        };
+        self.inner.running.stop.why(ended)
     }
 
     /// Hands commands to this node's queue.
     async fn submit(&self, pieces: Vec<Piece>, deadline: Instant) -> Result<Outcome> {
         let began = Instant::now();
         let commands = pieces.len();
+        let member = match self.part() {
+            Part::Member(member) => member,
+            Part::Follower(_) => return Ok(Err(Failure::NotLeader)),
+            Part::Ended(_) => return Ok(Err(Failure::Stopped)),
+        };
         let (reply, answer) = oneshot::channel();
-        let sent = timeout_at(deadline, self.inner.running.proposals.send(Proposal { pieces, reply })).await;
+        let sent = timeout_at(deadline, member.proposals.send(Proposal { pieces, reply })).await;
         match sent {
             Err(_) => return Err(Error::Busy { waited: began.elapsed() }),
             Ok(Err(_)) => return Ok(Err(Failure::Stopped)),
@@ -231,7 +305,11 @@ impl Raft {
             Ok(Ok(())) => {}
         }
         let given_up = async {
-            replaced(&self.inner.running.core, leader.node).await;
+            match self.part() {
+                Part::Member(member) => replaced(&member.core, leader.node).await,
+                Part::Follower(following) => replaced_in(&following.follower.fed, leader.node).await,
+                Part::Ended(_) => {}
+            }
             tokio::time::sleep(REPLACED_WAIT).await;
         };
         let answered = tokio::select! {
@@ -275,8 +353,13 @@ impl Raft {
     /// Waits for a round that began after this call; `None` at the deadline.
     async fn confirm(&self, from_peer: bool, deadline: Instant) -> Option<Index> {
         let stopped = || Err(Declined::Stopped { why: self.stop_error().to_string() });
+        let reads = match self.part() {
+            Part::Member(member) => member.reads.clone(),
+            Part::Follower(following) => following.reads.clone(),
+            Part::Ended(_) => return Some(stopped()),
+        };
         let (reply, answer) = oneshot::channel();
-        match timeout_at(deadline, self.inner.running.reads.send(Read { from_peer, reply })).await {
+        match timeout_at(deadline, reads.send(Read { from_peer, reply })).await {
             Err(_) => None,
             Ok(Err(_)) => Some(stopped()),
             Ok(Ok(())) => Some(timeout_at(deadline, answer).await.ok()?.unwrap_or_else(|_| stopped())),
@@ -285,6 +368,9 @@ impl Raft {
 
     /// Waits until this node has applied the entry at `index`; `None` at the deadline.
     async fn reach(&self, index: u64, deadline: Instant) -> Option<()> {
+        if let Part::Follower(following) = self.part() {
+            following.follower.want(index);
+        }
         let mut applied = self.watch();
         timeout_at(deadline, applied.wait_for(|applied| applied.index >= index)).await.ok()?.ok().map(drop)
     }
@@ -306,15 +392,27 @@ impl<'a> Attempt<'a> {
 
     /// Waits for another way to the leader, or a little; at the deadline, says what was waited for.
     async fn pause(&self, tried: &Route) -> Result<()> {
-        let mut metrics = self.raft.inner.running.core.metrics();
-        if metrics.borrow().running_state.is_err() {
+        if self.raft.has_ended() {
             return Err(self.raft.stop_error());
         }
         if Instant::now() >= self.deadline {
             return Err(self.given_up());
         }
         let until = self.deadline.min(Instant::now() + RETRY_AFTER);
-        let _ = timeout_at(until, metrics.wait_for(|metrics| metrics.running_state.is_err() || route_by(metrics) != *tried)).await;
+        let another = async {
+            match self.raft.part() {
+                Part::Member(member) => {
+                    let mut metrics = member.core.metrics();
+                    let _ = metrics.wait_for(|metrics| metrics.running_state.is_err() || route_by(metrics) != *tried).await;
+                }
+                Part::Follower(following) => {
+                    let mut fed = following.follower.fed.clone();
+                    let _ = fed.wait_for(|fed| route_of(fed) != *tried).await;
+                }
+                Part::Ended(_) => {}
+            }
+        };
+        let _ = timeout_at(until, another).await;
         Ok(())
     }
 

@@ -18,6 +18,8 @@ struct Times {
     answers: BTreeMap<NodeId, Instant>,
     /// When a peer last answered or asked.
     anything: Option<Instant>,
+    /// When this node last agreed to what a leader said.
+    leader: Option<Instant>,
 }
 
 impl Heard {
@@ -31,6 +33,16 @@ impl Heard {
     /// Notes that some peer has asked something.
     pub(crate) fn note_question(&self) {
         self.0.lock().anything = Some(Instant::now());
+    }
+
+    /// Notes that this node has agreed to what a leader said.
+    pub(crate) fn note_leader(&self) {
+        self.0.lock().leader = Some(Instant::now());
+    }
+
+    /// Returns how long ago this node agreed to what a leader said; none if it never did since this start.
+    pub(crate) fn leader_ago(&self) -> Option<Duration> {
+        self.0.lock().leader.map(|at| at.elapsed())
     }
 
     /// Says whether a peer has answered or asked since then.

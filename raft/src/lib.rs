@@ -9,6 +9,8 @@
 //! | module | holds |
 //! |---|---|
 //! | `handle`, `membership`, `status` | [`Raft`] |
+//! | `part` | whether a node is a member of consensus or follows, and the way from the one to the other |
+//! | `follow`, `feed`, `pulse` | following a voter; what a voter tells its followers; whether it is in touch with the rest |
 //! | `heard` | when each peer last answered |
 //! | `succeed` | standing for election where the leader is known to be gone |
 //! | `runtime` | the thread it runs on: what is opened, in which order |
@@ -33,6 +35,8 @@ mod append;
 mod batch;
 mod confirm;
 mod error;
+mod feed;
+mod follow;
 mod forward;
 mod handle;
 mod heard;
@@ -44,7 +48,9 @@ mod meta;
 mod network;
 mod offline;
 mod options;
+mod part;
 mod propose;
+mod pulse;
 mod quorum;
 mod read;
 mod recovery;
@@ -60,11 +66,12 @@ mod view;
 pub use batch::{COMMAND_BYTES_MAX, ENTRY_BYTES_MAX};
 pub use error::{Error, Result};
 pub use handle::{PROPOSE_DEADLINE, READ_DEADLINE, Raft, SHUTDOWN_DEADLINE};
-pub use network::{NoTransport, Transport, Unsent};
+pub use network::{Feed, NoTransport, Transport, Unsent};
 pub use offline::{Left, look};
 pub use options::{Options, Tuning};
+pub use part::FOLLOWERS_SINCE;
 pub use recovery::recover;
-pub use status::{Follower, Status};
+pub use status::{Follower, Role, Status};
 pub use tally::{MARK_EVERY, Mark, first_difference};
 pub use types::{Answer, Peer};
 pub use view::{Applied, Notice};

@@ -14,14 +14,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
-use openraft::{AnyError, OptionalSend, RaftLogReader, StorageIOError};
+use openraft::{AnyError, EntryPayload, OptionalSend, RaftLogReader, StorageIOError};
 use parking_lot::RwLock;
 use shoal_storage::log::{self, Log, Position};
 
 use crate::batch::push;
 use crate::error::{Stop, with_causes};
 use crate::meta::{self, Meta};
-use crate::types::{Entry, LogId, StorageError, TypeConfig, Vote};
+use crate::types::{Entry, LogId, StorageError, StoredMembership, TypeConfig, Vote};
 
 /// The first byte of a record.
 const FORMAT: u8 = 1;
@@ -109,6 +109,80 @@ impl LogStore {
         self.inner.index.read().first()
     }
 
+    /// Returns the entry of this index, as far as it is known: it is in the log, or the last one that was purged.
+    pub(crate) fn id_at(&self, at: u64) -> Option<LogId> {
+        let index = self.inner.index.read();
+        let purged = index.purged.filter(|purged| purged.index == at);
+        purged.or_else(|| if at < index.first() { None } else { index.slots.get(index.offset_of(at)).map(|(id, _)| *id) })
+    }
+
+    /// Returns some of the entries from `from` up to `upto`, one or as many as go into so many bytes; none where the log begins later.
+    pub(crate) fn committed(&self, from: u64, upto: u64, bytes_max: usize) -> Result<Vec<Entry>, Error> {
+        let entries = self.read(from..=upto, bytes_max)?;
+        Ok(if entries.first().is_some_and(|entry| entry.log_id.index == from) { entries } else { vec![] })
+    }
+
+    /// Takes entries that are decided, whatever the log holds in their place. They are readable when this returns, and on disk by and by:
+    /// they can be fetched again, and nobody counts on this copy before [`Self::sync`].
+    pub(crate) fn take_decided(&self, entries: &[Entry]) -> Result<(), Error> {
+        let Some(newest) = entries.last() else { return Ok(()) };
+        self.see_leader_of(newest.log_id)?;
+        let held = entries.iter().take_while(|entry| self.id_at(entry.log_id.index) == Some(entry.log_id)).count();
+        let Some(first) = entries.get(held) else { return Ok(()) };
+        self.cut(first.log_id)?;
+        self.write(entries[held..].iter().cloned())
+    }
+
+    /// Notes the leader of an entry that is decided as the one that this node agrees with, unless it knows of a later one. The vote goes
+    /// first, as with openraft: a log that reaches a later term than the vote is not opened.
+    pub(crate) fn see_leader_of(&self, entry: LogId) -> Result<(), Error> {
+        let of_leader = Vote::new_committed(entry.leader_id.term, entry.leader_id.node_id);
+        if self.inner.meta.vote()?.is_none_or(|vote| vote < of_leader) {
+            self.inner.meta.save_vote(&of_leader)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the log go on behind an entry that the state holds already.
+    pub(crate) fn begin_behind(&self, entry: LogId) -> Result<(), Error> {
+        if self.last() >= Some(entry) {
+            return Ok(());
+        }
+        self.see_leader_of(entry)?;
+        self.forget(entry)
+    }
+
+    /// Blocks until everything is on disk.
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.inner.meta.sync()?;
+        Ok(self.inner.log.sync()?)
+    }
+
+    /// Notes how far the log is decided, for the next start.
+    pub(crate) fn note_committed(&self, upto: LogId) -> Result<(), Error> {
+        Ok(self.inner.meta.note_committed(Some(upto))?)
+    }
+
+    /// Returns how far the log is known to be decided; an earlier process may have known more.
+    pub(crate) fn known_committed(&self) -> Result<Option<LogId>, Error> {
+        // Never beyond the log: the hint and the log are synced apart.
+        Ok(self.inner.meta.committed()?.min(self.last()))
+    }
+
+    /// Returns the members by the last entry of them that the log holds, decided or not.
+    pub(crate) fn last_membership(&self) -> Result<Option<StoredMembership>, Error> {
+        let mut upto = self.inner.index.read().slots.len();
+        while upto > 0 {
+            let position = self.inner.index.read().slots.get(upto - 1).copied();
+            let Some((id, position)) = position else { break };
+            if let EntryPayload::Membership(members) = decode(position, &self.inner.log.read(position)?)?.payload {
+                return Ok(Some(StoredMembership::new(Some(id), members)));
+            }
+            upto -= 1;
+        }
+        Ok(None)
+    }
+
     fn read(&self, range: impl RangeBounds<u64>, bytes_max: usize) -> Result<Vec<Entry>, Error> {
         let positions = self.inner.index.read().positions(range);
         let mut entries = Vec::with_capacity(positions.len());
@@ -136,6 +210,11 @@ impl LogStore {
     pub(crate) fn write_durably(&self, entry: Entry) -> Result<(), Error> {
         self.write([entry])?;
         Ok(self.inner.log.sync()?)
+    }
+
+    /// Returns the last entry that was purged.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.inner.index.read().purged
     }
 
     /// Returns the last entry that the log holds, or held before it was purged.
@@ -166,7 +245,10 @@ impl LogStore {
     }
 
     /// Runs what waits for the disk away from the threads that carry Raft's messages.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let store = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&store)).await;
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
@@ -276,9 +358,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        // Never beyond the log: the hint and the log are synced apart.
-        let committed = self.inner.meta.committed().map_err(Error::from).map_err(self.failed(StorageIOError::read))?;
-        Ok(committed.min(self.inner.index.read().last()))
+        self.known_committed().map_err(self.failed(StorageIOError::read))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>

@@ -5,11 +5,14 @@
 //!
 //! It stops Raft on this node, with a sentence, rather than guess: at an entry that this build does not understand.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
-use shoal_state::{Command, Event, State, VERSION_KNOWN};
+use parking_lot::Mutex;
+use shoal_state::{Command, State, VERSION_KNOWN};
+use tokio::sync::mpsc;
 
 use crate::batch::{Batch, NotReadable};
 use crate::error::Stop;
@@ -30,15 +33,24 @@ pub(crate) enum Error {
     Snapshot(#[from] snapshot::Error),
 }
 
-/// The state machine, as openraft drives it.
-#[derive(Debug)]
+/// The state machine, as openraft drives it, or whoever follows the voters. Clones share it.
+#[derive(Debug, Clone)]
 pub(crate) struct Machine {
-    applied: Option<LogId>,
-    membership: StoredMembership,
-    contents: Contents,
+    place: Arc<Mutex<Place>>,
     view: Arc<View>,
     folder: Folder,
     stop: Stop,
+    /// Held by whoever drives it now; see [`Machine::lent`].
+    #[expect(dead_code, reason = "its end tells whoever lent it")]
+    lease: Option<mpsc::Sender<Infallible>>,
+}
+
+/// How far the state is.
+#[derive(Debug)]
+struct Place {
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    contents: Contents,
 }
 
 impl Machine {
@@ -47,27 +59,81 @@ impl Machine {
         let (meta, contents) = newest.unwrap_or_default();
         let (index, term) = index_and_term(meta.last_log_id);
         let view = Arc::new(View::new(contents.state.clone(), contents.tally.marks(), index, term));
-        Self { applied: meta.last_log_id, membership: meta.last_membership, contents, view, folder, stop }
+        let place = Place { applied: meta.last_log_id, membership: meta.last_membership, contents };
+        Self { place: Arc::new(Mutex::new(place)), view, folder, stop, lease: None }
+    }
+
+    /// Returns a machine to be driven by openraft, and what says when openraft has let go of it: until then it may still apply.
+    pub(crate) fn lent(&self) -> (Self, mpsc::Receiver<Infallible>) {
+        let (lease, returned) = mpsc::channel(1);
+        (Self { lease: Some(lease), ..self.clone() }, returned)
+    }
+
+    /// Returns the last entry that was applied.
+    pub(crate) fn applied(&self) -> Option<LogId> {
+        self.place.lock().applied
+    }
+
+    /// Returns the members by the last entry of them that was applied.
+    pub(crate) fn membership(&self) -> StoredMembership {
+        self.place.lock().membership.clone()
+    }
+
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
     pub(crate) fn view(&self) -> Arc<View> {
         self.view.clone()
     }
 
-    fn apply_all(&mut self, entries: impl IntoIterator<Item = Entry>) -> Result<Vec<Answers>, Error> {
-        let mut all = Vec::new();
-        let mut events = Vec::new();
+    /// Applies committed entries, in order, and shows what came of them.
+    pub(crate) fn apply_all(&self, entries: impl IntoIterator<Item = Entry>) -> Result<Vec<Answers>, Error> {
+        let mut place = self.place.lock();
+        let (mut all, mut events) = (Vec::new(), Vec::new());
         for entry in entries {
-            let answers = self.apply_one(&entry)?;
+            let answers = place.apply_one(&entry)?;
             events.extend(answers.0.iter().flatten().flatten().cloned());
-            self.contents.tally.note(entry.log_id.index, &answers);
-            self.applied = Some(entry.log_id);
+            place.contents.tally.note(entry.log_id.index, &answers);
+            place.applied = Some(entry.log_id);
             all.push(answers);
         }
-        self.show(events);
+        let (index, term) = index_and_term(place.applied);
+        self.view.advance(place.contents.state.clone(), place.contents.tally.marks(), index, term, events);
         Ok(all)
     }
 
+    /// Takes over a snapshot that another node sent, durably, and shows the state in it.
+    pub(crate) async fn install(&self, snapshot: SnapshotData) -> Result<(), Error> {
+        let (file, temporary) = snapshot.into_parts().await;
+        let folder = self.folder.clone();
+        let (meta, contents) = blocking(move || folder.install(file, temporary)).await?;
+        let mut place = self.place.lock();
+        *place = Place { applied: meta.last_log_id, membership: meta.last_membership, contents };
+        let (index, term) = index_and_term(place.applied);
+        self.view.replace(place.contents.state.clone(), place.contents.tally.marks(), index, term);
+        Ok(())
+    }
+
+    /// Returns what writes a snapshot of the state as it is now.
+    pub(crate) fn builder(&self) -> Builder {
+        let place = self.place.lock();
+        let (index, term) = index_and_term(place.applied);
+        let meta = SnapshotMeta {
+            last_log_id: place.applied,
+            last_membership: place.membership.clone(),
+            // Equal logs give equal bytes, so the entry names the snapshot, whoever made it.
+            snapshot_id: format!("{term}-{index}"),
+        };
+        Builder { meta, contents: place.contents.clone(), folder: self.folder.clone(), stop: self.stop.clone() }
+    }
+
+    fn failed(&self, kind: fn(AnyError) -> StorageIOError<u64>) -> impl FnOnce(Error) -> StorageError {
+        move |error| kind(self.stop.because(&error)).into()
+    }
+}
+
+impl Place {
     fn apply_one(&mut self, entry: &Entry) -> Result<Answers, Error> {
         match &entry.payload {
             EntryPayload::Blank => Ok(Answers::default()),
@@ -77,15 +143,6 @@ impl Machine {
                 Ok(Answers::default())
             }
         }
-    }
-
-    fn show(&self, events: Vec<Event>) {
-        let (index, term) = index_and_term(self.applied);
-        self.view.advance(self.contents.state.clone(), self.contents.tally.marks(), index, term, events);
-    }
-
-    fn failed(&self, kind: fn(AnyError) -> StorageIOError<u64>) -> impl FnOnce(Error) -> StorageError {
-        move |error| kind(self.stop.because(&error)).into()
     }
 }
 
@@ -109,7 +166,7 @@ fn index_and_term(id: Option<LogId>) -> (u64, u64) {
 }
 
 /// Runs what waits for the disk away from the threads that carry Raft's messages.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, snapshot::Error> + Send + 'static) -> Result<T, Error> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, snapshot::Error> + Send + 'static) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;
     Ok(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
 }
@@ -118,7 +175,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
-        Ok((self.applied, self.membership.clone()))
+        let place = self.place.lock();
+        Ok((place.applied, place.membership.clone()))
     }
 
     async fn apply<I>(&mut self, entries: I) -> Result<Vec<Answers>, StorageError>
@@ -130,14 +188,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let (index, term) = index_and_term(self.applied);
-        let meta = SnapshotMeta {
-            last_log_id: self.applied,
-            last_membership: self.membership.clone(),
-            // Equal logs give equal bytes, so the entry names the snapshot, whoever made it.
-            snapshot_id: format!("{term}-{index}"),
-        };
-        Builder { meta, contents: self.contents.clone(), folder: self.folder.clone(), stop: self.stop.clone() }
+        self.builder()
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotData>, StorageError> {
@@ -147,14 +198,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, snapshot: Box<SnapshotData>) -> Result<(), StorageError> {
-        let (file, temporary) = snapshot.into_parts().await;
-        let folder = self.folder.clone();
-        let installed = blocking(move || folder.install(file, temporary)).await;
-        let (meta, contents) = installed.map_err(self.failed(|error| StorageIOError::read_snapshot(None, error)))?;
-        (self.applied, self.membership, self.contents) = (meta.last_log_id, meta.last_membership, contents);
-        let (index, term) = index_and_term(self.applied);
-        self.view.replace(self.contents.state.clone(), self.contents.tally.marks(), index, term);
-        Ok(())
+        self.install(*snapshot).await.map_err(self.failed(|error| StorageIOError::read_snapshot(None, error)))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
@@ -172,6 +216,14 @@ pub(crate) struct Builder {
     contents: Contents,
     folder: Folder,
     stop: Stop,
+}
+
+impl Builder {
+    /// Writes the snapshot, and returns the last entry that it holds.
+    pub(crate) async fn write(self) -> Result<Option<LogId>, Error> {
+        let last = self.meta.last_log_id;
+        blocking(move || self.folder.write(&self.meta, &self.contents)).await.map(|()| last)
+    }
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {

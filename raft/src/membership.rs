@@ -8,11 +8,13 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::error::{InitializeError, RaftError};
 use shoal_state::NodeId;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::handle::Raft;
-use crate::types::{Peer, RaftState, raft_id};
+use crate::part::{Part, Wish};
+use crate::types::{Core, Peer, RaftState, StoredMembership, raft_id};
 
 /// How long founding a cluster waits for its leader.
 const FOUNDING_DEADLINE: Duration = Duration::from_secs(10);
@@ -24,18 +26,36 @@ impl Raft {
     /// Founds a cluster of this node alone, unless its folder holds one already; returns when it has a leader.
     pub async fn bootstrap_alone(&self) -> Result<()> {
         let founder = BTreeMap::from([(raft_id(self.node()), self.inner.me.clone())]);
+        let is_new = self.part().log().is_some_and(|log| log.last().is_none()) && self.inner.running.machine.applied().is_none();
+        if is_new && self.member().is_none() {
+            let (done, joined) = oneshot::channel();
+            let _ = self.inner.running.wishes.send(Wish::Join { done: Some(done) }).await;
+            joined.await.map_err(|_| self.stop_error())?;
+        }
+        let Some(core) = self.member().map(|member| member.core.clone()) else { return self.hear_leader().await };
         // Asked first: openraft logs an error for a cluster that is founded twice.
-        let founded = self.inner.running.core.is_initialized().await.map_err(|_| self.stop_error())?;
+        let founded = core.is_initialized().await.map_err(|_| self.stop_error())?;
         if !founded {
-            match self.inner.running.core.initialize(founder).await {
+            match core.initialize(founder).await {
                 Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
                 Err(RaftError::APIError(error)) => return Err(Error::Membership { why: error.to_string() }),
                 Err(RaftError::Fatal(_)) => return Err(self.stop_error()),
             }
         }
-        let mut metrics = self.inner.running.core.metrics();
+        let mut metrics = core.metrics();
         let led = timeout(FOUNDING_DEADLINE, metrics.wait_for(|metrics| metrics.current_leader.is_some())).await;
         match led {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(self.stop_error()),
+            Err(_) => Err(Error::NoLeader { waited: FOUNDING_DEADLINE, voters: self.voters() }),
+        }
+    }
+
+    /// Waits until this node, which founded a cluster once and only follows now, hears of a leader.
+    async fn hear_leader(&self) -> Result<()> {
+        let Part::Follower(following) = self.part() else { return Err(self.stop_error()) };
+        let mut fed = following.follower.fed.clone();
+        match timeout(FOUNDING_DEADLINE, fed.wait_for(|fed| fed.leader.is_some())).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(self.stop_error()),
             Err(_) => Err(Error::NoLeader { waited: FOUNDING_DEADLINE, voters: self.voters() }),
@@ -45,13 +65,14 @@ impl Raft {
     /// Adds a member without a vote; it gets what it lacks by and by, see [`crate::Status::followers`]. Only the leader can.
     pub async fn add_learner(&self, peer: Peer) -> Result<()> {
         let id = raft_id(peer.node);
-        let held = self.inner.running.core.metrics().borrow().membership_config.membership().get_node(&id).cloned();
+        let core = self.changing()?;
+        let held = core.metrics().borrow().membership_config.membership().get_node(&id).cloned();
         if let Some(held) = held.filter(|held| held.node != peer.node) {
             let why = format!("node {} shares its number with member {}: give it another id", peer.node, held.node);
             return Err(Error::Membership { why });
         }
         self.check_votes().await?;
-        let adding = self.inner.running.core.add_learner(id, peer, false);
+        let adding = core.add_learner(id, peer, false);
         finish(timeout(CHANGE_DEADLINE, adding).await, "a majority of the voters")
     }
 
@@ -62,7 +83,8 @@ impl Raft {
         let stays = voters.contains(&self.node());
         let voters: BTreeSet<u64> = voters.iter().copied().map(raft_id).collect();
         self.check_votes().await?;
-        let changing = self.inner.running.core.change_membership(voters, stays);
+        let core = self.changing()?;
+        let changing = core.change_membership(voters, stays);
         finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the old and the new voters")
     }
 
@@ -70,7 +92,8 @@ impl Raft {
     pub async fn set_address(&self, peer: Peer) -> Result<()> {
         let moved = ChangeMembers::SetNodes(BTreeMap::from([(raft_id(peer.node), peer)]));
         self.check_votes().await?;
-        let changing = self.inner.running.core.change_membership(moved, true);
+        let core = self.changing()?;
+        let changing = core.change_membership(moved, true);
         finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the voters")
     }
 
@@ -78,7 +101,8 @@ impl Raft {
     pub async fn remove_learner(&self, node: NodeId) -> Result<()> {
         let gone = ChangeMembers::RemoveNodes(BTreeSet::from([raft_id(node)]));
         self.check_votes().await?;
-        let changing = self.inner.running.core.change_membership(gone, true);
+        let core = self.changing()?;
+        let changing = core.change_membership(gone, true);
         finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the voters")
     }
 
@@ -86,15 +110,32 @@ impl Raft {
     async fn check_votes(&self) -> Result<()> {
         let id = raft_id(self.node());
         let votes = move |state: &RaftState| state.membership_state.effective().voter_ids().any(|voter| voter == id);
-        match self.inner.running.core.with_raft_state(votes).await {
+        match self.changing()?.with_raft_state(votes).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::Membership { why: "this node votes no more: whoever leads next is to do it".to_owned() }),
             Err(_) => Err(self.stop_error()),
         }
     }
 
+    /// Returns openraft, or says why the members cannot be changed from here.
+    fn changing(&self) -> Result<Core> {
+        match self.part() {
+            Part::Member(member) => Ok(member.core.clone()),
+            Part::Follower(_) => Err(Error::Membership { why: "this node follows, and only the leader can do it".to_owned() }),
+            Part::Ended(_) => Err(self.stop_error()),
+        }
+    }
+
     pub(crate) fn voters(&self) -> usize {
-        self.inner.running.core.metrics().borrow().membership_config.voter_ids().count()
+        self.members().voter_ids().count()
+    }
+
+    /// Returns the members by the last word of them that this node has; on a member this may not be decided yet.
+    pub(crate) fn members(&self) -> StoredMembership {
+        match self.part() {
+            Part::Member(member) => (*member.core.metrics().borrow().membership_config).clone(),
+            Part::Follower(_) | Part::Ended(_) => self.inner.running.machine.membership(),
+        }
     }
 }
 

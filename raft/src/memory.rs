@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use shoal_state::NodeId;
 
 use crate::handle::Raft;
-use crate::network::{Transport, Unsent};
+use crate::network::{Feed, Transport, Unsent};
 use crate::types::Peer;
 
 /// Joins the nodes of one process. Clones share it.
@@ -134,6 +135,29 @@ impl Transport for Wire {
                 return Err(Unsent::Lost { why: "the wire was cut".into() });
             }
             Ok(answer)
+        })
+    }
+
+    fn follow<'a>(&'a self, peer: &'a Peer, request: Bytes) -> BoxFuture<'a, Result<Feed, Unsent>> {
+        Box::pin(async move {
+            self.net.travel().await;
+            let (from, to, net) = (self.from, peer.node, self.net.clone());
+            if net.is_cut(from, to) || net.is_deaf(to) {
+                return Err(Unsent::Unreachable { why: "the wire is cut".into() });
+            }
+            let raft = net.node(to).ok_or_else(|| Unsent::Unreachable { why: "nobody listens".into() })?;
+            let feed = raft.feed(&request).map_err(|why| Unsent::Lost { why: why.to_string() })?;
+            drop(raft);
+            let carried = stream::unfold((feed, net), move |(mut feed, net)| async move {
+                let word = feed.next().await?;
+                net.travel().await;
+                if net.is_cut(from, to) || net.is_deaf(from) {
+                    // Nobody says that a wire is cut: nothing comes any more.
+                    std::future::pending::<()>().await;
+                }
+                Some((word, (feed, net)))
+            });
+            Ok(carried.boxed())
         })
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::append::{APPEND_PATIENCE, Appends};
 use crate::batch::push;
 use crate::heard::Heard;
-use crate::types::{Answer, Core, Peer, TypeConfig};
+use crate::types::{Answer, Core, Peer, StoredMembership, TypeConfig};
 
 /// The first byte of a message.
 const FORMAT: u8 = 1;
@@ -52,7 +53,14 @@ pub enum Unsent {
 pub trait Transport: Debug + Send + Sync + 'static {
     /// Sends `request` and waits for the answer, up to `patience`. The caller may drop the future.
     fn call<'a>(&'a self, peer: &'a Peer, request: Bytes, patience: Duration) -> BoxFuture<'a, Result<Bytes, Unsent>>;
+
+    /// Sends `request` to a peer's [`Raft::feed`](crate::Raft::feed), and brings the messages that come of it, in order, until one side
+    /// ends it: this one by dropping them. A peer that is silent is not noticed here.
+    fn follow<'a>(&'a self, peer: &'a Peer, request: Bytes) -> BoxFuture<'a, Result<Feed, Unsent>>;
 }
+
+/// The messages by which a voter tells what is decided.
+pub type Feed = BoxStream<'static, Result<Bytes, Unsent>>;
 
 /// The transport of a cluster of one: there is nobody to reach.
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,9 +68,17 @@ pub struct NoTransport;
 
 impl Transport for NoTransport {
     fn call<'a>(&'a self, peer: &'a Peer, _: Bytes, _: Duration) -> BoxFuture<'a, Result<Bytes, Unsent>> {
-        let why = format!("this node was started alone and has no way to reach node {} at {:?}", peer.node, peer.address);
-        Box::pin(std::future::ready(Err(Unsent::Unreachable { why })))
+        Box::pin(std::future::ready(Err(no_way(peer))))
     }
+
+    fn follow<'a>(&'a self, peer: &'a Peer, _: Bytes) -> BoxFuture<'a, Result<Feed, Unsent>> {
+        Box::pin(std::future::ready(Err(no_way(peer))))
+    }
+}
+
+fn no_way(peer: &Peer) -> Unsent {
+    let why = format!("this node was started alone and has no way to reach node {} at {:?}", peer.node, peer.address);
+    Unsent::Unreachable { why }
 }
 
 /// What one member asks of another.
@@ -76,6 +92,8 @@ pub(crate) enum Request {
     ReadIndex,
     /// The commands of several calls, each with answers of its own. Known since version 7 of the rules.
     ProposeAll { calls: Vec<Vec<Bytes>>, patience: Duration },
+    /// The leader says who the members are: the one that is asked is none of them, and is to follow those that vote.
+    Invite { members: StoredMembership },
 }
 
 pub(crate) type Appended = Result<AppendEntriesResponse<u64>, RaftError<u64>>;
@@ -84,6 +102,8 @@ pub(crate) type Installed = Result<InstallSnapshotResponse<u64>, RaftError<u64, 
 /// The answers and the entry that the last of them is in.
 pub(crate) type Proposed = Result<(Vec<Answer>, u64), Declined>;
 pub(crate) type Index = Result<u64, Declined>;
+/// Whether the node that was invited hears one that votes already.
+pub(crate) type Invited = Result<bool, Declined>;
 
 /// Why the node that was taken for the leader did not do it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -132,9 +152,16 @@ pub(crate) enum CoreRequest {
 }
 
 /// Answers what a peer's openraft asks.
-pub(crate) async fn serve(core: &Core, request: CoreRequest) -> Bytes {
+pub(crate) async fn serve(core: &Core, heard: &Heard, request: CoreRequest) -> Bytes {
+    heard.note_question();
     match request {
-        CoreRequest::Append(request) => encode(&core.append_entries(request).await as &Appended),
+        CoreRequest::Append(request) => {
+            let answer = core.append_entries(request).await;
+            if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
+                heard.note_leader();
+            }
+            encode(&answer as &Appended)
+        }
         CoreRequest::Vote(request) => encode(&core.vote(request).await as &Voted),
         CoreRequest::Snapshot(request) => encode(&core.install_snapshot(request).await as &Installed),
     }

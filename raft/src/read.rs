@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use shoal_state::NodeId;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::confirm::ask_majority;
+use crate::follow::Fed;
 use crate::network::{Declined, Index, Links, Request, Transport, decode, encode};
-use crate::route::{Route, replaced, route};
+use crate::route::{Route, replaced, replaced_in, route_by, route_of};
 use crate::types::{Core, Peer};
 
 /// How many readers may wait for the next round. Further ones wait for a place, up to their deadline.
@@ -27,16 +29,39 @@ pub(crate) struct Read {
     pub(crate) reply: oneshot::Sender<Index>,
 }
 
+/// How a node finds the leader.
+#[derive(Clone)]
+pub(crate) enum Way {
+    Member(Core),
+    Follower(watch::Receiver<Fed>),
+}
+
+impl Way {
+    fn route(&self) -> Route {
+        match self {
+            Self::Member(core) => route_by(&core.metrics().borrow()),
+            Self::Follower(fed) => route_of(&fed.borrow()),
+        }
+    }
+
+    async fn replaced(&self, leader: NodeId) {
+        match self {
+            Self::Member(core) => replaced(core, leader).await,
+            Self::Follower(fed) => replaced_in(fed, leader).await,
+        }
+    }
+}
+
 /// Serves until every handle is gone.
-pub(crate) async fn run(core: Core, links: Links, mut inbox: mpsc::Receiver<Read>) {
+pub(crate) async fn run(way: Way, links: Links, mut inbox: mpsc::Receiver<Read>) {
     while let Some(first) = inbox.recv().await {
         let mut readers = vec![first];
         while let Ok(reader) = inbox.try_recv() {
             readers.push(reader);
         }
-        let way = route(&core);
-        let leads = matches!(way, Route::Here);
-        let index = tokio::time::timeout(ROUND_MAX, ask(&core, &links, way)).await.unwrap_or(Err(Declined::Unanswered));
+        let route = way.route();
+        let leads = matches!(route, Route::Here);
+        let index = tokio::time::timeout(ROUND_MAX, ask(&way, &links, route)).await.unwrap_or(Err(Declined::Unanswered));
         for reader in readers {
             let answer = if reader.from_peer && !leads { Err(Declined::NotLeader) } else { index.clone() };
             // A reader that gave up is fine.
@@ -45,15 +70,15 @@ pub(crate) async fn run(core: Core, links: Links, mut inbox: mpsc::Receiver<Read
     }
 }
 
-async fn ask(core: &Core, links: &Links, way: Route) -> Index {
-    match way {
-        Route::Here => ask_majority(core, links, ROUND_MAX).await,
-        Route::There(leader) => tokio::select! {
+async fn ask(way: &Way, links: &Links, route: Route) -> Index {
+    match (route, way) {
+        (Route::Here, Way::Member(core)) => ask_majority(core, links, ROUND_MAX).await,
+        (Route::There(leader), _) => tokio::select! {
             index = ask_leader(&*links.transport, &leader) => index,
             // One that is lost would be waited for in vain.
-            () = replaced(core, leader.node) => Err(Declined::NotLeader),
+            () = way.replaced(leader.node) => Err(Declined::NotLeader),
         },
-        Route::Nowhere => Err(Declined::NotLeader),
+        (Route::Here, Way::Follower(_)) | (Route::Nowhere, _) => Err(Declined::NotLeader),
     }
 }
 

@@ -2,7 +2,10 @@
 
 use openraft::RaftMetrics;
 use shoal_state::NodeId;
+use tokio::sync::watch;
 
+use crate::follow::Fed;
+use crate::part::Part;
 use crate::types::{Core, Peer};
 
 /// The way to the leader, as far as this node knows.
@@ -17,19 +20,36 @@ pub(crate) enum Route {
 }
 
 /// Returns the way that this node knows now.
-pub(crate) fn route(core: &Core) -> Route {
-    route_by(&core.metrics().borrow())
+pub(crate) fn route(part: &Part) -> Route {
+    match part {
+        Part::Member(member) => route_by(&member.core.metrics().borrow()),
+        Part::Follower(following) => route_of(&following.follower.fed.borrow()),
+        Part::Ended(_) => Route::Nowhere,
+    }
 }
 
-/// Waits until another node than `leader` is known to lead, or Raft has ended here.
+/// Returns the way that a follower knows.
+pub(crate) fn route_of(fed: &Fed) -> Route {
+    fed.leader.clone().map_or(Route::Nowhere, Route::There)
+}
+
+/// Waits until another node than `leader` is known to lead, or openraft has ended here.
 pub(crate) async fn replaced(core: &Core, leader: NodeId) {
-    let is_other = |metrics: &RaftMetrics<u64, Peer>| match route_by(metrics) {
+    // An error says that it has ended, which is what was waited for.
+    let _ = core.metrics().wait_for(|metrics| is_other(&route_by(metrics), leader)).await;
+}
+
+/// As [`replaced`], by what a follower hears.
+pub(crate) async fn replaced_in(fed: &watch::Receiver<Fed>, leader: NodeId) {
+    let _ = fed.clone().wait_for(|fed| is_other(&route_of(fed), leader)).await;
+}
+
+fn is_other(route: &Route, leader: NodeId) -> bool {
+    match route {
         Route::Here => true,
         Route::There(now) => now.node != leader,
         Route::Nowhere => false,
-    };
-    // An error says that it has ended, which is what was waited for.
-    let _ = core.metrics().wait_for(is_other).await;
+    }
 }
 
 /// Returns the way that these metrics know. For use where they are borrowed: a second borrow may wait for ever.

@@ -14,11 +14,9 @@ use crate::machine::Machine;
 use crate::meta::Meta;
 use crate::network::Links;
 use crate::options::Options;
-use crate::propose::{Batcher, PROPOSALS_QUEUED_MAX, Proposal};
-use crate::quorum;
-use crate::read::{self, READS_QUEUED_MAX, Read};
+use crate::part::{Part, Parts, Stores, Wish};
 use crate::snapshot::Folder;
-use crate::types::{Core, raft_id};
+use crate::types::Peer;
 use crate::view::View;
 
 /// Threads for Raft's tasks: one may be busy with applying while another answers a heartbeat.
@@ -28,20 +26,15 @@ const WORKERS: usize = 2;
 const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A running Raft, as the handle needs it.
+#[derive(Debug)]
 pub(crate) struct Running {
-    pub(crate) core: Core,
+    pub(crate) part: watch::Receiver<Part>,
+    pub(crate) wishes: mpsc::Sender<Wish>,
+    pub(crate) machine: Machine,
     pub(crate) view: Arc<View>,
     pub(crate) stop: Stop,
     pub(crate) heard: Heard,
-    pub(crate) proposals: mpsc::Sender<Proposal>,
     pub(crate) forwards: mpsc::Sender<Forward>,
-    pub(crate) reads: mpsc::Sender<Read>,
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running").field("stop", &self.stop).finish_non_exhaustive()
-    }
 }
 
 /// The thread. Dropping it ends it without a farewell, which loses nothing that was acknowledged.
@@ -88,9 +81,9 @@ fn run(options: Options, ready: oneshot::Sender<Result<Running>>, closing: watch
     runtime.shutdown_timeout(DISK_PATIENCE);
 }
 
-async fn serve(options: Options, ready: oneshot::Sender<Result<Running>>, mut closing: watch::Receiver<bool>) {
+async fn serve(options: Options, ready: oneshot::Sender<Result<Running>>, closing: watch::Receiver<bool>) {
     let opened = open(options).await;
-    let (meta, running) = match opened {
+    let (meta, parts, running) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             let _ = ready.send(Err(error));
@@ -101,41 +94,34 @@ async fn serve(options: Options, ready: oneshot::Sender<Result<Running>>, mut cl
         return;
     }
     // Either somebody asks for the end, or all handles are gone.
-    let _ = closing.wait_for(|close| *close).await;
+    parts.run(closing).await;
     let synced = tokio::task::spawn_blocking(move || meta.sync()).await;
     if let Ok(Err(error)) = synced {
         tracing::warn!(error = with_causes(&error), "the last hints about Raft's log did not reach the disk");
     }
 }
 
-async fn open(options: Options) -> Result<(Meta, Running)> {
-    let Options { dir, node, address: _, transport, tuning } = options;
+async fn open(options: Options) -> Result<(Meta, Parts, Running)> {
+    let Options { dir, node, address, transport, tuning } = options;
     let unusable = |why: String| Error::Unusable { dir: dir.clone(), why };
     let stop = Stop::default();
-    let config = tuning.config().map_err(|error| unusable(error.to_string()))?;
+    tuning.config().map_err(|error| unusable(error.to_string()))?;
     let meta = Meta::open(&dir.join("meta"), node).map_err(|error| unusable(with_causes(&error)))?;
     let log = LogStore::open(&dir.join("log"), tuning.segment_bytes, meta.clone(), stop.clone())
         .map_err(|error| unusable(with_causes(&error)))?;
     let (folder, newest) = Folder::open(&dir.join("snapshots"), log.first_index()).map_err(|error| unusable(with_causes(&error)))?;
     let machine = Machine::new(folder, newest, stop.clone());
-    let view = machine.view();
     let heard = Heard::default();
-    let links = Links { transport, heard: heard.clone() };
-    let core = Core::new(raft_id(node), Arc::new(config), links.clone(), log, machine).await;
-    let core = core.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
-    // The first answer shows that it has started: from here on, its metrics tell what was found on disk.
-    core.with_raft_state(|_| ()).await.map_err(|fatal| unusable(stop.why(|| fatal.to_string())))?;
-    tokio::spawn(quorum::watch(core.clone(), heard.clone(), tuning.heartbeat, tuning.quorum_lost));
-    Ok((meta, spawn(core, view, stop, links)))
-}
-
-fn spawn(core: Core, view: Arc<View>, stop: Stop, links: Links) -> Running {
-    let heard = links.heard.clone();
-    let (proposals, proposed) = mpsc::channel(PROPOSALS_QUEUED_MAX);
+    let links = Links { transport: transport.clone(), heard: heard.clone() };
+    let me = Peer { node, address };
+    let stores = Stores { me, log, machine: machine.clone(), links, tuning, stop: stop.clone() };
+    let begun = Parts::begin(stores).await;
+    let (parts, part, wishes) = begun.map_err(|error| match error {
+        Error::Stopped { why } => unusable(stop.why(|| why)),
+        other => other,
+    })?;
+    let view = machine.view();
     let (forwards, forwarded) = mpsc::channel(FORWARDS_QUEUED_MAX);
-    let (reads, asked) = mpsc::channel(READS_QUEUED_MAX);
-    tokio::spawn(Batcher::new(core.clone(), view.clone(), proposed).run());
-    tokio::spawn(forward::run(links.transport.clone(), view.clone(), forwarded));
-    tokio::spawn(read::run(core.clone(), links, asked));
-    Running { core, view, stop, heard, proposals, forwards, reads }
+    tokio::spawn(forward::run(transport, view.clone(), forwarded));
+    Ok((meta, parts, Running { part, wishes, machine, view, stop, heard, forwards }))
 }

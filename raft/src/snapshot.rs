@@ -27,7 +27,7 @@ use shoal_state::{State, VERSION_KNOWN};
 use shoal_storage::file::{self, Failed, failed};
 
 use crate::tally::Tally;
-use crate::types::SnapshotMeta;
+use crate::types::{LogId, SnapshotMeta};
 
 mod data;
 
@@ -147,6 +147,11 @@ impl Folder {
             None => self.write(&meta, &contents)?,
         }
         Ok((meta, contents))
+    }
+
+    /// Returns the last entry that the newest snapshot holds.
+    pub(crate) fn newest(&self) -> Option<LogId> {
+        self.inner.current.lock().as_ref().and_then(|(meta, _)| meta.last_log_id)
     }
 
     /// Opens the newest snapshot for reading, and sees first that it is whole: the node that gets a damaged one stops.

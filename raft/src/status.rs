@@ -5,6 +5,8 @@ use std::time::Duration;
 use shoal_state::NodeId;
 
 use crate::handle::Raft;
+use crate::log::LogStore;
+use crate::part::Part;
 use crate::route::{Route, route};
 use crate::tally::Mark;
 use crate::types::{Peer, RaftState, raft_id};
@@ -20,11 +22,22 @@ pub struct Follower {
     pub heard: Option<Duration>,
 }
 
+/// What a node is to consensus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It takes part: it votes, or is about to.
+    Member,
+    /// It is told by one that votes what is decided; none while it looks for one.
+    Follower(Option<NodeId>),
+}
+
 /// A node's Raft at one moment. Indexes are those of entries; 0 where there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     /// This node.
     pub node: NodeId,
+    /// What it is to consensus.
+    pub role: Role,
     /// The leader, as far as this node knows.
     pub leader: Option<NodeId>,
     /// The current term.
@@ -39,7 +52,7 @@ pub struct Status {
     pub purged: u64,
     /// Members that vote.
     pub voters: Vec<Peer>,
-    /// Members that don't.
+    /// Members of consensus that don't, since they are about to, or of a cluster that has no followers yet.
     pub learners: Vec<Peer>,
     /// Who will vote once a change of the voters that has begun is finished; none while none is under way.
     pub changing_to: Option<Vec<NodeId>>,
@@ -58,7 +71,7 @@ pub struct Status {
 impl Raft {
     /// Returns the leader, as far as this node knows.
     pub fn leader(&self) -> Option<Peer> {
-        match route(&self.inner.running.core) {
+        match route(&self.part()) {
             Route::Here => Some(self.inner.me.clone()),
             Route::There(leader) => Some(leader),
             Route::Nowhere => None,
@@ -67,7 +80,7 @@ impl Raft {
 
     /// Says whether this node leads, as far as it knows.
     pub fn leads(&self) -> bool {
-        route(&self.inner.running.core) == Route::Here
+        route(&self.part()) == Route::Here
     }
 
     /// Says whether it is decided for good that this node has no vote, so that the others need it no more.
@@ -77,21 +90,34 @@ impl Raft {
             let members = [state.membership_state.committed(), state.membership_state.effective()];
             members.iter().all(|members| members.voter_ids().all(|voter| voter != id))
         };
-        self.inner.running.core.with_raft_state(committed).await.unwrap_or(false)
+        match self.part() {
+            Part::Member(member) => member.core.with_raft_state(committed).await.unwrap_or(false),
+            // What it takes part in no more is decided.
+            Part::Follower(_) => self.members().voter_ids().all(|voter| voter != id),
+            Part::Ended(_) => false,
+        }
     }
 
     /// Returns the current term, as far as this node knows.
     pub fn term(&self) -> u64 {
-        self.inner.running.core.metrics().borrow().current_term
+        match self.part() {
+            Part::Member(member) => member.core.metrics().borrow().current_term,
+            Part::Follower(following) => following.follower.fed.borrow().term,
+            Part::Ended(_) => 0,
+        }
     }
 
     /// Returns how this node's Raft is doing.
     pub fn status(&self) -> Status {
         let running = &self.inner.running;
         let leader = self.leader().map(|leader| leader.node);
-        let metrics = running.core.metrics();
-        let metrics = metrics.borrow().clone();
-        let members = metrics.membership_config.membership();
+        let part = self.part();
+        let metrics = match &part {
+            Part::Member(member) => Some(member.core.metrics().borrow().clone()),
+            Part::Follower(_) | Part::Ended(_) => None,
+        };
+        let stored = self.members();
+        let members = stored.membership();
         let of = |ids: &mut dyn Iterator<Item = u64>| ids.filter_map(|id| members.get_node(&id).cloned()).collect();
         let joint = members.get_joint_config();
         let changing_to = (joint.len() > 1).then(|| joint.last().map(|last| of(&mut last.iter().copied())).unwrap_or_default());
@@ -100,24 +126,28 @@ impl Raft {
             let node = members.get_node(id)?.node;
             Some(Follower { node, matched: matched.map_or(0, |id| id.index), heard: running.heard.ago(node) })
         };
-        let followers = metrics.replication.iter().flatten().filter_map(follower).filter(|follower| follower.node != self.node());
-        let stopped = metrics.running_state.is_err().then(|| self.why_stopped());
+        let replication = metrics.iter().flat_map(|metrics| metrics.replication.iter().flatten());
+        let followers = replication.filter_map(follower).filter(|follower| follower.node != self.node());
         Status {
             node: self.node(),
+            role: match &part {
+                Part::Follower(following) => Role::Follower(following.follower.fed.borrow().by),
+                Part::Member(_) | Part::Ended(_) => Role::Member,
+            },
             leader,
-            term: metrics.current_term,
+            term: self.term(),
             applied: running.view.watch().borrow().index,
-            last_log: metrics.last_log_index.unwrap_or(0),
-            snapshot: metrics.snapshot.map_or(0, |id| id.index),
-            purged: metrics.purged.map_or(0, |id| id.index),
+            last_log: part.log().and_then(LogStore::last).map_or(0, |id| id.index),
+            snapshot: running.machine.folder().newest().map_or(0, |id| id.index),
+            purged: part.log().and_then(LogStore::purged).map_or(0, |id| id.index),
             voters: of(&mut members.voter_ids()),
             learners: of(&mut members.learner_ids()),
             changing_to: changing_to.map(node_of),
             followers: followers.collect(),
-            quorum_heard: metrics.millis_since_quorum_ack.map(Duration::from_millis),
+            quorum_heard: metrics.as_ref().and_then(|metrics| metrics.millis_since_quorum_ack).map(Duration::from_millis),
             version: running.view.version(),
             marks: running.view.marks(),
-            stopped: running.stop.get().map(str::to_owned).or(stopped),
+            stopped: self.has_ended().then(|| self.why_stopped()),
         }
     }
 }

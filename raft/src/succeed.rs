@@ -3,7 +3,7 @@
 use shoal_state::NodeId;
 
 use crate::handle::Raft;
-use crate::route::{Route, route};
+use crate::route::{Route, route_by};
 
 impl Raft {
     /// Stands for election at once if `gone` was the leader and nobody has taken its place: the caller knows that its process has ended,
@@ -12,13 +12,13 @@ impl Raft {
     /// Others who vote reject this as long as they take `gone` for the leader, unless they stand too: whoever knows should say so. It
     /// may be asked for again until there is a leader.
     pub async fn succeed(&self, gone: NodeId) {
-        let core = &self.inner.running.core;
-        let is_vacant = match route(core) {
+        let Some(member) = self.member() else { return };
+        let is_vacant = match route_by(&member.core.metrics().borrow()) {
             Route::Here => false,
             Route::There(leader) => leader.node == gone,
             Route::Nowhere => true,
         };
-        if is_vacant && let Err(error) = core.trigger().elect().await {
+        if is_vacant && let Err(error) = member.core.trigger().elect().await {
             tracing::debug!(%error, "this node does not stand for election");
         }
     }

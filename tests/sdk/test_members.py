@@ -112,6 +112,12 @@ def test_any_machine_may_be_lost_the_founder_too(make):
 
     # Should it have led, it does so until the others have chosen another one.
     wait_for("the demoted one to follow", lambda: lines()["b"]["role"] == "follower", 20)
+    # It is no member of consensus any more, in the same process: one that votes tells it what is decided, and it takes part as before.
+    wait_for("a voter to tell it what is decided", lambda: lines()["b"]["told_by"] in ("a", "c", "d"), 20)
+    assert "told by" in a.shoal("node", "show", "b").stdout and lines()["a"]["told_by"] is None
+    b.shoal("node", "label", "b", "by=the-follower")
+    assert lines()["b"]["labels"] == {"by": "the-follower"}
+    wait_for("it to have all", lambda: lines()["b"]["behind"] == 0, 20)
     assert (lines()["a"]["decided"], lines()["b"]["decided"], lines()["c"]["decided"]) == ("votes", "does not vote", None)
     d.shoal("node", "drain", "c")
     assert "it drains" in refused(a, "node", "promote", "c")

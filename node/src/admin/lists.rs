@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use shoal_state::model::{Member, Node, Voting};
 use shoal_state::{Command, NodeId, State};
 
+use super::cluster::name;
 use super::{Answer, removal};
 use crate::api::{self, Api};
 use crate::audit::{Event, What};
-use crate::standing;
+use crate::standing::{self, Standing};
 
 /// How long the latest state is waited for by somebody who only looks.
 const READ_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -29,6 +30,12 @@ pub(crate) struct NodeLine {
     pub(crate) state: String,
     /// What it is to consensus: `leader`, `voter` or `follower`.
     pub(crate) role: String,
+    /// By which voter it is told what is decided, where it follows and has found one.
+    #[serde(default)]
+    pub(crate) told_by: Option<String>,
+    /// How many entries it has applied less than whoever has applied most; none when it did not answer.
+    #[serde(default)]
+    pub(crate) behind: Option<u64>,
     /// Whether it answers the node that is asked.
     pub(crate) connected: bool,
     /// What an operator has decided of its vote: `votes`, `does not vote`, or nothing.
@@ -60,7 +67,8 @@ pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
     // Whoever looks while nothing can be decided is shown what this node knows.
     let (state, standings) = tokio::join!(api.cluster.read_within(READ_PATIENCE), standing::of_all(&api));
     let raft = api.cluster.raft().status();
-    let up: Vec<NodeId> = standings.into_iter().filter(|(_, said)| said.is_ok()).map(|(node, _)| node).collect();
+    let up: BTreeMap<NodeId, Standing> = standings.into_iter().filter_map(|(node, said)| Some((node, said.ok()?))).collect();
+    let newest = up.values().map(|said| said.applied).max().unwrap_or(raft.applied);
     let role = |id: NodeId| match raft.leader {
         Some(leader) if leader == id => "leader",
         _ if raft.voters.iter().any(|peer| peer.node == id) => "voter",
@@ -76,7 +84,9 @@ pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
             address: node.address.clone(),
             state: if node.draining { "drains" } else { "accepts tasks" }.to_owned(),
             role: role(*id).to_owned(),
-            connected: up.contains(id),
+            told_by: up.get(id).and_then(|said| said.told_by).map(|voter| name(&state, voter)),
+            behind: up.get(id).map(|said| newest.saturating_sub(said.applied)),
+            connected: up.contains_key(id),
             decided: state.voting.get(id).map(|voting| decided(*voting).to_owned()),
             peers: of(|member| &member.address),
             labels: node.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),

@@ -70,7 +70,7 @@ mod tests {
         state.members = (1..=members).map(|number| (id(number), member.clone())).collect();
         let voters = voters.iter().map(|number| Peer { node: id(*number), address: String::new() }).collect();
         let raft = Status { leader: None, ..crate::standing::led_by(id(1), voters, vec![]) };
-        let stands = |number: &u128| Standing { applied: 1, term: 1, leader: None, lets_in: keys.contains(number) };
+        let stands = |number: &u128| Standing { applied: 1, term: 1, leader: None, lets_in: keys.contains(number), told_by: None };
         let standings: Vec<_> = there.iter().map(|number| (id(*number), Ok(stands(number)))).collect();
         judge(&state, &raft, &standings, id(1))
     }

@@ -141,7 +141,10 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
 fn members(members: &[MemberStands]) -> String {
     let tell = |member: &MemberStands| match (member.behind, &member.why) {
         (Some(0), _) => member.name.clone(),
-        (Some(behind), _) => format!("{} ({behind} entries behind)", member.name),
+        (Some(behind), _) => match &member.told_by {
+            Some(voter) => format!("{} ({behind} entries behind, told by {voter})", member.name),
+            None => format!("{} ({behind} entries behind)", member.name),
+        },
         (None, why) => format!("{} (not reached: {})", member.name, why.as_deref().unwrap_or("it was not asked")),
     };
     members.iter().map(tell).collect::<Vec<_>>().join(", ")

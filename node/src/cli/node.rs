@@ -85,7 +85,8 @@ impl NodeCommand {
             let cpu = format!("{}m of {}m", node.cpu_milli_free, node.cpu_milli);
             let memory = format!("{} of {} MiB", node.memory_bytes_free >> 20, node.memory_bytes >> 20);
             let state = if node.connected { node.state } else { format!("{}, not reached", node.state) };
-            let role = node.role + if node.decided.is_some() { " (pinned)" } else { "" };
+            let lag = node.behind.filter(|behind| *behind > 0).map(|behind| format!(", {behind} behind")).unwrap_or_default();
+            let role = node.role + &lag + if node.decided.is_some() { " (pinned)" } else { "" };
             [node.node_id, node.name, node.address, state, role, node.tasks.to_string(), cpu, memory, ago(node.started_ms)]
         };
         print_table(
@@ -123,7 +124,9 @@ impl OneNode {
         println!("{} ({})", node.name, node.node_id);
         println!("  state      {}{}", node.state, if node.connected { "" } else { "; this node does not reach it" });
         let decided = node.decided.map(|decided| format!(" (an operator has decided that it {decided})")).unwrap_or_default();
-        println!("  consensus  {}{decided}", node.role);
+        let told_by = node.told_by.map(|voter| format!(", told by {voter} what is decided")).unwrap_or_default();
+        let behind = node.behind.map(|behind| format!(", {behind} entries behind")).unwrap_or_default();
+        println!("  consensus  {}{told_by}{behind}{decided}", node.role);
         println!("  clients    {}\n  peers      {}/udp", node.address, node.peers);
         println!("  labels     {labels}");
         println!("  CPU        {}m free of {}m", node.cpu_milli_free, node.cpu_milli);

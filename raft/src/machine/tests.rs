@@ -49,7 +49,7 @@ async fn stops_at(batch: Batch, sentence: &str) {
     let raft = alone(dir.path()).await.unwrap();
     raft.bootstrap_alone().await.unwrap();
     let before = raft.local();
-    raft.inner.running.core.client_write(batch).await.unwrap_err();
+    raft.member().unwrap().core.client_write(batch).await.unwrap_err();
     let stopped = raft.stopped().await.to_string();
     assert!(stopped.contains(sentence), "{stopped}");
     let proposed = raft.propose(vec![Command::SetSetting { key: "k".into(), value: "v".into() }]).await.unwrap_err();
