@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use shoal_proto::modal_client as pb;
 use shoal_state::{AppId, FunctionId, State};
-use shoal_worker::log::{Entry, Filter, Stream};
+use shoal_worker::log::{Entry, FOLLOW_ENTRIES_MAX, Filter, Stream};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -17,8 +17,11 @@ use crate::images;
 const STREAM_MAX: Duration = Duration::from_secs(55);
 /// How often a stream without lines looks whether its app has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// How long lines are gathered before they are sent: a program that prints much would cost its client a message a line.
+/// How long lines are gathered before they are sent: a program that prints much would cost its client a message a line. Where a batch
+/// is full, more lines wait already.
 const GATHER: Duration = Duration::from_millis(10);
+/// Where a batch has more lines, they may be told together: see [`Told`].
+const TOLD_APART_MAX: usize = 100;
 /// Batches that may wait for the client.
 const QUEUE: usize = 16;
 /// Lines in one answer: as many as clients ask for at the most.
@@ -79,9 +82,10 @@ pub(crate) fn with_bound(state: &State, function: FunctionId) -> Vec<FunctionId>
 }
 
 #[expect(clippy::cast_precision_loss, reason = "the wire wants seconds as a double beside the exact nanoseconds")]
-fn line(entry: &Entry) -> pb::TaskLogs {
+fn piece(lines: &[Entry]) -> pb::TaskLogs {
+    let entry = &lines[0];
     pb::TaskLogs {
-        data: entry.data.clone(),
+        data: lines.iter().map(|line| line.data.as_str()).collect(),
         timestamp: entry.timestamp_ns as f64 / NANOS as f64,
         timestamp_ns: entry.timestamp_ns,
         file_descriptor: entry.stream.fd().into(),
@@ -91,18 +95,35 @@ fn line(entry: &Entry) -> pb::TaskLogs {
     }
 }
 
+/// How lines are told to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Each by itself.
+    Apart,
+    /// Those of one stream and second as one. It costs a client as much to show a piece as a line, and times it shows to the second: so
+    /// one that runs an app keeps up with what that prints, of which it shows at the end only what it reads within some seconds.
+    Together,
+}
+
 /// Puts lines of one task after another into one batch each, in order.
-fn batches(entries: &[Entry], entry_id: &str) -> Vec<pb::TaskLogsBatch> {
+fn batches(entries: &[Entry], entry_id: &str, told: Told) -> Vec<pb::TaskLogsBatch> {
+    let of = |entry: &Entry| (entry.stream, entry.call, entry.timestamp_ns / NANOS);
+    let items = |run: &[Entry]| run.chunk_by(|one, next| told == Told::Together && of(one) == of(next)).map(piece).collect();
     let runs = entries.chunk_by(|one, next| one.task == next.task && one.input == next.input);
     runs.map(|run| pb::TaskLogsBatch {
         task_id: run[0].task.to_string(),
         function_id: run[0].function.to_string(),
         input_id: run[0].input.map(|id| id.to_string()).unwrap_or_default(),
         entry_id: entry_id.to_owned(),
-        items: run.iter().map(line).collect(),
+        items: items(run),
         ..Default::default()
     })
     .collect()
+}
+
+/// Says whether an app is run by a client that shows what it prints, and is no deployment.
+fn lives_by_its_client(state: &State, app: AppId) -> bool {
+    state.apps.get(&app).is_some_and(|app| app.deployments.is_empty())
 }
 
 /// Says whether an app will print nothing more: it was stopped, and its last container is gone.
@@ -121,17 +142,19 @@ pub(super) async fn follow(
     api.lifecycle.called(app);
     let named = named!(request, request.file_descriptor);
     let filter = Filter { input: id(&request.input_id)?, ..filter(&api.local(), app, &named)? };
+    // Who names nothing of an app that has a client is that client. Others may look for a text, which they do in each piece.
+    let is_client = filter == Filter::app(app) && lives_by_its_client(&api.local(), app);
     let place = request.last_entry_id.parse().unwrap_or_default();
     let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(STREAM_MAX);
     let (send, receive) = mpsc::channel(QUEUE);
-    tokio::spawn(stream_lines(api.clone(), app, filter, place, Instant::now() + wait, send));
+    tokio::spawn(stream_lines(api.clone(), app, (filter, is_client), place, Instant::now() + wait, send));
     Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive)))
 }
 
 async fn stream_lines(
     api: Api,
     app: AppId,
-    filter: Filter,
+    (filter, is_client): (Filter, bool),
     mut place: Place,
     until: Instant,
     send: mpsc::Sender<Result<pb::TaskLogsBatch, Status>>,
@@ -149,12 +172,13 @@ async fn stream_lines(
             }
         };
         place = found.place;
-        for batch in batches(&found.entries, &place.to_string()) {
+        let told = if is_client && found.entries.len() > TOLD_APART_MAX { Told::Together } else { Told::Apart };
+        for batch in batches(&found.entries, &place.to_string(), told) {
             if send.send(Ok(batch)).await.is_err() {
                 return;
             }
         }
-        if !found.entries.is_empty() && !over {
+        if (1..FOLLOW_ENTRIES_MAX).contains(&found.entries.len()) && !over {
             tokio::time::sleep(GATHER).await;
         }
         if send.is_closed() {
@@ -222,5 +246,47 @@ pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogs
     let filter = within(filter(&api.local(), app, &named!(request, request.source))?, request.since, request.until);
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(LINES_MAX).min(LINES_MAX);
     let found = api.joined.fetch(&filter, limit).await?;
-    Ok(pb::AppFetchLogsResponse { batches: batches(&found.entries, &found.place.to_string()) })
+    Ok(pb::AppFetchLogsResponse { batches: batches(&found.entries, &found.place.to_string(), Told::Apart) })
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::{CallId, TaskId};
+
+    use super::*;
+
+    fn entry(at_ns: u64, call: u128, stream: Stream, data: &str) -> Entry {
+        Entry {
+            timestamp_ns: at_ns,
+            stream,
+            app: AppId::from_random(1),
+            task: TaskId::from_random(1),
+            function: FunctionId::from_random(1),
+            input: None,
+            call: Some(CallId::from_random(call)),
+            data: data.to_owned(),
+        }
+    }
+
+    #[test]
+    fn lines_are_told_together_within_a_stream_a_call_and_a_second() {
+        let out = Stream::Stdout;
+        let entries = [
+            entry(5, 1, out, "a\n"),
+            entry(6, 1, out, "b\n"),
+            entry(7, 1, Stream::Stderr, "c\n"),
+            entry(8, 1, out, "d\n"),
+            entry(9, 2, out, "e\n"),
+            entry(NANOS + 1, 2, out, "f"),
+            entry(NANOS + 2, 2, out, "g\n"),
+        ];
+        let told = |told| {
+            let batches = batches(&entries, "1-2", told);
+            let items = batches.iter().flat_map(|batch| &batch.items).map(|item| (item.data.clone(), item.timestamp_ns));
+            items.collect::<Vec<_>>()
+        };
+        let expected = [("a\nb\n", 5), ("c\n", 7), ("d\n", 8), ("e\n", 9), ("fg\n", NANOS + 1)];
+        assert_eq!(told(Told::Together), expected.map(|(data, at)| (data.to_owned(), at)));
+        assert_eq!(told(Told::Apart).len(), entries.len());
+    }
 }

@@ -7,7 +7,7 @@ use shoal_state::TaskId;
 use shoal_state::model::Task;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Inputs;
 use crate::log::{Entry, LineCutter, LogStore, Stream};
@@ -16,6 +16,10 @@ use crate::log::{Entry, LineCutter, LogStore, Stream};
 const PARTIAL_LINE_WAIT: Duration = Duration::from_millis(20);
 /// How long an unfinished line is held back that goes on: a progress bar may never end its line.
 const PARTIAL_LINE_HELD_MAX: Duration = Duration::from_millis(100);
+/// Who prints line by line without a pause is read at this pace: each read is a write to the disk and wakes whoever follows.
+const GATHER: Duration = Duration::from_millis(2);
+/// Where less than this was read at once, in bytes, the next may wait: the pipe has room for much more.
+const GATHER_BYTES: usize = 4 << 10;
 /// How much is read at a time, in bytes: what a pipe holds.
 const READ_BYTES: usize = 64 << 10;
 
@@ -71,6 +75,7 @@ impl Printer {
         let mut buffer = vec![0; READ_BYTES];
         // Since when there is a part of a line.
         let mut held: Option<Instant> = None;
+        let mut last_read = Instant::now();
         loop {
             let read = match held {
                 Some(since) => {
@@ -94,6 +99,12 @@ impl Printer {
                 }
             }
             self.print(stream, &mut lines);
+            let goes_on = last_read.elapsed() < GATHER;
+            last_read = Instant::now();
+            if goes_on && matches!(read, Some(Ok(length)) if length < GATHER_BYTES) {
+                sleep(GATHER).await;
+                last_read = Instant::now();
+            }
         }
         cutter.finish(&mut lines);
         self.print(stream, &mut lines);

@@ -17,7 +17,7 @@ use super::index::joined;
 use super::store::{Error, LogStore, failed};
 
 /// How many entries one batch of [`LogStore::follow`] holds at most; the next call continues.
-pub const FOLLOW_ENTRIES_MAX: usize = 1_000;
+pub const FOLLOW_ENTRIES_MAX: usize = 5_000;
 
 /// With so many bytes a batch of [`LogStore::follow`] is full.
 pub const FOLLOW_BYTES_MAX: usize = 2 << 20;
