@@ -90,7 +90,11 @@ fn add_gang<'a>(state: &'a State, load: &Load, gang: &Gang, single_use: bool, po
         if task.stopping.is_none() {
             pool.broken.push((id, lost.node));
         }
-    } else if live.len() < gang.tasks.len() || task.stopping.is_some() || (single_use && load.used.contains(&id)) {
+    } else if live.len() < gang.tasks.len()
+        || task.stopping.is_some()
+        || load.yielding.contains(&id)
+        || (single_use && load.used.contains(&id))
+    {
         pool.stopping += 1;
     } else if live.iter().any(|(_, task)| node(task).is_some_and(|node| node.draining)) {
         pool.outgoing.push((id, task, "node drains"));
@@ -152,8 +156,8 @@ pub(crate) fn wanted(state: &State, load: &Load, id: FunctionId, function: &Func
 
 /// Says whether a container with inputs may be asked to give way: not one of a sandbox, which is that one container, nor of a build, nor
 /// of those that are to be there whatever comes.
-pub(crate) fn may_yield(state: &State, id: FunctionId, function: &Function, serving: usize) -> bool {
-    let least = if keeps_minimum(state, id, function) { function.scaling.containers_min as usize } else { 0 };
+pub(crate) fn may_yield(state: &State, load: &Load, id: FunctionId, function: &Function, serving: usize) -> bool {
+    let least = if keeps_minimum(state, id, function) { function.scaling.containers_min.div_ceil(at_once(load, id)) as usize } else { 0 };
     !state.sandboxes.contains_key(&SandboxId::of(id)) && !function.builder && serving > least
 }
 

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Placement;
-use shoal_state::{FunctionId, NodeId, TaskId, Timestamp};
+use shoal_state::model::Gang;
+use shoal_state::{FunctionId, NodeId, State, TaskId, Timestamp};
 
 /// The work of one function, as the home of its shard reports it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,11 +36,21 @@ pub struct Load {
     pub placements: BTreeMap<FunctionId, Placement>,
     /// Functions of which it is not known yet where they may run: they get no new container.
     pub unread: BTreeSet<FunctionId>,
-    /// Tasks that were asked to give way: they get no more inputs, and end once they are done with those that they have.
+    /// Tasks that were asked to give way: they get no more inputs, and end once they are done with those that they have. Of a gang it is
+    /// the one of rank 0, which gets its inputs.
     pub yielding: BTreeSet<TaskId>,
     /// Nodes that are down. Their tasks are not counted on, and they get none.
     pub down: BTreeSet<NodeId>,
     /// Nodes that have not been heard for a moment, and may be down. They get no tasks. Theirs run, as far as anybody knows; where there
     /// is room, others are started that take their place should the node be lost.
     pub doubtful: BTreeSet<NodeId>,
+}
+
+impl Load {
+    /// Says whether a task ends by itself soon because it, or its gang, was asked to give way.
+    pub(crate) fn gives_way(&self, state: &State, task: TaskId) -> bool {
+        // Mostly nobody was asked, and then no gang is looked for.
+        let asked = |task: &TaskId| self.yielding.contains(task);
+        !self.yielding.is_empty() && (asked(&task) || state.gang(task).and_then(|(_, gang)| Gang::first(gang)).as_ref().is_some_and(asked))
+    }
 }

@@ -8,8 +8,8 @@ use shoal_state::{Command, FunctionId, GangId, NodeId, State, TaskId, Timestamp}
 
 use crate::demand::{self, Pool};
 use crate::placement::Placement;
-use crate::room::{Candidate, Room, Taken, Taking};
-use crate::share::Shares;
+use crate::room::{Candidate, Room, Taken, Taking, ends_with};
+use crate::share::{Shares, sum, times};
 use crate::why::{Obstacle, gpus_there};
 use crate::{Load, Why};
 
@@ -32,7 +32,7 @@ pub struct Plan {
     /// `StopTask`, `Assign` and `AssignGang`, the stops first.
     pub commands: Vec<Command>,
     /// Tasks that are to get no more inputs, and so end once they are done with those that they have: others wait that have less
-    /// of the cluster. What they run is not touched.
+    /// of the cluster. What they run is not touched. Of a gang, which gives way as a whole, it is the one of rank 0.
     pub yields: Vec<TaskId>,
     /// Functions that get fewer containers than their work asks for, and why; sorted by function.
     pub waiting: Vec<(FunctionId, Why)>,
@@ -50,6 +50,13 @@ struct Need<'a> {
     oldest_waiting_ms: u64,
 }
 
+/// What one function has that takes inputs: containers, or gangs as their containers of rank 0.
+struct Serving<'a> {
+    id: FunctionId,
+    function: &'a Function,
+    tasks: Vec<(TaskId, &'a Task)>,
+}
+
 /// Decides what should change now.
 ///
 /// `ids` gives 128 random bits a call. Scarce room is given one container at a time, to the app that has the least of the cluster,
@@ -64,8 +71,9 @@ pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() ->
         room: Room::new(state, load, now),
         shares: Shares::new(state, load),
         stops: BTreeMap::new(),
-        yields: Vec::new(),
+        yields: BTreeSet::new(),
         idle: Vec::new(),
+        serving: Vec::new(),
         waiting: BTreeMap::new(),
     };
     let mut needs: Vec<Need<'_>> = state.functions.iter().filter_map(|(id, function)| planner.look_at(*id, function)).collect();
@@ -73,7 +81,7 @@ pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() ->
     let assigns = planner.place(&mut needs, ids);
     let stops = planner.stops.into_iter().map(|(id, why)| Command::StopTask { id, why });
     let commands = stops.chain(assigns).collect();
-    Plan { commands, yields: planner.yields, waiting: planner.waiting.into_iter().collect() }
+    Plan { commands, yields: planner.yields.into_iter().collect(), waiting: planner.waiting.into_iter().collect() }
 }
 
 struct Planner<'a> {
@@ -83,9 +91,11 @@ struct Planner<'a> {
     room: Room,
     shares: Shares,
     stops: BTreeMap<TaskId, String>,
-    yields: Vec<TaskId>,
+    yields: BTreeSet<TaskId>,
     /// Idle tasks that may be stopped for the sake of others.
     idle: Vec<Candidate>,
+    /// What each function has that takes inputs.
+    serving: Vec<Serving<'a>>,
     waiting: BTreeMap<FunctionId, Why>,
 }
 
@@ -107,12 +117,20 @@ impl<'a> Planner<'a> {
         }
         let mut missing = wanted.saturating_sub(pool.serving.len() as u64);
         let sure = missing.saturating_sub(pool.doubtful as u64);
-        let at_once = demand::at_once(self.load, id);
+        let (at_once, held) = (demand::at_once(self.load, id), pool.held() as u64);
+        if at_once > 1 {
+            // A gang that may run still must not run twice: none is started ahead.
+            missing = sure;
+        }
+        let lost = pool.lost as u64;
+        if !pool.serving.is_empty() {
+            self.serving.push(Serving { id, function, tasks: pool.serving });
+        }
         if missing > 0
             && let Some(node) = self.unfenced(id)
         {
             // It may run still, and must not run twice.
-            missing = missing.saturating_sub(pool.lost as u64);
+            missing = missing.saturating_sub(lost);
             self.waiting.insert(id, Why::Fencing { node });
         }
         if missing == 0 {
@@ -123,7 +141,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let containers_max = demand::containers_max(function);
-        let may = u64::from(containers_max / at_once).saturating_sub(pool.held() as u64);
+        let may = u64::from(containers_max / at_once).saturating_sub(held);
         if may < sure.min(missing) {
             self.waiting.insert(id, Why::ContainersMax { containers_max });
         }
@@ -156,10 +174,8 @@ impl<'a> Planner<'a> {
 
     /// Stops a task, and with it all of its gang.
     fn stop(&mut self, task: TaskId, why: String) {
-        match self.state.gang(task) {
-            Some((_, gang)) => self.room.stop(self.state, &gang.tasks),
-            None => self.room.stop(self.state, &[task]),
-        }
+        let all = ends_with(self.state, task);
+        self.room.stop(self.state, &all);
         self.stops.insert(task, why);
     }
 
@@ -172,7 +188,7 @@ impl<'a> Planner<'a> {
         }
         let left = spare - stopped.len();
         let idle = demand::idle(self.load, pool, self.now).into_iter().filter(|(task, _)| !stopped.contains(task)).take(left);
-        self.idle.extend(idle.map(|(task, idle_ms)| Candidate { task, function: id, idle_ms }));
+        self.idle.extend(idle.map(|(task, idle_ms)| Candidate::new(self.state, task, id, idle_ms)));
     }
 
     /// Says what keeps a function from having any new container.
@@ -210,7 +226,7 @@ impl<'a> Planner<'a> {
                         need.missing = 0;
                         continue;
                     }
-                    Taking::Full => Err(self.make_room(need)),
+                    Taking::Full => Err(self.make_room(need, 0)),
                 },
             };
             match found {
@@ -245,32 +261,7 @@ impl<'a> Planner<'a> {
                 let tasks = taken.into_iter().map(|taken| (TaskId::from_random(ids()), task(need, taken, self.now)));
                 Ok(Command::AssignGang { tasks: tasks.collect(), id: GangId::from_random(ids()) })
             }
-            Err(fits) => Err(self.make_room_for_gang(need, fits)),
-        }
-    }
-
-    /// As [`Self::make_room`], for all containers of a gang at once; `fits` of them have room now.
-    fn make_room_for_gang(&mut self, need: &Need<'_>, fits: u32) -> Why {
-        let (needs, size) = (need.function.resources, need.placement.at_once());
-        if self.state.nodes.is_empty() {
-            return Why::NoNodes;
-        }
-        if let Some(why) = need.placement.nowhere(self.state) {
-            return Why::Nowhere { why };
-        }
-        let holds = self.room.holds(&needs, &need.placement);
-        if holds < u64::from(size) {
-            return Why::GangNeverFits { size, needs, holds };
-        }
-        if let Some(node) = self.room.promise_gang(need.id, &needs, &need.placement) {
-            return Why::RoomSoon { node: self.room.name(node) };
-        }
-        let (own, others) = std::mem::take(&mut self.idle).into_iter().partition::<Vec<_>, _>(|idle| idle.function == need.id);
-        let evicted = self.room.evict_gang(self.state, (need.id, &needs, &need.placement), &others);
-        self.idle = others.into_iter().chain(own).collect();
-        match evicted {
-            Some((node, tasks)) => self.evicted(need.id, node, tasks),
-            None => Why::NoRoomForGang { size, fits, needs, nodes: self.room.obstacles(&needs, &need.placement) },
+            Err(fits) => Err(self.make_room(need, fits)),
         }
     }
 
@@ -285,9 +276,9 @@ impl<'a> Planner<'a> {
         Why::RoomSoon { node: self.room.name(node) }
     }
 
-    /// Finds room in what stops already, stops idle containers of others, or asks busy ones to give way. One container's worth a plan
-    /// and function.
-    fn make_room(&mut self, need: &Need<'_>) -> Why {
+    /// Finds room in what stops already, stops idle containers of others, or asks busy ones to give way; `fits` of a gang's containers
+    /// have room now. One container's, or gang's, worth a plan and function.
+    fn make_room(&mut self, need: &Need<'_>, fits: u32) -> Why {
         let needs = need.function.resources;
         if self.state.nodes.is_empty() {
             return Why::NoNodes;
@@ -295,67 +286,87 @@ impl<'a> Planner<'a> {
         if let Some(why) = need.placement.nowhere(self.state) {
             return Why::Nowhere { why };
         }
-        let nodes = self.room.obstacles(&needs, &need.placement);
-        if self.room.never_fits(&needs, &need.placement) {
-            if !need.placement.gpus.is_empty() && !self.room.have_gpus(&need.placement) {
-                return Why::NeverGpus { choices: need.placement.gpus.clone(), there: gpus_there(self.state) };
-            }
-            return Why::NeverFits { needs, nodes: self.room.capacities(&need.placement) };
+        if let Some(never) = self.never(need) {
+            return never;
         }
-        if let Some(node) = self.room.promise(&needs, &need.placement) {
+        let nodes = self.room.obstacles(&needs, &need.placement);
+        let wants = (need.id, &needs, &need.placement);
+        if let Some(node) = self.room.promise(wants) {
             return Why::RoomSoon { node: self.room.name(node) };
         }
-        let others: Vec<Candidate> = std::mem::take(&mut self.idle);
-        let may_have = |idle: &Candidate| idle.function != need.id && (idle.idle_ms >= IDLE_KEPT_MS || self.is_fair(need, idle.task, 0));
-        let (others, own): (Vec<_>, Vec<_>) = others.into_iter().partition(may_have);
-        let evicted = self.room.evict(self.state, &needs, &need.placement, &others);
+        let idle = std::mem::take(&mut self.idle);
+        let may_have = |idle: &Candidate| idle.function != need.id && (idle.idle_ms >= IDLE_KEPT_MS || self.is_fair(need, idle, 0));
+        let (others, own): (Vec<_>, Vec<_>) = idle.into_iter().partition(may_have);
+        let evicted = self.room.evict(self.state, wants, &others);
         self.idle = others.into_iter().chain(own).collect();
-        let Some((node, tasks)) = evicted else {
-            let choices = need.placement.gpus.clone();
-            let is_gpus = !choices.is_empty() && nodes.iter().any(|(_, obstacle)| matches!(obstacle, Obstacle::Gpus { .. }));
-            let none = if is_gpus { Why::NoGpus { choices, nodes } } else { Why::NoRoom { needs, nodes } };
-            return self.give_way(need).unwrap_or(none);
-        };
-        self.evicted(need.id, node, tasks)
-    }
-
-    /// Says whether a function may have a task's place: it has no more of the cluster then than that one's, or has nothing and that one
-    /// had its turn.
-    fn is_fair(&self, need: &Need<'_>, task: TaskId, turn_ms: u64) -> bool {
-        let Some(task) = self.state.tasks.get(&task) else { return false };
-        let (id, app, needs) = (need.id, need.function.app, &need.function.resources);
-        let had_its_turn = self.now.0.saturating_sub(task.created.0) >= turn_ms;
-        self.shares.may_take_from((id, app, needs), task) || (had_its_turn && self.shares.may_take_turns((id, app), task))
-    }
-
-    /// Asks busy containers of those that have the most to give way.
-    fn give_way(&mut self, need: &Need<'_>) -> Option<Why> {
-        let mut busy: Vec<(TaskId, &Task)> = Vec::new();
-        for (id, function) in &self.state.functions {
-            let serving = demand::pool(self.state, self.load, *id).serving;
-            let asked = serving.iter().filter(|(task, _)| self.yields.contains(task)).count();
-            if demand::may_yield(self.state, *id, function, serving.len() - asked) {
-                let fair =
-                    |task: &TaskId| !self.stops.contains_key(task) && !self.yields.contains(task) && self.is_fair(need, *task, TURN_MS);
-                busy.extend(serving.into_iter().filter(|(task, _)| fair(task)));
+        if let Some((node, tasks)) = evicted {
+            return self.evicted(need.id, node, tasks);
+        }
+        self.idle.sort_by_key(|idle| (Reverse(idle.idle_ms), idle.task));
+        self.give_way(need).unwrap_or_else(|| match need.placement.gang {
+            Some(_) => Why::NoRoomForGang { size: need.placement.at_once(), fits, needs, nodes },
+            None => {
+                let choices = need.placement.gpus.clone();
+                let is_gpus = !choices.is_empty() && nodes.iter().any(|(_, obstacle)| matches!(obstacle, Obstacle::Gpus { .. }));
+                if is_gpus { Why::NoGpus { choices, nodes } } else { Why::NoRoom { needs, nodes } }
             }
+        })
+    }
+
+    /// Says why no nodes could hold what a function needs, however empty they were.
+    fn never(&self, need: &Need<'_>) -> Option<Why> {
+        let (needs, placement) = (need.function.resources, &need.placement);
+        if placement.gang.is_some() {
+            let (size, holds) = (placement.at_once(), self.room.holds(&needs, placement));
+            return (holds < u64::from(size)).then_some(Why::GangNeverFits { size, needs, holds });
+        }
+        if !self.room.never_fits(&needs, placement) {
+            return None;
+        }
+        if !placement.gpus.is_empty() && !self.room.have_gpus(placement) {
+            return Some(Why::NeverGpus { choices: placement.gpus.clone(), there: gpus_there(self.state) });
+        }
+        Some(Why::NeverFits { needs, nodes: self.room.capacities(placement) })
+    }
+
+    /// Says whether a function may have the place of a container, or of a gang: it has no more of the cluster then than that one's, or
+    /// has nothing and that one had its turn.
+    fn is_fair(&self, need: &Need<'_>, from: &Candidate, turn_ms: u64) -> bool {
+        let Some(task) = self.state.tasks.get(&from.task) else { return false };
+        let held = sum(from.tasks.iter().filter_map(|task| self.state.tasks.get(task)).map(|task| &task.resources));
+        let (id, app, needs) = (need.id, need.function.app, times(&need.function.resources, need.placement.at_once()));
+        let had_its_turn = self.now.0.saturating_sub(task.created.0) >= turn_ms;
+        self.shares.may_take_from((id, app, &needs), (task, &held)) || (had_its_turn && self.shares.may_take_turns((id, app), task))
+    }
+
+    /// Asks busy containers, or gangs, of those that have the most to give way.
+    fn give_way(&mut self, need: &Need<'_>) -> Option<Why> {
+        let mut busy: Vec<(&Task, Candidate)> = Vec::new();
+        for Serving { id, function, tasks } in &self.serving {
+            let asked = tasks.iter().filter(|(task, _)| self.yields.contains(task)).count();
+            if *id == need.id || !demand::may_yield(self.state, self.load, *id, function, tasks.len() - asked) {
+                continue;
+            }
+            let stays = tasks.iter().filter(|(task, _)| !self.stops.contains_key(task) && !self.yields.contains(task));
+            let candidates = stays.map(|(task, of)| (*of, Candidate::new(self.state, *task, *id, 0)));
+            busy.extend(candidates.filter(|(_, candidate)| self.is_fair(need, candidate, TURN_MS)));
         }
         // The youngest first: it has done the least of what it does, should that be long.
-        busy.sort_by_key(|(id, task)| (Reverse(self.shares.of(task.function, task.app)), Reverse(task.created), *id));
-        let candidates: Vec<Candidate> = busy.into_iter().map(|(task, of)| Candidate { task, function: of.function, idle_ms: 0 }).collect();
-        let (node, tasks) = self.room.evict(self.state, &need.function.resources, &need.placement, &candidates)?;
+        busy.sort_by_key(|(task, of)| (Reverse(self.shares.of(task.function, task.app)), Reverse(task.created), of.task));
+        let candidates: Vec<Candidate> = busy.into_iter().map(|(_, candidate)| candidate).collect();
+        let (node, tasks) = self.room.evict(self.state, (need.id, &need.function.resources, &need.placement), &candidates)?;
         let function = candidates.iter().find(|candidate| tasks.contains(&candidate.task))?.function;
         for task in tasks {
             self.goes(task);
-            self.yields.push(task);
+            self.yields.insert(task);
         }
         Some(Why::GivesWay { function, node: self.room.name(node) })
     }
 
+    /// Notes that a task, and with it all of its gang, has nothing any more.
     fn goes(&mut self, task: TaskId) {
-        if let Some(task) = self.state.tasks.get(&task) {
-            self.shares.give(task);
-        }
+        let all = ends_with(self.state, task);
+        all.iter().filter_map(|task| self.state.tasks.get(task)).for_each(|task| self.shares.give(task));
     }
 }
 

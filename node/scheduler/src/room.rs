@@ -112,12 +112,34 @@ pub(crate) struct Taken {
     pub(crate) gpus: Vec<u32>,
 }
 
-/// A task that could be stopped to make room.
+/// What could be stopped, or asked to end, to make room: a container, or a gang as a whole.
 #[derive(Debug)]
 pub(crate) struct Candidate {
+    /// The task, or that of a gang's rank 0: its end is the end of all.
     pub(crate) task: TaskId,
+    /// All tasks that end then.
+    pub(crate) tasks: Vec<TaskId>,
     pub(crate) function: FunctionId,
     pub(crate) idle_ms: u64,
+}
+
+impl Candidate {
+    pub(crate) fn new(state: &State, task: TaskId, function: FunctionId, idle_ms: u64) -> Self {
+        Self { task, tasks: ends_with(state, task), function, idle_ms }
+    }
+}
+
+/// Returns the tasks that end when one does: that one, or all of its gang.
+pub(crate) fn ends_with(state: &State, task: TaskId) -> Vec<TaskId> {
+    state.gang(task).map_or_else(|| vec![task], |(_, gang)| gang.tasks.clone())
+}
+
+/// For whom room is made: a function, what each of its containers needs, and where they may be. It is one container, or a gang.
+pub(crate) type Wants<'a> = (FunctionId, &'a Resources, &'a Placement);
+
+/// Returns all tasks that end with some candidates.
+fn tasks_of<'a>(candidates: impl IntoIterator<Item = &'a Candidate>) -> Vec<TaskId> {
+    candidates.into_iter().flat_map(|candidate| candidate.tasks.iter().copied()).collect()
 }
 
 /// All nodes.
@@ -184,7 +206,7 @@ impl Room {
                 place.starting += 1;
             }
             take_held(&mut place.free, &task.resources, &task.gpus);
-            if task.stopping.is_none() && task.boot == place.boot && !load.yielding.contains(id) {
+            if task.stopping.is_none() && task.boot == place.boot && !load.gives_way(state, *id) {
                 take_held(&mut place.soon, &task.resources, &task.gpus);
             }
             *place.tasks.entry(task.function).or_default() += 1;
@@ -232,7 +254,7 @@ impl Room {
     }
 
     /// Promises a gang what tasks that stop will free; returns one of its nodes.
-    pub(crate) fn promise_gang(&mut self, function: FunctionId, needs: &Resources, placement: &Placement) -> Option<NodeId> {
+    fn promise_gang(&mut self, function: FunctionId, needs: &Resources, placement: &Placement) -> Option<NodeId> {
         let mut later = self.clone();
         for place in later.places.values_mut() {
             place.free = place.soon.clone();
@@ -246,31 +268,41 @@ impl Room {
         taken.first().map(|taken| taken.node)
     }
 
-    /// Chooses idle tasks to stop so that a gang will fit: none without which it would. The room is promised. `None` when stopping
-    /// all candidates would not help.
-    pub(crate) fn evict_gang(
+    /// Chooses what is to end so that a container, or a whole gang, will fit, and none without which it would; returns a node, and the
+    /// task of each. The room is promised. `None` when the end of all candidates would not help.
+    pub(crate) fn evict(&mut self, state: &State, wants: Wants<'_>, candidates: &[Candidate]) -> Option<(NodeId, Vec<TaskId>)> {
+        match wants.2.gang {
+            Some(_) => self.evict_for_gang(state, wants, candidates),
+            None => self.evict_for_one(state, wants, candidates),
+        }
+    }
+
+    fn evict_for_gang(
         &mut self,
         state: &State,
-        (function, needs, placement): (FunctionId, &Resources, &Placement),
-        candidates: &[Candidate],
+        (function, needs, placement): Wants<'_>,
+        all: &[Candidate],
     ) -> Option<(NodeId, Vec<TaskId>)> {
-        let with = |room: &Self, tasks: &[TaskId]| {
+        let with = |room: &Self, chosen: &[&Candidate]| {
             let mut room = room.clone();
-            room.stop(state, tasks);
+            room.stop(state, &tasks_of(chosen.iter().copied()));
             room.promise_gang(function, needs, placement).map(|node| (room, node))
         };
-        let all: Vec<TaskId> = candidates.iter().map(|candidate| candidate.task).collect();
-        let enough = (1..=all.len()).find(|count| with(self, &all[..*count]).is_some())?;
-        let mut chosen = all[..enough].to_vec();
-        for task in &all[..enough] {
-            let fewer: Vec<TaskId> = chosen.iter().copied().filter(|other| other != task).collect();
+        let all: Vec<&Candidate> = all.iter().collect();
+        // The more of them end the more fits, so the first that are enough are found by halves.
+        with(self, &all)?;
+        let numbers: Vec<usize> = (1..=all.len()).collect();
+        let enough = numbers.partition_point(|count| with(self, &all[..*count]).is_none()) + 1;
+        let mut chosen = all[..enough.min(all.len())].to_vec();
+        for candidate in chosen.clone() {
+            let fewer: Vec<&Candidate> = chosen.iter().copied().filter(|other| other.task != candidate.task).collect();
             if with(self, &fewer).is_some() {
                 chosen = fewer;
             }
         }
         let (room, node) = with(self, &chosen)?;
         *self = room;
-        Some((node, chosen))
+        Some((node, chosen.iter().map(|candidate| candidate.task).collect()))
     }
 
     /// Says how many containers all nodes that may have them could hold, were they empty.
@@ -280,39 +312,47 @@ impl Room {
     }
 
     /// Promises what tasks that stop will free; returns the node.
-    pub(crate) fn promise(&mut self, needs: &Resources, placement: &Placement) -> Option<NodeId> {
+    fn promise_one(&mut self, needs: &Resources, placement: &Placement) -> Option<NodeId> {
         let (id, place) =
             self.places.iter_mut().find(|(_, place)| place.may_have(placement) && place.fits(&place.soon, needs, placement))?;
         place.take_soon(needs, placement);
         Some(*id)
     }
 
-    /// Chooses idle tasks to stop so that `needs` will fit on one node: the fewest, then the longest idle. The room is
-    /// promised. `None` when stopping all candidates would not help.
-    pub(crate) fn evict(
+    /// As [`Self::evict`], for one container: the fewest, then those that come first.
+    fn evict_for_one(
         &mut self,
         state: &State,
-        needs: &Resources,
-        placement: &Placement,
+        (_, needs, placement): Wants<'_>,
         candidates: &[Candidate],
     ) -> Option<(NodeId, Vec<TaskId>)> {
         let choose = |(id, place): (&NodeId, &Place)| {
             let mut soon = place.soon.clone();
             let mut chosen = Vec::new();
-            for candidate in candidates {
+            for (number, candidate) in candidates.iter().enumerate() {
                 if place.fits(&soon, needs, placement) {
                     break;
                 }
-                let Some(task) = state.tasks.get(&candidate.task).filter(|task| task.node == *id) else { continue };
-                soon.give(&task.resources, &task.gpus);
-                chosen.push(candidate.task);
+                let of = candidate.tasks.iter().filter_map(|task| state.tasks.get(task));
+                let here: Vec<_> = of.filter(|task| task.node == *id).collect();
+                if here.is_empty() {
+                    continue;
+                }
+                here.into_iter().for_each(|task| soon.give(&task.resources, &task.gpus));
+                chosen.push(number);
             }
             (place.may_have(placement) && place.fits(&soon, needs, placement)).then_some((chosen.len(), *id, chosen))
         };
         let (_, node, chosen) = self.places.iter().filter_map(choose).min()?;
-        self.stop(state, &chosen);
+        let chosen: Vec<&Candidate> = chosen.into_iter().map(|number| &candidates[number]).collect();
+        self.stop(state, &tasks_of(chosen.iter().copied()));
         self.places.get_mut(&node)?.take_soon(needs, placement);
-        Some((node, chosen))
+        Some((node, chosen.into_iter().map(|candidate| candidate.task).collect()))
+    }
+
+    /// Promises what tasks that stop will free, to a container or to all of a gang; returns the node, or one of them.
+    pub(crate) fn promise(&mut self, (function, needs, placement): Wants<'_>) -> Option<NodeId> {
+        if placement.gang.is_some() { self.promise_gang(function, needs, placement) } else { self.promise_one(needs, placement) }
     }
 
     /// Notes that tasks are going to stop.

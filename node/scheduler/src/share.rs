@@ -52,6 +52,26 @@ fn larger(one: &Resources, other: &Resources) -> Resources {
     }
 }
 
+/// Returns what containers have together.
+pub(crate) fn sum<'a>(held: impl Iterator<Item = &'a Resources>) -> Resources {
+    held.fold(Resources::default(), |all, more| Resources {
+        cpu_milli: all.cpu_milli.saturating_add(more.cpu_milli),
+        memory_bytes: all.memory_bytes.saturating_add(more.memory_bytes),
+        gpus: all.gpus.saturating_add(more.gpus),
+        ..Resources::default()
+    })
+}
+
+/// Returns what so many of the same need.
+pub(crate) fn times(needs: &Resources, count: u32) -> Resources {
+    Resources {
+        cpu_milli: needs.cpu_milli.saturating_mul(count),
+        memory_bytes: needs.memory_bytes.saturating_mul(count.into()),
+        gpus: needs.gpus.saturating_mul(count),
+        ..Resources::default()
+    }
+}
+
 /// What each function and app has: tasks that are to stay.
 #[derive(Debug)]
 pub(crate) struct Shares {
@@ -66,7 +86,7 @@ impl Shares {
         state.nodes.values().for_each(|node| all.add(&node.capacity));
         let mut shares = Self { all, functions: BTreeMap::new(), apps: BTreeMap::new() };
         for (id, task) in &state.tasks {
-            if task.stopping.is_none() && !load.yielding.contains(id) {
+            if task.stopping.is_none() && !load.gives_way(state, *id) {
                 shares.take(task.function, task.app, &task.resources);
             }
         }
@@ -91,12 +111,12 @@ impl Shares {
         (self.share(self.app(app)), self.share(self.function(function)))
     }
 
-    /// Says whether a function may have what a task of another one has: it has no more than that one then. That one may not have it
-    /// back, so two never take it from each other again and again.
-    pub(crate) fn may_take_from(&self, (function, app, needs): (FunctionId, AppId, &Resources), from: &Task) -> bool {
+    /// Says whether a function may have what a container, or a gang, of another one has: it has no more than that one then. That one may
+    /// not have it back, so two never take it from each other again and again.
+    pub(crate) fn may_take_from(&self, (function, app, needs): (FunctionId, AppId, &Resources), (from, held): (&Task, &Resources)) -> bool {
         let (mine, theirs) =
             if app == from.app { (self.function(function), self.function(from.function)) } else { (self.app(app), self.app(from.app)) };
-        let left = theirs.without(&larger(needs, &from.resources));
+        let left = theirs.without(&larger(needs, held));
         function != from.function && self.share(mine.with(needs)) <= self.share(left)
     }
 

@@ -150,6 +150,7 @@ fn a_gang_is_placed_all_or_none_and_says_what_it_waits_for() {
     cluster.clustered(1, resources(1_000), 3);
     cluster.function(2, resources(2_000), Scaling::default());
     cluster.task(1, 2, 1);
+    cluster.state.tasks.get_mut(&ta(1)).unwrap().created = Timestamp(NOW.0 - 5_000);
     cluster.work(1, 1, 0);
     assert_eq!(cluster.step(), Vec::<String>::new());
     assert_eq!(
@@ -794,6 +795,60 @@ fn the_only_place_is_had_in_turns_by_those_that_have_nothing() {
     assert_eq!(cluster.plan().yields, [], "its turn has just begun");
     young(&mut cluster, 1, 25_000);
     assert_eq!(cluster.plan().yields, [ta(1)]);
+}
+
+#[test]
+fn a_gang_gives_way_as_a_whole_and_others_give_way_to_one() {
+    let mut cluster = Cluster::new(&[2_000, 2_000]);
+    cluster.clustered(1, resources(2_000), 2);
+    (2..=4).for_each(|number| cluster.function(number, resources(2_000), Scaling::default()));
+    cluster.work(1, 1, 0);
+    cluster.step();
+    let gang = cluster.state.gangs.values().next().unwrap().tasks.clone();
+    gang.iter().for_each(|task| cluster.state.tasks.get_mut(task).unwrap().created = Timestamp(0));
+    cluster.work(1, 0, 1);
+    // Two wait, and one gang is room for both: it is asked once, by its rank 0.
+    cluster.work(2, 1, 0);
+    cluster.work(3, 1, 0);
+    let made = cluster.plan();
+    assert_eq!((made.yields.as_slice(), made.commands.len()), ([gang[0]].as_slice(), 0), "{made:?}");
+    assert!(why(&made, 3).contains("containers to stop"), "{}", why(&made, 3));
+    cluster.load.yielding = [gang[0]].into();
+    let made = cluster.plan();
+    assert_eq!((made.yields.len(), made.commands.len()), (0, 0), "{made:?}");
+    assert!([2, 3].iter().all(|function| why(&made, *function).contains("containers to stop")), "{made:?}");
+    // The third finds nothing in what the two were promised.
+    cluster.work(4, 1, 0);
+    assert!(why(&cluster.plan(), 4).starts_with("waiting for 2 cores"), "{}", why(&cluster.plan(), 4));
+
+    // The other way round: two containers of two functions are asked for the sake of a gang.
+    gang.iter().for_each(|task| ends(&mut cluster, task.bits()));
+    cluster.work(4, 0, 0);
+    cluster.step();
+    cluster.state.tasks.iter().map(|(id, _)| *id).collect::<Vec<_>>().iter().for_each(|task| {
+        cluster.state.tasks.get_mut(task).unwrap().created = Timestamp(0);
+    });
+    for function in [2, 3] {
+        cluster.work(function, 0, 1);
+    }
+    cluster.work(1, 1, 0);
+    assert_eq!(cluster.plan().yields.len(), 2, "{:?}", cluster.plan());
+}
+
+#[test]
+fn a_gang_that_has_more_takes_no_place_of_a_container_that_was_just_used() {
+    let mut cluster = Cluster::new(&[4_000]);
+    cluster.clustered(1, resources(1_000), 2);
+    cluster.function(2, resources(2_000), Scaling::default());
+    cluster.work(1, 1, 0);
+    cluster.step();
+    cluster.task(9, 2, 1);
+    cluster.work(1, 1, 1);
+    cluster.work(2, 0, 0);
+    cluster.idle(9, 3_000);
+    assert_eq!(cluster.step(), [""; 0]);
+    cluster.idle(9, 12_000);
+    assert_eq!(cluster.step(), [format!("stop 9: idle, makes room for {}", fu(1))]);
 }
 
 #[test]
