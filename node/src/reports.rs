@@ -43,9 +43,10 @@ const ENDED_AFTER: Duration = Duration::from_secs(1);
 const DOUBTFUL_AFTER: Duration = Duration::from_millis(1500);
 /// How often is looked who is not heard any more.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long an election is waited for that was begun because the leader's process has ended, and how often it is begun.
-const ELECTION_WAIT: Duration = Duration::from_millis(600);
-const ELECTIONS_MAX: usize = 3;
+/// How long, about, an election is waited for that was begun because the leader's process has ended, and how often it is begun. Two that
+/// stand at the same moment may keep each other from winning: how long each waits is chance.
+const ELECTION_WAIT: Duration = Duration::from_millis(300);
+const ELECTIONS_MAX: usize = 5;
 /// A time for which this node itself did nothing, so long or longer, is no silence of others.
 const PAUSED_AFTER: Duration = Duration::from_secs(1);
 
@@ -359,7 +360,8 @@ async fn notice_losses(reports: Reports, stop: CancellationToken) {
             && elections < ELECTIONS_MAX
             && Instant::now() >= next_election
         {
-            (elections, next_election) = (elections + 1, Instant::now() + ELECTION_WAIT);
+            let wait = ELECTION_WAIT.mul_f64(0.5 + rand::random::<f64>());
+            (elections, next_election) = (elections + 1, Instant::now() + wait);
             raft.succeed(gone).await;
         }
     }
