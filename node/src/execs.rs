@@ -61,6 +61,14 @@ enum Asked {
         fd: Fd,
         offset: u64,
     },
+    /// The next message for a stdin, by its number.
+    Put {
+        task: TaskId,
+        exec: String,
+        number: u64,
+        data: Vec<u8>,
+        eof: bool,
+    },
 }
 
 impl Asked {
@@ -70,7 +78,7 @@ impl Asked {
             + match self {
                 Self::Start(_) => START_WAIT,
                 Self::Wait { wait_ms, .. } => Duration::from_millis(*wait_ms),
-                Self::Write { .. } => WRITE_WAIT,
+                Self::Write { .. } | Self::Put { .. } => WRITE_WAIT,
                 _ => Duration::ZERO,
             }
     }
@@ -187,6 +195,10 @@ async fn here(api: &Api, asked: Asked) -> Result<Told, Fault> {
             Told::Stdin { taken, closed }
         }
         Asked::Stream { task, exec } => Told::Stream(api.execs.get(task, &exec)?.stream().await?),
+        Asked::Put { task, exec, number, data, eof } => {
+            api.execs.get(task, &exec)?.put(number, data, eof).await?;
+            Told::Done
+        }
         Asked::Read { .. } => Told::Done,
     })
 }
@@ -251,6 +263,11 @@ pub(crate) async fn wait(api: &Api, at: At, wait: Duration) -> Result<Option<Exi
 /// Writes to the stdin of a process.
 pub(crate) async fn write(api: &Api, at: At, write: Write) -> Result<(), Error> {
     ask(api, at.node, Asked::Write { task: at.task, exec: at.exec, write }).await.map(drop)
+}
+
+/// Writes the next message to the stdin of a process: one of a number that was taken is not taken again.
+pub(crate) async fn put(api: &Api, at: At, number: u64, data: Vec<u8>, eof: bool) -> Result<(), Error> {
+    ask(api, at.node, Asked::Put { task: at.task, exec: at.exec, number, data, eof }).await.map(drop)
 }
 
 /// Returns how much of its stdin a process has taken, and whether that is closed.

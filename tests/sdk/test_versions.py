@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import Client, Node
+from harness import Client, Node, wait_for
+from programs import shells
+from terminal import Terminal
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -61,3 +63,38 @@ def test_old_spellings_make_functions(other):
     assert refused.wait(100) != 0
     said = " ".join(refused.text().split())
     assert "'large' asks for gpu=\"A100-40GB:4\", and this cluster has no GPU" in said, said
+
+
+@pytest.mark.parametrize("other", OLD, indirect=True)
+def test_processes_in_containers_by_the_server(other, node, token, request):
+    """Clients without a channel to containers: `modal container exec` prints both streams to their ends, `modal shell ta-…` is a shell in
+    a terminal of the user's size. With 1.1.4 so is `modal shell` in a container of its own, which ends with it; 1.2.6 wants a channel to
+    that one, by TLS alone."""
+    with shells.app.run() as app:
+        call = shells.stay.spawn(600)
+        task = wait_for("its container", lambda: [task["task_id"] for task in node.tasks(app.app_id)], 90)[0]
+        # More than one piece, and an error beside it.
+        command = "seq 1 20000; echo $MODAL_TASK_ID; echo err >&2; exit 3"
+        said = other.modal("container", "exec", "--no-pty", task, "--", "sh", "-c", command).ok(60).text("stdout").splitlines()
+        assert [line for line in said if line.isdigit()] == [str(i) for i in range(1, 20001)]
+        assert {task, "err"} <= set(said)
+        in_a_terminal(Terminal(other, "shell", task))
+        assert task in [task["task_id"] for task in node.tasks(app.app_id)]
+        call.cancel()
+    if request.node.callspec.params["other"] == "1.1.4":
+        before = {task["task_id"] for task in node.tasks()}
+        in_a_terminal(Terminal(other, "shell"))
+        wait_for("the end of its container", lambda: before >= {task["task_id"] for task in node.tasks()}, 60)
+    missing = other.modal("container", "exec", "--no-pty", task, "--", "true")
+    assert missing.wait(60) != 0 and "it has ended" in missing.text(), missing.text()
+
+
+def in_a_terminal(terminal: Terminal) -> None:
+    """Types into a shell, and ends it."""
+    try:
+        terminal.wait(r"[#$] $", 90)
+        terminal.type("stty size; echo $((6 * 7)); exit\r")
+        terminal.wait(rf"[\r\n]{Terminal.ROWS} {Terminal.COLUMNS}\r?\n42\r?\n")
+        assert terminal.end() == 0, terminal.text()
+    finally:
+        terminal.close()

@@ -29,7 +29,7 @@ const TOKEN_LIFE: Duration = Duration::from_secs(20 * 60);
 /// What the signature of a token is for.
 const PURPOSE: &str = "shoal worker channel";
 /// How long a wait for the end of a process is held: clients give it a minute, and ask again.
-const WAIT_HELD: Duration = Duration::from_secs(50);
+pub(super) const WAIT_HELD: Duration = Duration::from_secs(50);
 /// Host names by which clients mean their own machine: to these alone they speak without TLS.
 const OWN_MACHINE: [&str; 4] = ["localhost", "127.0.0.1", "[::1]", "172.21.0.1"];
 /// What clients in JavaScript and Go call themselves: of an https URL to their own machine they take the address, and speak plainly.
@@ -60,17 +60,28 @@ pub(super) async fn access(
     request: pb::TaskGetCommandRouterAccessRequest,
 ) -> Result<pb::TaskGetCommandRouterAccessResponse, Error> {
     let id: TaskId = request.task_id.parse()?;
-    let Identity::Client(token) = caller.identity else {
-        return Err(Error::Unimplemented(
-            "Shoal does not let containers run processes in other containers yet: do it from a client".to_owned(),
-        ));
-    };
+    let token = check_client(caller)?;
+    let node = node_of(api, id).await?;
+    let exp = api.now().0 / 1000 + TOKEN_LIFE.as_secs();
+    let claims = Claims { sub: token.to_string(), task: id.to_string(), node: node.to_string(), exp };
+    Ok(pb::TaskGetCommandRouterAccessResponse { jwt: sign(api, &claims), url: url(&caller.authority, &caller.client_type)? })
+}
+
+/// Lets clients pass, by their token.
+pub(super) fn check_client(caller: &Caller) -> Result<TokenId, Error> {
+    match caller.identity {
+        Identity::Client(token) => Ok(token),
+        Identity::Task(_) => {
+            Err(Error::Unimplemented("Shoal does not let containers run processes in other containers yet: do it from a client".to_owned()))
+        }
+    }
+}
+
+/// Finds the node that has a container.
+pub(super) async fn node_of(api: &Api, id: TaskId) -> Result<NodeId, Error> {
     let state = api.read_latest_unless(|state| state.tasks.contains_key(&id)).await?;
     let absent = || Error::NotFound(format!("Container '{id}' not found: it has ended, or never was"));
-    let task = state.tasks.get(&id).ok_or_else(absent)?;
-    let exp = api.now().0 / 1000 + TOKEN_LIFE.as_secs();
-    let claims = Claims { sub: token.to_string(), task: id.to_string(), node: task.node.to_string(), exp };
-    Ok(pb::TaskGetCommandRouterAccessResponse { jwt: sign(api, &claims), url: url(&caller.authority, &caller.client_type)? })
+    state.tasks.get(&id).map(|task| task.node).ok_or_else(absent)
 }
 
 /// Returns the URL by which a client reaches this node's worker channel: the one that it came by.
@@ -189,14 +200,14 @@ fn variables(api: &Api, request: &rpb::TaskExecStartRequest) -> Result<Vec<(Stri
     Ok(variables)
 }
 
-async fn start(api: &Api, call: &Call, request: rpb::TaskExecStartRequest) -> Result<rpb::TaskExecStartResponse, Error> {
-    let at = call.permit(api, &request, (&request.task_id, &request.exec_id)).await?;
+/// Returns the process that a client wants.
+pub(super) fn spec(api: &Api, at: &At, request: rpb::TaskExecStartRequest) -> Result<Spec, Error> {
     if !request.container_id.is_empty() {
         return Err(Error::Unimplemented("Shoal has no containers beside the main one of a sandbox yet".to_owned()));
     }
-    let spec = Spec {
+    Ok(Spec {
         task: at.task,
-        exec: at.exec,
+        exec: at.exec.clone(),
         env: variables(api, &request)?,
         cwd: request.workdir.clone().filter(|workdir| !workdir.is_empty()),
         terminal: request.pty_info.as_ref().filter(|info| info.enabled).map(terminal),
@@ -208,11 +219,21 @@ async fn start(api: &Api, call: &Call, request: rpb::TaskExecStartRequest) -> Re
         },
         timeout: request.timeout_secs.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into())),
         argv: request.command_args,
-    };
-    let (what, who) = (What::Executed, call.caller.identity.to_string());
+    })
+}
+
+/// Starts a process, and notes who did.
+pub(super) async fn run(api: &Api, caller: &Caller, node: NodeId, spec: Spec) -> Result<(), Error> {
+    let (what, who) = (What::Executed, caller.identity.to_string());
     let why = format!("ran in container {}: {}", spec.task, spec.argv.join(" "));
-    execs::start(api, at.node, spec).await?;
-    api.audit.note(Event { what, who, method: &call.caller.method, from: call.caller.from.clone(), why });
+    execs::start(api, node, spec).await?;
+    api.audit.note(Event { what, who, method: &caller.method, from: caller.from.clone(), why });
+    Ok(())
+}
+
+async fn start(api: &Api, call: &Call, request: rpb::TaskExecStartRequest) -> Result<rpb::TaskExecStartResponse, Error> {
+    let at = call.permit(api, &request, (&request.task_id, &request.exec_id)).await?;
+    run(api, &call.caller, at.node, spec(api, &at, request)?).await?;
     Ok(rpb::TaskExecStartResponse {})
 }
 

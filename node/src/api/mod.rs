@@ -15,6 +15,7 @@ mod dict;
 mod environment;
 pub(crate) mod error;
 mod exec;
+mod exec_by_server;
 pub(crate) mod function;
 pub(crate) mod gpu;
 pub(crate) mod identity;

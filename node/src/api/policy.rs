@@ -27,7 +27,7 @@ use shoal_state::model::{TokenLimits, TokenPurpose};
 use shoal_state::{AppId, CallId, ClassId, EnvironmentId, FunctionId, GangId, InputId, ObjectId, QueueId, SecretId, State, TaskId};
 
 use super::error::Error;
-use super::{Api, Caller, Identity, environment, input_token, sandbox};
+use super::{Api, Caller, Identity, environment, exec_by_server, input_token, sandbox};
 use crate::room::Room;
 
 /// Who may call a method.
@@ -173,6 +173,10 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "SandboxTerminate"
         | "SandboxTerminateV2"
         | "SandboxGetCommandRouterAccess"
+        | "ContainerExec"
+        | "ContainerExecGetOutput"
+        | "ContainerExecPutInput"
+        | "ContainerExecWait"
         | "TaskExecStart"
         | "TaskExecStdioRead"
         | "TaskExecStdinWrite"
@@ -320,6 +324,9 @@ names! {
     rpb::TaskExecStdinStatusRequest, it => [Task(it.task_id.as_str())];
     rpb::TaskExecPollRequest, it => [Task(it.task_id.as_str())];
     rpb::TaskExecWaitRequest, it => [Task(it.task_id.as_str())];
+    pb::ContainerExecGetOutputRequest, it => [Task(exec_by_server::task_of(&it.exec_id))];
+    pb::ContainerExecPutInputRequest, it => [Task(exec_by_server::task_of(&it.exec_id))];
+    pb::ContainerExecWaitRequest, it => [Task(exec_by_server::task_of(&it.exec_id))];
     pb::ContainerStopRequest, it => [Task(it.task_id.as_str())];
     pb::DictGetByIdRequest, it => [Object(it.dict_id.as_str())];
     pb::DictHeartbeatRequest, it => [Object(it.dict_id.as_str())];
@@ -498,6 +505,13 @@ impl Names for rpb::TaskExecStartRequest {
             _ => None,
         });
         let secrets = self.secret_ids.iter().map(String::as_str).chain(sources).map(|id| Thing::Secret(id.into()));
+        [Thing::Task(self.task_id.as_str().into())].into_iter().chain(secrets).collect()
+    }
+}
+
+impl Names for pb::ContainerExecRequest {
+    fn names(&self) -> Vec<Thing<'_>> {
+        let secrets = self.secret_ids.iter().map(|id| Thing::Secret(id.as_str().into()));
         [Thing::Task(self.task_id.as_str().into())].into_iter().chain(secrets).collect()
     }
 }

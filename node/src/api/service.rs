@@ -13,8 +13,8 @@ use tonic::{Request, Response, Status};
 use super::error::Error;
 use super::policy::{self, Names};
 use super::{
-    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, function, image, input_plane, logs, lookup, mount,
-    queue, release, sandbox, scaling, secret, task, token,
+    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, exec_by_server, function, image, input_plane, logs,
+    lookup, mount, queue, release, sandbox, scaling, secret, task, token,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -180,6 +180,10 @@ methods! {
     task_list: pb::TaskListRequest => pb::TaskListResponse, task::list;
     task_get_info: pb::TaskGetInfoRequest => pb::TaskGetInfoResponse, task::info;
     task_get_command_router_access: pb::TaskGetCommandRouterAccessRequest => pb::TaskGetCommandRouterAccessResponse, exec::access;
+    container_exec: pb::ContainerExecRequest => pb::ContainerExecResponse, exec_by_server::start;
+    container_exec_get_output: pb::ContainerExecGetOutputRequest => Stream<pb::RuntimeOutputBatch>, exec_by_server::output;
+    container_exec_put_input: pb::ContainerExecPutInputRequest => (), exec_by_server::put;
+    container_exec_wait: pb::ContainerExecWaitRequest => pb::ContainerExecWaitResponse, exec_by_server::wait;
     container_stop: pb::ContainerStopRequest => pb::ContainerStopResponse, task::stop;
     sandbox_create: pb::SandboxCreateRequest => pb::SandboxCreateResponse, sandbox::create;
     sandbox_create_v2: pb::SandboxCreateV2Request => pb::SandboxCreateV2Response, sandbox::create_v2;

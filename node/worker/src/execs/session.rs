@@ -166,6 +166,14 @@ impl Session {
         }
     }
 
+    /// Writes the next message to its stdin; one of a number that was taken is not taken again.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn put(&self, number: u64, data: Vec<u8>, eof: bool) -> Result<(), Error> {
+        self.ask(|reply| Request::Put { number, data, eof, reply }).await?
+    }
+
     /// Returns how much of its stdin was taken, and whether that is closed.
     pub async fn stdin(&self) -> (u64, bool) {
         let asked = self.ask(|reply| Request::Status { reply }).await;
@@ -202,7 +210,15 @@ impl Session {
         self.stage.send_replace(Stage::Running);
         let Some(stdio) = stdio else { return };
         let (stdin, mut pumps) = self.pump(&spec, stdio);
-        let stdin = Stdin { exec: &exec, name: &spec.exec, pipe: stdin, is_terminal: spec.terminal.is_some(), taken: 0, stream: 0 };
+        let stdin = Stdin {
+            exec: &exec,
+            name: &spec.exec,
+            pipe: stdin,
+            is_terminal: spec.terminal.is_some(),
+            taken: 0,
+            stream: 0,
+            message: (0, 0),
+        };
         let exit = tokio::select! {
             exit = exec.wait() => exit,
             exit = self.end_in_time(&exec, &spec) => exit,

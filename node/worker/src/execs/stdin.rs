@@ -21,6 +21,13 @@ pub(super) enum Request {
         write: Write,
         reply: oneshot::Sender<Result<(), Error>>,
     },
+    /// The next message, by its number.
+    Put {
+        number: u64,
+        data: Vec<u8>,
+        eof: bool,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
     /// How much was taken, and whether it is closed. A stream that writes is overtaken.
     Status {
         reply: oneshot::Sender<(u64, bool)>,
@@ -40,6 +47,8 @@ pub(super) struct Stdin<'a> {
     pub(super) is_terminal: bool,
     pub(super) taken: u64,
     pub(super) stream: u64,
+    /// The number of the last message, and where it begins.
+    pub(super) message: (u64, u64),
 }
 
 impl Stdin<'_> {
@@ -48,6 +57,13 @@ impl Stdin<'_> {
         // Who asked may have gone.
         match request {
             Request::Write { write, reply } => drop(reply.send(self.write(write).await)),
+            Request::Put { number, data, eof, reply } => {
+                let answer = match begin(&mut self.message, number, self.taken) {
+                    Some(offset) => self.write(Write { stream: None, offset, data, eof }).await,
+                    None => Ok(()),
+                };
+                let _ = reply.send(answer);
+            }
             Request::Status { reply } => {
                 self.stream += 1;
                 let _ = reply.send((self.taken, self.pipe.is_none()));
@@ -137,6 +153,14 @@ impl Stdin<'_> {
     }
 }
 
+/// Returns where a message begins: the last one, sent again, where it began; none for an earlier one, all of which was taken.
+fn begin(last: &mut (u64, u64), number: u64, taken: u64) -> Option<u64> {
+    if number > last.0 {
+        *last = (number, taken);
+    }
+    (number == last.0).then_some(last.1)
+}
+
 /// Returns what of a write was not taken yet; none when it does not go on where the last one ended.
 pub(super) fn untaken(write: &Write, taken: u64) -> Option<&[u8]> {
     let skip = taken.checked_sub(write.offset)?;
@@ -147,6 +171,16 @@ pub(super) fn untaken(write: &Write, taken: u64) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_message_is_taken_once() {
+        let mut last = (0, 0);
+        assert_eq!(begin(&mut last, 1, 0), Some(0));
+        assert_eq!(begin(&mut last, 1, 2), Some(0), "the answer to a part of it was lost");
+        assert_eq!(begin(&mut last, 2, 3), Some(3));
+        assert_eq!(begin(&mut last, 1, 5), None);
+        assert_eq!(begin(&mut last, 2, 5), Some(3));
+    }
 
     #[test]
     fn each_byte_is_taken_once() {
