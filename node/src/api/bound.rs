@@ -14,7 +14,7 @@ use shoal_state::{Command, Digest, FunctionId, ShardId, State, Timestamp};
 
 use super::error::Error;
 use super::function::{self, MIB, metadata_for, parse_all, retries};
-use super::{Api, Caller, app, gpu, scaling};
+use super::{Api, Caller, app, gpu, scaling, unserved};
 
 /// The longest parameters, and the longest options, in bytes: they are in the log.
 const BYTES_MAX: usize = 16 << 10;
@@ -183,6 +183,7 @@ impl Wanted {
     }
 
     fn bound(&self, api: &Api, parent_id: FunctionId, parent: &Function) -> Result<Bound, Error> {
+        unserved::check_options(&parent.tag, &self.options)?;
         let resources = self.options.resources.as_ref();
         gpu::check(&api.local(), &format!("function '{}'", parent.tag), resources.and_then(|asked| asked.gpu_config.as_ref()))?;
         let disk_mb = resources.map_or(0, |asked| asked.ephemeral_disk_mb);

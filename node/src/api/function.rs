@@ -7,7 +7,7 @@ use shoal_state::model::{App, Class, Function, Resources, Retries};
 use shoal_state::{AppId, ClassId, Command, DefinitionId, Digest, FunctionId, ShardId, State};
 
 use super::error::Error;
-use super::{Api, Caller, app, bound, gpu, input_plane, scaling};
+use super::{Api, Caller, app, bound, gpu, input_plane, scaling, unserved};
 use crate::placements;
 
 /// How long an input may run when nobody says, in milliseconds.
@@ -232,6 +232,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
     };
     scaling::check(&function.scaling)?;
     scaling::check_definition(&tag, &view)?;
+    unserved::check(&tag, &view)?;
     let placement = placements::of(&bytes, &view);
     check_placement(&api.local(), &tag, &placement)?;
     check_gang(&api.local(), &tag, &function, &placement)?;
@@ -245,7 +246,7 @@ pub(super) async fn create(api: &Api, caller: &Caller, request: pb::FunctionCrea
         function_data: Some(request.function_data.unwrap_or_else(|| function_data(&bytes, &view))),
         function: Some(bytes),
         handle_metadata: Some(metadata),
-        server_warnings: unused_placement(&api.local(), &tag, &placement).into_iter().collect(),
+        server_warnings: unused_placement(&api.local(), &tag, &placement).into_iter().chain(unserved::slower(&tag, &view)).collect(),
         ..Default::default()
     })
 }

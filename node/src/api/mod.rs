@@ -41,6 +41,7 @@ mod service;
 mod task;
 pub(crate) mod token;
 pub(crate) mod transport;
+mod unserved;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
