@@ -1,14 +1,16 @@
 """Two nodes that are one cluster: what is done through one is there through the other, wherever its parts run."""
 
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import Client, Door, Node, founder, wait_for, wait_until_none
+from harness import SANDBOXES_AHEAD, Client, Door, Node, founder, wait_for, wait_until_none
 from terminal import Terminal
 
 pytestmark = pytest.mark.timeout(600)
@@ -345,6 +347,38 @@ def test_a_gang_on_two_nodes_meets(pair):
     nodes = {row["task_id"]: row["node"] for row in pair.home.tasks()}
     assert len({nodes[task] for task in tasks}) == 2, nodes
     run.close()
+
+
+def test_a_gang_ends_and_begins_again_as_a_whole(pair):
+    """A gang on two nodes, of which one is killed: both containers end, and the input, which has no retries, begins anew in two others.
+    Then one node is cut off: the other, which hears no leader any more, ends its container by itself, and the input begins once more."""
+    wait_until_none("tasks of earlier tests", pair.home.tasks, 60, every=0.2)
+    run = pair.of_home.run("gangs.py::lost", "--times", "2")
+
+    def works(tries: int) -> list[str]:
+        tasks = run.wait_line(f"^try {tries} ", 200).text.split()[2:]
+        rows = {row["task_id"]: row["node"] for row in pair.home.tasks()}
+        assert len({rows[task] for task in tasks}) == 2, rows
+        return tasks
+
+    first = works(0)
+    pair.other.wait_reborn(pair.other.kill_child())
+    second = works(1)
+    assert not set(first) & set(second)
+    assert not set(first) & {row["task_id"] for row in pair.home.tasks()}
+    here = next(row["task_id"] for row in pair.home.tasks() if row["task_id"] in second and row["node"] == "home")
+    sandboxes = lambda count: len(pair.home.sandboxes()) == SANDBOXES_AHEAD + count  # noqa: E731
+    wait_for("its container and those that are made ahead", lambda: sandboxes(1), 60)
+    frozen = pair.other.child()
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        wait_for("the end of the container that is cut off", lambda: sandboxes(0), 60)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    run.ok(200)
+    said = {line.text.split()[0]: line.text.split()[1:] for line in run.lines if line.text.startswith(("ended ", "last "))}
+    assert said["ended"] == said["last"] and not set(said["last"]) & {*first, *second}, said
+    assert "its node heard no leader for 15 s" in pair.home.shoal("logs", here).stderr
 
 
 def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):

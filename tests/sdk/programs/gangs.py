@@ -94,6 +94,37 @@ def wait(tell: modal.Dict) -> str:
     return receive(listener.accept()[0]).decode()
 
 
+@app.function(cpu=0.25, timeout=200)
+@modal.clustered(size=2)
+def lasts(tell: modal.Dict, times: int) -> list[str]:
+    """Tells which try this is; works until something happens to it so many times, then returns the containers of the last try."""
+    rank, addresses, _ = place()
+    task, tries = os.environ["MODAL_TASK_ID"], 0
+    while not tell.put(f"{rank} {tries}", task, skip_if_exists=True):
+        tries += 1
+    if tries < times:
+        time.sleep(150)
+    if rank > 0:
+        with connect(addresses[0]) as peer:
+            peer.sendall(task.encode())
+        return []
+    with socket.create_server((addresses[0], PORT), family=socket.AF_INET6) as listener:
+        return [task, receive(listener.accept()[0]).decode()]
+
+
+@app.local_entrypoint()
+def lost(times: int):
+    """Says where each try of one input works."""
+    with modal.Dict.ephemeral() as tell:
+        call = lasts.spawn(tell, times)
+        for tries in range(times):
+            while None in (tasks := [tell.get(f"{rank} {tries}") for rank in (0, 1)]):
+                time.sleep(0.2)
+            print("try", tries, *tasks, flush=True)
+        print("ended", *call.get(), flush=True)
+        print("last", *[tell.get(f"{rank} {times}") for rank in (0, 1)], flush=True)
+
+
 @app.local_entrypoint()
 def main():
     for word in ("one", "two"):
