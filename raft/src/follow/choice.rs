@@ -11,10 +11,14 @@ use std::time::Duration;
 use shoal_state::{Digest, NodeId};
 
 /// A voter that said nothing for so long is left. Several times the pace at which it says that it is there.
-const SILENT: Duration = Duration::from_secs(2);
+const SILENT: Duration = Duration::from_secs(3);
+/// A node that itself did nothing for a while listens for so long at least before it takes that for silence.
+const LISTENS: Duration = Duration::from_secs(1);
 /// One that is behind what is known to be decided for so long is left.
 const LAGS: Duration = Duration::from_secs(3);
-/// One that says that it is cut off from the others is kept for so long where nobody better is known.
+/// One that says for so long that it is cut off from the others is left: while a new leader is found all say so, and need no crowd.
+const CUT_OFF: Duration = Duration::from_secs(2);
+/// … and for so long where nobody better is known.
 const HELD: Duration = Duration::from_secs(5);
 /// One that gave trouble is left alone for so long, if there is another one.
 const SHUNNED: Duration = Duration::from_secs(10);
@@ -70,7 +74,7 @@ struct Followed {
     node: NodeId,
     since: Duration,
     heard: Duration,
-    in_touch: bool,
+    cut_off_since: Option<Duration>,
     applied: u64,
 }
 
@@ -80,7 +84,7 @@ pub(crate) struct Choice {
     me: NodeId,
     voters: Vec<NodeId>,
     leader: Option<NodeId>,
-    trouble: BTreeMap<NodeId, Duration>,
+    trouble: BTreeMap<NodeId, (Duration, Trouble)>,
     followed: Option<Followed>,
     /// Up to where the log is known to be decided, and since when more of it than the voter has.
     decided: u64,
@@ -102,32 +106,35 @@ impl Choice {
     /// Returns whom to follow.
     pub(crate) fn next(&self, now: Duration) -> Next {
         let best = self.voters.iter().min_by_key(|voter| self.class(**voter, now));
-        match best.map(|best| (*best, self.trouble.get(best).map(|at| now.saturating_sub(*at)))) {
+        match best.map(|best| (*best, self.trouble.get(best).map(|(at, _)| now.saturating_sub(*at)))) {
             None => Next::Nobody,
             Some((_, Some(ago))) if ago < PAUSE => Next::Wait(PAUSE - ago),
             Some((best, _)) => Next::Follow(best),
         }
     }
 
-    /// Ranks a voter: those that gave no trouble lately first, then those whose trouble is the longest ago.
-    fn class(&self, voter: NodeId, now: Duration) -> (Option<Duration>, bool) {
-        (self.shunned(voter, now), self.leader == Some(voter))
+    /// Ranks a voter: those that gave no trouble lately first, then those that can at least be heard, and of them those whose trouble is
+    /// the longest ago.
+    fn class(&self, voter: NodeId, now: Duration) -> (Option<(bool, Duration)>, bool) {
+        let trouble = self.shunned(voter, now).map(|(at, why)| (matches!(why, Trouble::Broken | Trouble::Silent), at));
+        (trouble, self.leader == Some(voter))
     }
 
-    fn shunned(&self, voter: NodeId, now: Duration) -> Option<Duration> {
-        self.trouble.get(&voter).copied().filter(|at| now.saturating_sub(*at) < SHUNNED)
+    fn shunned(&self, voter: NodeId, now: Duration) -> Option<(Duration, Trouble)> {
+        self.trouble.get(&voter).copied().filter(|(at, _)| now.saturating_sub(*at) < SHUNNED)
     }
 
     /// This one is followed from now on.
     pub(crate) fn begin(&mut self, node: NodeId, now: Duration) {
-        self.followed = Some(Followed { node, since: now, heard: now, in_touch: true, applied: 0 });
+        self.followed = Some(Followed { node, since: now, heard: now, cut_off_since: None, applied: 0 });
         self.lags_since = None;
     }
 
     /// It said how it stands.
     pub(crate) fn stands(&mut self, now: Duration, in_touch: bool, leader: Option<NodeId>, applied: u64) {
         if let Some(followed) = &mut self.followed {
-            (followed.heard, followed.in_touch, followed.applied) = (now, in_touch, applied.max(followed.applied));
+            (followed.heard, followed.applied) = (now, applied.max(followed.applied));
+            followed.cut_off_since = if in_touch { None } else { followed.cut_off_since.or(Some(now)) };
             self.leader = leader.filter(|_| in_touch);
             self.compare(now);
         }
@@ -138,6 +145,13 @@ impl Choice {
         if let Some(followed) = &mut self.followed {
             (followed.heard, followed.applied) = (now, upto.max(followed.applied));
             self.decided(now, upto);
+        }
+    }
+
+    /// This node itself did nothing for a while: that was no silence of the one that it follows.
+    pub(crate) fn stood_still(&mut self, now: Duration) {
+        if let Some(followed) = &mut self.followed {
+            followed.heard = followed.heard.max((now + LISTENS).saturating_sub(SILENT));
         }
     }
 
@@ -156,12 +170,14 @@ impl Choice {
     pub(crate) fn leave(&self, now: Duration) -> Option<Trouble> {
         let followed = self.followed?;
         let held = now.saturating_sub(followed.since);
-        let others = || self.voters.iter().filter(|voter| **voter != followed.node && self.shunned(**voter, now).is_none());
+        let better = self.voters.iter().any(|voter| *voter != followed.node && self.shunned(*voter, now).is_none());
+        let patience = if better { CUT_OFF } else { HELD };
+        let cut_off = followed.cut_off_since.is_some_and(|since| now.saturating_sub(since) >= patience);
         if !self.voters.contains(&followed.node) {
             Some(Trouble::VotesNot)
         } else if now.saturating_sub(followed.heard) >= SILENT {
             Some(Trouble::Silent)
-        } else if !followed.in_touch && self.voters.len() > 1 && (others().next().is_some() || held >= HELD) {
+        } else if cut_off && self.voters.len() > 1 {
             Some(Trouble::CutOff)
         } else if self.lags_since.is_some_and(|since| now.saturating_sub(since) >= LAGS) && self.voters.len() > 1 {
             Some(Trouble::Lags)
@@ -175,7 +191,7 @@ impl Choice {
     /// Says whether the one to be gone over to has given no trouble for long.
     fn is_settled(&self, now: Duration) -> bool {
         match self.next(now) {
-            Next::Follow(node) => self.trouble.get(&node).is_none_or(|at| now.saturating_sub(*at) >= SETTLED),
+            Next::Follow(node) => self.trouble.get(&node).is_none_or(|(at, _)| now.saturating_sub(*at) >= SETTLED),
             _ => false,
         }
     }
@@ -185,7 +201,7 @@ impl Choice {
         if let Some(followed) = self.followed.take()
             && why != Trouble::Better
         {
-            self.trouble.insert(followed.node, now);
+            self.trouble.insert(followed.node, (now, why));
         }
     }
 

@@ -34,6 +34,8 @@ use keep::{Keep, Taken};
 
 /// How long the way to a voter may take to open.
 const OPEN_PATIENCE: Duration = Duration::from_secs(3);
+/// A node that wakes up so much later than it wanted to stood still itself.
+const STOOD_STILL: Duration = Duration::from_millis(300);
 /// The pause after a voter was left, so that one that ends all it begins is not asked all the time.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often a node that knows no voter looks whether it knows one; it is told when it is invited.
@@ -240,6 +242,10 @@ impl Run {
                     None
                 }
             };
+            // Where this node stood still, what came meanwhile is heard first.
+            if Instant::now() > look + STOOD_STILL {
+                self.choice.stood_still(self.now());
+            }
             let trouble = match word {
                 Some(Some(Ok(bytes))) => self.hear(&peer, &bytes).await?,
                 Some(Some(Err(why))) => {
@@ -302,7 +308,9 @@ impl Run {
         let own = self.keep.applied().map_or(0, |id| id.index);
         self.choice.stands(self.now(), pulse.in_touch, pulse.leader.as_ref().map(|leader| leader.node), applied);
         self.choice.decided(self.now(), own);
-        let now = Fed { by: Some(from.node), leader: pulse.leader.filter(|_| pulse.in_touch), term: pulse.term };
+        // Who takes this node for the leader has not heard yet that it is none any more.
+        let leader = pulse.leader.filter(|leader| pulse.in_touch && leader.node != self.means.me);
+        let now = Fed { by: Some(from.node), leader, term: pulse.term };
         self.tell.send_if_modified(|fed| (*fed != now).then(|| *fed = now).is_some());
     }
 

@@ -53,6 +53,7 @@ fn line(choice: &mut Choice, text: &str) -> String {
         ["told", upto] => choice.told(now, upto.parse().expect("an index")),
         ["decided", upto] => choice.decided(now, upto.parse().expect("an index")),
         ["broken"] => choice.left(now, Trouble::Broken),
+        ["stood-still"] => choice.stood_still(now),
         ["looks"] => {}
         _ => panic!("not understood: {text}"),
     }
