@@ -178,7 +178,7 @@ fn next(wanted: &Wanted, raft: &Status, reach: &Reach) -> Option<Step> {
     if voters != vote_now && have_the_log && can {
         return Some(Step::Vote(voters));
     }
-    let gone = known.keys().find(|node| !vote_now.contains(node) && !(members.contains_key(node) && needed(node)));
+    let gone = known.keys().find(|node| !(vote_now.contains(node) || members.contains_key(node) && needed(node)));
     if let Some(gone) = gone {
         return Some(Step::Forget(*gone));
     }

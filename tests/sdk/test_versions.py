@@ -66,10 +66,9 @@ def test_old_spellings_make_functions(other):
 
 
 @pytest.mark.parametrize("other", OLD, indirect=True)
-def test_processes_in_containers_by_the_server(other, node, token, request):
+def test_processes_in_containers_by_the_server(other, node, token):
     """Clients without a channel to containers: `modal container exec` prints both streams to their ends, `modal shell ta-…` is a shell in
-    a terminal of the user's size. With 1.1.4 so is `modal shell` in a container of its own, which ends with it; 1.2.6 wants a channel to
-    that one, by TLS alone."""
+    a terminal of the user's size, and so is `modal shell` in a container of its own, which ends with it."""
     with shells.app.run() as app:
         call = shells.stay.spawn(600)
         task = wait_for("its container", lambda: [task["task_id"] for task in node.tasks(app.app_id)], 90)[0]
@@ -81,10 +80,9 @@ def test_processes_in_containers_by_the_server(other, node, token, request):
         in_a_terminal(Terminal(other, "shell", task))
         assert task in [task["task_id"] for task in node.tasks(app.app_id)]
         call.cancel()
-    if request.node.callspec.params["other"] == "1.1.4":
-        before = {task["task_id"] for task in node.tasks()}
-        in_a_terminal(Terminal(other, "shell"))
-        wait_for("the end of its container", lambda: before >= {task["task_id"] for task in node.tasks()}, 60)
+    before = {task["task_id"] for task in node.tasks()}
+    in_a_terminal(Terminal(other, "shell"))
+    wait_for("the end of its container", lambda: before >= {task["task_id"] for task in node.tasks()}, 60)
     missing = other.modal("container", "exec", "--no-pty", task, "--", "true")
     assert missing.wait(60) != 0 and "it has ended" in missing.text(), missing.text()
 

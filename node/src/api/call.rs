@@ -3,7 +3,7 @@
 //! The rules are in `shoal-calls`; here the wire is read and written. Arguments and results pass through as the bytes
 //! that came.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message as _;
 use shoal_calls::calls::{self, CallKind, Entry, Invocation, NewInput, OpenCall, Output, Parent, Policy, PutInput, RetryInput, Status};
@@ -12,9 +12,7 @@ use shoal_state::model::{AppState, Function};
 use shoal_state::{CallId, FunctionId, InputId, State, Timestamp};
 
 use super::error::Error;
-use super::{Api, Caller, Identity, blob_uses, bound, function, input_token};
-use shoal_calls::calls::streams::{Direction, StreamKey};
-use tonic::Status as Refusal;
+use super::{Api, Caller, Identity, blob_uses, bound, function, input_token, yielded};
 
 /// How long a read of outputs may be held, whatever the client asks.
 const OUTPUTS_WAIT_MAX: Duration = Duration::from_secs(55);
@@ -288,8 +286,7 @@ pub(super) async fn get_outputs(
     if let [Output { status, .. }] = &outputs.items[..]
         && *status != Status::Success
     {
-        let chunks = api.calls.read_up(call, DATA_READ_WAIT).await.map_err(refused)?;
-        tokio::time::sleep((CHUNK_READ_TIME * chunks).min(DATA_READ_WAIT)).await;
+        yielded::taken(api, call).await?;
     }
     let items: Vec<pb::FunctionGetOutputsItem> = outputs.items.into_iter().map(output_item).collect();
     Ok(pb::FunctionGetOutputsResponse {
@@ -328,94 +325,4 @@ pub(super) async fn from_id(
         num_inputs: i32::try_from(info.inputs).unwrap_or(i32::MAX),
         metadata: Some(pb::FunctionCallHandleMetadata { app_id: app, function_id: function.to_string() }),
     })
-}
-
-/// How long a failure waits at most for whoever reads what the call yielded before: clients drop what they have not taken
-/// yet when they hear of it.
-const DATA_READ_WAIT: Duration = Duration::from_secs(1);
-/// How long a client takes for an item that has reached it.
-const CHUNK_READ_TIME: Duration = Duration::from_micros(300);
-
-/// How long a reader of a call's data is served before it asks again.
-const DATA_STREAM: Duration = Duration::from_secs(55);
-/// How much data is read from disk at once, in bytes.
-const DATA_BYTES_MAX: u64 = 8 << 20;
-/// Answers of a data stream that may wait for the client.
-const DATA_QUEUE: usize = 8;
-
-/// Finds the data of an attempt, by the token that went with its input.
-pub(super) fn data_of_attempt(token: &str, direction: Direction) -> Result<StreamKey, Error> {
-    let mut parts = token.split('/');
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(call), Some(_), Some(attempt)) => Ok(StreamKey { call: call.parse()?, input: None, attempt: attempt.to_owned(), direction }),
-        _ => Err(Error::Invalid(format!("{token:?} is not an attempt's token"))),
-    }
-}
-
-/// Finds the data of a call's current attempt.
-pub(super) async fn data_of_call(api: &Api, id: &str, direction: Direction) -> Result<StreamKey, Error> {
-    let call: CallId = id.parse()?;
-    let inputs = api.calls.inputs(call).await.map_err(refused)?;
-    let attempt = inputs.first().map_or(0, |input| input.retry_count).to_string();
-    Ok(StreamKey { call, input: None, attempt, direction })
-}
-
-/// Finds the data that a reader asks for.
-pub(super) async fn data_key(
-    api: &Api,
-    of: Option<&pb::function_call_get_data_request::CallInfo>,
-    direction: Direction,
-) -> Result<StreamKey, Error> {
-    use pb::function_call_get_data_request::CallInfo;
-    match of {
-        Some(CallInfo::AttemptToken(token)) => data_of_attempt(token, direction),
-        Some(CallInfo::FunctionCallId(id)) => data_of_call(api, id, direction).await,
-        None => Err(Error::Invalid("this request for data names no call".to_owned())),
-    }
-}
-
-/// Streams a call's data to a reader, from after the index that it has.
-pub(super) fn read_data(api: &Api, key: StreamKey, mut after: u64) -> tonic::codegen::BoxStream<pb::DataChunk> {
-    let calls = api.calls.clone();
-    let (send, receive) = tokio::sync::mpsc::channel(DATA_QUEUE);
-    tokio::spawn(async move {
-        let until = Instant::now() + DATA_STREAM;
-        while let Some(left) = until.checked_duration_since(Instant::now()) {
-            let got = tokio::select! {
-                got = calls.get_data(&key, after, DATA_BYTES_MAX, left) => got,
-                // The reader has left.
-                () = send.closed() => return,
-            };
-            let chunks = match got {
-                Ok(chunks) => chunks,
-                Err(error) => {
-                    let _ = send.send(Err(Refusal::from(Error::Unavailable(error.to_string())))).await;
-                    return;
-                }
-            };
-            for chunk in chunks {
-                after = chunk.index;
-                let decoded = pb::DataChunk::decode(chunk.data).map_err(|error| Refusal::internal(format!("cannot read data: {error}")));
-                if send.send(decoded).await.is_err() {
-                    return;
-                }
-            }
-        }
-    });
-    Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive))
-}
-
-pub(super) async fn data_out(
-    api: &Api,
-    _caller: &Caller,
-    request: pb::FunctionCallGetDataRequest,
-) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
-    use pb::function_call_get_data_request::CallInfo;
-    // Whoever reads what an attempt yields wants what the try yields that counts: others may have come before it.
-    let of = request.call_info.map(|of| match of {
-        CallInfo::AttemptToken(token) => CallInfo::FunctionCallId(token.split('/').next().unwrap_or_default().to_owned()),
-        by_id @ CallInfo::FunctionCallId(_) => by_id,
-    });
-    let key = data_key(api, of.as_ref(), Direction::Out).await?;
-    Ok(read_data(api, key, request.last_index))
 }

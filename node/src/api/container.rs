@@ -304,9 +304,9 @@ pub(super) async fn data_in(
     caller: &Caller,
     request: pb::FunctionCallGetDataRequest,
 ) -> Result<tonic::codegen::BoxStream<pb::DataChunk>, Error> {
-    let key = super::call::data_key(api, request.call_info.as_ref(), Direction::In).await?;
+    let key = super::yielded::data_key(api, request.call_info.as_ref(), Direction::In).await?;
     own_call(api, caller, key.call).await?;
-    Ok(super::call::read_data(api, key, request.last_index))
+    Ok(super::yielded::read_data(api, key, request.last_index))
 }
 
 /// Refuses a call that the task's function was never given.
@@ -322,8 +322,8 @@ async fn own_call(api: &Api, caller: &Caller, call: CallId) -> Result<(), Error>
 pub(super) async fn put_data_out(api: &Api, caller: &Caller, request: pb::FunctionCallPutDataRequest) -> Result<(), Error> {
     use pb::function_call_put_data_request::CallInfo;
     let key = match &request.call_info {
-        Some(CallInfo::AttemptToken(token)) => super::call::data_of_attempt(token, Direction::Out)?,
-        Some(CallInfo::FunctionCallId(id)) => super::call::data_of_call(api, id, Direction::Out).await?,
+        Some(CallInfo::AttemptToken(token)) => super::yielded::data_of_attempt(token, Direction::Out)?,
+        Some(CallInfo::FunctionCallId(id)) => super::yielded::data_of_call(api, id, Direction::Out).await?,
         None => return Err(Error::Invalid("these data name no call".to_owned())),
     };
     own_call(api, caller, key.call).await?;

@@ -32,6 +32,8 @@ const PURPOSE: &str = "shoal worker channel";
 pub(super) const WAIT_HELD: Duration = Duration::from_secs(50);
 /// Host names by which clients mean their own machine: to these alone they speak without TLS.
 const OWN_MACHINE: [&str; 4] = ["localhost", "127.0.0.1", "[::1]", "172.21.0.1"];
+/// What clients in Python call themselves.
+const PYTHON: &str = "1";
 /// What clients in JavaScript and Go call themselves: of an https URL to their own machine they take the address, and speak plainly.
 const PLAIN_BY_HTTPS: [&str; 2] = ["8", "9"];
 
@@ -62,6 +64,9 @@ pub(super) async fn access(
     let id: TaskId = request.task_id.parse()?;
     let token = check_client(caller)?;
     let node = node_of(api, id).await?;
+    if caller.client_type == PYTHON && is_before_plain(&caller.client_version) {
+        return Err(Error::Precondition("this client reaches containers by the server".to_owned()));
+    }
     let exp = api.now().0 / 1000 + TOKEN_LIFE.as_secs();
     let claims = Claims { sub: token.to_string(), task: id.to_string(), node: node.to_string(), exp };
     Ok(pb::TaskGetCommandRouterAccessResponse { jwt: sign(api, &claims), url: url(&caller.authority, &caller.client_type)? })
@@ -94,6 +99,14 @@ fn url(authority: &str, client_type: &str) -> Result<String, Error> {
     }
     let scheme = if PLAIN_BY_HTTPS.contains(&client_type) { "https" } else { "http" };
     Ok(format!("{scheme}://{authority}"))
+}
+
+/// Says whether a client in Python takes TLS alone for processes in containers, even on its own machine, and goes by the server's methods
+/// ([`super::exec_by_server`]) where it is refused: so do those before 1.4.
+fn is_before_plain(version: &str) -> bool {
+    let mut parts = version.split('.').map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else { return false };
+    (major, minor) < (1, 4)
 }
 
 fn sign(api: &Api, claims: &Claims) -> String {
@@ -356,6 +369,15 @@ mod tests {
         assert_eq!(url("localhost:7470", "8").unwrap(), "https://localhost:7470", "JavaScript speaks plainly to it");
         let said = url("node1.example:7470", "1").unwrap_err().to_string();
         assert!(said.contains("'node1.example'") && said.contains("shoal connect"), "{said}");
+    }
+
+    #[test]
+    fn clients_before_one_point_four_go_by_the_server() {
+        for (version, before) in
+            [("1.2.6", true), ("1.3.5", true), ("1.4.3", false), ("1.6.4", false), ("2.0.0", false), ("1.3.0.dev2", true), ("", false)]
+        {
+            assert_eq!(is_before_plain(version), before, "{version}");
+        }
     }
 
     fn token(claims: &Claims, key: u8) -> String {

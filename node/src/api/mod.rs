@@ -42,6 +42,7 @@ mod task;
 pub(crate) mod token;
 pub(crate) mod transport;
 mod unserved;
+mod yielded;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -61,6 +62,7 @@ pub(crate) use intake::Intake;
 pub(crate) use lifecycle::{Connection, Elsewhere, Lifecycle};
 pub(crate) use mount::Files;
 pub(crate) use secret::SealingKey;
+pub(crate) use yielded::Yielded;
 
 /// Who calls, with what came along in the metadata.
 #[derive(Debug, Clone)]
@@ -162,6 +164,8 @@ pub(crate) struct Api {
     pub(crate) execs: shoal_worker::execs::Execs,
     /// Who reads through this node what such processes print.
     pub(crate) readings: crate::execs::Readings,
+    /// Who reads through this node what calls yield.
+    pub(crate) yielded: yielded::Yielded,
     pub(crate) crashes: crate::scheduling::CrashLoops,
     pub(crate) yields: crate::scheduling::Yields,
     /// The gangs that have containers here.

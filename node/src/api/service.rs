@@ -14,7 +14,7 @@ use super::error::Error;
 use super::policy::{self, Names};
 use super::{
     Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, exec_by_server, function, image, input_plane, logs,
-    lookup, mount, queue, release, sandbox, scaling, secret, task, token,
+    lookup, mount, queue, release, sandbox, scaling, secret, task, token, yielded,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -159,7 +159,7 @@ methods! {
     function_call_list: pb::FunctionCallListRequest => pb::FunctionCallListResponse, call_info::list;
     function_call_get_info: pb::FunctionCallGetInfoRequest => pb::FunctionCallGetInfoResponse, call_info::get;
     function_get_call_graph: pb::FunctionGetCallGraphRequest => pb::FunctionGetCallGraphResponse, call_info::graph;
-    function_call_get_data_out: pb::FunctionCallGetDataRequest => Stream<pb::DataChunk>, call::data_out;
+    function_call_get_data_out: pb::FunctionCallGetDataRequest => Stream<pb::DataChunk>, yielded::data_out;
     container_hello: () => (), container::hello;
     container_heartbeat: pb::ContainerHeartbeatRequest => pb::ContainerHeartbeatResponse, container::heartbeat;
     container_log: pb::ContainerLogRequest => (), container::log;

@@ -67,9 +67,7 @@ async fn kill_all(api: &Api, alone: Duration) {
     let (state, Some(worker)) = (api.local(), api.worker.get()) else { return };
     let here = worker.containers();
     for container in here.iter().filter(|container| state.gang_of.contains_key(&container.task)) {
-        worker
-            .kill(container.task, format!("its node heard no leader for {} s, and its gang may be replaced", alone.as_secs()))
-            .await;
+        worker.kill(container.task, format!("its node heard no leader for {} s, and its gang may be replaced", alone.as_secs())).await;
     }
 }
 
