@@ -251,8 +251,10 @@ fn what_runs_on_a_node_that_may_be_down_is_replaced_ahead_where_there_is_room() 
     let mut cluster = Cluster::new(&[2_000, 2_000, 2_000]);
     cluster.function(1, resources(2_000), scaling(0, 0, 0));
     cluster.function(2, resources(2_000), scaling(0, 1, 0));
-    (cluster.task(1, 1, 1), cluster.task(2, 2, 2));
-    (cluster.work(1, 0, 1), cluster.work(2, 0, 1));
+    cluster.task(1, 1, 1);
+    cluster.task(2, 2, 2);
+    cluster.work(1, 0, 1);
+    cluster.work(2, 0, 1);
     assert_eq!(cluster.step(), Vec::<String>::new());
     cluster.load.doubtful = [no(1), no(2)].into();
     assert_eq!(cluster.step(), ["start f1 on n3"], "f2 may have one container");
@@ -275,8 +277,11 @@ fn nobody_makes_room_for_what_is_started_ahead() {
     let mut cluster = Cluster::new(&[2_000, 2_000]);
     cluster.function(1, resources(2_000), scaling(0, 0, 0));
     cluster.function(2, resources(2_000), scaling(0, 0, 0));
-    (cluster.task(1, 1, 1), cluster.task(2, 2, 2));
-    (cluster.work(1, 0, 1), cluster.work(2, 0, 0), cluster.idle(2, 50_000));
+    cluster.task(1, 1, 1);
+    cluster.task(2, 2, 2);
+    cluster.work(1, 0, 1);
+    cluster.work(2, 0, 0);
+    cluster.idle(2, 50_000);
     cluster.load.doubtful.insert(no(1));
     assert_eq!(cluster.step(), Vec::<String>::new());
     cluster.load.doubtful.clear();
