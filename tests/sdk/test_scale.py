@@ -114,7 +114,7 @@ def test_single_use_containers(running, tasks_of):
 def test_concurrent_inputs(running, tasks_of):
     """`concurrent(max_inputs=20)`: twenty inputs run at once in one container."""
     scale.many_at_once.remote(0.0)
-    stays = list(scale.many_at_once.starmap([(1.0,)] * 20))
+    stays = list(scale.many_at_once.starmap([(3.0,)] * 20))
     assert together(stays) >= 15
     assert len({task for task, _, _ in stays}) <= 2
 
