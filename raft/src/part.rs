@@ -293,7 +293,7 @@ impl Parts {
         let (proposals, proposed) = mpsc::channel(PROPOSALS_QUEUED_MAX);
         let (reads, asked) = mpsc::channel(READS_QUEUED_MAX);
         let (told, pulse) = watch::channel(Pulse::default());
-        tokio::spawn(quorum::watch(core.clone(), heard.clone(), tuning.heartbeat, tuning.quorum_lost));
+        tokio::spawn(quorum::watch(core.clone(), links.clone(), tuning.heartbeat, tuning.quorum_lost));
         tokio::spawn(pulse::watch(core.clone(), heard, me.clone(), told));
         tokio::spawn(Batcher::new(core.clone(), machine.view(), proposed).run());
         tokio::spawn(read::run(read::Way::Member(core.clone()), links.clone(), asked));

@@ -35,6 +35,32 @@ async fn a_leader_that_is_known_to_be_gone_is_replaced_before_the_time_is_up() {
 }
 
 #[tokio::test]
+async fn a_voter_that_is_heard_and_hears_nobody_does_not_stand_again_and_again() {
+    let tuning = Tuning { quorum_lost: Duration::from_secs(2), ..tuning() };
+    let cluster = Cluster::new(3, tuning).await;
+    let leader = cluster.leader_among(&cluster.net.nodes()).await;
+    let deaf = cluster.others(leader.node()).remove(0);
+    cluster.net.deafen(deaf.node());
+    // Until it rests, each of its questions may end a leader's time.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let hearing = cluster.others(deaf.node());
+    let term = cluster.leader_among(&hearing).await.term();
+    for number in 0..10 {
+        hearing[0].propose_by(&[set(number, "decided")], soon()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!(cluster.leader_among(&hearing).await.term(), term, "nobody has stood for election");
+    cluster.net.heal();
+    until("it to have what was decided", || deaf.local().settings.len() == 10).await;
+    // Where nobody hears anybody all rest, and find each other again.
+    cluster.net.nodes().iter().for_each(|raft| cluster.net.cut_off(raft.node()));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    cluster.net.heal();
+    hearing[0].propose_by(&[set("after", 1)], soon()).await.unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test]
 async fn nobody_waits_for_a_leader_that_vanished_once_there_is_another() {
     let cluster = Cluster::new(3, patient()).await;
     let leader = cluster.leader_among(&cluster.net.nodes()).await;
