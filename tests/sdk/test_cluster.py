@@ -353,7 +353,7 @@ def test_a_gang_ends_and_begins_again_as_a_whole(pair):
     """A gang on two nodes, of which one is killed: both containers end, and the input, which has no retries, begins anew in two others.
     Then one node is cut off: the other, which hears no leader any more, ends its container by itself, and the input begins once more."""
     wait_until_none("tasks of earlier tests", pair.home.tasks, 60, every=0.2)
-    run = pair.of_home.run("gangs.py::lost", "--times", "2")
+    run = pair.of_home.run("gangs.py::lost", "--times", "2", environment={"APART": "1"})
 
     def works(tries: int) -> list[str]:
         tasks = run.wait_line(f"^try {tries} ", 200).text.split()[2:]

@@ -94,8 +94,8 @@ def wait(tell: modal.Dict) -> str:
     return receive(listener.accept()[0]).decode()
 
 
-# So much that no node of a few on one machine takes both.
-@app.function(cpu=0.55 * (os.cpu_count() or 1), timeout=200)
+# With APART so much that no node of a few on one machine takes both.
+@app.function(cpu=0.55 * (os.cpu_count() or 1) if os.environ.get("APART") else 0.25, timeout=200)
 @modal.clustered(size=2)
 def lasts(tell: modal.Dict, times: int) -> list[str]:
     """Tells which try this is; works until something happens to it so many times, then returns the containers of the last try."""
