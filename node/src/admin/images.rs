@@ -84,7 +84,6 @@ pub(super) async fn images(Shared(api): Shared<Api>) -> Answer<Vec<ImageLine>> {
     let used = last_anywhere(&api, state.images.keys().copied().map(Thing::Image).collect()).await;
     let store = api.store.clone();
     let mut lines = blocking(move || {
-        let used = used.into_iter().chain(std::iter::repeat(None));
         let line = |((id, image), used): ((&ImageId, &Image), Option<u64>)| line(&state, &store, used, &whole, *id, image);
         state.images.iter().zip(used).map(line).collect::<Vec<_>>()
     })

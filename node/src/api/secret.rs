@@ -98,8 +98,7 @@ fn metadata(state: &State, id: SecretId, secret: &Secret, last_used_at: f64) -> 
 /// Returns when a container, or a build, was last started with each of some secrets on any node, in seconds since 1970; 0 = not yet, as
 /// far as is known.
 async fn last_used_at(api: &Api, ids: &[SecretId]) -> Vec<f64> {
-    let last = last_anywhere(api, ids.iter().copied().map(Thing::Secret).collect()).await;
-    (0..ids.len()).map(|number| told(last.get(number).copied().flatten())).collect()
+    last_anywhere(api, ids.iter().copied().map(Thing::Secret).collect()).await.into_iter().map(told).collect()
 }
 
 /// Writes a time in seconds as clients read it.

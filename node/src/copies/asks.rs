@@ -78,8 +78,7 @@ async fn answer(api: &Api, ask: Ask) -> Result<Bytes, String> {
         }
         Ask::Uses(things) => {
             let uses = api.upkeep.uses.clone();
-            let last = blocking(move || things.into_iter().map(|thing| uses.last(thing)).collect::<Result<Vec<_>, _>>()).await;
-            encode(&last.map_err(|error| words(&error))?)
+            encode(&blocking(move || uses.last_of_all(things)).await.map_err(|error| words(&error))?)
         }
         Ask::Shown => encode(&api.roots.parts_in_use()),
         Ask::Whole(trees) => {

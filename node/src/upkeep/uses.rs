@@ -63,12 +63,12 @@ pub(crate) async fn last_anywhere(api: &Api, things: Vec<Thing>) -> Vec<Option<u
     if things.is_empty() {
         return Vec::new();
     }
-    let (ask, uses) = (Ask::Uses(things.clone()), api.upkeep.uses.clone());
-    let here = blocking(move || things.into_iter().map(|thing| uses.last(thing)).collect::<Result<Vec<_>, _>>());
+    let (count, ask, uses) = (things.len(), Ask::Uses(things.clone()), api.upkeep.uses.clone());
+    let here = blocking(move || uses.last_of_all(things));
     let (here, (others, _)) = tokio::join!(here, api.copies.ask_all::<Vec<Option<u64>>>(&ask, ANSWER_WAIT));
     let here = here.unwrap_or_else(|error| {
         tracing::warn!(%error, "cannot look up when things were used here");
-        Vec::new()
+        vec![None; count]
     });
     latest(others.into_values().chain([here]))
 }
@@ -127,6 +127,11 @@ impl Uses {
     pub(crate) fn last(&self, thing: Thing) -> Result<Option<u64>, kv::Error> {
         let value = self.table.get(&thing.key())?;
         Ok(value.and_then(|value| Some(u64::from_le_bytes(value[..].try_into().ok()?))))
+    }
+
+    /// Returns of each thing what [`Self::last`] does.
+    pub(crate) fn last_of_all(&self, things: Vec<Thing>) -> Result<Vec<Option<u64>>, kv::Error> {
+        things.into_iter().map(|thing| self.last(thing)).collect()
     }
 
     /// Returns when something was last used; what was never noted is used now.
