@@ -84,8 +84,23 @@ impl Raft {
         let voters: BTreeSet<u64> = voters.iter().copied().map(raft_id).collect();
         self.check_votes().await?;
         let core = self.changing()?;
-        let changing = core.change_membership(voters, stays);
-        finish(timeout(CHANGE_DEADLINE, changing).await, "a majority of the old and the new voters")
+        let changing = timeout(CHANGE_DEADLINE, core.change_membership(voters.clone(), stays)).await;
+        match &changing {
+            Ok(Err(RaftError::Fatal(_))) if !stays => self.left_to(&voters).await,
+            _ => finish(changing, "a majority of the old and the new voters"),
+        }
+    }
+
+    /// Says whether this node has left these as the voters: once that is decided, openraft ends here, maybe before it answers.
+    async fn left_to(&self, voters: &BTreeSet<u64>) -> Result<()> {
+        let mut part = self.inner.running.part.clone();
+        let settled = timeout(CHANGE_DEADLINE, part.wait_for(|part| !matches!(part, Part::Member(_)))).await;
+        match settled.map(|part| part.map(|part| part.clone())) {
+            Ok(Ok(Part::Follower(_))) if self.members().voter_ids().eq(voters.iter().copied()) => Ok(()),
+            Ok(Ok(Part::Follower(_))) => Err(Error::Membership { why: "this node was left out by another change meanwhile".to_owned() }),
+            Ok(_) => Err(self.stop_error()),
+            Err(_) => Err(Error::Membership { why: format!("waited {CHANGE_DEADLINE:?} for openraft to end on this node") }),
+        }
     }
 
     /// Tells all members where one of them is reached from now on. Only the leader can.

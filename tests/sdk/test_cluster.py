@@ -69,9 +69,10 @@ def drained(node: Node, name: str) -> Iterator[None]:
 def test_each_node_shows_both(pair):
     """`shoal node list` shows both from either, one leads, each reaches the other; details are in `shoal node show`."""
     for node in (pair.home, pair.other):
+        # One that joined a moment ago follows at first.
+        wait_for("a vote for both", lambda node=node: sorted(line["role"] for line in node.json("node", "list")) == ["leader", "voter"], 30)
         lines = {line["name"]: line for line in node.json("node", "list")}
         assert lines.keys() == {"home", "other"}
-        assert sorted(line["role"] for line in lines.values()) == ["leader", "voter"]
         assert all(line["connected"] for line in lines.values())
     shown = pair.other.shoal("node", "show", "home").stdout
     assert f":{pair.home.api_port}/udp" in shown and "accepts tasks" in shown
