@@ -1,5 +1,6 @@
 //! The node's view of consensus: propose a decision, read the state, hear of changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_raft::Raft;
@@ -22,18 +23,18 @@ impl Cluster {
     }
 
     /// Returns the state as this node has it; may be behind the leader.
-    pub(crate) fn local(&self) -> State {
+    pub(crate) fn local(&self) -> Arc<State> {
         self.raft.local()
     }
 
     /// Returns a state that has everything which was acknowledged before this call.
-    pub(crate) async fn read_latest(&self) -> Result<State, Error> {
+    pub(crate) async fn read_latest(&self) -> Result<Arc<State>, Error> {
         self.raft.read_latest().await.map_err(|error| Error::Unavailable(format!("cannot read the latest state: {error}")))
     }
 
     /// Returns the latest state if it can be had within `patience`, else the state as this node has it: for whoever must be shown
     /// something.
-    pub(crate) async fn read_within(&self, patience: Duration) -> State {
+    pub(crate) async fn read_within(&self, patience: Duration) -> Arc<State> {
         let read = tokio::time::timeout(patience, self.raft.read_latest()).await;
         read.ok().and_then(Result::ok).unwrap_or_else(|| self.local())
     }

@@ -51,7 +51,7 @@ pub(super) async fn enrol(api: &Api, asked: &[u8]) -> Result<(TokenId, Bytes), E
     let asked: Enrolment =
         postcard::from_bytes(asked).map_err(|_| Error::Invalid("cannot connect: what the machine asked cannot be read".to_owned()))?;
     let (id, secret) = &asked.token;
-    let token = identity::check_token(&api.read_latest().await?, id, secret, api.now())?;
+    let token = identity::check_token(&*api.read_latest().await?, id, secret, api.now())?;
     let authority = join::open_gate(api).await?;
     let leaf = authority.certify_client(token, &asked.request, api::now_seconds());
     Ok((token, leaf.map_err(|error| Error::Invalid(format!("cannot connect: {error}")))?.into()))

@@ -204,7 +204,7 @@ where
         for member in now {
             running.entry(member.clone()).or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(begin(member.0, member.1))));
         }
-        let members = raft.local().members;
+        let members = raft.local().members.clone();
         loop {
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },

@@ -339,7 +339,7 @@ async fn notice_losses(reports: Reports, stop: CancellationToken) {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = stop.cancelled() => return,
         }
-        let members = raft.local().members;
+        let members = raft.local().members.clone();
         let now: BTreeSet<NodeId> = members.keys().copied().filter(|node| reports.has_ended(*node)).collect();
         ended.send_if_modified(|before| {
             for node in now.difference(before) {

@@ -65,7 +65,7 @@ async fn decide(api: &Api, stop: &CancellationToken) {
         if !state.schedules.is_empty() && leads(api, &mut caught_up_in).await {
             until = Instant::now() + round(api).await.min(LOOK_EVERY);
         }
-        let seen = api.local().schedules;
+        let seen = api.local().schedules.clone();
         if !wait(api, stop, until, |state| !state.schedules.ptr_eq(&seen)).await {
             return;
         }

@@ -402,7 +402,7 @@ async fn register(config: &Config, cluster: &Cluster, keys: &Keys, peers: &Peers
 }
 
 /// Reads the state as the cluster has it, however long the leader takes to find this node.
-async fn latest(cluster: &Cluster, peers: &Peers) -> anyhow::Result<State> {
+async fn latest(cluster: &Cluster, peers: &Peers) -> anyhow::Result<Arc<State>> {
     let deadline = Instant::now() + LEADER_WAIT;
     loop {
         match cluster.read_latest().await {

@@ -76,8 +76,8 @@ impl Raft {
         self.inner.me.node
     }
 
-    /// Returns the state as this node has applied it: maybe a little old, without waiting. A clone is free.
-    pub fn local(&self) -> State {
+    /// Returns the state as this node has applied it: maybe a little old, without waiting.
+    pub fn local(&self) -> Arc<State> {
         self.inner.running.view.state()
     }
 
@@ -131,12 +131,12 @@ impl Raft {
     }
 
     /// Returns a state that holds everything acknowledged anywhere before this call, waiting up to [`READ_DEADLINE`].
-    pub async fn read_latest(&self) -> Result<State> {
+    pub async fn read_latest(&self) -> Result<Arc<State>> {
         self.read_latest_by(Instant::now() + READ_DEADLINE).await
     }
 
     /// Reads as [`Raft::read_latest`] does, with a deadline of the caller's.
-    pub async fn read_latest_by(&self, deadline: Instant) -> Result<State> {
+    pub async fn read_latest_by(&self, deadline: Instant) -> Result<Arc<State>> {
         let attempt = Attempt::new(self, deadline);
         let index = loop {
             let way = route(&self.part());

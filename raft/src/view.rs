@@ -42,7 +42,7 @@ pub enum Notice {
 /// The applied state and its listeners.
 #[derive(Debug)]
 pub(crate) struct View {
-    current: Mutex<(State, Vec<Mark>)>,
+    current: Mutex<(Arc<State>, Vec<Mark>)>,
     applied: watch::Sender<Applied>,
     notices: broadcast::Sender<Notice>,
 }
@@ -50,15 +50,15 @@ pub(crate) struct View {
 impl View {
     pub(crate) fn new(state: State, marks: Vec<Mark>, index: u64, term: u64) -> Self {
         Self {
-            current: Mutex::new((state, marks)),
+            current: Mutex::new((Arc::new(state), marks)),
             applied: watch::Sender::new(Applied { index, term, replaced: 0 }),
             notices: broadcast::Sender::new(NOTICES_KEPT),
         }
     }
 
-    /// Returns the state. A clone is free, and nothing waits for whoever holds it.
-    pub(crate) fn state(&self) -> State {
-        self.current.lock().0.clone()
+    /// Returns the state. Nothing waits for whoever holds it.
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.current.lock().0)
     }
 
     /// Returns the active version of the rules.
@@ -72,7 +72,7 @@ impl View {
 
     /// Shows the state after more entries, then wakes the listeners.
     pub(crate) fn advance(&self, state: State, marks: Vec<Mark>, index: u64, term: u64, events: Vec<Event>) {
-        *self.current.lock() = (state, marks);
+        self.show(state, marks);
         self.applied.send_modify(|applied| (applied.index, applied.term) = (index, term));
         // No listener is fine.
         let _ = self.notices.send(Notice::Changed { index, events: events.into() });
@@ -80,9 +80,15 @@ impl View {
 
     /// Shows another node's state in place of this one's, then wakes the listeners.
     pub(crate) fn replace(&self, state: State, marks: Vec<Mark>, index: u64, term: u64) {
-        *self.current.lock() = (state, marks);
+        self.show(state, marks);
         self.applied.send_modify(|applied| *applied = Applied { index, term, replaced: applied.replaced + 1 });
         let _ = self.notices.send(Notice::Replaced { index });
+    }
+
+    fn show(&self, state: State, marks: Vec<Mark>) {
+        let before = std::mem::replace(&mut *self.current.lock(), (Arc::new(state), marks));
+        // Nobody waits while it is taken apart.
+        drop(before);
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Applied> {

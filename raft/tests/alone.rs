@@ -198,7 +198,7 @@ async fn the_state_of_a_node_that_does_not_run_is_read_from_its_disk_and_nothing
         raft.shutdown().await;
         let before = files(dir.path());
         let left = shoal_raft::look(dir.path()).unwrap();
-        assert_eq!((left.state, left.applied, left.undecided), (expected, applied, 0), "{count} entries");
+        assert_eq!((&left.state, left.applied, left.undecided), (&*expected, applied, 0), "{count} entries");
         assert!(files(dir.path()) == before, "a look changed files");
     }
     // The newest snapshot is spoilt: the one before it does not reach the log, which says so.

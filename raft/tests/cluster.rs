@@ -241,7 +241,7 @@ async fn a_leader_that_is_cut_off_confirms_no_read_and_gives_up_what_it_could_no
     // The old leader still takes itself for one.
     assert!(old.leads());
     let read = old.read_latest_by(Instant::now() + Duration::from_secs(1)).await;
-    assert!(matches!(read, Err(Error::Unconfirmed { .. } | Error::NoLeader { .. })), "{:?}", read.map(|state| state.settings));
+    assert!(matches!(read, Err(Error::Unconfirmed { .. } | Error::NoLeader { .. })), "{:?}", read.map(|state| state.settings.clone()));
     let hasty = old.propose_by(&[set("hasty", "minority")], Instant::now() + Duration::from_millis(300)).await;
     assert!(matches!(hasty, Err(Error::Unanswered { .. })), "{hasty:?}");
     let patient = tokio::spawn({

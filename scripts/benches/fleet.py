@@ -26,10 +26,9 @@ NODES = (1, 2, 3)
 # So that scenarios may be played beside it.
 NETWORK = 7
 APP = "shoal-bench-fleet"
-# Calls move soon after nodes came or went: waiting for that is no part of any figure. One copy of what images hold: so each node has a
-# third of the chunks of an image, and only the one that built it has more.
+# Calls move soon after nodes came or went: waiting for that is no part of any figure.
 CONFIG = """
-copies = 1
+copies = {copies}
 [calls]
 settle_seconds = 2
 [repair]
@@ -41,10 +40,10 @@ every_seconds = 1
 class Fleet:
     """Three nodes, labelled by their names; the first has the image of the programs."""
 
-    def __init__(self, folder: Path, seed: Path, tool: Path, log: IO[bytes], progress: Callable[[str], None]):
-        self.folder, self.tool, self.log, self.progress = folder, tool, log, progress
+    def __init__(self, folder: Path, seed: Path, tool: Path, log: IO[bytes], progress: Callable[[str], None], copies: int):
+        self.folder, self.tool, self.log, self.progress, self.copies = folder, tool, log, progress, copies
         make_seed(seed)
-        self.cluster = Cluster(folder, seed, network=NETWORK, config=CONFIG)
+        self.cluster = Cluster(folder, seed, network=NETWORK, config=CONFIG.format(copies=copies))
         self.partners: list[Partner] = []
         self.etcd: list[subprocess.Popen[bytes]] = []
         self.client: Client | None = None

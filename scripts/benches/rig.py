@@ -90,6 +90,7 @@ class Rig:
         self.log = (self.folder / "log").open("ab")
         self.runsc = os.environ.get("SHOAL_RUNSC", "/usr/local/bin/runsc")
         self.at_close: list[Callable[[], None]] = []
+        self._fleet: Fleet | None = None
         self.callers: dict[tuple[str, str, int], Partner] = {}
         self.deployed: set[Program] = set()
         self.work_folders = 0
@@ -97,7 +98,8 @@ class Rig:
     def close(self) -> None:
         """Takes everything down, the last made first, and removes the folder; says at the end what could not be."""
         errors: list[Exception] = []
-        for close in [*(partial(caller.close, 5) for caller in self.callers.values()), *reversed(self.at_close)]:
+        fleet = [self._fleet.close] if self._fleet is not None else []
+        for close in [*fleet, *(partial(caller.close, 5) for caller in self.callers.values()), *reversed(self.at_close)]:
             try:
                 close()
             except Exception as error:
@@ -352,14 +354,17 @@ class Rig:
 
         return install
 
-    @cached_property
-    def fleet(self) -> Fleet:
-        """A cluster of three nodes with addresses of their own."""
-        kept = os.environ.get("SHOAL_TEST_DATA")
-        self.progress("starting a cluster of three nodes")
-        fleet = Fleet(self.work(), (Path(kept) if kept else self.folder) / "fleet-seed", self.tool, self.log, self.progress)
-        self.at_close.append(fleet.close)
-        return fleet
+    def fleet(self, copies: int = 2) -> Fleet:
+        """Returns a cluster of three nodes with addresses of their own, which keep so many copies of what images hold."""
+        if self._fleet is not None and self._fleet.copies != copies:
+            self._fleet.close()
+            self._fleet = None
+        if self._fleet is None:
+            kept = os.environ.get("SHOAL_TEST_DATA")
+            self.progress("starting a cluster of three nodes")
+            seed = (Path(kept) if kept else self.folder) / "fleet-seed"
+            self._fleet = Fleet(self.work(), seed, self.tool, self.log, self.progress, copies)
+        return self._fleet
 
     def control_groups(self) -> ControlGroups:
         """Makes control groups for what is to be counted beside the node's containers."""

@@ -167,7 +167,7 @@ pub(super) async fn update(api: &Api, _caller: &Caller, request: pb::Environment
     {
         return Err(Error::Invalid(format!("there is no image builder version {version:?}; there are {}", BUILDER_VERSIONS.join(", "))));
     }
-    let id = find(&api.read_latest().await?, &request.current_name)?.id;
+    let id = find(&*api.read_latest().await?, &request.current_name)?.id;
     api.propose(Command::UpdateEnvironment { id, change }).await?;
     let state = api.local();
     let environment = state.environments.get(&id).ok_or_else(|| Error::NotFound(format!("Environment '{id}' not found")))?;
@@ -210,6 +210,6 @@ pub(super) async fn set_default(api: &Api, _caller: &Caller, request: pb::Worksp
     if request.environment_name.is_empty() {
         return Err(Error::Invalid("the environment to become the default has no name in this request".to_owned()));
     }
-    let id = find(&api.read_latest().await?, &request.environment_name)?.id;
+    let id = find(&*api.read_latest().await?, &request.environment_name)?.id;
     api.propose(Command::SetSetting { key: SETTING_DEFAULT.to_owned(), value: id.to_string() }).await
 }

@@ -138,7 +138,7 @@ pub(super) async fn holder(api: &Api, headers: &HeaderMap) -> Result<(TokenId, C
     };
     let (token, channel) = read(shown.ok_or_else(none)?, api.now().0 / 1000, |signed| api.sealing.sign(PURPOSE, signed))?;
     if identity::check_still_good(&api.local(), token, api.now()).is_err() {
-        identity::check_still_good(&api.read_latest().await?, token, api.now())?;
+        identity::check_still_good(&*api.read_latest().await?, token, api.now())?;
     }
     Ok((token, channel))
 }

@@ -197,17 +197,17 @@ impl Api {
     }
 
     /// Returns the state as this node has it.
-    pub(crate) fn local(&self) -> State {
+    pub(crate) fn local(&self) -> Arc<State> {
         self.cluster.local()
     }
 
     /// Returns a state that has everything which was acknowledged before this call.
-    pub(crate) async fn read_latest(&self) -> Result<State, Error> {
+    pub(crate) async fn read_latest(&self) -> Result<Arc<State>, Error> {
         self.cluster.read_latest().await
     }
 
     /// Returns the local state when it satisfies `found`, else the latest.
-    pub(crate) async fn read_latest_unless(&self, found: impl Fn(&State) -> bool) -> Result<State, Error> {
+    pub(crate) async fn read_latest_unless(&self, found: impl Fn(&State) -> bool) -> Result<Arc<State>, Error> {
         let local = self.local();
         if found(&local) { Ok(local) } else { self.read_latest().await }
     }

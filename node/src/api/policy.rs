@@ -663,7 +663,7 @@ async fn place(api: &Api, thing: &Thing<'_>) -> Result<Option<Place>, Error> {
         _ => None,
     };
     let find = |state: &State| place_in(state, thing, function);
-    Ok(find(&api.read_latest_unless(|state| find(state).is_some()).await?))
+    Ok(find(&*api.read_latest_unless(|state| find(state).is_some()).await?))
 }
 
 async fn call_of(api: &Api, call: Option<CallId>) -> Option<FunctionId> {

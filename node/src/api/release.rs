@@ -121,7 +121,7 @@ async fn redeploy(api: &Api, caller: &Caller, id: AppId, app: &App, of: u32, kin
     let old = app.deployments.iter().find(|deployment| deployment.version == of);
     let (tag, version) = old.map(|old| (old.tag.clone(), old.client_version.clone())).unwrap_or_default();
     let release = Box::new(new_release(api, caller, app.name.clone(), tag, version, None));
-    schedule::stage(api, id, &release, schedule::released(&api.read_latest().await?, id, of)).await?;
+    schedule::stage(api, id, &release, schedule::released(&*api.read_latest().await?, id, of)).await?;
     api.propose(Command::Redeploy { id, of, kind, release }).await?;
     Ok(deployed_at(api, id))
 }

@@ -1,6 +1,7 @@
 //! Secrets: sealed with the cluster's key before they enter the log, opened only where a container or a build starts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chacha20poly1305::aead::{Aead as _, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
@@ -110,7 +111,7 @@ fn created_at(state: &State, id: SecretId, secret: &Secret) -> f64 {
     seconds(state.secret_notes.get(&id).map_or(secret.updated, |notes| notes.created))
 }
 
-async fn find(api: &Api, id: &str) -> Result<(SecretId, Secret, State), Error> {
+async fn find(api: &Api, id: &str) -> Result<(SecretId, Secret, Arc<State>), Error> {
     let parsed: SecretId = id.parse()?;
     let state = api.read_latest_unless(|state| state.secrets.contains_key(&parsed)).await?;
     let found = state.secrets.get(&parsed).cloned().ok_or_else(|| Error::NotFound(format!("Secret '{id}' not found")))?;

@@ -233,7 +233,7 @@ async fn token(api: &Api, method: &str, headers: &HeaderMap) -> Result<shoal_sta
     }
     match identity::check_token(&api.local(), id, secret, api.now()) {
         Ok(token) => Ok(token),
-        Err(_) => identity::check_token(&api.read_latest().await?, id, secret, api.now()),
+        Err(_) => identity::check_token(&*api.read_latest().await?, id, secret, api.now()),
     }
 }
 

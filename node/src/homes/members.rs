@@ -3,6 +3,7 @@
 //! What to do next is decided in pure functions, [`shoal_calls::shards::members`]; the loop looks, asks Raft, and looks again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -75,7 +76,7 @@ impl Presence {
 pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
     let (mut changes, mut presence, mut lost) = (api.cluster.raft().watch(), Presence::default(), HashMap::new());
     let settle = Duration::from_secs(api.config.calls.settle_seconds);
-    let (mut look, mut seen) = (tokio::time::interval(EVERY), State::default());
+    let (mut look, mut seen) = (tokio::time::interval(EVERY), Arc::<State>::default());
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let due = tokio::select! {
@@ -92,7 +93,7 @@ pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
         if same && !due {
             continue;
         }
-        seen = state.clone();
+        seen = Arc::clone(&state);
         if state.members.len() < 2 && state.shards.values().all(|shard| shard.home == api.cluster.node) {
             continue;
         }

@@ -101,7 +101,7 @@ async fn follow(raft: Raft, calls: Calls, reports: Reports, mut told: OrdMap<Sha
                 tracing::error!(%error, "the calls of this node do not learn where shards are at home");
                 return;
             }
-            told = state.shards;
+            told = state.shards.clone();
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
@@ -137,7 +137,7 @@ async fn configure(raft: &Raft, calls: &Calls, reports: &Reports, changed: Vec<(
 /// Takes home the shards that the state gives to this node. A cluster of one knows at once what its tasks run: nothing,
 /// since they died with the node's former process. Returns what the state says.
 pub(crate) async fn open(raft: &Raft, calls: &Calls, reports: &Reports) -> Result<OrdMap<ShardId, Shard>, Error> {
-    let told = raft.local().shards;
+    let told = raft.local().shards.clone();
     let shards: Vec<_> = told.iter().map(|(id, shard)| (*id, shard.clone())).collect();
     let came = shards.iter().filter(|(_, shard)| shard.home == raft.node()).map(|(id, _)| *id).collect();
     configure(raft, calls, reports, shards, came).await?;

@@ -17,6 +17,7 @@
 mod others;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use shoal_calls::objects::{ObjectAnswer, ObjectRequest};
@@ -377,7 +378,7 @@ struct Deleted {
 
 /// What is deleted by.
 struct Read {
-    state: State,
+    state: Arc<State>,
     /// When, at the latest, the state was read, in seconds of the store's clock.
     as_of: u64,
     pins: Pins,

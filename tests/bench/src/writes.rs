@@ -1,4 +1,4 @@
-//! Small durable writes by many clients at once: spawned calls and names of dicts to Shoal, keys to etcd.
+//! Small durable writes by many clients at once: spawned calls, inputs and names of dicts to Shoal, keys to etcd.
 //!
 //! Each client writes, waits for the answer and writes again. All of them go over the same number of connections, in turn to
 //! the addresses that are given.
@@ -26,11 +26,16 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 /// A pickled `((1,), {})`.
 const ARGUMENTS: &[u8] = b"\x80\x04K\x01\x85}\x86.";
 
+/// How many inputs the official client puts into one request of a map.
+const INPUTS_A_REQUEST: usize = 49;
+
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// Calls of a function that has no room to run.
     Spawns,
+    /// Inputs of such calls, one call a client, as many a request as the official client sends.
+    Inputs,
     /// Names of dicts that there are not yet: each is an entry of the cluster's log.
     Dicts,
     /// Keys of etcd, with as many bytes as an input has.
@@ -79,6 +84,13 @@ struct PutRequest {
 #[derive(Clone, PartialEq, prost::Message)]
 struct PutResponse {}
 
+/// A call that a client has begun.
+#[derive(Debug, Default)]
+struct Call {
+    function: String,
+    id: String,
+}
+
 /// What one client writes to.
 #[derive(Clone)]
 struct Target {
@@ -95,26 +107,48 @@ impl Target {
         request
     }
 
-    async fn write(&self, number: u64) -> anyhow::Result<()> {
+    /// Begins a call of one of the functions.
+    async fn call(
+        &self,
+        number: u64,
+        kind: pb::FunctionCallType,
+        pipelined_inputs: Vec<pb::FunctionPutInputsItem>,
+    ) -> anyhow::Result<Call> {
+        let functions = &self.options.functions;
+        let function = functions[usize::try_from(number)? % functions.len()].clone();
+        let wanted = pb::FunctionMapRequest {
+            function_id: function.clone(),
+            function_call_type: kind.into(),
+            function_call_invocation_type: pb::FunctionCallInvocationType::Async.into(),
+            pipelined_inputs,
+            ..Default::default()
+        };
+        let begun = ModalClientClient::new(self.channel.clone()).function_map(self.request(wanted)).await?;
+        Ok(Call { function, id: begun.into_inner().function_call_id })
+    }
+
+    /// Returns the call that a client's inputs are of, where they are of one.
+    async fn open(&self, client: u64) -> anyhow::Result<Call> {
+        match self.options.what {
+            What::Inputs => self.call(client, pb::FunctionCallType::Map, Vec::new()).await,
+            What::Spawns | What::Dicts | What::Etcd => Ok(Call::default()),
+        }
+    }
+
+    /// Writes once; `turn`: how often this client has written before.
+    async fn write(&self, number: u64, call: &Call, turn: usize) -> anyhow::Result<()> {
         let mut client = ModalClientClient::new(self.channel.clone());
         match self.options.what {
             What::Spawns => {
-                let functions = &self.options.functions;
-                let which = usize::try_from(number)? % functions.len();
-                let input = pb::FunctionInput {
-                    data_format: pb::DataFormat::Pickle.into(),
-                    args_oneof: Some(pb::function_input::ArgsOneof::Args(ARGUMENTS.into())),
-                    ..Default::default()
+                self.call(number, pb::FunctionCallType::Unary, vec![item(0)?]).await?;
+            }
+            What::Inputs => {
+                let wanted = pb::FunctionPutInputsRequest {
+                    function_id: call.function.clone(),
+                    function_call_id: call.id.clone(),
+                    inputs: (0..INPUTS_A_REQUEST).map(|of| item(turn * INPUTS_A_REQUEST + of)).collect::<anyhow::Result<_>>()?,
                 };
-                let item = pb::FunctionPutInputsItem { input: Some(input.encode_to_vec().into()), ..Default::default() };
-                let wanted = pb::FunctionMapRequest {
-                    function_id: functions[which].clone(),
-                    function_call_type: pb::FunctionCallType::Unary.into(),
-                    function_call_invocation_type: pb::FunctionCallInvocationType::Async.into(),
-                    pipelined_inputs: vec![item],
-                    ..Default::default()
-                };
-                client.function_map(self.request(wanted)).await?;
+                client.function_put_inputs(self.request(wanted)).await?;
             }
             What::Dicts => {
                 let wanted = pb::DictGetOrCreateRequest {
@@ -137,10 +171,20 @@ impl Target {
     }
 }
 
+/// Returns an input, by its number in its call.
+fn item(idx: usize) -> anyhow::Result<pb::FunctionPutInputsItem> {
+    let input = pb::FunctionInput {
+        data_format: pb::DataFormat::Pickle.into(),
+        args_oneof: Some(pb::function_input::ArgsOneof::Args(ARGUMENTS.into())),
+        ..Default::default()
+    };
+    Ok(pb::FunctionPutInputsItem { idx: i32::try_from(idx)?, input: Some(input.encode_to_vec().into()), ..Default::default() })
+}
+
 /// Writes for as long as was asked and says how it went.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    if options.what == What::Spawns && options.functions.is_empty() {
-        bail!("--what spawns wants at least one --function");
+    if matches!(options.what, What::Spawns | What::Inputs) && options.functions.is_empty() {
+        bail!("calls want at least one --function");
     }
     let options = Arc::new(options);
     let mut metadata = MetadataMap::new();
@@ -159,18 +203,19 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     for client in 0..options.clients {
         let (target, next) = (targets[client % targets.len()].clone(), Arc::clone(&next));
         clients.spawn(async move {
-            let mut taken = Vec::new();
-            loop {
+            let (mut taken, call) = (Vec::new(), target.open(client as u64).await.context("no call could be begun")?);
+            for turn in 0.. {
                 let began = Instant::now();
                 if began >= until {
                     return anyhow::Ok(taken);
                 }
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                target.write(number).await.with_context(|| format!("write {number} failed"))?;
+                target.write(number, &call, turn).await.with_context(|| format!("write {number} failed"))?;
                 if began >= counted_from {
                     taken.push(began.elapsed().as_secs_f64() * 1000.0);
                 }
             }
+            Ok(taken)
         });
     }
     let mut all = Vec::new();
@@ -183,6 +228,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let per_second = all.len() as f64 / whole.as_secs_f64();
     // With those that are not counted: what servers used meanwhile is for all of them.
     let begun = next.load(Ordering::Relaxed);
-    say(&json!({ "per_second": per_second, "p50_ms": at(50), "p99_ms": at(99), "writes": all.len(), "begun": begun }));
+    // What is counted are requests, but of inputs each one.
+    let each = if options.what == What::Inputs { INPUTS_A_REQUEST } else { 1 };
+    let (per_second, writes, begun) = (per_second * each as f64, all.len() * each, begun * each as u64);
+    say(&json!({ "per_second": per_second, "p50_ms": at(50), "p99_ms": at(99), "writes": writes, "begun": begun }));
     Ok(())
 }

@@ -108,7 +108,7 @@ impl World {
                 other => panic!("{other:?} was not expected"),
             }
         }
-        let read = Read { state: self.state.clone(), as_of: self.store.now(), pins: Pins::default(), others: Others::none() };
+        let read = Read { state: Arc::new(self.state.clone()), as_of: self.store.now(), pins: Pins::default(), others: Others::none() };
         let (condemned, _) = condemn(&self.store, &self.uses, &read, 0, |_| vec![]).unwrap();
         self.store.sweep(&condemned).unwrap()
     }

@@ -99,7 +99,7 @@ impl Driver {
     /// What the engine had of a former start of this node must be cleaned by now.
     pub fn start<T: Send + Sync + 'static>(
         config: Config,
-        state: impl Fn() -> State + Send + Sync + 'static,
+        state: impl Fn() -> Arc<State> + Send + Sync + 'static,
         changed: watch::Receiver<T>,
         engines: Arc<dyn Engines>,
         provider: Arc<dyn Provider>,

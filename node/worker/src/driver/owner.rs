@@ -62,7 +62,7 @@ pub(super) struct Owner<S> {
     stopping: bool,
 }
 
-impl<S: Fn() -> State + Send + Sync + 'static> Owner<S> {
+impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
     pub(super) fn new(
         config: Config,
         state: S,

@@ -218,7 +218,7 @@ impl Test {
         let seen = world.clone();
         let driver = Driver::start(
             config,
-            move || seen.state.borrow().clone(),
+            move || Arc::new(seen.state.borrow().clone()),
             world.state.subscribe(),
             Arc::new(Stage(world.clone())),
             Arc::new(Stage(world.clone())),
@@ -444,7 +444,7 @@ async fn a_real_container_prints_stops_by_its_signal_and_leaves_nothing() {
     let config = Config::new(node(), BootId::from_random(1));
     test.driver = Driver::start(
         config,
-        move || world.state.borrow().clone(),
+        move || Arc::new(world.state.borrow().clone()),
         test.world.state.subscribe(),
         Arc::new(engine),
         Arc::new(Real(test.world.clone())),

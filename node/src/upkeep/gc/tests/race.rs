@@ -116,7 +116,7 @@ impl Race {
             let (copies, uses) = (&self.nodes.nodes[node].copies, &self.upkeep[node].uses);
             let (as_of, pins, others) = (NOW.load(Ordering::Relaxed), Pins::default(), Others::of(copies, Vec::new()));
             // As from a linearizable read. While this node collects, others let the clock jump.
-            let read = Read { as_of, pins, others, state: self.state.lock().clone() };
+            let read = Read { as_of, pins, others, state: Arc::new(self.state.lock().clone()) };
             let budget = random.below(2) as u64 * 50_000;
             // A node that seems to be away may hold what is named: then nothing is deleted.
             let done = delete(copies, uses, read, budget, |_| vec![]).await;
