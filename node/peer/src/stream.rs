@@ -16,6 +16,9 @@ pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// The most bytes of an error's words: the rest is cut off.
 const WORDS_BYTES_MAX: usize = 4 << 10;
 
+/// So much memory is taken for a frame of which only the first bytes came.
+const RESERVED_BYTES_MAX: usize = 4 << 20;
+
 /// Set in a frame's length when it holds the words of an error.
 const WORDS: u32 = 1 << 31;
 
@@ -77,6 +80,14 @@ impl Stream {
         self.outgoing.send(frame).await
     }
 
+    /// Sends one frame that is made of parts, see [`Outgoing::send_parts`].
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when nobody listens any more.
+    pub async fn send_parts(&mut self, parts: &[Bytes]) -> Result<()> {
+        self.outgoing.send_parts(parts).await
+    }
+
     /// Sends the words of an error, and ends this side.
     ///
     /// # Errors
@@ -84,7 +95,7 @@ impl Stream {
     pub async fn fail(&mut self, words: &str) -> Result<()> {
         let cut = (0..=WORDS_BYTES_MAX.min(words.len())).rev().find(|at| words.is_char_boundary(*at)).unwrap_or(0);
         let words = Bytes::copy_from_slice(&words.as_bytes()[..cut]);
-        self.outgoing.write(words.len() as u32 | WORDS, words).await?;
+        self.outgoing.write(words.len() as u32 | WORDS, &[words]).await?;
         self.finish()
     }
 
@@ -118,14 +129,25 @@ impl Outgoing {
     /// # Errors
     /// [`Error::Broken`] when nobody listens any more.
     pub async fn send(&mut self, frame: Bytes) -> Result<()> {
-        if frame.len() > FRAME_BYTES_MAX {
-            return Err(Error::TooLong { peer: self.peer, bytes: frame.len(), max: FRAME_BYTES_MAX });
-        }
-        self.write(frame.len() as u32, frame).await
+        self.send_parts(&[frame]).await
     }
 
-    async fn write(&mut self, head: u32, frame: Bytes) -> Result<()> {
-        let mut pieces = [Bytes::copy_from_slice(&head.to_le_bytes()), frame];
+    /// Sends one frame that is made of parts, one behind the other, without copying them together. Else as [`Self::send`].
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when nobody listens any more.
+    pub async fn send_parts(&mut self, parts: &[Bytes]) -> Result<()> {
+        let length = parts.iter().map(Bytes::len).sum();
+        if length > FRAME_BYTES_MAX {
+            return Err(Error::TooLong { peer: self.peer, bytes: length, max: FRAME_BYTES_MAX });
+        }
+        self.write(length as u32, parts).await
+    }
+
+    async fn write(&mut self, head: u32, parts: &[Bytes]) -> Result<()> {
+        let mut pieces = Vec::with_capacity(1 + parts.len());
+        pieces.push(Bytes::copy_from_slice(&head.to_le_bytes()));
+        pieces.extend_from_slice(parts);
         let peer = self.peer;
         self.send.write_all_chunks(&mut pieces).await.map_err(|error| Error::Broken { peer, why: error.to_string() })
     }
@@ -172,7 +194,7 @@ impl Incoming {
         }
     }
 
-    /// Reads so many bytes. Memory is taken as they come, so that a length alone costs nothing.
+    /// Reads so many bytes. Memory is taken once something came, and for what is long as it comes: a length alone costs nothing.
     async fn read(&mut self, length: usize) -> std::result::Result<Bytes, String> {
         let mut whole = BytesMut::new();
         while whole.len() < length {
@@ -180,6 +202,9 @@ impl Incoming {
             let Some(chunk) = read else { return Err("it ended in the middle of a message".into()) };
             if chunk.bytes.len() == length {
                 return Ok(chunk.bytes);
+            }
+            if whole.is_empty() {
+                whole.reserve(length.min(RESERVED_BYTES_MAX));
             }
             whole.extend_from_slice(&chunk.bytes);
         }

@@ -3,6 +3,8 @@
 //! That one exists is in the state, what it holds is at the home of its shard. Values that are too long for a record are blobs
 //! whose ids name the object's shard: the home is asked whether one is still needed.
 
+use std::sync::Arc;
+
 use prost::bytes::{Bytes, BytesMut};
 use shoal_calls::calls::{self, Refused as No};
 use shoal_calls::objects::{Content, ObjectAnswer, ObjectRequest, Piece};
@@ -109,13 +111,13 @@ async fn create(api: &Api, caller: &Caller, id: ObjectId, environment: Environme
         api.calls.object(ObjectRequest::Open { object: id }).await.map_err(refused)?;
     }
     // The request may have come before.
-    Ok(api.local().objects.get(&id).cloned().unwrap_or(object))
+    Ok(api.local().objects.get(&id).map_or(object, |held| (**held).clone()))
 }
 
 /// Finds an object by id.
 pub(super) async fn find(api: &Api, id: ObjectId) -> Result<Object, Error> {
     let state = api.read_latest_unless(|state| state.objects.contains_key(&id)).await?;
-    state.objects.get(&id).cloned().ok_or_else(|| missing(id))
+    state.objects.get(&id).map(|object| (**object).clone()).ok_or_else(|| missing(id))
 }
 
 fn missing(id: ObjectId) -> Error {
@@ -165,8 +167,9 @@ pub(super) async fn list(
     let (state, page) = (api.read_latest().await?, page.unwrap_or_default());
     let environment = environment::find(&state, environment)?;
     let like = kind.id(ShardId::of(b""), &[]);
-    let fits = |(id, object): &(&ObjectId, &Object)| id.is_like(like) && object.environment == environment.id && !object.name.is_empty();
-    let found = state.objects.iter().filter(fits).map(|(id, object)| (seconds(object.created), (*id, object.clone())));
+    let fits =
+        |(id, object): &(&ObjectId, &Arc<Object>)| id.is_like(like) && object.environment == environment.id && !object.name.is_empty();
+    let found = state.objects.iter().filter(fits).map(|(id, object)| (seconds(object.created), (*id, (**object).clone())));
     let count = usize::try_from(page.max_objects).ok().filter(|count| *count > 0).unwrap_or(usize::MAX);
     let found = secret::page_of(found.collect(), page.created_before, count, seconds(api.now()));
     Ok((found.into_iter().map(|(_, found)| found).collect(), environment.name.clone()))
@@ -246,7 +249,7 @@ mod tests {
                 created: Timestamp(0),
                 created_by: String::new(),
             };
-            state.objects.insert(id(bits), object);
+            state.objects.insert(id(bits), object.into());
         }
         assert_eq!(ephemeral(&state), [id(1)]);
         assert_eq!(unknown(&state, vec![id(1), id(2), id(3)]), [id(3)]);

@@ -130,7 +130,7 @@ async fn send(mut stream: Stream, store: Store) {
                 match frames {
                     Ok(frames) => {
                         for frame in frames {
-                            stream.send(frame).await?;
+                            stream.send_parts(&frame).await?;
                         }
                     }
                     Err(error) => return stream.fail(&error.to_string()).await,
@@ -144,10 +144,11 @@ async fn send(mut stream: Stream, store: Store) {
     }
 }
 
-fn frame(store: &Store, digest: &Digest) -> store::Result<Bytes> {
+/// Returns the parts of what is sent for a chunk.
+fn frame(store: &Store, digest: &Digest) -> store::Result<[Bytes; 2]> {
     match store.get(digest) {
-        Ok(bytes) => Ok([&[PRESENT], &bytes[..]].concat().into()),
-        Err(store::Error::Missing { .. } | store::Error::Corrupt { .. }) => Ok(Bytes::from_static(&[ABSENT])),
+        Ok(bytes) => Ok([Bytes::from_static(&[PRESENT]), bytes]),
+        Err(store::Error::Missing { .. } | store::Error::Corrupt { .. }) => Ok([Bytes::from_static(&[ABSENT]), Bytes::new()]),
         Err(error) => Err(error),
     }
 }

@@ -177,7 +177,7 @@ async fn whoever_sends_wrong_bytes_is_not_asked_for_them_again() {
         async move {
             let asked: Vec<Digest> = postcard::from_bytes(&stream.next().await.unwrap().unwrap()).unwrap();
             for digest in asked {
-                let mut wrong = frame(&store, &digest).unwrap().to_vec();
+                let mut wrong = frame(&store, &digest).unwrap().concat();
                 *wrong.last_mut().unwrap() ^= 1;
                 noted.lock().push(digest);
                 stream.send(wrong.into()).await.unwrap();
@@ -213,7 +213,7 @@ async fn a_chunk_that_one_sends_wrongly_comes_from_another() {
         async move {
             let asked: Vec<Digest> = postcard::from_bytes(&stream.next().await.unwrap().unwrap()).unwrap();
             for digest in asked {
-                let mut wrong = frame(&store, &digest).unwrap().to_vec();
+                let mut wrong = frame(&store, &digest).unwrap().concat();
                 *wrong.last_mut().unwrap() ^= 1;
                 stream.send(wrong.into()).await.unwrap();
             }

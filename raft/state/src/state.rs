@@ -3,6 +3,8 @@
 //! Policy is not here: `scheduler::plan` prefers, `apply` only refuses, item by item, what can't be. Each command
 //! either changes the state and says what changed, or is refused and changes nothing.
 
+use std::sync::Arc;
+
 use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::model::{
@@ -93,7 +95,7 @@ pub struct State {
     /// What was bound from functions, by parent.
     pub bound: OrdMap<FunctionId, OrdMap<FunctionId, Bound>>,
     /// The dicts and queues that there are.
-    pub objects: OrdMap<ObjectId, Object>,
+    pub objects: OrdMap<ObjectId, Arc<Object>>,
     /// When functions of deployed apps are called by the cluster itself.
     pub schedules: OrdMap<FunctionId, Schedule>,
     /// Schedules that wait for the deployment they came with.
