@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use prost::Message as _;
+use prost::bytes::Bytes;
 use shoal_image::build::OWN_FOLDER;
 use shoal_proto::modal_client as pb;
 use shoal_runtime::Bind;
@@ -26,8 +27,7 @@ pub(crate) const WORKDIR: &str = "/root";
 
 /// Encodes the arguments of a task.
 pub(crate) async fn encode(api: &Api, state: &State, id: TaskId, task: &Task, function: &Function) -> Result<Vec<u8>, Error> {
-    let definition = function::definition(api, task.function, function).await?;
-    let view = pb::Function::decode(definition.clone()).map_err(Error::failed(format!("cannot decode function {}", task.function)))?;
+    let (definition, view) = definition(api, task, function).await?;
     let absent = || Error::NotFound(format!("App '{}' not found", task.app));
     let app = state.apps.get(&task.app).ok_or_else(absent)?;
     let arguments = pb::ContainerArguments {
@@ -41,6 +41,13 @@ pub(crate) async fn encode(api: &Api, state: &State, id: TaskId, task: &Task, fu
         ..Default::default()
     };
     Ok(arguments.encode_to_vec())
+}
+
+/// Returns the definition of a task's function, as it came and as this node reads it.
+pub(crate) async fn definition(api: &Api, task: &Task, function: &Function) -> Result<(Bytes, pb::Function), Error> {
+    let definition = function::definition(api, task.function, function).await?;
+    let view = pb::Function::decode(definition.clone()).map_err(Error::failed(format!("cannot decode function {}", task.function)))?;
+    Ok((definition, view))
 }
 
 /// The app's layout with an object for every dependency: the entrypoint hydrates exactly those that the function names.

@@ -27,6 +27,9 @@ const PEER_WAIT: Duration = Duration::from_secs(10);
 /// How long a write may take at most, by what the stdin of a process waits for.
 const WRITE_WAIT: Duration = Duration::from_secs(45);
 
+/// The name of a container's first process; others have one of their own.
+pub(crate) const FIRST: &str = "";
+
 /// Marks of the pieces of an output on the road between nodes.
 const DATA: u8 = 0;
 const FAULT: u8 = 1;
@@ -195,6 +198,14 @@ async fn here(api: &Api, asked: Asked) -> Result<Told, Fault> {
             Told::Stdin { taken, closed }
         }
         Asked::Stream { task, exec } => Told::Stream(api.execs.get(task, &exec)?.stream().await?),
+        Asked::Put { task, exec, number, data, eof } if exec == FIRST => {
+            let keyboard = match api.worker.get() {
+                Some(worker) => worker.keyboard(task).await,
+                None => None,
+            };
+            keyboard.ok_or(Fault::NoContainer { task })?.put(number, data, eof).await?;
+            Told::Done
+        }
         Asked::Put { task, exec, number, data, eof } => {
             api.execs.get(task, &exec)?.put(number, data, eof).await?;
             Told::Done

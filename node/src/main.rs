@@ -38,6 +38,7 @@ mod server;
 mod standing;
 mod sweep;
 mod tasks;
+mod terminals;
 mod timeouts;
 mod touched;
 mod upkeep;

@@ -27,6 +27,7 @@ use crate::gangs;
 use crate::images;
 use crate::roots::Root;
 use crate::sandboxes;
+use crate::terminals;
 use crate::zygotes::{self, Kind, Start, Zygotes};
 
 /// What a running task holds on this node.
@@ -91,14 +92,19 @@ impl NodeProvider {
         let program = [python, "-u", "-m", "modal._container_entrypoint"].map(str::to_owned);
         let mut spec = ContainerSpec::new(&root.dir, entrypoint.into_iter().chain(program));
         spec.cwd = record.config.workdir.clone().unwrap_or_else(|| arguments::WORKDIR.to_owned());
-        let variables = |secrets| Variables {
-            image: &record.config.env,
+        let (_, view) = arguments::definition(&self.api, task, function).await?;
+        let terminal = terminals::of_function(&view);
+        spec.terminal = terminal.map(terminals::size);
+        let mut given = record.config.env.clone();
+        given.extend(terminal.into_iter().flat_map(terminals::variables));
+        let variables = |image, secrets| Variables {
+            image,
             secrets,
             image_id: image_id.to_string(),
             environment: environment_name(&state, task.app),
             egress: self.api.config.egress().env(),
         };
-        spec.env = arguments::environment(Some(id), variables(secrets));
+        spec.env = arguments::environment(Some(id), variables(&given, secrets));
         spec.binds.push(arguments::own_folder(&self.api.config));
         spec.own = Some(Bind { source: dir.clone(), target: arguments::TASK_DIR.to_owned(), read_only: false });
         spec.hostname = zygotes::HOSTNAME.to_owned();
@@ -114,10 +120,11 @@ impl NodeProvider {
             }
             None => None,
         };
-        let env = arguments::environment(None, variables(BTreeMap::new()));
+        let env = arguments::environment(None, variables(&record.config.env, BTreeMap::new()));
         let kind = Kind { base, path: record.config.path().to_owned(), python, env };
         let start = match has_entrypoint {
             true => Start::Plain("its image has an entrypoint of its own".to_owned()),
+            false if spec.terminal.is_some() => Start::Plain("its program has a terminal".to_owned()),
             false => self.zygotes.start(&kind, &spec.env, &spec.cwd, &root),
         };
         match start {

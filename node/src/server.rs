@@ -179,6 +179,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         tasks: Tasks::default(),
         execs: Execs::open(config.data.join("run/execs")).context("cannot make the folder for what processes in containers print")?,
         readings: crate::execs::Readings::default(),
+        terminals: crate::terminals::Connected::default(),
         yielded: api::Yielded::default(),
         reports: Reports::new(&peers, cluster.raft(), &calls, &crashes, &lifecycle),
         crashes,

@@ -25,10 +25,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 
-use crate::{
-    Bind, ContainerSpec, Error, NetworkMode, Overlay, Result, User,
-    container::{Parts, Stdio},
-};
+use crate::{Bind, ContainerSpec, Error, NetworkMode, Overlay, Result, Stdio, User, container::Parts};
 
 /// The launcher: a static program that [`AheadConfig::launcher`] names inside.
 pub const LAUNCHER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/launch"));
@@ -87,6 +84,7 @@ impl AheadConfig {
             && spec.binds == self.binds
             && spec.own.as_ref().is_some_and(|own| own.target == self.own_target && !own.read_only)
             && limits.cores(crate::cores::machine()).is_none()
+            && spec.terminal.is_none()
             && limits.disk_bytes.is_none()
             && limits.shm_bytes == Some(self.shm_bytes)
             && spec.files.is_empty()

@@ -26,12 +26,12 @@ use tokio::{
 };
 
 use crate::{
-    Addresses, ContainerId, ContainerSpec, Error, Exec, ExecSpec, Exit, ExitStatus, OverDisk, Overlay, Result, Rooms, Timings, Usage, Way,
-    blocking,
+    Addresses, ContainerId, ContainerSpec, Error, Exec, ExecSpec, Exit, ExitStatus, OverDisk, Overlay, Result, Rooms, Stdio, Timings,
+    Usage, Way, blocking,
     cgroup::Cgroup,
     control::Control,
     engine::Inner,
-    exec::{self, Defaults},
+    exec::{self, Defaults, TO_FOREGROUND},
     network::{Claim, link::Link, slot::Slot},
     process::{self, Process},
 };
@@ -51,17 +51,6 @@ const EXPORT_DEADLINE: Duration = Duration::from_secs(1800);
 const DEATH_DEADLINE: Duration = Duration::from_secs(5);
 /// How many orders may wait for the owner. There are two kinds; senders wait when it is full.
 const ORDERS_MAX: usize = 4;
-
-/// The pipes of a process in a container.
-#[derive(Debug)]
-pub struct Stdio {
-    /// Where its stdin is written to, if the description asked for one.
-    pub stdin: Option<OwnedFd>,
-    /// Where its stdout is read from. It ends when all processes that have it do.
-    pub stdout: OwnedFd,
-    /// Where its stderr is read from.
-    pub stderr: OwnedFd,
-}
 
 /// The handle of a container. All methods take `&self` and may run at the same time.
 #[derive(Debug)]
@@ -172,7 +161,7 @@ impl Container {
         self.sandbox_pid
     }
 
-    /// Hands out the pipes of the first process. Only the first call gets them.
+    /// Hands out our ends of the streams of the first process. Only the first call gets them.
     pub fn take_stdio(&self) -> Option<Stdio> {
         self.stdio.lock().take()
     }
@@ -251,6 +240,14 @@ impl Container {
     /// Sends a signal to the first process, or to all. One that has ended takes it silently.
     pub async fn signal(&self, signal: i32, all: bool) -> Result<()> {
         match self.send_signal(signal, 0, i32::from(all)).await {
+            Err(_) if self.ended.borrow().is_some() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Sends a signal to the processes in the foreground of its terminal, or to the first process when it has none.
+    pub async fn interrupt(&self, signal: i32) -> Result<()> {
+        match self.send_signal(signal, 0, TO_FOREGROUND).await {
             Err(_) if self.ended.borrow().is_some() => Ok(()),
             other => other,
         }

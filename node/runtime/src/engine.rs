@@ -8,7 +8,6 @@ use std::{
     net::Ipv4Addr,
     os::{fd::OwnedFd, unix::fs::PermissionsExt, unix::process::CommandExt},
     path::{Path, PathBuf},
-    process::Stdio as ChildStdio,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -22,17 +21,18 @@ use serde::Deserialize;
 use tokio::{process::Command, sync::Semaphore, time::timeout};
 
 use crate::{
-    AheadConfig, Bind, Container, ContainerId, ContainerSpec, Disks, Error, NetworkConfig, NetworkMode, Overlay, Result, Tag, Timings, Way,
+    AheadConfig, Bind, Container, ContainerId, ContainerSpec, Disks, Error, NetworkConfig, NetworkMode, Overlay, Result, Stdio, Tag,
+    Timings, Way,
     ahead::{self, Ahead, Blank},
     blocking,
     cgroup::Cgroups,
-    container::{Parts, Sandbox, Stdio},
+    container::{Parts, Sandbox},
     cores::{self, Cores},
     leftover,
     network::{Claim, Network, resolver, slot::Slot},
     oci,
     overlays::Overlays,
-    process,
+    process, stdio,
 };
 
 /// The version string of the one runsc that this engine speaks to. scripts/install-runsc stamps it.
@@ -463,13 +463,9 @@ impl Inner {
     /// Runs `runsc create` and takes hold of the sandbox and gofer that it leaves running.
     async fn run_create(&self, parts: &mut Parts, spec: &ContainerSpec, entrances: Vec<File>) -> Result<Stdio> {
         let id = parts.id;
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
-        let pipe = || pipe().map_err(|e| Error::file("create", "a pipe")(e.into()));
-        let (stdout, stdout_in) = pipe()?;
-        let (stderr, stderr_in) = pipe()?;
-        let (stdin_out, stdin) = match spec.stdin {
-            true => pipe().map(|(read, write)| (ChildStdio::from(read), Some(write)))?,
-            false => (ChildStdio::null(), None),
+        let (stdio, [stdin, stdout, stderr]) = match spec.terminal {
+            Some(size) => stdio::terminal(size)?,
+            None => stdio::pipes(spec.stdin, false)?,
         };
 
         let mut command = std::process::Command::new(&self.runsc);
@@ -481,9 +477,9 @@ impl Inner {
             .env_clear()
             .env("PATH", crate::spec::DEFAULT_PATH)
             .current_dir("/")
-            .stdin(stdin_out)
-            .stdout(stdout_in)
-            .stderr(stderr_in);
+            .stdin(stdin)
+            .stdout(stdout)
+            .stderr(stderr);
         let entrances: Vec<OwnedFd> = entrances.into_iter().map(OwnedFd::from).collect();
         let cores = spec.limits.cores(cores::machine()).map(Cores::choose).transpose();
         let cores = cores.map_err(|e| Error::file("choose", "cores")(e.into()))?;
@@ -513,7 +509,8 @@ impl Inner {
             Ok(Ok(status)) if status.success() => {}
             Ok(Ok(status)) => {
                 parts.sandbox = sandbox.ok();
-                return Err(Error::Create { container: id, message: last_words(stderr, status) });
+                let said = if spec.terminal.is_some() { stdio.stdout } else { stdio.stderr };
+                return Err(Error::Create { container: id, message: last_words(said, status) });
             }
             Ok(Err(source)) => return Err(missing(source)),
             Err(_) => {
@@ -525,7 +522,7 @@ impl Inner {
         if let (Some(cores), Some(threads)) = (cores, parts.cgroup.as_ref().and_then(|group| group.threads())) {
             cores.let_out(&threads).map_err(Error::file("let onto all cores", &threads))?;
         }
-        Ok(Stdio { stdin, stdout, stderr })
+        Ok(stdio)
     }
 
     /// Reads from runsc's state file who the sandbox and the gofer are.
@@ -644,11 +641,11 @@ async fn check_runsc(runsc: &Path) -> Result<()> {
 }
 
 /// What a failed runsc wrote. The program of the container has not run, so all of it is runsc's.
-fn last_words(stderr: OwnedFd, status: std::process::ExitStatus) -> String {
+fn last_words(said: OwnedFd, status: std::process::ExitStatus) -> String {
     // A sandbox half made may still hold the other end: take what is there.
-    let _ = rustix::io::ioctl_fionbio(&stderr, true);
+    let _ = rustix::io::ioctl_fionbio(&said, true);
     let mut text = Vec::new();
-    let _ = File::from(stderr).take(MESSAGE_BYTES_MAX).read_to_end(&mut text);
+    let _ = File::from(said).take(MESSAGE_BYTES_MAX).read_to_end(&mut text);
     let text = String::from_utf8_lossy(&text);
     match text.trim() {
         "" => status.to_string(),

@@ -1,11 +1,7 @@
 //! Further processes in a running container.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use rustix::{
-    fs::{Mode, OFlags},
-    pipe::{PipeFlags, pipe_with},
-};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -13,8 +9,8 @@ use crate::{
     ContainerId, ContainerSpec, Error, ExitStatus, Result, Stdio, User,
     container::{CALL_DEADLINE, START_DEADLINE},
     control::Control,
-    oci,
-    terminal::{self, TerminalSize},
+    oci, stdio,
+    terminal::TerminalSize,
 };
 
 /// A process to run in a container. What is `None` is taken from the container.
@@ -120,14 +116,14 @@ impl Drop for Exec {
 
 /// Whom a signal is for: a process, or those in the foreground of its terminal.
 const TO_PROCESS: i32 = 0;
-const TO_FOREGROUND: i32 = 2;
+pub(crate) const TO_FOREGROUND: i32 = 2;
 const KILLED: ExitStatus = ExitStatus::Signal(libc::SIGKILL);
 
 /// Starts a process by the control socket of a container.
 pub(crate) async fn run(control: &Control, container: ContainerId, defaults: &Defaults, spec: ExecSpec) -> Result<Exec> {
     let (stdio, theirs) = match spec.terminal {
-        Some(size) => terminal_streams(size)?,
-        None => streams(spec.stdin, spec.merged)?,
+        Some(size) => stdio::terminal(size)?,
+        None => stdio::pipes(spec.stdin, spec.merged)?,
     };
     let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
     let argument = argument(container, defaults, &spec);
@@ -170,33 +166,6 @@ fn argument(container: ContainerId, defaults: &Defaults, spec: &ExecSpec) -> Val
         "GuestFDs": [0, 1, 2],
         "StdioIsPty": spec.terminal.is_some(),
     })
-}
-
-/// Makes the pipes: our ends, and the three that the process gets.
-fn streams(stdin: bool, merged: bool) -> Result<(Stdio, [OwnedFd; 3])> {
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::file("create", "a pipe")(e.into()));
-    let (stdout, stdout_in) = pipe()?;
-    let (stderr, stderr_in) = match merged {
-        true => (pipe()?.0, stdout_in.try_clone().map_err(Error::file("duplicate", "a pipe"))?),
-        false => pipe()?,
-    };
-    let (stdin_out, stdin) = match stdin {
-        true => pipe().map(|(read, write)| (read, Some(write)))?,
-        false => {
-            let opened = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            (opened.map_err(|e| Error::file("open", "/dev/null")(e.into()))?, None)
-        }
-    };
-    Ok((Stdio { stdin, stdout, stderr }, [stdin_out, stdout_in, stderr_in]))
-}
-
-/// Makes a terminal: our ends, and the three that the process gets.
-fn terminal_streams(size: TerminalSize) -> Result<(Stdio, [OwnedFd; 3])> {
-    let again = |fd: &OwnedFd| fd.try_clone().map_err(Error::file("duplicate", "a terminal"));
-    let (ours, theirs) = terminal::open(size)?;
-    let (nothing, _) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::file("create", "a pipe")(e.into()))?;
-    let stdio = Stdio { stdin: Some(again(&ours)?), stdout: ours, stderr: nothing };
-    Ok((stdio, [again(&theirs)?, again(&theirs)?, theirs]))
 }
 
 /// Reads a status as wait(2) gives it.

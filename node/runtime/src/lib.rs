@@ -46,10 +46,11 @@ mod overlays;
 mod process;
 mod socket;
 mod spec;
+mod stdio;
 mod terminal;
 
 pub use ahead::{AheadConfig, LAUNCHER, Rooms};
-pub use container::{Container, Stdio};
+pub use container::Container;
 pub use doctor::{Finding, Verdict, doctor_checks};
 pub use engine::{Engine, EngineConfig, RUNSC_STAMP};
 pub use error::{Error, Result};
@@ -60,6 +61,7 @@ pub use oci::DEFAULT_CAPABILITIES;
 pub use overlays::Disks;
 pub use socket::ShortPath;
 pub use spec::*;
+pub use stdio::Stdio;
 pub use terminal::{TerminalSize, Typed, end_of_input, typed};
 
 /// Runs a blocking piece of work where it does not hold up other tasks.

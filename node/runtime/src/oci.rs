@@ -66,7 +66,7 @@ fn process(spec: &ContainerSpec) -> Value {
         user["additionalGids"] = json!(spec.user.groups);
     }
     json!({
-        "terminal": false,
+        "terminal": spec.terminal.is_some(),
         "user": user,
         "args": spec.argv,
         "env": environment(&spec.env),

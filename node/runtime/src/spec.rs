@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
-use crate::Link;
+use crate::{Link, TerminalSize};
 
 /// Folders that every container has something mounted on.
 pub const MOUNTED_FOLDERS: [&str; 6] = ["proc", "sys", "dev", "dev/pts", "dev/shm", "tmp"];
@@ -54,6 +54,9 @@ pub struct ContainerSpec {
     pub capabilities: Vec<String>,
     /// Whether stdin is a pipe, which [`Stdio::stdin`](crate::Stdio) then holds, or /dev/null.
     pub stdin: bool,
+    /// Whether all three streams of the first process are a terminal, of this size. Our ends of its stdin and stdout are then both the
+    /// terminal's, and nothing comes from its stderr.
+    pub terminal: Option<TerminalSize>,
     /// More flags for runsc, such as "--nvproxy". The engine's own come first.
     pub runsc_flags: Vec<String>,
     /// Annotations of the OCI description, for gVisor's own features.
@@ -81,6 +84,7 @@ impl ContainerSpec {
             link: None,
             capabilities: Vec::new(),
             stdin: false,
+            terminal: None,
             runsc_flags: Vec::new(),
             annotations: BTreeMap::new(),
         }

@@ -277,6 +277,17 @@ pub(super) async fn log(api: &Api, caller: &Caller, request: pb::ContainerLogReq
     super::blocking(move || logs.append_all(&lines)).await.map_err(Error::failed(format!("cannot keep what task {id} logs")))
 }
 
+/// A program asks whoever runs its app to type into its terminal.
+pub(super) async fn connect_terminal(api: &Api, caller: &Caller, (): ()) -> Result<(), Error> {
+    let id = caller.identity.task()?;
+    let keyboard = match api.worker.get() {
+        Some(worker) => worker.keyboard(id).await,
+        None => None,
+    };
+    let none = || Error::Precondition(format!("container {id} has no terminal: its app is not run by `modal run -i`"));
+    super::blocking(move || keyboard.map(|keyboard| keyboard.connect())).await.ok_or_else(none)
+}
+
 /// Start-up broke: the process exits with 0 after this, so what waits must fail with this very result.
 pub(super) async fn task_result(api: &Api, caller: &Caller, request: pb::TaskResultRequest) -> Result<(), Error> {
     let bytes = request.result.unwrap_or_default();

@@ -23,6 +23,7 @@ use super::error::Error;
 use super::{Api, Caller, Identity, identity, policy, secret, token};
 use crate::audit::{Event, What};
 use crate::execs::{self, At};
+use crate::terminals;
 
 /// How long a token is good for; clients ask for another by themselves.
 const TOKEN_LIFE: Duration = Duration::from_secs(20 * 60);
@@ -187,19 +188,14 @@ fn printed(keeps: bool) -> Printed {
 }
 
 fn terminal(info: &pb::PtyInfo) -> Terminal {
-    let size = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
-    Terminal { rows: size(info.winsz_rows), columns: size(info.winsz_cols), hangs_up: !info.no_terminate_on_idle_stdin }
+    let size = terminals::size(info);
+    Terminal { rows: size.rows, columns: size.columns, hangs_up: !info.no_terminate_on_idle_stdin }
 }
 
 /// Returns what a process's environment has beyond its container's: the terminal's, then secrets, then what was asked for.
 fn variables(api: &Api, request: &rpb::TaskExecStartRequest) -> Result<Vec<(String, String)>, Error> {
     use pb::secret_source::Source;
-    let mut variables = Vec::new();
-    if let Some(info) = &request.pty_info {
-        let of_terminal =
-            [("TERM", &info.env_term), ("COLORTERM", &info.env_colorterm), ("TERM_PROGRAM", &info.env_term_program)].into_iter();
-        variables.extend(of_terminal.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.to_owned(), value.clone())));
-    }
+    let mut variables: Vec<_> = request.pty_info.iter().flat_map(terminals::variables).collect();
     let state = api.local();
     let ids: Result<Vec<SecretId>, _> = request.secret_ids.iter().map(|id| id.parse()).collect();
     variables.extend(secret::open_all(api, &state, &ids?)?);

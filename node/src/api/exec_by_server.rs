@@ -1,4 +1,5 @@
-//! Processes in running containers, for clients before 1.4: they have no channel to the container, and ask the server for each thing.
+//! Processes in running containers, for clients before 1.4: they have no channel to the container, and ask the server for each thing. So
+//! does a client of any version that types into the terminal of a container's first process (`modal run -i`).
 //!
 //! What they are given as the name of a process says where it is, so any node answers for it: the task, the task's node, and a name that
 //! nobody guesses. It is otherwise as on the worker channel ([`super::exec`]): the output is kept, the index of a batch is the place in
@@ -32,7 +33,7 @@ pub(super) fn task_of(exec: &str) -> &str {
     exec.split('/').next().unwrap_or_default()
 }
 
-fn named(at: &At) -> String {
+pub(super) fn named(at: &At) -> String {
     format!("{}/{}/{}", at.task, at.node, at.exec)
 }
 
@@ -165,7 +166,15 @@ pub(super) async fn put(api: &Api, caller: &Caller, request: pb::ContainerExecPu
     let at = at(&request.exec_id)?;
     let nothing = || Error::Invalid(format!("nothing was said of what to write to process {}", request.exec_id));
     let input = request.input.clone().ok_or_else(nothing)?;
-    execs::put(api, at, input.message_index, input.message.into(), input.eof).await
+    if at.exec != execs::FIRST {
+        return execs::put(api, at, input.message_index, input.message.into(), input.eof).await;
+    }
+    api.terminals.note(caller.connection, at.task);
+    match execs::put(api, at, input.message_index, input.message.into(), input.eof).await {
+        // Clients show this as a fault of theirs. That the container has ended they are told by the log.
+        Err(Error::NotFound(_)) => Ok(()),
+        put => put,
+    }
 }
 
 pub(super) async fn wait(

@@ -131,6 +131,13 @@ impl Lifecycle {
         client.connections.insert(connection);
     }
 
+    /// Says whether a connection is that of an app's client; none when its client is on no connection of this node.
+    pub(crate) fn is_of_client(&self, app: AppId, connection: Connection) -> Option<bool> {
+        let known = self.known.lock();
+        let client = known.clients.get(&app).filter(|client| !client.connections.is_empty())?;
+        Some(client.connections.contains(&connection))
+    }
+
     /// Notes a call for an app, whoever made it: a client whose connection broke may be back.
     pub(crate) fn called(&self, app: AppId) {
         if let Some(client) = self.known.lock().clients.get_mut(&app) {

@@ -164,6 +164,8 @@ pub(crate) struct Api {
     pub(crate) execs: shoal_worker::execs::Execs,
     /// Who reads through this node what such processes print.
     pub(crate) readings: crate::execs::Readings,
+    /// Whose terminals are connected with which containers, through this node.
+    pub(crate) terminals: crate::terminals::Connected,
     /// Who reads through this node what calls yield.
     pub(crate) yielded: yielded::Yielded,
     pub(crate) crashes: crate::scheduling::CrashLoops,

@@ -162,6 +162,7 @@ methods! {
     function_call_get_data_out: pb::FunctionCallGetDataRequest => Stream<pb::DataChunk>, yielded::data_out;
     container_hello: () => (), container::hello;
     container_heartbeat: pb::ContainerHeartbeatRequest => pb::ContainerHeartbeatResponse, container::heartbeat;
+    function_start_pty_shell: () => (), container::connect_terminal;
     container_log: pb::ContainerLogRequest => (), container::log;
     task_result: pb::TaskResultRequest => (), container::task_result;
     task_cluster_hello: pb::TaskClusterHelloRequest => pb::TaskClusterHelloResponse, container::cluster_hello;

@@ -22,9 +22,10 @@ mod driver;
 pub mod execs;
 pub mod log;
 mod steps;
+mod streams;
 
 pub use driver::{
-    Config, ContainerPlan, ContainerStatus, Driver, Ended, Engines, Failure, Handle, Phase, PhaseTime, Provider, REPORT_WAIT, Running,
-    StillThere,
+    Config, ContainerPlan, ContainerStatus, Driver, Ended, Engines, Failure, Handle, Keyboard, Phase, PhaseTime, Provider, REPORT_WAIT,
+    Running, StillThere,
 };
 pub use steps::{Containers, Life, Step, Tasks, Wanted, steps, tasks};

@@ -65,12 +65,16 @@ pub trait Running: Send + Sync + 'static {
     fn way(&self) -> Way {
         Way::Made
     }
-    /// Hands out the pipes.
+    /// Hands out our ends of the program's streams.
     fn take_stdio(&self) -> Option<Stdio>;
     /// Runs the program.
     fn start(&self) -> BoxFuture<'_, Result<()>>;
     /// Sends a signal to the program.
     fn signal(&self, signal: i32) -> BoxFuture<'_, Result<()>>;
+    /// Sends a signal to the processes in the foreground of the program's terminal.
+    fn interrupt(&self, signal: i32) -> BoxFuture<'_, Result<()>> {
+        self.signal(signal)
+    }
     /// Waits for the end.
     fn exit(&self) -> BoxFuture<'_, Result<Exit>>;
     /// Kills it by all means.
@@ -106,6 +110,10 @@ impl Running for Container {
 
     fn signal(&self, signal: i32) -> BoxFuture<'_, Result<()>> {
         Container::signal(self, signal, false).boxed()
+    }
+
+    fn interrupt(&self, signal: i32) -> BoxFuture<'_, Result<()>> {
+        Container::interrupt(self, signal).boxed()
     }
 
     fn exit(&self) -> BoxFuture<'_, Result<Exit>> {

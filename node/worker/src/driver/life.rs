@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::engines::{ContainerPlan, Engines, Provider, Running};
+use super::keyboard::Keyboard;
 use super::pipes::Printer;
 use super::status::{Ended, Phase, PhaseTime, how};
 use crate::log::Stream;
@@ -60,7 +61,8 @@ enum NotStarted {
 /// What the owner is told.
 pub(super) enum News {
     Entered(TaskId, PhaseTime),
-    Made(TaskId, Arc<dyn Running>),
+    /// With who types into its terminal, if it has one.
+    Made(TaskId, Arc<dyn Running>, Option<Arc<Keyboard>>),
 }
 
 /// Everything that one life needs.
@@ -133,12 +135,18 @@ impl Life {
             Ok(container) => container,
             Err(error) => return Tried::Ended(Ended::without_container(&format!("cannot create the container: {}", in_full(&error)))),
         };
-        let _ = self.news.send(News::Made(self.id, container.clone())).await;
-        let mut pumps = JoinSet::new();
+        // What is typed goes to the container until this returns.
+        let (mut pumps, mut typing, mut keyboard) = (JoinSet::new(), JoinSet::new(), None);
         if let Some(stdio) = container.take_stdio() {
+            if let Some(terminal) = stdio.stdin.filter(|_| plan.spec.terminal.is_some()) {
+                let (typed, types) = Keyboard::of(container.clone(), terminal, self.printer.clone());
+                keyboard = Some(typed);
+                typing.spawn(types);
+            }
             pumps.spawn(self.printer.clone().pump(stdio.stdout, Stream::Stdout));
             pumps.spawn(self.printer.clone().pump(stdio.stderr, Stream::Stderr));
         }
+        let _ = self.news.send(News::Made(self.id, container.clone(), keyboard)).await;
         let end = match self.start(&*container).await {
             Ok(()) => self.live_and_end(&*container, plan).await,
             Err(NotStarted::Failed(error)) => match &plan.spec.snapshot {

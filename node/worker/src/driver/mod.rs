@@ -1,6 +1,7 @@
 //! The one owner of this node's containers, and the handle that others hold.
 
 mod engines;
+mod keyboard;
 mod life;
 mod owner;
 mod pipes;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 pub use engines::{ContainerPlan, Engines, Failure, Provider, Running};
+pub use keyboard::Keyboard;
 pub use status::{ContainerStatus, Ended, Phase, PhaseTime};
 
 use crate::log::LogStore;
@@ -140,6 +142,13 @@ impl Handle {
     pub async fn engine_container(&self, task: TaskId) -> Option<Arc<Container>> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         self.requests.send(Request::Container { task, reply }).await.ok()?;
+        answer.await.ok()?
+    }
+
+    /// Returns who types into the terminal of a task's program; `None` when it has none, or is gone.
+    pub async fn keyboard(&self, task: TaskId) -> Option<Arc<Keyboard>> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.requests.send(Request::Keyboard { task, reply }).await.ok()?;
         answer.await.ok()?
     }
 

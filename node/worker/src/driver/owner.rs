@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::engines::{Engines, Provider, Running};
+use super::keyboard::Keyboard;
 use super::life::{Life, News, Order, report};
 use super::pipes::Printer;
 use super::status::{ContainerStatus, Ended, Phase};
@@ -31,6 +32,7 @@ pub(super) enum Request {
     Hello { task: TaskId },
     Ready { task: TaskId },
     Container { task: TaskId, reply: oneshot::Sender<Option<Arc<Container>>> },
+    Keyboard { task: TaskId, reply: oneshot::Sender<Option<Arc<Keyboard>>> },
     Shutdown { grace: Duration },
 }
 
@@ -43,6 +45,7 @@ struct Held {
     hello: watch::Sender<bool>,
     ready: watch::Sender<bool>,
     container: Option<Arc<dyn Running>>,
+    keyboard: Option<Arc<Keyboard>>,
     running: AbortHandle,
 }
 
@@ -169,7 +172,8 @@ impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
         });
         let status = status_of(id, &task, Phase::Preparing);
         let life = steps::Life::Runs;
-        self.held.insert(id, Held { generation: task.generation, life, status, orders, hello, ready, container: None, running });
+        self.held
+            .insert(id, Held { generation: task.generation, life, status, orders, hello, ready, container: None, keyboard: None, running });
     }
 
     /// Reports the end of a task that has no container.
@@ -182,7 +186,7 @@ impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
         let (orders, hello, ready) = (watch::Sender::new(Order::Run), watch::Sender::new(false), watch::Sender::new(false));
         let status = status_of(id, &task, Phase::Ended);
         let life = steps::Life::Ended;
-        self.held.insert(id, Held { generation, life, status, orders, hello, ready, container: None, running });
+        self.held.insert(id, Held { generation, life, status, orders, hello, ready, container: None, keyboard: None, running });
     }
 
     fn note(&mut self, news: News) {
@@ -194,12 +198,14 @@ impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
                 if entered.phase == Phase::Ended {
                     held.life = steps::Life::Ended;
                     held.container = None;
+                    held.keyboard = None;
                 }
             }
-            News::Made(task, container) => {
+            News::Made(task, container, keyboard) => {
                 if let Some(held) = self.held.get_mut(&task) {
                     held.status.way = Some(container.way());
                     held.container = Some(container);
+                    held.keyboard = keyboard;
                 }
             }
         }
@@ -244,6 +250,9 @@ impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
             Request::Container { task, reply } => {
                 let container = self.held.get(&task).and_then(|held| held.container.clone());
                 let _ = reply.send(container.and_then(|container| container.container()));
+            }
+            Request::Keyboard { task, reply } => {
+                let _ = reply.send(self.held.get(&task).and_then(|held| held.keyboard.clone()));
             }
             Request::Shutdown { grace } => {
                 self.stopping = true;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Inputs;
 use crate::log::{Entry, LineCutter, LogStore, Stream};
+use crate::streams::opened;
 
 /// How long an unfinished line, such as a prompt, is held back while nothing more of it comes.
 const PARTIAL_LINE_WAIT: Duration = Duration::from_millis(20);
@@ -24,7 +25,7 @@ const GATHER_BYTES: usize = 4 << 10;
 const READ_BYTES: usize = 64 << 10;
 
 /// Tags what one task prints.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Printer {
     pub(crate) id: TaskId,
     pub(crate) task: Task,
@@ -62,15 +63,9 @@ impl Printer {
         self.print(Stream::System, &mut vec![format!("[{sentence}]\n")]);
     }
 
-    /// Reads a pipe to its end.
+    /// Reads a pipe, or a terminal, to its end.
     pub(crate) async fn pump(self, pipe: OwnedFd, stream: Stream) {
-        let mut pipe = match Receiver::from_owned_fd(pipe) {
-            Ok(pipe) => pipe,
-            Err(error) => {
-                tracing::error!(task = %self.id, %error, "cannot read what a container prints");
-                return;
-            }
-        };
+        let Some(mut pipe) = opened(pipe, Receiver::from_owned_fd_unchecked) else { return };
         let (mut cutter, mut lines) = (LineCutter::default(), Vec::new());
         let mut buffer = vec![0; READ_BYTES];
         // Since when there is a part of a line.
@@ -85,6 +80,7 @@ impl Printer {
                 None => Some(pipe.read(&mut buffer).await),
             };
             match read {
+                // A terminal whose other end is closed fails.
                 Some(Ok(0)) | Some(Err(_)) => break,
                 Some(Ok(length)) => {
                     cutter.push(&buffer[..length], &mut lines);

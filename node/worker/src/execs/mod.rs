@@ -8,7 +8,7 @@
 
 mod output;
 mod session;
-mod stdin;
+pub(crate) mod stdin;
 
 use std::collections::BTreeMap;
 use std::io;

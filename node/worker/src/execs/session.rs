@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::output::Output;
-use super::stdin::{Request, Stdin, untaken};
+use super::stdin::{Foreground, Request, Stdin, untaken};
 use super::{Error, Exit, Fd, Printed, Spec, Write};
+use crate::streams::opened;
 
 /// How many requests may wait for a process's stdin. Who asks waits when it is full.
 const REQUESTS_MAX: usize = 16;
@@ -211,7 +212,7 @@ impl Session {
         let Some(stdio) = stdio else { return };
         let (stdin, mut pumps) = self.pump(&spec, stdio);
         let stdin = Stdin {
-            exec: &exec,
+            foreground: Foreground::Exec(&exec),
             name: &spec.exec,
             pipe: stdin,
             is_terminal: spec.terminal.is_some(),
@@ -304,12 +305,6 @@ async fn silent_after_end(stage: &mut watch::Receiver<Stage>) {
         return;
     }
     sleep(SILENCE).await;
-}
-
-/// Makes our end of a pipe, or of a terminal, ready to be waited for.
-fn opened<T>(fd: OwnedFd, open: impl FnOnce(OwnedFd) -> io::Result<T>) -> Option<T> {
-    let opened = rustix::io::ioctl_fionbio(&fd, true).map_err(io::Error::from).and_then(|()| open(fd));
-    opened.inspect_err(|error| tracing::error!(%error, "cannot use a pipe of a process")).ok()
 }
 
 fn exec_spec(spec: &Spec) -> ExecSpec {

@@ -3,20 +3,21 @@
 use std::io;
 use std::time::Duration;
 
-use shoal_runtime::{Exec, typed};
+use shoal_runtime::{Exec, Result as Sent, typed};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Error, Write};
+use crate::Running;
 
 /// How long a write waits for the process to read. What it did take is remembered: who tries again goes on there.
 const WRITE_WAIT: Duration = Duration::from_secs(45);
 
 /// What the owner of a stdin is asked.
 #[derive(Debug)]
-pub(super) enum Request {
+pub(crate) enum Request {
     Write {
         write: Write,
         reply: oneshot::Sender<Result<(), Error>>,
@@ -38,22 +39,40 @@ pub(super) enum Request {
     },
 }
 
+/// Whose terminal it is that is typed into.
+pub(crate) enum Foreground<'a> {
+    /// That of a further process.
+    Exec(&'a Exec),
+    /// That of the container's first process.
+    First(&'a dyn Running),
+}
+
+impl Foreground<'_> {
+    /// Sends a signal to the processes in the foreground.
+    async fn interrupt(&self, signal: i32) -> Sent<()> {
+        match self {
+            Self::Exec(exec) => exec.interrupt(signal).await,
+            Self::First(container) => container.interrupt(signal).await,
+        }
+    }
+}
+
 /// The stdin of a process.
-pub(super) struct Stdin<'a> {
-    pub(super) exec: &'a Exec,
-    pub(super) name: &'a str,
+pub(crate) struct Stdin<'a> {
+    pub(crate) foreground: Foreground<'a>,
+    pub(crate) name: &'a str,
     /// None when it is closed.
-    pub(super) pipe: Option<Sender>,
-    pub(super) is_terminal: bool,
-    pub(super) taken: u64,
-    pub(super) stream: u64,
+    pub(crate) pipe: Option<Sender>,
+    pub(crate) is_terminal: bool,
+    pub(crate) taken: u64,
+    pub(crate) stream: u64,
     /// The number of the last message, and where it begins.
-    pub(super) message: (u64, u64),
+    pub(crate) message: (u64, u64),
 }
 
 impl Stdin<'_> {
     /// Answers one request.
-    pub(super) async fn answer(&mut self, request: Request) {
+    pub(crate) async fn answer(&mut self, request: Request) {
         // Who asked may have gone.
         match request {
             Request::Write { write, reply } => drop(reply.send(self.write(write).await)),
@@ -113,7 +132,7 @@ impl Stdin<'_> {
             self.pass(piece.bytes, deadline).await?;
             rest = &rest[piece.bytes.len()..];
             if let Some(signal) = piece.signal
-                && let Err(error) = self.exec.interrupt(signal).await
+                && let Err(error) = self.foreground.interrupt(signal).await
             {
                 tracing::debug!(exec = self.name, signal, %error, "cannot signal the foreground of a terminal");
             }
