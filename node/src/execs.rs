@@ -72,6 +72,14 @@ enum Asked {
         data: Vec<u8>,
         eof: bool,
     },
+    /// The next message for the terminal of a container's first process.
+    Type {
+        task: TaskId,
+        number: u64,
+        data: Vec<u8>,
+        eof: bool,
+        even_if_idle: bool,
+    },
 }
 
 impl Asked {
@@ -81,7 +89,7 @@ impl Asked {
             + match self {
                 Self::Start(_) => START_WAIT,
                 Self::Wait { wait_ms, .. } => Duration::from_millis(*wait_ms),
-                Self::Write { .. } | Self::Put { .. } => WRITE_WAIT,
+                Self::Write { .. } | Self::Put { .. } | Self::Type { .. } => WRITE_WAIT,
                 _ => Duration::ZERO,
             }
     }
@@ -92,8 +100,13 @@ impl Asked {
 enum Told {
     Done,
     Ended(Option<Exit>),
-    Stdin { taken: u64, closed: bool },
+    Stdin {
+        taken: u64,
+        closed: bool,
+    },
     Stream(u64),
+    /// Whether what was typed was taken.
+    Typed(bool),
 }
 
 impl From<Fault> for Error {
@@ -198,17 +211,18 @@ async fn here(api: &Api, asked: Asked) -> Result<Told, Fault> {
             Told::Stdin { taken, closed }
         }
         Asked::Stream { task, exec } => Told::Stream(api.execs.get(task, &exec)?.stream().await?),
-        Asked::Put { task, exec, number, data, eof } if exec == FIRST => {
+        Asked::Put { task, exec, number, data, eof } => {
+            api.execs.get(task, &exec)?.put(number, data, eof).await?;
+            Told::Done
+        }
+        Asked::Type { task, even_if_idle, .. } if !even_if_idle && api.tasks.is_idle(task) => Told::Typed(false),
+        Asked::Type { task, number, data, eof, .. } => {
             let keyboard = match api.worker.get() {
                 Some(worker) => worker.keyboard(task).await,
                 None => None,
             };
             keyboard.ok_or(Fault::NoContainer { task })?.put(number, data, eof).await?;
-            Told::Done
-        }
-        Asked::Put { task, exec, number, data, eof } => {
-            api.execs.get(task, &exec)?.put(number, data, eof).await?;
-            Told::Done
+            Told::Typed(true)
         }
         Asked::Read { .. } => Told::Done,
     })
@@ -279,6 +293,24 @@ pub(crate) async fn write(api: &Api, at: At, write: Write) -> Result<(), Error> 
 /// Writes the next message to the stdin of a process: one of a number that was taken is not taken again.
 pub(crate) async fn put(api: &Api, at: At, number: u64, data: Vec<u8>, eof: bool) -> Result<(), Error> {
     ask(api, at.node, Asked::Put { task: at.task, exec: at.exec, number, data, eof }).await.map(drop)
+}
+
+/// A message for the terminal of a container's first process: one of a number that was taken is not taken again.
+#[derive(Debug, Clone)]
+pub(crate) struct Typed {
+    /// Its number.
+    pub(crate) number: u64,
+    /// What is typed.
+    pub(crate) data: Vec<u8>,
+    /// Whether nothing comes after.
+    pub(crate) eof: bool,
+}
+
+/// Types into a container; false if it works on nothing, and is to be typed into only if it does.
+pub(crate) async fn type_into(api: &Api, node: NodeId, task: TaskId, typed: Typed, even_if_idle: bool) -> Result<bool, Error> {
+    let Typed { number, data, eof } = typed;
+    let told = ask(api, node, Asked::Type { task, number, data, eof, even_if_idle }).await?;
+    Ok(matches!(told, Told::Typed(true)))
 }
 
 /// Returns how much of its stdin a process has taken, and whether that is closed.

@@ -72,6 +72,11 @@ impl Tasks {
         self.with(task, |entry| entry.known.works_on = Some((input, call)));
     }
 
+    /// Says whether a task that has come to ask for inputs has none.
+    pub(crate) fn is_idle(&self, task: TaskId) -> bool {
+        self.known.lock().get(&task).is_some_and(|entry| entry.known.hello.is_some() && entry.limits.is_empty())
+    }
+
     /// Notes that a task was told that nothing more comes for it.
     pub(crate) fn dismissed(&self, task: TaskId) {
         self.with(task, |entry| entry.known.dismissed = true);

@@ -51,6 +51,11 @@ class Terminal:
         """Returns all that was shown so far, without control sequences."""
         return CONTROL.sub("", bytes(self._seen).decode(errors="replace"))
 
+    def is_raw(self) -> bool:
+        """Whether what is typed goes to the program as it is: no echo, no lines, no signals."""
+        modes = termios.tcgetattr(self._ours)[3]
+        return not modes & (termios.ECHO | termios.ICANON | termios.ISIG)
+
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 

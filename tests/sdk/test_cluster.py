@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import SANDBOXES_AHEAD, Client, Door, Node, founder, wait_for, wait_until_none
+from harness import PROGRAMS, SANDBOXES_AHEAD, Client, Door, Node, founder, wait_for, wait_until_none
 from terminal import Terminal
 
 pytestmark = pytest.mark.timeout(600)
@@ -128,6 +128,22 @@ def test_a_process_in_a_container_of_another_node(pair, tmp_path):
     ran = [json.loads(line) for line in pair.home.shoal("audit", "--what", "executed", "--json").stdout.splitlines()]
     assert [line["node"] for line in ran if task in line["why"] and "md5sum" in line["why"]] == ["other"] * 2
     assert not pair.other.shoal("audit", "--what", "executed", "--node", "home").stdout
+
+
+def test_a_program_on_another_node_asks(pair):
+    """`modal run -i` through the node that does not have the container: what its program asks is answered, line by line as it is edited."""
+    with drained(pair.other, "other"):
+        terminal = Terminal(pair.of_other, "run", "-i", f"{PROGRAMS / 'interactive.py'}::ask", "--question", "who")
+        try:
+            terminal.wait(r"who\? $", 120)
+            terminal.type("somebody else")
+            terminal.wait(r"who\? somebody else$")
+            # The line is taken back.
+            terminal.type("\x15you\r")
+            terminal.wait("<you> in ta-")
+            assert terminal.end() == 0, terminal.text()
+        finally:
+            terminal.close()
 
 
 def test_who_has_no_right_to_join_hears_why(pair, tmp_path):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import Client, Node, wait_for
+from harness import PROGRAMS, Client, Node, wait_for
 from programs import shells
 from terminal import Terminal
 
@@ -86,6 +86,21 @@ def test_processes_in_containers_by_the_server(other, node, token):
     wait_for("the end of its container", lambda: before >= {task["task_id"] for task in node.tasks()}, 60)
     missing = other.modal("container", "exec", "--no-pty", task, "--", "true")
     assert missing.wait(60) != 0 and "it has ended" in missing.text(), missing.text()
+
+
+@pytest.mark.parametrize("other", OLD, indirect=True)
+def test_an_old_client_runs_a_program_that_asks(other):
+    """`modal run -i`: `modal.interact()` and `breakpoint()` in the terminal of an older client, whose own code runs in the container."""
+    terminal = Terminal(other, "run", "-i", f"{PROGRAMS / 'interactive.py'}::debug", "--number", "5")
+    try:
+        terminal.wait(r"\(Pdb\) $", 120)
+        terminal.type("p doubled + 100\r")
+        terminal.wait(r"\n110\s")
+        terminal.type("c\r")
+        assert terminal.end(60) == 0, terminal.text()
+        assert not terminal.is_raw()
+    finally:
+        terminal.close()
 
 
 def in_a_terminal(terminal: Terminal) -> None:

@@ -18,8 +18,8 @@ use tonic::Status;
 
 use super::error::Error;
 use super::exec::{self, WAIT_HELD};
-use super::{Api, Caller};
-use crate::execs::{self, At};
+use super::{Api, Caller, typing};
+use crate::execs::{self, At, Typed};
 
 /// How long one stream of output may last, whatever the client asks.
 const STREAM_MAX: Duration = Duration::from_secs(55);
@@ -166,15 +166,11 @@ pub(super) async fn put(api: &Api, caller: &Caller, request: pb::ContainerExecPu
     let at = at(&request.exec_id)?;
     let nothing = || Error::Invalid(format!("nothing was said of what to write to process {}", request.exec_id));
     let input = request.input.clone().ok_or_else(nothing)?;
-    if at.exec != execs::FIRST {
-        return execs::put(api, at, input.message_index, input.message.into(), input.eof).await;
+    if at.exec == execs::FIRST {
+        let typed = Typed { number: input.message_index, data: input.message.into(), eof: input.eof };
+        return typing::put(api, caller.connection, at.task, typed).await;
     }
-    api.terminals.note(caller.connection, at.task);
-    match execs::put(api, at, input.message_index, input.message.into(), input.eof).await {
-        // Clients show this as a fault of theirs. That the container has ended they are told by the log.
-        Err(Error::NotFound(_)) => Ok(()),
-        put => put,
-    }
+    execs::put(api, at, input.message_index, input.message.into(), input.eof).await
 }
 
 pub(super) async fn wait(

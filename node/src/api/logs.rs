@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use shoal_proto::modal_client as pb;
-use shoal_state::{AppId, FunctionId, State, TaskId};
+use shoal_state::{AppId, FunctionId, State};
 use shoal_worker::log::{Entry, FOLLOW_ENTRIES_MAX, Filter, Stream};
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::error::Error;
 use super::joined_logs::Place;
-use super::{Api, Caller, Connection, app, exec_by_server};
-use crate::execs::{self, At};
+use super::typing::Follower;
+use super::{Api, Caller, app};
 use crate::images;
 
 /// How long one stream may last, whatever the client asks.
@@ -145,92 +145,42 @@ pub(super) async fn follow(
     let filter = Filter { input: id(&request.input_id)?, ..filter(&api.local(), app, &named)? };
     // Who names nothing of an app that has a client is that client. Others may look for a text, which they do in each piece.
     let is_client = filter == Filter::app(app) && lives_by_its_client(&api.local(), app);
-    let reader = Reader { app, connection: caller.connection, is_client };
+    let client = is_client.then_some(Follower { app, connection: caller.connection });
     let place = request.last_entry_id.parse().unwrap_or_default();
     let wait = Duration::try_from_secs_f32(request.timeout.max(0.0)).unwrap_or_default().min(STREAM_MAX);
     let (send, receive) = mpsc::channel(QUEUE);
-    tokio::spawn(stream_lines(api.clone(), reader, filter, place, Instant::now() + wait, send));
+    tokio::spawn(stream_lines(api.clone(), app, (filter, client), place, Instant::now() + wait, send));
     Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receive)))
 }
 
-/// Who follows lines.
-#[derive(Debug, Clone, Copy)]
-struct Reader {
-    app: AppId,
-    connection: Connection,
-    /// Whether it may be the client that runs the app.
-    is_client: bool,
-}
-
-impl Reader {
-    /// Puts lines into batches. Where a program asks for somebody who types, the client that runs the app is told what to type to; others
-    /// see the line.
-    async fn tell(&self, api: &Api, entries: &[Entry], entry_id: &str, told: Told) -> Vec<pb::TaskLogsBatch> {
-        let mut all = Vec::new();
-        for run in entries.chunk_by(|one, next| !one.asks_for_a_terminal() && !next.asks_for_a_terminal()) {
-            let asks = run.first().filter(|first| first.asks_for_a_terminal() && self.types(api));
-            match asks {
-                Some(entry) => all.extend(self.begin_terminal(api, entry, entry_id).await),
-                None => all.extend(batches(run, entry_id, told)),
-            }
+/// Puts lines into batches. Where a program asks for somebody who types, the client that runs the app is told of that; others see the
+/// line.
+async fn told(api: &Api, client: Option<Follower>, entries: &[Entry], entry_id: &str, told: Told) -> Vec<pb::TaskLogsBatch> {
+    let mut all = Vec::new();
+    for run in entries.chunk_by(|one, next| !one.asks_for_a_terminal() && !next.asks_for_a_terminal()) {
+        match client.filter(|client| run[0].asks_for_a_terminal() && client.runs_the_app(api)) {
+            Some(client) => all.extend(client.asked(api, &run[0], entry_id).await),
+            None => all.extend(batches(run, entry_id, told)),
         }
-        all
     }
-
-    /// Says whether it is the client that runs the app: `modal app logs` asks for the same lines.
-    fn types(&self, api: &Api) -> bool {
-        let is_elsewhere = || api.reports.clients_elsewhere(&api.local()).is_some_and(|elsewhere| elsewhere.apps.contains(&self.app));
-        self.is_client && api.lifecycle.is_of_client(self.app, self.connection).unwrap_or_else(|| !is_elsewhere())
-    }
-
-    /// Tells a client that what it is sent of a container from now on is the output of a terminal, and where what is typed is to go.
-    async fn begin_terminal(&self, api: &Api, entry: &Entry, entry_id: &str) -> Option<pb::TaskLogsBatch> {
-        // The line may come before the news that there is such a container.
-        let state = api.read_latest_unless(|state| state.tasks.contains_key(&entry.task)).await.ok()?;
-        let node = state.tasks.get(&entry.task)?.node;
-        api.terminals.note(self.connection, entry.task);
-        let at = At { node, task: entry.task, exec: execs::FIRST.to_owned() };
-        Some(pb::TaskLogsBatch {
-            task_id: entry.task.to_string(),
-            entry_id: entry_id.to_owned(),
-            pty_exec_id: exec_by_server::named(&at),
-            ..Default::default()
-        })
-    }
-
-    /// Returns the containers that the client types into, and which have ended.
-    async fn ended_terminals(&self, api: &Api) -> Vec<TaskId> {
-        let mut connected = if self.is_client { api.terminals.of(self.connection) } else { Vec::new() };
-        let state = api.local();
-        connected.retain(|task| !state.tasks.contains_key(task));
-        if connected.is_empty() {
-            return connected;
-        }
-        // This node may not have heard of them yet.
-        let Ok(state) = api.read_latest().await else { return Vec::new() };
-        connected.retain(|task| !state.tasks.contains_key(task));
-        connected
-    }
-
-    /// Tells a client that a container has ended: what it is sent after that are lines again.
-    fn end_terminal(&self, api: &Api, task: TaskId, entry_id: &str) -> pb::TaskLogsBatch {
-        api.terminals.forget(self.connection, task);
-        pb::TaskLogsBatch { task_id: task.to_string(), entry_id: entry_id.to_owned(), eof: true, ..Default::default() }
-    }
+    all
 }
 
 async fn stream_lines(
     api: Api,
-    reader: Reader,
-    filter: Filter,
+    app: AppId,
+    (filter, client): (Filter, Option<Follower>),
     mut place: Place,
     until: Instant,
     send: mpsc::Sender<Result<pb::TaskLogsBatch, Status>>,
 ) {
     loop {
         // Asked before the read: what was printed before the end is then in the read.
-        let over = over(&api, reader.app);
-        let ended = reader.ended_terminals(&api).await;
+        let over = over(&api, app);
+        let ended = match client {
+            Some(client) => client.ended(&api).await.map(|task| (client, task)),
+            None => None,
+        };
         let left = until.saturating_duration_since(Instant::now());
         let wait = if over { Duration::ZERO } else { LOOK_EVERY.min(left) };
         let found = match api.joined.follow(&filter, &place, wait).await {
@@ -241,13 +191,13 @@ async fn stream_lines(
             }
         };
         place = found.place;
-        let told = if reader.is_client && found.entries.len() > TOLD_APART_MAX { Told::Together } else { Told::Apart };
-        let mut told_now = reader.tell(&api, &found.entries, &place.to_string(), told).await;
+        let together = if client.is_some() && found.entries.len() > TOLD_APART_MAX { Told::Together } else { Told::Apart };
+        let mut now = told(&api, client, &found.entries, &place.to_string(), together).await;
         if found.entries.is_empty() {
-            // All that those containers printed was told.
-            told_now.extend(ended.into_iter().map(|task| reader.end_terminal(&api, task, &place.to_string())));
+            // All that the container printed was told.
+            now.extend(ended.into_iter().flat_map(|(client, task)| client.ends(&api, task, &place.to_string())));
         }
-        for batch in told_now {
+        for batch in now {
             if send.send(Ok(batch)).await.is_err() {
                 return;
             }
@@ -325,7 +275,7 @@ pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogs
 
 #[cfg(test)]
 mod tests {
-    use shoal_state::CallId;
+    use shoal_state::{CallId, TaskId};
 
     use super::*;
 

@@ -41,6 +41,7 @@ mod service;
 mod task;
 pub(crate) mod token;
 pub(crate) mod transport;
+pub(crate) mod typing;
 mod unserved;
 mod yielded;
 

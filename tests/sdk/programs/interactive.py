@@ -6,6 +6,7 @@ import readline  # noqa: F401  so that the line that `input` reads can be edited
 import time
 
 import modal
+from modal.experimental import stop_fetching_inputs
 
 app = modal.App("interactive")
 
@@ -30,15 +31,21 @@ def talk() -> str:
     return f"{name} {doubled}"
 
 
-@app.function(cpu=0.25, max_containers=1, single_use_containers=True)
-def ask(question: str) -> str:
-    modal.interact()
-    return input(f"{question}? ")
-
-
 @app.function()
-def stop() -> None:
+def ask(question: str) -> str:
+    """Ends its container."""
+    stop_fetching_inputs()
+    modal.interact()
+    answer = input(f"{question}? ")
+    print(f"<{answer}> in {os.environ['MODAL_TASK_ID']}")
+    return answer
+
+
+@app.function(max_containers=1)
+def debug(number: int) -> int:
+    doubled = 2 * number
     breakpoint()
+    return doubled + 1
 
 
 @app.local_entrypoint()
@@ -47,6 +54,6 @@ def main() -> None:
 
 
 @app.local_entrypoint()
-def twice() -> None:
-    """Two containers, one after the other."""
-    print("ANSWERS", [ask.remote(question) for question in ("first", "second")])
+def several() -> None:
+    """Containers that end, and one that stays while others ask."""
+    print("ANSWERS", ask.remote("first"), ask.remote("second"), debug.remote(20), ask.remote("third"), debug.remote(30))

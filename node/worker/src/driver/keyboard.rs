@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shoal_state::TaskId;
+use shoal_state::{AppId, TaskId};
 use tokio::net::unix::pipe::Sender;
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,7 +18,7 @@ use super::Running;
 use super::pipes::Printer;
 use crate::execs::Error;
 use crate::execs::stdin::{Foreground, Request, Stdin};
-use crate::log::{Entry, Stream};
+use crate::log::{Entry, Filter, Stream};
 use crate::streams::opened;
 
 /// How many messages may wait for the terminal. Who types waits when it is full.
@@ -51,6 +51,11 @@ impl Keyboard {
             }
         };
         (keyboard, typing)
+    }
+
+    /// Selects the lines by which containers of an app asked for somebody who types. What else has the same text in it is found too.
+    pub fn asked_in(app: AppId) -> Filter {
+        Filter { stream: Some(Stream::System), search: Some(CONNECTED.to_owned()), ..Filter::app(app) }
     }
 
     /// Asks whoever runs the app to type here. Further times change nothing.

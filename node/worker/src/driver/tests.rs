@@ -419,44 +419,93 @@ async fn a_shutdown_stops_all_and_starts_nothing() {
     assert_eq!(test.world.made.lock().len(), 1);
 }
 
-/// The whole way with gVisor. Needs root and the pinned runsc.
-#[tokio::test]
-async fn a_real_container_prints_stops_by_its_signal_and_leaves_nothing() {
-    struct Real(Arc<World>);
-    impl Provider for Real {
-        fn prepare(&self, _: TaskId, _: Task) -> BoxFuture<'_, std::result::Result<ContainerPlan, Failure>> {
-            let script = "trap 'echo hooks ran; exit 0' INT; echo started; while :; do sleep 0.05; done";
-            async move { Ok(ContainerPlan::new(ContainerSpec::new("/", ["/bin/sh", "-c", script]))) }.boxed()
-        }
+/// The node and the cluster, with containers that are real.
+struct Real(Arc<World>, fn() -> ContainerSpec);
 
-        fn ended(&self, id: TaskId, generation: u64, end: Ended) -> BoxFuture<'_, std::result::Result<(), Failure>> {
-            async move { Stage(self.0.clone()).ended(id, generation, end).await }.boxed()
-        }
+impl Provider for Real {
+    fn prepare(&self, _: TaskId, _: Task) -> BoxFuture<'_, std::result::Result<ContainerPlan, Failure>> {
+        async move { Ok(ContainerPlan::new((self.1)())) }.boxed()
     }
+
+    fn ended(&self, id: TaskId, generation: u64, end: Ended) -> BoxFuture<'_, std::result::Result<(), Failure>> {
+        async move { Stage(self.0.clone()).ended(id, generation, end).await }.boxed()
+    }
+}
+
+/// Begins a test with gVisor. Needs root and the pinned runsc; none where they are not there.
+async fn real(spec: fn() -> ContainerSpec) -> Option<(Test, tempfile::TempDir)> {
     let dir = tempfile::tempdir().unwrap();
     let config = shoal_runtime::EngineConfig { network: None, ..shoal_runtime::EngineConfig::new(dir.path().join("engine")) };
     let engine = match shoal_runtime::Engine::open(config).await {
         Ok(engine) => engine,
-        Err(reason) => return println!("skipped: no engine here: {reason}"),
+        Err(reason) => {
+            println!("skipped: no engine here: {reason}");
+            return None;
+        }
     };
     let mut test = Test::new();
     let world = test.world.clone();
-    let config = Config::new(node(), BootId::from_random(1));
     test.driver = Driver::start(
-        config,
+        Config::new(node(), BootId::from_random(1)),
         move || Arc::new(world.state.borrow().clone()),
         test.world.state.subscribe(),
         Arc::new(engine),
-        Arc::new(Real(test.world.clone())),
+        Arc::new(Real(test.world.clone(), spec)),
         test.logs.clone(),
     );
+    Some((test, dir))
+}
+
+/// The whole way with gVisor.
+#[tokio::test]
+async fn a_real_container_prints_stops_by_its_signal_and_leaves_nothing() {
+    let script =
+        || ContainerSpec::new("/", ["/bin/sh", "-c", "trap 'echo hooks ran; exit 0' INT; echo started; while :; do sleep 0.05; done"]);
+    let Some((mut test, _dir)) = real(script).await else { return };
     test.assign(1, WAITS);
     let batch = test.logs.follow(&Filter::app(app()), crate::log::Cursor::START, SOON).await.unwrap();
     assert_eq!(batch.entries.first().map(|entry| entry.data.as_str()), Some("started\n"));
     let container: Arc<Container> = test.driver.handle().engine_container(ta(1)).await.unwrap();
     let _: ContainerId = container.id();
     drop(container);
+    assert!(test.driver.handle().keyboard(ta(1)).await.is_none(), "it has no terminal");
     test.apply(Command::StopTask { id: ta(1), why: "idle".into() });
     assert_eq!(test.end().await.1, "stopped: idle");
     assert_eq!(test.printed().last().map(|(_, text)| text.as_str()), Some("hooks ran\n"));
+}
+
+#[tokio::test]
+async fn who_types_into_the_terminal_of_a_real_container_is_read_and_echoed_and_signals_it() {
+    let script = || {
+        let script = "trap 'echo was interrupted; exit 3' INT; stty size; echo ready; read line; echo \"read <$line>\"; while :; do sleep 0.05; done";
+        let size = shoal_runtime::TerminalSize { rows: 33, columns: 101 };
+        ContainerSpec { terminal: Some(size), ..ContainerSpec::new("/", ["/bin/sh", "-c", script]) }
+    };
+    let Some((mut test, _dir)) = real(script).await else { return };
+    let shown = async |test: &Test, text: &str| {
+        let seen = async {
+            while !test.printed().iter().map(|(_, data)| data.as_str()).collect::<String>().contains(text) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(timeout(SOON, seen).await.is_ok(), "{text:?} in {:?}", test.printed());
+    };
+    test.assign(1, WAITS);
+    shown(&test, "33 101\r\nready\r\n").await;
+    let keyboard = test.driver.handle().keyboard(ta(1)).await.unwrap();
+    keyboard.put(1, b"wor".to_vec(), false).await.unwrap();
+    keyboard.put(1, b"wor".to_vec(), false).await.unwrap();
+    keyboard.put(2, b"ds\r".to_vec(), false).await.unwrap();
+    shown(&test, "words\r\nread <words>\r\n").await;
+    keyboard.connect();
+    keyboard.connect();
+    let asked = test.logs.fetch(&super::Keyboard::asked_in(app()), 100).unwrap().entries;
+    assert!(asked.len() == 1 && asked[0].asks_for_a_terminal() && asked[0].task == ta(1), "{asked:?}");
+    keyboard.put(3, b"\x03".to_vec(), false).await.unwrap();
+    assert_eq!(test.end().await.1, "exit code 3");
+    shown(&test, "^Cwas interrupted\r\n").await;
+    assert!(test.printed().iter().all(|(stream, _)| *stream != Stream::Stderr));
+    let gone = keyboard.put(4, b"x".to_vec(), false).await;
+    assert_eq!(gone, Err(crate::execs::Error::NoContainer { task: ta(1) }));
+    assert!(test.driver.handle().keyboard(ta(1)).await.is_none());
 }

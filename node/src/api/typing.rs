@@ -1,0 +1,106 @@
+//! Who runs an app types into the terminals of its containers ([`crate::terminals`]).
+//!
+//! That a program asks for it is a line of its container's log. The client that runs the app is told of it in place of the line, by the
+//! same stream; it shows as it is whatever comes after, of all containers, and sends what is typed on. It knows of one container at a time,
+//! by whose name it calls them all: so what is typed is for the last one that asked and works on something. A client that types into one
+//! which has ended is told so, and of the next.
+
+use shoal_proto::modal_client as pb;
+use shoal_state::{AppId, NodeId, TaskId};
+use shoal_worker::Keyboard;
+use shoal_worker::log::Entry;
+
+use super::error::Error;
+use super::{Api, Connection, exec_by_server};
+use crate::execs::{self, At, Typed};
+use crate::terminals::ASKED_MAX;
+
+/// A client that may be the one that runs an app, as it follows the app's log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Follower {
+    pub(super) app: AppId,
+    pub(super) connection: Connection,
+}
+
+impl Follower {
+    /// Says whether it is the client that runs the app: `modal app logs` asks for the same lines.
+    pub(super) fn runs_the_app(&self, api: &Api) -> bool {
+        let is_elsewhere = || api.reports.clients_elsewhere(&api.local()).is_some_and(|elsewhere| elsewhere.apps.contains(&self.app));
+        api.lifecycle.is_of_client(self.app, self.connection).unwrap_or_else(|| !is_elsewhere())
+    }
+
+    /// Tells it that a container asks, unless it types into another one already.
+    pub(super) async fn asked(&self, api: &Api, line: &Entry, entry_id: &str) -> Option<pb::TaskLogsBatch> {
+        // The line may come before the news that there is such a container.
+        let state = api.read_latest_unless(|state| state.tasks.contains_key(&line.task)).await.ok()?;
+        let node = state.tasks.get(&line.task)?.node;
+        api.terminals.asks(self.connection, line.task).then(|| begins(node, line.task, entry_id))
+    }
+
+    /// Returns the container that it types into, if that has ended.
+    pub(super) async fn ended(&self, api: &Api) -> Option<TaskId> {
+        let told = api.terminals.told(self.connection).filter(|told| !api.local().tasks.contains_key(told))?;
+        // This node may not have heard of it yet.
+        api.read_latest().await.ok().filter(|state| !state.tasks.contains_key(&told)).map(|_| told)
+    }
+
+    /// Tells it that its container has ended, and of the next one that asked.
+    pub(super) fn ends(&self, api: &Api, task: TaskId, entry_id: &str) -> Vec<pb::TaskLogsBatch> {
+        let state = api.local();
+        let end = pb::TaskLogsBatch { task_id: task.to_string(), entry_id: entry_id.to_owned(), eof: true, ..Default::default() };
+        let next = api.terminals.ended(self.connection, |task| state.tasks.contains_key(&task));
+        let next = next.and_then(|next| Some(begins(state.tasks.get(&next)?.node, next, entry_id)));
+        [end].into_iter().chain(next).collect()
+    }
+}
+
+fn begins(node: NodeId, task: TaskId, entry_id: &str) -> pb::TaskLogsBatch {
+    let at = At { node, task, exec: execs::FIRST.to_owned() };
+    let (task_id, entry_id, pty_exec_id) = (task.to_string(), entry_id.to_owned(), exec_by_server::named(&at));
+    pb::TaskLogsBatch { task_id, entry_id, pty_exec_id, ..Default::default() }
+}
+
+/// Types a message into the container that it is for, of those that asked a client which was told of `told`.
+///
+/// What is typed when none is there any more goes nowhere, as at a terminal that was hung up: that they have ended the client is told by
+/// the log, and it would show an error as a fault of its own.
+pub(super) async fn put(api: &Api, connection: Connection, told: TaskId, typed: Typed) -> Result<(), Error> {
+    let asked = match api.terminals.asked(connection, told) {
+        Some(asked) => asked,
+        None => asked_before(api, connection, told).await?,
+    };
+    if typed.data.is_empty() && !typed.eof {
+        // A sign of life.
+        return Ok(());
+    }
+    let state = api.local();
+    let there: Vec<(NodeId, TaskId)> = asked.into_iter().filter_map(|task| Some((state.tasks.get(&task)?.node, task))).collect();
+    let several = there.len() > 1;
+    for (node, task) in there.iter().filter(|_| several) {
+        match execs::type_into(api, *node, *task, typed.clone(), false).await {
+            Ok(false) | Err(Error::NotFound(_)) => {}
+            taken => return taken.map(drop),
+        }
+    }
+    let Some((node, task)) = there.first() else { return Ok(()) };
+    match execs::type_into(api, *node, *task, typed, true).await {
+        Err(Error::NotFound(_)) => Ok(()),
+        taken => taken.map(drop),
+    }
+}
+
+/// Finds out who has asked a client that comes from another node, or from an earlier start of this one.
+async fn asked_before(api: &Api, connection: Connection, told: TaskId) -> Result<Vec<TaskId>, Error> {
+    let app = api.local().tasks.get(&told).map(|task| task.app);
+    let mut asked = match app {
+        Some(app) => api.joined.fetch(&Keyboard::asked_in(app), ASKED_MAX).await?.entries,
+        None => Vec::new(),
+    };
+    asked.retain(Entry::asks_for_a_terminal);
+    let mut tasks: Vec<TaskId> = asked.iter().map(|line| line.task).collect();
+    if !tasks.contains(&told) {
+        tasks.insert(0, told);
+    }
+    api.terminals.came(connection, told, tasks);
+    Ok(api.terminals.asked(connection, told).unwrap_or_default())
+}
