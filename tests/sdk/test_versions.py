@@ -74,7 +74,7 @@ def test_processes_in_containers_by_the_server(other, node, token):
         task = wait_for("its container", lambda: [task["task_id"] for task in node.tasks(app.app_id)], 90)[0]
         # More than one piece, and an error beside it.
         command = "seq 1 20000; echo $MODAL_TASK_ID; echo err >&2; exit 3"
-        said = other.modal("container", "exec", "--no-pty", task, "--", "sh", "-c", command).ok(60).text("stdout")
+        said = other.modal("container", "exec", "--no-pty", task, "--", "sh", "-c", command).ok(60).text("stdout") + "\n"
         # Each stream by itself: the error may come in the midst of a line.
         assert said.count("err\n") == 1
         assert said.replace("err\n", "").splitlines() == [*map(str, range(1, 20001)), task]
