@@ -77,9 +77,12 @@ impl Connected {
         Some(typist.asked.iter().rev().copied().collect())
     }
 
-    /// Notes what a client types into that came here from elsewhere: `asked` is all that have asked, in this order.
-    pub(crate) fn came(&self, connection: Connection, told: TaskId, asked: Vec<TaskId>) {
-        enter(&mut self.0.lock(), connection, Typist { told, asked });
+    /// Notes what a client types into that came here from elsewhere: `asked` have asked before, in this order.
+    pub(crate) fn came(&self, connection: Connection, told: TaskId, mut asked: Vec<TaskId>) {
+        let mut connected = self.0.lock();
+        let since = connected.remove(&connection).map(|typist| typist.asked).unwrap_or_default();
+        asked.extend(since.into_iter().filter(|task| !asked.contains(task)).collect::<Vec<_>>());
+        enter(&mut connected, connection, Typist { told, asked });
     }
 
     /// Returns the container that a client was told of.
@@ -135,13 +138,13 @@ mod tests {
         assert_eq!(connected.ended(connection, |_| false), None);
         assert!(connected.asks(connection, ta(4)), "it types into none any more");
         connected.came(connection, ta(5), vec![ta(5), ta(6)]);
-        assert_eq!(connected.asked(connection, ta(5)), Some(vec![ta(6), ta(5)]));
+        assert_eq!(connected.asked(connection, ta(5)), Some(vec![ta(4), ta(6), ta(5)]), "it types into one of which it was told elsewhere");
     }
 
     #[test]
     fn of_many_that_ask_the_last_are_known() {
         let (connected, connection) = (Connected::default(), Connection::new());
-        (0..300).for_each(|number| drop(connected.asks(connection, ta(number))));
+        assert_eq!((0..300).filter(|number| connected.asks(connection, ta(*number))).count(), 1);
         let asked = connected.asked(connection, ta(0)).unwrap();
         assert_eq!((asked.len(), asked[0]), (ASKED_MAX, ta(299)));
     }

@@ -75,6 +75,27 @@ def test_what_is_typed_is_for_the_container_that_waits(client):
         terminal.close()
 
 
+def test_a_question_outlives_its_container_and_the_node(client, node):
+    """A container that is stopped while its program asks, and a node that is started anew: the next container asks in the same terminal."""
+    terminal = Terminal(client, "run", "-i", f"{PROGRAM}::ask", "--question", "who")
+    try:
+        terminal.wait(r"who\? $", 120)
+        terminal.type("somebody")
+        terminal.wait(r"who\? somebody$")
+        app = re.search(r"ap-\w+", terminal.text())[0]
+        (task,) = node.tasks(app)
+        client.modal("container", "stop", "--yes", task["task_id"]).ok(60)
+        terminal.wait(r"somebody\s*who\? $")
+        node.wait_reborn(node.kill_child())
+        terminal.wait(r"somebody\s*who\? \s*who\? $")
+        terminal.type("me\r")
+        terminal.wait("<me> in ta-")
+        assert terminal.end() == 0 and not terminal.is_raw()
+        assert "concurrent PTY" not in terminal.text()
+    finally:
+        terminal.close()
+
+
 def test_without_a_terminal_it_is_refused(client):
     """A `breakpoint()` in an app that was not run with -i fails with the client's own sentence."""
     run = client.run(f"{PROGRAM.removeprefix('programs/')}::debug", "--number", "1")

@@ -8,7 +8,7 @@
 use shoal_proto::modal_client as pb;
 use shoal_state::{AppId, NodeId, TaskId};
 use shoal_worker::Keyboard;
-use shoal_worker::log::Entry;
+use shoal_worker::log::{Entry, Filter};
 
 use super::error::Error;
 use super::{Api, Connection, exec_by_server};
@@ -30,11 +30,25 @@ impl Follower {
     }
 
     /// Tells it that a container asks, unless it types into another one already.
-    pub(super) async fn asked(&self, api: &Api, line: &Entry, entry_id: &str) -> Option<pb::TaskLogsBatch> {
+    pub(super) async fn asked(&self, api: &Api, line: &Entry, entry_id: &str) -> Vec<pb::TaskLogsBatch> {
         // The line may come before the news that there is such a container.
-        let state = api.read_latest_unless(|state| state.tasks.contains_key(&line.task)).await.ok()?;
-        let node = state.tasks.get(&line.task)?.node;
-        api.terminals.asks(self.connection, line.task).then(|| begins(node, line.task, entry_id))
+        let Ok(state) = api.read_latest_unless(|state| state.tasks.contains_key(&line.task)).await else { return Vec::new() };
+        let Some(node) = state.tasks.get(&line.task).map(|task| task.node) else { return Vec::new() };
+        let mut all = Vec::new();
+        if api.terminals.told(self.connection).is_none() {
+            // It may come from another node, or from an earlier start of this one, and type into one that asked before.
+            let mut before = asked_in(api, self.app, line.timestamp_ns).await.unwrap_or_default();
+            before.retain(|task| *task != line.task);
+            all.extend(before.iter().filter(|task| !state.tasks.contains_key(*task)).map(|task| end(*task, entry_id)));
+            before.retain(|task| state.tasks.contains_key(task));
+            if let Some(first) = before.first() {
+                api.terminals.came(self.connection, *first, before.clone());
+            }
+        }
+        if api.terminals.asks(self.connection, line.task) {
+            all.push(begins(node, line.task, entry_id));
+        }
+        all
     }
 
     /// Returns the container that it types into, if that has ended.
@@ -47,13 +61,18 @@ impl Follower {
     /// Tells it that its container has ended, and of the next one that asked.
     pub(super) fn ends(&self, api: &Api, task: TaskId, entry_id: &str) -> Vec<pb::TaskLogsBatch> {
         let state = api.local();
-        let end = pb::TaskLogsBatch { task_id: task.to_string(), entry_id: entry_id.to_owned(), eof: true, ..Default::default() };
         let next = api.terminals.ended(self.connection, |task| state.tasks.contains_key(&task));
         let next = next.and_then(|next| Some(begins(state.tasks.get(&next)?.node, next, entry_id)));
-        [end].into_iter().chain(next).collect()
+        [end(task, entry_id)].into_iter().chain(next).collect()
     }
 }
 
+/// Says that a container has ended; a client that does not type into it takes no notice.
+fn end(task: TaskId, entry_id: &str) -> pb::TaskLogsBatch {
+    pb::TaskLogsBatch { task_id: task.to_string(), entry_id: entry_id.to_owned(), eof: true, ..Default::default() }
+}
+
+/// Says that a container asks, and what the client is to call it.
 fn begins(node: NodeId, task: TaskId, entry_id: &str) -> pb::TaskLogsBatch {
     let at = At { node, task, exec: execs::FIRST.to_owned() };
     let (task_id, entry_id, pty_exec_id) = (task.to_string(), entry_id.to_owned(), exec_by_server::named(&at));
@@ -93,14 +112,19 @@ pub(super) async fn put(api: &Api, connection: Connection, told: TaskId, typed: 
 async fn asked_before(api: &Api, connection: Connection, told: TaskId) -> Result<Vec<TaskId>, Error> {
     let app = api.local().tasks.get(&told).map(|task| task.app);
     let mut asked = match app {
-        Some(app) => api.joined.fetch(&Keyboard::asked_in(app), ASKED_MAX).await?.entries,
+        Some(app) => asked_in(api, app, u64::MAX).await?,
         None => Vec::new(),
     };
-    asked.retain(Entry::asks_for_a_terminal);
-    let mut tasks: Vec<TaskId> = asked.iter().map(|line| line.task).collect();
-    if !tasks.contains(&told) {
-        tasks.insert(0, told);
+    if !asked.contains(&told) {
+        asked.insert(0, told);
     }
-    api.terminals.came(connection, told, tasks);
+    api.terminals.came(connection, told, asked);
     Ok(api.terminals.asked(connection, told).unwrap_or_default())
+}
+
+/// Returns the containers of an app that asked before a time, in this order: the last of them, if they are many.
+async fn asked_in(api: &Api, app: AppId, before_ns: u64) -> Result<Vec<TaskId>, Error> {
+    let filter = Filter { until_ns: Some(before_ns), ..Keyboard::asked_in(app) };
+    let lines = api.joined.fetch(&filter, ASKED_MAX).await?.entries;
+    Ok(lines.iter().filter(|line| line.asks_for_a_terminal()).map(|line| line.task).collect())
 }
