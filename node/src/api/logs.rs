@@ -177,10 +177,7 @@ async fn stream_lines(
     loop {
         // Asked before the read: what was printed before the end is then in the read.
         let over = over(&api, app);
-        let ended = match client {
-            Some(client) => client.ended(&api).await.map(|task| (client, task)),
-            None => None,
-        };
+        let ended = client.and_then(|client| Some((client, client.ended(&api)?)));
         let left = until.saturating_duration_since(Instant::now());
         let wait = if over { Duration::ZERO } else { LOOK_EVERY.min(left) };
         let found = match api.joined.follow(&filter, &place, wait).await {

@@ -52,10 +52,9 @@ impl Follower {
     }
 
     /// Returns the container that it types into, if that has ended.
-    pub(super) async fn ended(&self, api: &Api) -> Option<TaskId> {
-        let told = api.terminals.told(self.connection).filter(|told| !api.local().tasks.contains_key(told))?;
-        // This node may not have heard of it yet.
-        api.read_latest().await.ok().filter(|state| !state.tasks.contains_key(&told)).map(|_| told)
+    pub(super) fn ended(&self, api: &Api) -> Option<TaskId> {
+        // This node has heard of it before it noted it.
+        api.terminals.told(self.connection).filter(|told| !api.local().tasks.contains_key(told))
     }
 
     /// Tells it that its container has ended, and of the next one that asked.
@@ -110,9 +109,9 @@ pub(super) async fn put(api: &Api, connection: Connection, told: TaskId, typed: 
 
 /// Finds out who has asked a client that comes from another node, or from an earlier start of this one.
 async fn asked_before(api: &Api, connection: Connection, told: TaskId) -> Result<Vec<TaskId>, Error> {
-    let app = api.local().tasks.get(&told).map(|task| task.app);
-    let mut asked = match app {
-        Some(app) => asked_in(api, app, u64::MAX).await?,
+    let state = api.read_latest_unless(|state| state.tasks.contains_key(&told)).await?;
+    let mut asked = match state.tasks.get(&told) {
+        Some(task) => asked_in(api, task.app, u64::MAX).await?,
         None => Vec::new(),
     };
     if !asked.contains(&told) {

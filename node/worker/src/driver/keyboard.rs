@@ -65,6 +65,11 @@ impl Keyboard {
         }
     }
 
+    /// Says whether somebody was asked to type here.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
     /// Types the next message; one of a number that was typed is not typed again.
     ///
     /// # Errors

@@ -143,8 +143,8 @@ impl Life {
                 keyboard = Some(typed);
                 typing.spawn(types);
             }
-            pumps.spawn(self.printer.clone().pump(stdio.stdout, Stream::Stdout));
-            pumps.spawn(self.printer.clone().pump(stdio.stderr, Stream::Stderr));
+            pumps.spawn(self.printer.clone().pump(stdio.stdout, Stream::Stdout, keyboard.clone()));
+            pumps.spawn(self.printer.clone().pump(stdio.stderr, Stream::Stderr, None));
         }
         let _ = self.news.send(News::Made(self.id, container.clone(), keyboard)).await;
         let end = match self.start(&*container).await {

@@ -1,6 +1,7 @@
 //! From a container's pipes into the log store.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shoal_state::TaskId;
@@ -10,11 +11,14 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Inputs;
+use super::keyboard::Keyboard;
 use crate::log::{Entry, LineCutter, LogStore, Stream};
 use crate::streams::opened;
 
 /// How long an unfinished line, such as a prompt, is held back while nothing more of it comes.
 const PARTIAL_LINE_WAIT: Duration = Duration::from_millis(20);
+/// The same where somebody types and waits for the echo. What one `print` writes in pieces comes within it.
+const ECHO_WAIT: Duration = Duration::from_millis(4);
 /// How long an unfinished line is held back that goes on: a progress bar may never end its line.
 const PARTIAL_LINE_HELD_MAX: Duration = Duration::from_millis(100);
 /// Who prints line by line without a pause is read at this pace: each read is a write to the disk and wakes whoever follows.
@@ -63,8 +67,8 @@ impl Printer {
         self.print(Stream::System, &mut vec![format!("[{sentence}]\n")]);
     }
 
-    /// Reads a pipe, or a terminal, to its end.
-    pub(crate) async fn pump(self, pipe: OwnedFd, stream: Stream) {
+    /// Reads a pipe to its end, or a terminal, which has a keyboard.
+    pub(super) async fn pump(self, pipe: OwnedFd, stream: Stream, keyboard: Option<Arc<Keyboard>>) {
         let Some(mut pipe) = opened(pipe, Receiver::from_owned_fd_unchecked) else { return };
         let (mut cutter, mut lines) = (LineCutter::default(), Vec::new());
         let mut buffer = vec![0; READ_BYTES];
@@ -74,7 +78,9 @@ impl Printer {
         loop {
             let read = match held {
                 Some(since) => {
-                    let until = (Instant::now() + PARTIAL_LINE_WAIT).min(since + PARTIAL_LINE_HELD_MAX);
+                    let typed = keyboard.as_ref().is_some_and(|keyboard| keyboard.is_connected());
+                    let wait = if typed { ECHO_WAIT } else { PARTIAL_LINE_WAIT };
+                    let until = (Instant::now() + wait).min(since + PARTIAL_LINE_HELD_MAX);
                     timeout_at(until, pipe.read(&mut buffer)).await.ok()
                 }
                 None => Some(pipe.read(&mut buffer).await),
