@@ -15,6 +15,7 @@ use shoal_calls::Calls;
 use shoal_calls::calls::Load;
 use shoal_calls::shards::Mark;
 use shoal_calls::shards::members::DROPPED_AFTER;
+use shoal_calls::shards::presence;
 use shoal_peer::{Endpoint, Service, Stream};
 use shoal_raft::Raft;
 use shoal_state::{AppId, FunctionId, NodeId, ShardId, State, Timestamp};
@@ -203,14 +204,11 @@ impl Reports {
     /// Says whether neither this node nor any that it hears has heard a node for [`DROPPED_AFTER`], or since its process has ended.
     pub(crate) fn is_lost(&self, node: NodeId) -> bool {
         let is_gone = |node: NodeId| self.silent(node) >= DROPPED_AFTER || self.inner.ended.borrow().contains(&node);
-        if !is_gone(node) {
-            return false;
-        }
         let others = self.inner.others.lock();
         let hearing: Vec<NodeId> =
             others.iter().filter(|(other, heard)| **other != node && heard.hears.contains(&node)).map(|(other, _)| *other).collect();
         drop(others);
-        hearing.into_iter().all(is_gone)
+        presence::is_lost(node, is_gone, hearing)
     }
 
     /// Says whether a node has been silent for a moment, and is not lost.

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use shoal_calls::calls::Lost;
-use shoal_calls::shards::members::{DROPPED_AFTER, Facts, REPLACED_AFTER, next, successor};
+use shoal_calls::calls::copies::Outbox;
+use shoal_calls::shards::members::{DROPPED_AFTER, Facts, next, successor};
+use shoal_calls::shards::presence::Presence;
 use shoal_calls::shards::{Role, ShardView};
 use shoal_state::model::{ShardChange, TaskEnd};
 use shoal_state::{Command, NodeId, Refused, ShardId, State, TaskId, Timestamp};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::records::Outbox;
 use crate::api::{Api, Error, now};
 use crate::reports::Reports;
 
@@ -29,48 +30,6 @@ const VACATE_WAIT: Duration = Duration::from_secs(60);
 const TASK_LOST_WAIT: Duration = Duration::from_secs(2);
 /// How long the tasks of a lost node count: what may not run twice is not started elsewhere meanwhile.
 const FENCE_AFTER: Duration = Duration::from_secs(20);
-
-/// Since when nodes can hold shards, and since when they cannot.
-#[derive(Debug, Default)]
-struct Presence {
-    since: HashMap<NodeId, (bool, Instant)>,
-}
-
-impl Presence {
-    /// Returns the nodes that can hold shards now, and those that have been able to, or were away for shorter, than `settle`.
-    fn look(&mut self, state: &State, reports: &Reports, outbox: &Outbox, settle: Duration) -> Facts {
-        let mut facts = Facts::default();
-        let nodes: BTreeSet<NodeId> = state.members.keys().copied().filter(|node| state.nodes.contains_key(node)).collect();
-        self.since.retain(|node, _| nodes.contains(node));
-        let first_look = self.since.is_empty();
-        for node in nodes {
-            let unheard = if reports.is_lost(node) { DROPPED_AFTER } else { Duration::ZERO };
-            let silent = reports.silent(node).max(outbox.behind(node)).max(unheard);
-            facts.silent.insert(node, silent);
-            let draining = state.nodes.get(&node).is_some_and(|node| node.draining);
-            let is_up = silent < REPLACED_AFTER;
-            // What is there when this node begins to look is taken as settled.
-            let now = Instant::now();
-            let long_ago = now.checked_sub(settle).unwrap_or(now);
-            let (was_up, since) = self.since.entry(node).or_insert((is_up, if first_look { long_ago } else { now }));
-            if *was_up != is_up {
-                (*was_up, *since) = (is_up, now);
-            }
-            let settled = since.elapsed() >= settle;
-            if draining {
-                continue;
-            }
-            if is_up {
-                facts.up.insert(node);
-            }
-            // Up for long, or away for a moment only.
-            if is_up == settled {
-                facts.settled.insert(node);
-            }
-        }
-        facts
-    }
-}
 
 /// Looks until `stop`.
 pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
@@ -97,7 +56,7 @@ pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
         if state.members.len() < 2 && state.shards.values().all(|shard| shard.home == api.cluster.node) {
             continue;
         }
-        let facts = presence.look(&state, &api.reports, &outbox, settle);
+        let facts = presence.look(&heard(&state, &api.reports, &outbox), std::time::Instant::now(), settle);
         if let Err(error) = keep_own(&api, &facts).await {
             tracing::warn!(%error, "cannot see to the copies of this node's shards; it is tried again");
         }
@@ -111,6 +70,17 @@ pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
             lost.clear();
         }
     }
+}
+
+/// Returns for how long each node has been silent, whatever it should have said, and whether it drains.
+fn heard(state: &State, reports: &Reports, outbox: &Outbox) -> BTreeMap<NodeId, (Duration, bool)> {
+    let nodes = state.nodes.iter().filter(|(node, _)| state.members.contains_key(*node));
+    let heard = nodes.map(|(node, known)| {
+        let unheard = if reports.is_lost(*node) { DROPPED_AFTER } else { Duration::ZERO };
+        let behind = outbox.behind(*node, std::time::Instant::now());
+        (*node, (reports.silent(*node).max(behind).max(unheard), known.draining))
+    });
+    heard.collect()
 }
 
 /// Has the other members told which shards here may miss records.

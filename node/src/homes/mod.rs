@@ -27,7 +27,7 @@ use crate::peers::Peers;
 use crate::reports::Reports;
 
 pub(crate) use members::vacate;
-pub(crate) use records::Outbox;
+pub(crate) use shoal_calls::calls::copies::Outbox;
 
 /// Requests to the calls of another node.
 const CALLS: Service = Service::new(3, "answer for the calls that are at home there");

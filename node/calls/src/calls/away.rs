@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use shoal_state::model::Shard;
 use shoal_state::{CallId, InputId, NodeId, ShardId};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::error::Error;
 use super::handle::{ANSWER_DEADLINE, Calls, millis};
@@ -212,13 +211,13 @@ impl Away {
         }
     }
 
-    /// Waits until these epochs of shards are noted, or later ones, up to `patience`. Says whether they are.
-    pub(super) async fn epochs_noted(&self, epochs: &[(ShardId, u64)], patience: Duration) -> bool {
+    /// Waits until these epochs of shards are noted, or later ones.
+    pub(super) async fn epochs_noted(&self, epochs: &[(ShardId, u64)]) {
         let have = || {
             let homes = self.homes.read();
             epochs.iter().all(|(shard, epoch)| homes.get(shard).is_some_and(|(_, noted)| noted >= epoch))
         };
-        tokio::time::timeout(patience, self.until(have)).await.is_ok()
+        self.until(have).await;
     }
 
     /// Waits until a shard is not at home at `home` any more. For none, for ever.
@@ -318,7 +317,7 @@ impl Calls {
         let mut failing: Option<Instant> = None;
         loop {
             let homes = self.away.homes_for(&request);
-            let last = failing.is_some_and(|since| since.elapsed() >= HOME_WAIT);
+            let last = failing.is_some_and(|since| self.ground.now() >= since + HOME_WAIT);
             let found = match homes[..] {
                 [only] => self.told_by(only, what, wait, request.clone()).await,
                 _ => {
@@ -329,8 +328,8 @@ impl Calls {
             match found {
                 // A shard has just moved, or its home is being replaced.
                 Ok(Told::Refused(Refused::NotHome { .. })) | Err(Error::Away { .. }) if !last => {
-                    failing.get_or_insert_with(Instant::now);
-                    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+                    failing.get_or_insert_with(|| self.ground.now());
+                    self.ground.sleep(TRY_AGAIN_AFTER).await;
                 }
                 found => return found,
             }
@@ -347,6 +346,7 @@ impl Calls {
         let moved = || Error::Away { home, what, why: "they have moved to another node meanwhile".to_owned() };
         let asked = Asked::Calls { wait_ms: millis(wait), request };
         tokio::select! {
+            biased;
             told = self.ask_away(home, what, wait, &asked) => match told {
                 // The new home was told what this node's tasks run, without this.
                 Ok(Told::Leased(_)) if !self.away.is_home(home, shard) => Err(moved()),
@@ -362,23 +362,24 @@ impl Calls {
         let asked = Asked::Running { home: self.away.me, shards: shards.clone() };
         let others = nodes.iter().filter(|node| **node != self.away.me);
         let reports = join_all(others.copied().map(async |node| {
-            let report = tokio::time::timeout(REPORT_WAIT, self.ask_away(node, "hear what its tasks run", Duration::ZERO, &asked)).await;
+            let asking = self.ask_away(node, "hear what its tasks run", Duration::ZERO, &asked);
+            let report = self.ground.within(REPORT_WAIT, asking).await;
             match report {
-                Ok(Ok(Told::Running(held, data))) => {
+                Some(Ok(Told::Running(held, data))) => {
                     for key in data {
                         self.streams().origins().note(&key, node, None);
                     }
                     held
                 }
-                Ok(Ok(other)) => {
+                Some(Ok(other)) => {
                     tracing::warn!(%node, ?other, "a node does not say what its tasks run");
                     Vec::new()
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     tracing::info!(%node, %error, "what the tasks of a node ran is leased again");
                     Vec::new()
                 }
-                Err(_) => {
+                None => {
                     tracing::info!(%node, "what the tasks of a node ran is leased again: it does not answer");
                     Vec::new()
                 }
@@ -394,9 +395,9 @@ impl Calls {
     /// Says what this node's tasks run, once it knows that the asker is home: what comes later of an earlier home's leases is void.
     async fn report(&self, home: NodeId, shards: &[ShardId]) -> Result<Told, Error> {
         let known = self.away.until(|| shards.iter().all(|shard| self.away.is_home(home, Some(*shard))));
-        match tokio::time::timeout(REPORT_WAIT, known).await {
-            Ok(()) => Ok(Told::Running(self.running.of(shards), self.streams().origins().at(self.away.me, shards))),
-            Err(_) => Err(Error::Late { what: "learn that shards have moved", waited: REPORT_WAIT }),
+        match self.ground.within(REPORT_WAIT, known).await {
+            Some(()) => Ok(Told::Running(self.running.of(shards), self.streams().origins().at(self.away.me, shards))),
+            None => Err(Error::Late { what: "learn that shards have moved", waited: REPORT_WAIT }),
         }
     }
 

@@ -15,7 +15,6 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use shoal_state::{NodeId, ShardId};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
 
 use super::away::{Asked, Told, strange};
 use super::driver::Event;
@@ -69,7 +68,7 @@ impl Calls {
 
     /// Waits until all witnesses have said that they know of no later home.
     pub(super) async fn confirm(&self, what: &'static str, witnesses: &[Witness]) -> Result<Confirmed, Error> {
-        let deadline = Instant::now() + CONFIRM_WAIT;
+        let deadline = self.ground.now() + CONFIRM_WAIT;
         loop {
             let answers = join_all(witnesses.iter().map(async |witness| (witness, self.ask_witness(*witness).await)));
             let is_old = |witness: &Witness| !self.away.is_in_epoch(witness.shard, witness.epoch);
@@ -83,11 +82,11 @@ impl Calls {
                 return Ok(Confirmed::Yes);
             };
             let changed = || !self.away.is_in_epoch(shard, epoch);
-            let _ = timeout(TRY_AGAIN_AFTER, self.away.until(changed)).await;
+            self.ground.within(TRY_AGAIN_AFTER, self.away.until(changed)).await;
             if changed() {
                 return Ok(Confirmed::Changed);
             }
-            if Instant::now() >= deadline {
+            if self.ground.now() >= deadline {
                 return Err(Error::Unconfirmed { what, shard, node, why, waited: CONFIRM_WAIT });
             }
         }
@@ -102,7 +101,7 @@ impl Calls {
             begins
         };
         if begins {
-            tokio::spawn(self.clone().run_rounds(witness.node));
+            self.ground.spawn(Box::pin(self.clone().run_rounds(witness.node)));
         }
         said.await.unwrap_or_else(|_| Err("the round was given up".to_owned()))
     }
@@ -134,8 +133,8 @@ impl Calls {
 
     async fn ask_round(&self, node: NodeId, epochs: Vec<(ShardId, u64)>) -> Result<Vec<ShardId>, String> {
         let asked = Asked::Vouch { epochs };
-        let told = timeout(ROUND_WAIT, self.ask_away(node, "confirm an answer", Duration::ZERO, &asked)).await;
-        match told.map_err(|_| format!("it does not answer for {ROUND_WAIT:?}"))?.map_err(|error| error.to_string())? {
+        let told = self.ground.within(ROUND_WAIT, self.ask_away(node, "confirm an answer", Duration::ZERO, &asked)).await;
+        match told.ok_or_else(|| format!("it does not answer for {ROUND_WAIT:?}"))?.map_err(|error| error.to_string())? {
             Told::NotVouched(shards) => Ok(shards),
             other => Err(strange(node, &other).to_string()),
         }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use shoal_state::model::{Shard, ShardChange};
 use shoal_state::{InputId, NodeId, ShardId, TaskId};
@@ -24,6 +25,7 @@ use super::away::{About, about};
 use super::boot::Boot;
 use super::clock::Clock;
 use super::confirm::Witness;
+use super::ground::Ground;
 use super::info::Load;
 use super::model::Millis;
 use super::options::{Failed, Options};
@@ -165,7 +167,7 @@ impl Head {
 
 /// What waits for the disk: up to which record of which shard.
 struct Syncing {
-    done: shoal_storage::Synced<log::Error>,
+    done: BoxFuture<'static, log::Result<()>>,
     shards: Vec<(ShardId, Mark)>,
     waiting: Vec<(NodeId, oneshot::Sender<Vec<Ack>>)>,
 }
@@ -177,6 +179,7 @@ pub(super) struct Driver {
     streams: Streams,
     heads: Heads,
     boot: Boot,
+    ground: Arc<dyn Ground>,
     clock: Clock,
     waiting: HashMap<Ticket, Waiting>,
     next_ticket: Ticket,
@@ -195,7 +198,12 @@ pub(super) struct Driver {
 
 impl Driver {
     /// Opens the log and reads what it holds. Blocks for as long as that takes.
-    pub(super) fn open(options: &Options, peers: Option<Box<dyn Replicas>>, load: watch::Sender<Arc<Load>>) -> Result<Self, Failed> {
+    pub(super) fn open(
+        options: &Options,
+        peers: Option<Box<dyn Replicas>>,
+        load: watch::Sender<Arc<Load>>,
+        ground: Arc<dyn Ground>,
+    ) -> Result<Self, Failed> {
         let dir = options.dir.clone();
         let boot = Boot::read(&dir)?;
         let machine_restarted = boot.machine_restarted;
@@ -215,7 +223,7 @@ impl Driver {
             return Err(failed);
         }
         let streams = Streams::open(&dir.with_extension("streams"))?;
-        let now = Instant::now();
+        let now = ground.now();
         Ok(Self {
             dir,
             rules,
@@ -223,7 +231,8 @@ impl Driver {
             streams,
             heads,
             boot,
-            clock: Clock::start(),
+            clock: Clock::start(ground.clone()),
+            ground,
             waiting: HashMap::new(),
             next_ticket: 0,
             load,
@@ -268,17 +277,19 @@ impl Driver {
     async fn turns(&mut self, events: &mut mpsc::Receiver<Event>) -> Result<(), StoreError> {
         let mut batch = Vec::with_capacity(REQUESTS_AT_ONCE);
         while self.stopping.is_none() {
-            let wake = tokio::time::Instant::from_std(self.wake_at());
+            let wake = self.ground.sleep_until(self.wake_at());
             let syncing = async {
                 match &mut self.syncing {
                     Some(syncing) => (&mut syncing.done).await,
                     None => std::future::pending().await,
                 }
             };
+            // What is due is looked for at each turn, and a sync comes once: neither waits for ever for those that ask.
             tokio::select! {
-                taken = events.recv_many(&mut batch, REQUESTS_AT_ONCE) => if taken == 0 { return Ok(()) },
+                biased;
                 done = syncing => { done?; self.synced(); }
-                () = tokio::time::sleep_until(wake) => {}
+                taken = events.recv_many(&mut batch, REQUESTS_AT_ONCE) => if taken == 0 { return Ok(()) },
+                () = wake => {}
             }
             for event in batch.drain(..) {
                 self.take(event)?;
@@ -584,7 +595,7 @@ impl Driver {
 
     /// Begins a sync if one is wanted, tells the load if it changed, gives back space.
     fn look_after(&mut self) -> Result<(), StoreError> {
-        let now = Instant::now();
+        let now = self.ground.now();
         let (unsynced, asked) = (self.shards.has_unsynced(), !self.sync_waiting.is_empty());
         let due = now >= self.synced_at + SYNC_EVERY && unsynced;
         let wants = self.rules.wants_sync() && unsynced;
@@ -595,7 +606,7 @@ impl Driver {
                 self.shards.ask_sync(&shards);
             }
             let waiting = std::mem::take(&mut self.sync_waiting);
-            self.syncing = Some(Syncing { done: self.shards.log().sync_async(), shards, waiting });
+            self.syncing = Some(Syncing { done: self.ground.sync(self.shards.log()), shards, waiting });
             self.synced_at = now;
         }
         let (changed, woken) = self.rules.take_load_changes();

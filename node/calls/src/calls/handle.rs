@@ -16,6 +16,7 @@ use super::away::{Away, Told, explain};
 use super::confirm::{Confirmed, Rounds};
 use super::driver::{Driver, Event, REQUESTS_WAITING_MAX, Reply};
 use super::error::Error;
+use super::ground::{Ground, Machine};
 use super::info::{CallInfo, InputInfo, Load};
 use super::model::{Cancelled, Entry, LeaseRequest, Leased, Lost, NewInput, OpenCall, Outcome, Outputs, PutInput, RetryInput, Status};
 use super::options::{Failed, Options};
@@ -43,6 +44,7 @@ pub struct Calls {
     /// How many copies records must have, and how many shards at home here have fewer.
     min_copies: usize,
     short: Arc<AtomicUsize>,
+    pub(super) ground: Arc<dyn Ground>,
     pub(super) away: Arc<Away>,
     pub(super) running: Arc<Running>,
     pub(super) rounds: Arc<Rounds>,
@@ -53,29 +55,40 @@ impl Calls {
     ///
     /// No shard is at home here before [`Self::configure`] says so. `peers` is the way to other nodes; a cluster of one has none.
     pub fn open(options: &Options, peers: Option<Box<dyn Replicas>>) -> Result<Self, Failed> {
-        let (events, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
-        let (told, load) = watch::channel(Arc::default());
-        let driver = Driver::open(options, peers, told)?;
-        let (log, streams, short) = (driver.log(), driver.streams(), driver.short());
-        let ended: Arc<OnceLock<String>> = Arc::default();
-        let why = ended.clone();
+        let (calls, owner) = Self::on(options, peers, Arc::new(Machine))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let failed = |what: &str| {
             let what = what.to_owned();
             move |source| Failed::System { what, source }
         };
         let runtime = runtime.map_err(failed("make a runtime for calls"))?;
-        let run = move || {
-            let ended = runtime.block_on(driver.run(requests));
+        let run = move || runtime.block_on(owner);
+        std::thread::Builder::new().name("calls".to_owned()).spawn(run).map_err(failed("start the thread of calls"))?;
+        Ok(calls)
+    }
+
+    /// As [`Self::open`], on another ground than the machine's: returns besides what owns the calls, which is to be run.
+    pub fn on(
+        options: &Options,
+        peers: Option<Box<dyn Replicas>>,
+        ground: Arc<dyn Ground>,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), Failed> {
+        let (events, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
+        let (told, load) = watch::channel(Arc::default());
+        let driver = Driver::open(options, peers, told, ground.clone())?;
+        let (log, streams, short) = (driver.log(), driver.streams(), driver.short());
+        let ended: Arc<OnceLock<String>> = Arc::default();
+        let why = ended.clone();
+        let owner = async move {
+            let ended = driver.run(requests).await;
             let _ = why.set(match ended {
                 Ok(()) => "they were stopped".to_owned(),
                 Err(failed) => explain(&failed),
             });
         };
-        std::thread::Builder::new().name("calls".to_owned()).spawn(run).map_err(failed("start the thread of calls"))?;
         let (away, running, rounds) = (Arc::new(Away::new(options.node)), Arc::default(), Arc::default());
         let min_copies = options.min_copies;
-        Ok(Self { events, log, streams, load, ended, min_copies, short, away, running, rounds })
+        Ok((Self { events, log, streams, load, ended, min_copies, short, ground, away, running, rounds }, owner))
     }
 
     /// Writes and syncs what there is, and ends. Later requests are answered with [`Error::Ended`]. The folder may be opened again
@@ -395,17 +408,17 @@ impl Calls {
     }
 
     pub(super) async fn send(&self, event: Event) -> Result<(), Error> {
-        match tokio::time::timeout(ANSWER_DEADLINE, self.events.send(event)).await {
-            Ok(sent) => sent.map_err(|_| Error::Ended { why: self.why() }),
-            Err(_) => Err(Error::Late { what: "take a request", waited: ANSWER_DEADLINE }),
+        match self.ground.within(ANSWER_DEADLINE, self.events.send(event)).await {
+            Some(sent) => sent.map_err(|_| Error::Ended { why: self.why() }),
+            None => Err(Error::Late { what: "take a request", waited: ANSWER_DEADLINE }),
         }
     }
 
     pub(super) async fn wait<T>(&self, what: &'static str, wait: Duration, answer: oneshot::Receiver<T>) -> Result<T, Error> {
         let waited = wait + ANSWER_DEADLINE;
-        match tokio::time::timeout(waited, answer).await {
-            Ok(answer) => answer.map_err(|_| Error::Ended { why: self.why() }),
-            Err(_) => match self.short.load(Ordering::Relaxed) {
+        match self.ground.within(waited, answer).await {
+            Some(answer) => answer.map_err(|_| Error::Ended { why: self.why() }),
+            None => match self.short.load(Ordering::Relaxed) {
                 0 => Err(Error::Late { what, waited }),
                 shards => Err(Error::FewCopies { what, waited, shards, required: self.min_copies }),
             },

@@ -13,8 +13,9 @@
 //! | [`rules`] | who gets which input when, who is told what; pure, with `now` and everything that is not a record: queues, leases, waiting readers |
 //! | `driver`, `boot` | the one owner of all of it: writes records, keeps time, answers |
 //! | `handle`, `reading` | [`Calls`]: what everyone else holds |
+//! | `ground` | the time and the disk that all of this stands on |
 //! | `away` | requests that are for another node, and what a new home asks the others |
-//! | `replication` | records between a home and those that keep copies |
+//! | `replication`, [`copies`] | records between a home and those that keep copies |
 //! | `running` | what the tasks of this node run |
 //! | [`streams`], `data`, `origins` | data of generators and web bodies: not records, on the node of the container |
 //!
@@ -33,9 +34,11 @@ mod away;
 mod boot;
 mod clock;
 mod confirm;
+pub mod copies;
 mod data;
 mod driver;
 mod error;
+mod ground;
 mod handle;
 pub mod info;
 pub mod model;
@@ -53,6 +56,7 @@ pub mod streams;
 pub use away::Road;
 pub use driver::Starved;
 pub use error::Error;
+pub use ground::{Ground, Machine};
 pub use handle::Calls;
 pub use info::*;
 pub use model::*;

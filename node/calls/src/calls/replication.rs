@@ -22,7 +22,7 @@ impl Calls {
     /// Records of an epoch that this node has not heard of wait for it a little.
     pub async fn receive(&self, appends: Vec<Append>) -> Result<Vec<Result<Ack, Starved>>, Error> {
         let epochs: Vec<_> = appends.iter().map(|append| (append.shard, append.epoch)).collect();
-        self.away.epochs_noted(&epochs, EPOCH_WAIT).await;
+        self.ground.within(EPOCH_WAIT, self.away.epochs_noted(&epochs)).await;
         let (reply, acks) = oneshot::channel();
         self.send(Event::Received { appends, reply }).await?;
         self.wait("take records", Duration::ZERO, acks).await

@@ -8,7 +8,7 @@
 //! | file | subject |
 //! |---|---|
 //! | [`replica`] | the rules for one shard at one node; pure |
-//! | [`members`] | who should hold a shard; pure |
+//! | [`members`], [`presence`] | who should hold a shard, and who could; pure |
 //! | [`record`] | what a record looks like in the node's log |
 //! | [`index`] | where the live records stand, and which part of the log can be given back; pure |
 //! | [`store`] | all shards of a node on one [`shoal_storage::log::Log`] |
@@ -27,6 +27,7 @@
 
 pub mod index;
 pub mod members;
+pub mod presence;
 pub mod record;
 pub mod replica;
 mod slots;
