@@ -159,18 +159,7 @@ impl Reports {
         if others.is_empty() {
             return own;
         }
-        let mut all = Load::default();
-        let told = others.iter().map(|(node, heard)| (*node, &heard.load)).chain([(self.inner.me, &own)]);
-        for (node, load) in told {
-            let is_home = |shard: &ShardId| state.shards.get(shard).is_some_and(|shard| shard.home == node);
-            all.homes.extend(load.homes.iter().copied().filter(is_home));
-            let at_home = |function: &FunctionId| function.shard().is_some_and(|shard| is_home(&shard));
-            all.pools.extend(load.pools.iter().filter(|(pool, _)| at_home(pool)).map(|(pool, load)| (*pool, *load)));
-            all.tasks.extend(
-                load.tasks.iter().filter(|(_, task)| task.pool.is_some_and(|pool| at_home(&pool))).map(|(task, load)| (*task, *load)),
-            );
-        }
-        Arc::new(all)
+        Arc::new(Load::at_homes(state, others.iter().map(|(node, heard)| (*node, &*heard.load)).chain([(self.inner.me, &*own)])))
     }
 
     /// Returns the functions whose containers end as soon as they start on some node, each with when it may get one again.

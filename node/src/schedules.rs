@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use shoal_scheduler::Barrier;
 use shoal_state::model::{AppState, Schedule};
 use shoal_state::{Command, FunctionId, State, Timestamp};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -58,11 +59,11 @@ async fn wait(api: &Api, stop: &CancellationToken, until: Instant, is_old: impl 
 
 /// Decides firings while this node leads.
 async fn decide(api: &Api, stop: &CancellationToken) {
-    let mut caught_up_in = None;
+    let mut barrier = Barrier::default();
     loop {
         let mut until = Instant::now() + LOOK_EVERY;
         let state = api.local();
-        if !state.schedules.is_empty() && leads(api, &mut caught_up_in).await {
+        if !state.schedules.is_empty() && leads(api, &mut barrier).await {
             until = Instant::now() + round(api).await.min(LOOK_EVERY);
         }
         let seen = api.local().schedules.clone();

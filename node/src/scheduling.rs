@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use shoal_calls::calls::Load as CallsLoad;
-use shoal_scheduler::{Load, PoolLoad};
+use shoal_scheduler::{Barrier, Load, PoolLoad};
 use shoal_state::{Command, FunctionId, State, TaskId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -122,7 +122,7 @@ fn reported(state: &State, reports: &Reports, now: Timestamp) -> Load {
 /// Plans until `stop`.
 pub(crate) async fn run(api: Api, stop: CancellationToken) {
     let (mut changes, mut load_changes, mut told) = (api.cluster.raft().watch(), api.calls.load(), api.reports.watch());
-    let mut caught_up_in = None;
+    let mut barrier = Barrier::default();
     let mut next = tokio::time::Instant::now();
     let mut due = PLAN_EVERY;
     loop {
@@ -133,7 +133,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             changed = told.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
-        if !leads(&api, &mut caught_up_in).await {
+        if !leads(&api, &mut barrier).await {
             due = PLAN_EVERY;
             api.yields.forget();
             continue;
@@ -157,18 +157,18 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
     }
 }
 
-/// Says whether this node leads, and has everything that was decided before. `caught_up_in` keeps the term in which it did.
-pub(crate) async fn leads(api: &Api, caught_up_in: &mut Option<u64>) -> bool {
+/// Says whether this node leads, and has everything that was decided before.
+pub(crate) async fn leads(api: &Api, barrier: &mut Barrier) -> bool {
     let raft = api.cluster.raft();
     if !raft.leads() {
         return false;
     }
     let term = raft.term();
-    if *caught_up_in != Some(term) {
+    if !barrier.is_passed(term) {
         if api.read_latest().await.is_err() || !raft.leads() {
             return false;
         }
-        *caught_up_in = Some(term);
+        barrier.pass(term);
     }
     true
 }

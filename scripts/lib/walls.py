@@ -27,7 +27,7 @@ MAY_USE = {
     "shoal-worker": {"shoal-state", "shoal-storage", "shoal-fs", "shoal-gpu", "shoal-runtime"},
 }
 # These stand on top and may use all of the above.
-ON_TOP = {"shoal", "shoal-tests", "shoal-bench"}
+ON_TOP = {"shoal", "shoal-tests", "shoal-bench", "shoal-simulation"}
 
 # Crates from outside whose types only one crate of ours may see.
 ONLY_IN = {

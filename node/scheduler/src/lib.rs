@@ -8,6 +8,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`Load`] | what calls and workers report: soft state, never in the log |
+//! | [`Barrier`] | what a leader must have before it decides |
 //! | `demand` | how many containers one function should have, and which of its tasks count |
 //! | `room` | what nodes have free; filter, then score |
 //! | `share` | who has how much, and may have what others have |
@@ -20,6 +21,7 @@
 //! layout. Which GPUs of a node would leave the best ones for others is not considered. What could be stopped to make room is counted by
 //! one container of its gang alone.
 
+mod barrier;
 mod demand;
 mod explain;
 mod load;
@@ -32,6 +34,7 @@ mod tests;
 mod wake;
 mod why;
 
+pub use barrier::Barrier;
 pub use demand::{CONTAINERS_LIMIT, SCALEDOWN_DEFAULT_MS};
 pub use explain::explain;
 pub use load::{Load, PoolLoad};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use shoal_state::{FunctionId, InputId, ShardId, TaskId};
+use shoal_state::{FunctionId, InputId, NodeId, ShardId, State, TaskId};
 
 use super::model::{Millis, OpenCall, Status};
 
@@ -124,4 +124,20 @@ pub struct Load {
     pub tasks: BTreeMap<TaskId, TaskLoad>,
     /// The shards that this is about: they are at home here, and what they inherited is known to run or to wait.
     pub homes: BTreeSet<ShardId>,
+}
+
+impl Load {
+    /// Puts together what nodes told: of each shard what its home says.
+    pub fn at_homes<'a>(state: &State, told: impl IntoIterator<Item = (NodeId, &'a Self)>) -> Self {
+        let mut all = Self::default();
+        for (node, load) in told {
+            let is_home = |shard: &ShardId| state.shards.get(shard).is_some_and(|shard| shard.home == node);
+            all.homes.extend(load.homes.iter().copied().filter(is_home));
+            let at_home = |function: &FunctionId| function.shard().is_some_and(|shard| is_home(&shard));
+            all.pools.extend(load.pools.iter().filter(|(pool, _)| at_home(pool)).map(|(pool, load)| (*pool, *load)));
+            let of_home = |task: &TaskLoad| task.pool.is_some_and(|pool| at_home(&pool));
+            all.tasks.extend(load.tasks.iter().filter(|(_, task)| of_home(task)).map(|(task, load)| (*task, *load)));
+        }
+        all
+    }
 }

@@ -1,0 +1,136 @@
+//! What goes wrong: processes that end, machines that restart, nodes that stand still, wires that are cut in one way or in both or are
+//! slow, leaders that apply slowly. Which of these there are, and how often, is the seed's.
+
+use std::time::Duration;
+
+use crate::history::Event;
+use crate::time::WORLD;
+use crate::world::World;
+
+/// Faults begin before this time.
+pub const LAST: Duration = Duration::from_secs(35);
+/// Faults begin after this time: shards have found their places.
+const FIRST_MS: u64 = 4_000;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Crash,
+    Machine,
+    Cut,
+    CutOneWay,
+    Apart,
+    Pause,
+    Slow,
+    SlowApply,
+}
+
+const ALL: [Fault; 8] =
+    [Fault::Crash, Fault::Machine, Fault::Cut, Fault::CutOneWay, Fault::Apart, Fault::Pause, Fault::Slow, Fault::SlowApply];
+
+/// Breaks and mends, then lets all be whole.
+pub async fn run(world: World) {
+    // In some worlds there is one kind alone: what it may excuse is then no excuse for others.
+    let kinds: Vec<Fault> = match world.draw(0, 3) {
+        0 => vec![ALL[usize::try_from(world.draw(0, ALL.len() as u64 - 1)).unwrap_or(0)]],
+        1 => vec![Fault::Crash, Fault::SlowApply],
+        _ => ALL.to_vec(),
+    };
+    world.time.sleep(Duration::from_millis(FIRST_MS)).await;
+    while world.time.now() < LAST {
+        let kind = kinds[usize::try_from(world.draw(0, kinds.len() as u64 - 1)).unwrap_or(0)];
+        let lasts = if world.draw(0, 3) == 0 { world.draw(4_000, 12_000) } else { world.draw(200, 4_000) };
+        // Sometimes several at once.
+        if world.draw(0, 3) == 0 {
+            world.runs.spawn(WORLD, fault(world.clone(), kind, Duration::from_millis(lasts)));
+        } else {
+            fault(world.clone(), kind, Duration::from_millis(lasts)).await;
+        }
+        world.time.sleep(Duration::from_millis(world.draw(300, 5_000))).await;
+    }
+    // The last of them are over by then.
+    world.time.sleep(Duration::from_secs(15)).await;
+    world.heal();
+}
+
+/// Mostly what matters: who leads, or is home of something.
+fn victim(world: &World) -> usize {
+    let any = usize::try_from(world.draw(0, world.size as u64 - 1)).unwrap_or(0);
+    let homes = world.council.truth();
+    let home = crate::world::shards()[usize::try_from(world.draw(0, 2)).unwrap_or(0)];
+    match world.draw(0, 4) {
+        0 | 1 => homes.shards.get(&home).map_or(any, |shard| world.net.number(shard.home)),
+        2 => world.council.leader().unwrap_or(any),
+        _ => any,
+    }
+}
+
+async fn fault(world: World, kind: Fault, lasts: Duration) {
+    let node = victim(&world);
+    let other = (node + 1 + usize::try_from(world.draw(0, world.size as u64 - 2)).unwrap_or(0)) % world.size;
+    let trouble = |what| world.history.note(Event::Trouble { node, what });
+    let cut = |from, to, is_cut| world.net.cut(from, to, is_cut);
+    match kind {
+        Fault::Crash | Fault::Machine => {
+            if !world.net.is_up(node) {
+                return;
+            }
+            let machine = kind == Fault::Machine;
+            world.stop(node, machine).await;
+            world.time.sleep(lasts).await;
+            world.start(node, machine);
+        }
+        Fault::Cut => {
+            trouble("cut");
+            world.history.note(Event::Trouble { node: other, what: "cut" });
+            cut(node, other, true);
+            cut(other, node, true);
+            world.time.sleep(lasts).await;
+            cut(node, other, false);
+            cut(other, node, false);
+        }
+        Fault::CutOneWay => {
+            trouble("cut in one way");
+            world.history.note(Event::Trouble { node: other, what: "cut in one way" });
+            cut(node, other, true);
+            world.time.sleep(lasts).await;
+            cut(node, other, false);
+        }
+        Fault::Apart => {
+            let both = world.draw(0, 2) > 0;
+            for other in (0..world.size).filter(|other| *other != node) {
+                world.history.note(Event::Trouble { node: other, what: "apart" });
+                cut(node, other, true);
+                if both {
+                    cut(other, node, true);
+                }
+            }
+            trouble("apart");
+            world.time.sleep(lasts).await;
+            for other in (0..world.size).filter(|other| *other != node) {
+                cut(node, other, false);
+                cut(other, node, false);
+            }
+        }
+        Fault::Pause => {
+            let owner = world.owner(node);
+            trouble("stands still");
+            world.runs.pause(owner, true);
+            world.time.sleep(lasts).await;
+            world.runs.pause(owner, false);
+        }
+        Fault::Slow => {
+            trouble("slow");
+            let by = Duration::from_millis(world.draw(20, 600));
+            world.net.slow(node, other, Some(by));
+            world.time.sleep(lasts).await;
+            world.net.slow(node, other, None);
+        }
+        Fault::SlowApply => {
+            trouble("applies slowly");
+            world.council.slow(node, true);
+            world.time.sleep(lasts).await;
+            world.council.slow(node, false);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What happened in a world, in order: what invariants are held against.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use shoal_calls::calls::{Entry, Status};
+use shoal_state::{CallId, Command, InputId, NodeId, QueueId, ShardId, TaskId};
+
+use crate::time::Time;
+
+/// An output as somebody saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as in `Output`")]
+pub struct Seen {
+    pub input: InputId,
+    pub entry: Entry,
+    pub retry_count: u32,
+    pub status: Status,
+    /// A hash of the result.
+    pub result: u64,
+}
+
+/// Something that happened.
+#[expect(missing_docs, reason = "the fields are what the sentence of their variant names")]
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A node's process runs; its machine may have restarted before.
+    NodeStarted {
+        node: usize,
+        id: NodeId,
+        machine_restarted: bool,
+    },
+    /// A node's process is gone, and so are its containers.
+    NodeStopped {
+        node: usize,
+    },
+    /// Something is wrong with a node for now: a wire, its speed, all of it.
+    Trouble {
+        node: usize,
+        what: &'static str,
+    },
+    /// No faults from here on.
+    Healed,
+    /// A node leads from here on.
+    Elected {
+        node: usize,
+        term: u64,
+    },
+    /// A leader planned on a state with so many entries; so many were decided before its term.
+    Planned {
+        node: usize,
+        term: u64,
+        applied: usize,
+        before_term: usize,
+    },
+    /// A command that a node proposed was decided; whether the state took it.
+    Decided {
+        by: usize,
+        command: Box<Command>,
+        taken: bool,
+    },
+    /// A container runs, or is gone.
+    ContainerBegan {
+        task: TaskId,
+        node: usize,
+    },
+    ContainerEnded {
+        task: TaskId,
+        node: usize,
+    },
+    /// A container was given an input.
+    RunBegan {
+        task: TaskId,
+        node: usize,
+        input: InputId,
+        retry_count: u32,
+    },
+    RunEnded {
+        task: TaskId,
+        input: InputId,
+        retry_count: u32,
+    },
+    /// A client was told that a call is open. `lasting`: it survives restarts of machines.
+    Opened {
+        call: CallId,
+        lasting: bool,
+    },
+    /// A client was told that its inputs are there. The same request may have been sent several times.
+    Put {
+        call: CallId,
+        key: String,
+        inputs: Vec<InputId>,
+        tries: u32,
+    },
+    /// A client was told of the tries of inputs that it wanted tried again; equal keys are one wish.
+    Retried {
+        call: CallId,
+        key: String,
+        tried: Vec<(InputId, u32)>,
+    },
+    /// A client read outputs from `after` on. `all`: there was room for all that there are.
+    Read {
+        call: CallId,
+        reader: u64,
+        began: Duration,
+        after: Entry,
+        last: Entry,
+        seen: Vec<Seen>,
+        all: bool,
+    },
+    /// A client asked how many inputs a call has.
+    Counted {
+        call: CallId,
+        began: Duration,
+        inputs: u32,
+    },
+    /// A client was told that there is no such thing.
+    Missing {
+        call: CallId,
+        began: Duration,
+        why: String,
+    },
+    /// In the end, what a call is: its inputs, each with its output.
+    Final {
+        call: CallId,
+        inputs: Vec<InputId>,
+        seen: Vec<Seen>,
+    },
+    /// A client was told that an item is in a queue.
+    ItemPut {
+        queue: QueueId,
+        item: u64,
+    },
+    /// A client was given items: those it had not been given by this request before.
+    ItemsTaken {
+        queue: QueueId,
+        entries: Vec<(Entry, u64)>,
+    },
+    /// In the end, what is left in a queue.
+    ItemsLeft {
+        queue: QueueId,
+        items: Vec<u64>,
+    },
+    /// A client was told that a value is set, the only one who sets it.
+    ValueSet {
+        shard: ShardId,
+        value: u64,
+    },
+    /// A client looked a value up.
+    ValueRead {
+        shard: ShardId,
+        began: Duration,
+        value: u64,
+    },
+    /// A client has all that it wanted, or has not when the world ends.
+    ClientDone {
+        client: u64,
+    },
+    ClientStuck {
+        client: u64,
+        at: &'static str,
+    },
+}
+
+/// All that happened. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct History {
+    time: Time,
+    events: Rc<RefCell<Vec<(Duration, Event)>>>,
+}
+
+impl History {
+    /// Begins with nothing.
+    pub fn new(time: &Time) -> Self {
+        Self { time: time.clone(), events: Rc::default() }
+    }
+
+    /// Notes what happened now.
+    pub fn note(&self, event: Event) {
+        self.events.borrow_mut().push((self.time.now(), event));
+    }
+
+    /// Returns the events, each with its time.
+    pub fn take(&self) -> Vec<(Duration, Event)> {
+        std::mem::take(&mut *self.events.borrow_mut())
+    }
+}
+
+/// Hashes what happened: equal hashes, equal worlds.
+pub fn hash(events: &[(Duration, Event)]) -> u64 {
+    events.iter().fold(0xcbf2_9ce4_8422_2325, |hash, event| fnv(hash, format!("{event:?}").as_bytes()))
+}
+
+/// Goes on with a hash (FNV-1a).
+pub fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

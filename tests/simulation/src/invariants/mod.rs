@@ -1,0 +1,43 @@
+//! What must hold, whatever goes wrong: one promise a file, held against all that happened.
+
+use std::time::Duration;
+
+use crate::history::Event;
+
+mod acked_survives;
+mod cursor_never_skips;
+mod everything_ends;
+mod new_leader_kills_nothing;
+mod no_stale_read;
+mod no_two_homes_ack;
+mod one_outcome;
+mod plan_after_barrier;
+mod pop_not_lost;
+mod retry_is_once;
+mod running_not_rerun_on_failover;
+
+/// What happened, in order, with times.
+pub type Events = [(Duration, Event)];
+
+/// A promise: its name, and what says in words where it is broken.
+pub type Invariant = (&'static str, fn(&Events) -> Result<(), String>);
+
+/// All promises. That everything ends is the last: where another is broken, that may follow.
+pub const ALL: [Invariant; 11] = [
+    ("acked_survives", acked_survives::check),
+    ("no_two_homes_ack", no_two_homes_ack::check),
+    ("one_outcome", one_outcome::check),
+    ("retry_is_once", retry_is_once::check),
+    ("running_not_rerun_on_failover", running_not_rerun_on_failover::check),
+    ("new_leader_kills_nothing", new_leader_kills_nothing::check),
+    ("plan_after_barrier", plan_after_barrier::check),
+    ("no_stale_read", no_stale_read::check),
+    ("cursor_never_skips", cursor_never_skips::check),
+    ("pop_not_lost", pop_not_lost::check),
+    ("everything_ends", everything_ends::check),
+];
+
+/// Says whether some machine restarted: what was not to last through that may then be lost.
+fn machines_restarted(events: &Events) -> bool {
+    events.iter().any(|(_, event)| matches!(event, Event::NodeStarted { machine_restarted: true, .. }))
+}

@@ -1,0 +1,90 @@
+//! A leader, however new, stops no container that works, ends none of a node that is there, and takes no shard from such a node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use shoal_state::model::ShardChange;
+use shoal_state::{Command, InputId, NodeId, ShardId, TaskId};
+
+use super::Events;
+use crate::history::Event;
+
+/// A container that has worked for so long is known to.
+const WORKS_FOR: Duration = Duration::from_secs(5);
+/// A node that was there without any trouble for so long is there for everybody.
+const THERE_FOR: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct Known {
+    /// Since when each container has what it works on.
+    works: BTreeMap<(TaskId, InputId), Duration>,
+    node_of: BTreeMap<TaskId, usize>,
+    numbers: BTreeMap<NodeId, usize>,
+    homes: BTreeMap<ShardId, usize>,
+    /// Since when a node runs without any trouble. A node whose machine restarted may miss records, and is not counted.
+    there: BTreeMap<usize, Duration>,
+}
+
+impl Known {
+    fn is_there(&self, node: usize, at: Duration) -> bool {
+        self.there.get(&node).is_some_and(|since| *since + THERE_FOR <= at)
+    }
+
+    fn decided(&self, by: usize, command: &Command, at: Duration) -> Result<(), String> {
+        match command {
+            Command::StopTask { id, why } => {
+                let works = self.works.range((*id, InputId::MIN)..=(*id, InputId::MAX)).map(|(_, since)| *since).min();
+                match works.filter(|since| *since + WORKS_FOR <= at) {
+                    Some(since) => Err(format!("{id} is stopped ({why}) while it works, since {since:?}")),
+                    None => Ok(()),
+                }
+            }
+            Command::EndTask { id, end, .. } if end.how == "its node is lost" => match self.node_of.get(id) {
+                Some(node) if self.is_there(*node, at) => Err(format!("{id} is ended as lost, and its node {node} is there")),
+                _ => Ok(()),
+            },
+            Command::ChangeShard { shard, change: ShardChange::Promote(_), .. } => {
+                let home = self.homes.get(shard).copied().unwrap_or_default();
+                let is_taken = home != by && self.is_there(home, at);
+                if is_taken { Err(format!("node {by} takes {shard} from its home, node {home}, which is there")) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn check(events: &Events) -> Result<(), String> {
+    let mut known = Known::default();
+    for (at, event) in events {
+        match event {
+            Event::NodeStarted { node, id, machine_restarted } => {
+                known.numbers.insert(*id, *node);
+                if !machine_restarted {
+                    known.there.insert(*node, *at);
+                }
+            }
+            Event::NodeStopped { node } => {
+                known.there.remove(node);
+                let node_of = &known.node_of;
+                known.works.retain(|(task, _), _| node_of.get(task) != Some(node));
+            }
+            Event::Trouble { node, .. } => {
+                // Until it is known to be over.
+                known.there.entry(*node).and_modify(|since| *since = *at);
+            }
+            Event::ContainerBegan { task, node } => drop(known.node_of.insert(*task, *node)),
+            Event::ContainerEnded { task, .. } => known.works.retain(|(of, _), _| of != task),
+            Event::RunBegan { task, input, .. } => drop(known.works.insert((*task, *input), *at)),
+            Event::RunEnded { task, input, .. } => drop(known.works.remove(&(*task, *input))),
+            Event::Decided { by, command, taken: true } => {
+                known.decided(*by, command, *at).map_err(|why| format!("at {at:?} {why}"))?;
+                if let Command::ChangeShard { shard, change: ShardChange::Promote(to), .. } = &**command {
+                    let home = known.numbers.get(to).copied().unwrap_or_default();
+                    known.homes.insert(*shard, home);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! What a task runs is given to no other task while that task lives, whatever becomes of its shard's home; unless something was wrong
+//! with the task's node meanwhile, so that others may have taken it for lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use shoal_state::{InputId, TaskId};
+
+use super::Events;
+use crate::history::Event;
+
+/// What was wrong with a node excuses what follows within this time.
+const EXCUSED: Duration = Duration::from_secs(10);
+
+struct Run {
+    task: TaskId,
+    node: usize,
+    began: Duration,
+}
+
+pub(super) fn check(events: &Events) -> Result<(), String> {
+    let mut runs: BTreeMap<(InputId, u32), Run> = BTreeMap::new();
+    let mut trouble: BTreeMap<usize, Duration> = BTreeMap::new();
+    for (at, event) in events {
+        match event {
+            Event::Trouble { node, .. } => drop(trouble.insert(*node, *at)),
+            Event::NodeStopped { node } => runs.retain(|_, run| run.node != *node),
+            Event::ContainerEnded { task, .. } => runs.retain(|_, run| run.task != *task),
+            Event::RunEnded { task, input, retry_count } => {
+                if runs.get(&(*input, *retry_count)).is_some_and(|run| run.task == *task) {
+                    runs.remove(&(*input, *retry_count));
+                }
+            }
+            Event::RunBegan { task, node, input, retry_count } => {
+                let now = Run { task: *task, node: *node, began: *at };
+                let Some(run) = runs.insert((*input, *retry_count), now).filter(|run| run.task != *task) else { continue };
+                let excused = trouble.get(&run.node).is_some_and(|last| *last + EXCUSED >= run.began);
+                if !excused {
+                    return Err(format!(
+                        "at {at:?} try {retry_count} of {input} begins in {task} on node {node}, while {} on node {} has had it since {:?}",
+                        run.task, run.node, run.began
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! Known bugs, to be put back one at a time: an invariant that no bug breaks says nothing.
+
+/// A bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// A home counts a record as kept by others once it is sent.
+    AckedWhenSent,
+    /// The disk says that it has synced what it has not.
+    LyingDisk,
+    /// A new home does not ask what tasks run.
+    AsksNobodyWhatRuns,
+    /// A leader plans before it has all that was decided before its term.
+    PlansBeforeTheBarrier,
+    /// A leader takes for lost whom it has not heard since it leads.
+    NewLeaderHearsNobody,
+    /// A home answers how things stand without asking whether it is one still.
+    AnswersUnconfirmed,
+    /// A client that tries again gives its request another key.
+    TriesAgainByAnotherKey,
+    /// A reader moves its cursor though it was told nothing.
+    CursorRunsAhead,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::AckedWhenSent,
+        Self::LyingDisk,
+        Self::AsksNobodyWhatRuns,
+        Self::PlansBeforeTheBarrier,
+        Self::NewLeaderHearsNobody,
+        Self::AnswersUnconfirmed,
+        Self::TriesAgainByAnotherKey,
+        Self::CursorRunsAhead,
+    ];
+}

@@ -1,0 +1,273 @@
+//! A node of the world: the calls that it keeps, as they are, and around them what the binary does besides: it tells them what is
+//! decided, copies records, tells others how it is, sees to its shards, runs containers.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_calls::Calls;
+use shoal_calls::calls::copies::{self, Outbox};
+use shoal_calls::calls::{Load, Options};
+use shoal_calls::shards::members::DROPPED_AFTER;
+use shoal_calls::shards::{Ack, Append, Counted, Mark, Replicas, Role, presence};
+use shoal_state::imbl::OrdMap;
+use shoal_state::model::Shard;
+use shoal_state::{BootId, Command, NodeId, ShardId, State, TaskId};
+
+use crate::dice::Dice;
+use crate::ground::Played;
+use crate::mutant::Mutant;
+use crate::net::{Net, Way};
+use crate::time::Owner;
+use crate::world::{World, registered, shards};
+use crate::{homes, planner, worker};
+
+/// Size of a segment of a node's log.
+pub const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// How often a node says that it lives.
+const REPORT_EVERY: Duration = Duration::from_millis(300);
+/// A time for which a node itself did nothing, so long or longer, is no silence of others.
+const PAUSED_AFTER: Duration = Duration::from_secs(1);
+/// How long a node that could not be reached is left alone.
+const REST: Duration = Duration::from_millis(200);
+
+/// What one node last told another.
+#[derive(Debug, Clone)]
+struct Heard {
+    at: Duration,
+    load: Arc<Load>,
+    suspect: BTreeMap<ShardId, Mark>,
+    hears: Vec<usize>,
+}
+
+/// One start of a node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its number.
+    pub me: usize,
+    /// What it runs as.
+    pub owner: Owner,
+    /// This start of its process.
+    pub boot: BootId,
+    /// Its calls.
+    pub calls: Calls,
+    /// The way of its records to others.
+    pub outbox: Outbox,
+    ground: Played,
+    /// From when on it could hear others.
+    pub started: Duration,
+    heard: RefCell<BTreeMap<usize, Heard>>,
+    /// For how long it stood still, which is no silence of others.
+    paused: Cell<Duration>,
+    /// The shards here that may miss records.
+    pub suspect: RefCell<BTreeMap<ShardId, Mark>>,
+    /// The containers that run here.
+    pub containers: RefCell<BTreeMap<TaskId, worker::Container>>,
+}
+
+/// The way of records to others, of a home that does not wait for their word.
+struct Hasty {
+    outbox: Outbox,
+    net: Net,
+    me: usize,
+}
+
+impl Replicas for Hasty {
+    fn send(&mut self, to: NodeId, append: Append) {
+        let (shard, epoch, end) = (append.shard, append.epoch, append.end());
+        self.outbox.send(to, append);
+        let far = Counted { written: end.index, synced: end.index };
+        self.net.here(self.me, |calls| Box::pin(async move { drop(calls.acked(to, vec![Ack { shard, epoch, far }]).await) }));
+    }
+
+    fn sync(&mut self, to: NodeId) {
+        self.outbox.sync(to);
+    }
+}
+
+/// Starts the process of a node.
+pub async fn start(world: World, me: usize, owner: Owner) {
+    let boot = BootId::from_random(owner.into());
+    world.net.came(me, owner, None);
+    world.council.start(me);
+    let apply = world.council.clone().apply(me);
+    world.runs.spawn(owner, apply);
+    // It says that it is there, and knows the latest of what is decided before it goes on.
+    let number = me as u64;
+    let register = || vec![Command::PutNode { id: world.id(me), node: registered(number, boot) }];
+    while world.council.propose(me, register()).await.is_err() || world.council.read_latest(me).await.is_err() {
+        world.time.sleep(REST).await;
+    }
+    let outbox = Outbox::default();
+    let dice = Dice::new(world.seed, owner);
+    let ground = Played::new(world.time.clone(), world.runs.inbox(), owner, dice, world.has(Mutant::LyingDisk));
+    let options = Options { segment_bytes: SEGMENT_BYTES, ..Options::new(world.dir(me), world.id(me)) };
+    let peers: Box<dyn Replicas> = match world.has(Mutant::AckedWhenSent) {
+        true => Box::new(Hasty { outbox: outbox.clone(), net: world.net.clone(), me }),
+        false => Box::new(outbox.clone()),
+    };
+    let (calls, owns) = Calls::on(&options, Some(peers), Arc::new(ground.clone())).expect("the calls open");
+    calls.set_road(Arc::new(Way { net: world.net.clone(), me }));
+    world.runs.spawn(owner, owns);
+    let node = Node {
+        me,
+        owner,
+        boot,
+        calls,
+        outbox,
+        ground,
+        started: world.time.now(),
+        heard: RefCell::default(),
+        paused: Cell::default(),
+        suspect: RefCell::default(),
+        containers: RefCell::default(),
+    };
+    let node = Rc::new(node);
+    world.set_node(me, &node);
+    world.net.came(me, owner, Some(&node.calls));
+    let mut told = OrdMap::new();
+    configure(&world, &node, &mut told).await;
+    homes::tell_suspects(&node).await;
+    world.runs.spawn(owner, follow(world.clone(), node.clone(), told));
+    for other in (0..world.size).filter(|other| *other != me) {
+        world.runs.spawn(owner, copy(world.clone(), node.clone(), other));
+        world.runs.spawn(owner, tell(world.clone(), node.clone(), other));
+    }
+    world.runs.spawn(owner, homes::run(world.clone(), node.clone()));
+    world.runs.spawn(owner, planner::run(world.clone(), node.clone()));
+    world.runs.spawn(owner, notice_pauses(world.clone(), node.clone()));
+    let runs = world.runs.clone();
+    runs.spawn(owner, worker::run(world, node));
+}
+
+/// Tells the calls what is decided about shards, for as long as the node runs.
+async fn follow(world: World, node: Rc<Node>, mut told: OrdMap<ShardId, Shard>) {
+    let mut changed = world.council.watch(node.me);
+    while changed.changed().await.is_ok() {
+        configure(&world, &node, &mut told).await;
+    }
+}
+
+async fn configure(world: &World, node: &Rc<Node>, told: &mut OrdMap<ShardId, Shard>) {
+    let (state, id) = (world.council.local(node.me), world.id(node.me));
+    node.calls.confirm_answers(!world.has(Mutant::AnswersUnconfirmed));
+    node.calls.open_with_inputs(true);
+    let changed = |shard: &ShardId| told.get(shard) != state.shards.get(shard);
+    let changed: Vec<(ShardId, Shard)> =
+        shards().into_iter().filter(changed).filter_map(|shard| Some((shard, state.shards.get(&shard)?.clone()))).collect();
+    let came_home = |(shard, now): &&(ShardId, Shard)| now.home == id && told.get(shard).is_none_or(|before| before.home != id);
+    let came: Vec<ShardId> = changed.iter().filter(came_home).map(|(shard, _)| *shard).collect();
+    *told = state.shards.clone();
+    if changed.is_empty() || node.calls.configure(changed).await.is_err() || came.is_empty() {
+        return;
+    }
+    let members: Vec<NodeId> = state.members.keys().copied().filter(|other| !node.is_lost(world, world.net.number(*other))).collect();
+    let (calls, asks) = (node.calls.clone(), !world.has(Mutant::AsksNobodyWhatRuns));
+    world.runs.spawn(node.owner, async move {
+        let _ = if asks { calls.take_over(came, &members).await } else { calls.reports_complete(came).await };
+    });
+}
+
+/// Copies records to another node, for as long as this one runs.
+async fn copy(world: World, node: Rc<Node>, to: usize) {
+    loop {
+        if world.net.reach(node.me, to)
+            && let Some(other) = world.node(to)
+        {
+            let (here, there) = world.net.stream(node.me, to);
+            let (home, calls) = (world.id(node.me), other.calls.clone());
+            world.runs.spawn(other.owner, async move { drop(copies::keep(home, there, &calls).await) });
+            drop(other);
+            let _ = copies::copy(world.id(to), here, &node.calls, &node.outbox).await;
+        }
+        world.time.sleep(REST).await;
+    }
+}
+
+/// Takes the times for which this node stood still out of its clock.
+async fn notice_pauses(world: World, node: Rc<Node>) {
+    loop {
+        let last = world.time.now();
+        world.time.sleep(REPORT_EVERY).await;
+        let took = world.time.now() - last;
+        if took > REPORT_EVERY + PAUSED_AFTER {
+            node.paused.set(node.paused.get() + took - REPORT_EVERY);
+        }
+    }
+}
+
+/// Tells another node how this one is, for as long as it runs.
+async fn tell(world: World, node: Rc<Node>, to: usize) {
+    loop {
+        let load = node.calls.load().borrow().clone();
+        let now = node.clock(&world);
+        let is_heard = |(_, heard): &(&usize, &Heard)| now.saturating_sub(heard.at) < DROPPED_AFTER / 2;
+        let hears = node.heard.borrow().iter().filter(is_heard).map(|(other, _)| *other).collect();
+        let suspect = node.suspect.borrow().clone();
+        if world.net.carry(node.me, to).await
+            && let Some(other) = world.node(to)
+            && !world.runs.is_paused(other.owner)
+        {
+            let heard = Heard { at: other.clock(&world), load, suspect, hears };
+            other.heard.borrow_mut().insert(node.me, heard);
+        }
+        world.time.sleep(REPORT_EVERY).await;
+    }
+}
+
+impl Node {
+    /// Lets the disk go, and returns up to where the log is on it.
+    pub fn end(&self) -> Option<shoal_storage::log::Position> {
+        self.ground.end()
+    }
+
+    /// Returns the time without that for which it stood still.
+    fn clock(&self, world: &World) -> Duration {
+        world.time.now().saturating_sub(self.paused.get())
+    }
+
+    /// Returns for how long another node was not heard.
+    pub fn silent(&self, world: &World, other: usize) -> Duration {
+        if other == self.me {
+            return Duration::ZERO;
+        }
+        let heard = self.heard.borrow().get(&other).map(|heard| heard.at);
+        self.clock(world).saturating_sub(heard.unwrap_or(self.started))
+    }
+
+    /// Says whether another node counts as lost.
+    pub fn is_lost(&self, world: &World, other: usize) -> bool {
+        let heard = self.heard.borrow();
+        let hearing = heard.iter().filter(|(node, heard)| **node != other && heard.hears.contains(&other)).map(|(node, _)| world.id(*node));
+        let is_gone = |node: NodeId| self.silent(world, world.net.number(node)) >= DROPPED_AFTER;
+        presence::is_lost(world.id(other), is_gone, hearing.collect::<Vec<_>>())
+    }
+
+    /// Forgets what others told.
+    pub fn forget_heard(&self) {
+        self.heard.borrow_mut().clear();
+    }
+
+    /// Returns where a shard's records may miss some, and how far they go there.
+    pub fn suspects(&self, world: &World, shard: ShardId) -> BTreeMap<NodeId, Mark> {
+        let own = self.suspect.borrow().get(&shard).map(|mark| (world.id(self.me), *mark));
+        let heard = self.heard.borrow();
+        own.into_iter().chain(heard.iter().filter_map(|(node, heard)| Some((world.id(*node), *heard.suspect.get(&shard)?)))).collect()
+    }
+
+    /// Returns how busy the calls are at all homes, as far as they have told.
+    pub fn load(&self, world: &World, state: &State) -> Load {
+        let own = self.calls.load().borrow().clone();
+        let heard = self.heard.borrow();
+        let told = heard.iter().map(|(node, heard)| (world.id(*node), &*heard.load)).chain([(world.id(self.me), &*own)]);
+        Load::at_homes(state, told)
+    }
+}
+
+/// Notes which of a node's shards may miss records.
+pub fn suspects_in(views: &[shoal_calls::shards::ShardView]) -> BTreeMap<ShardId, Mark> {
+    views.iter().filter(|view| view.role == Role::Suspect).map(|view| (view.shard, view.tail)).collect()
+}

@@ -1,0 +1,76 @@
+//! The leader plans: the plan is the real one, what it starts from is told by homes.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use shoal_scheduler::{Barrier, Load, PoolLoad, plan};
+use shoal_state::{Command, FunctionId, State, Timestamp};
+
+use crate::history::Event;
+use crate::mutant::Mutant;
+use crate::node::Node;
+use crate::world::World;
+
+/// How often the leader plans.
+const EVERY: Duration = Duration::from_millis(150);
+
+/// Plans while this node leads.
+pub async fn run(world: World, node: Rc<Node>) {
+    let mut barrier = Barrier::default();
+    loop {
+        world.time.sleep(EVERY).await;
+        let Some(term) = world.council.leads(node.me) else { continue };
+        if !barrier.is_passed(term) && !world.has(Mutant::PlansBeforeTheBarrier) {
+            if world.council.read_latest(node.me).await.is_err() || world.council.leads(node.me) != Some(term) {
+                continue;
+            }
+            barrier.pass(term);
+        }
+        round(&world, &node, term).await;
+    }
+}
+
+async fn round(world: &World, node: &Rc<Node>, term: u64) {
+    let (state, now) = (world.council.local(node.me), world.timestamp());
+    let (applied, before_term) = (world.council.applied(node.me), world.council.before_term(term));
+    let load = reported(world, node, &state, now);
+    let plan = plan(&state, &load, now, &mut || world.bits());
+    for command in &plan.commands {
+        if let Command::StopTask { id, .. } = command
+            && let Some(task) = state.tasks.get(id)
+        {
+            let _ = node.calls.stop_task(*id, task.function).await;
+        }
+    }
+    if !plan.commands.is_empty() {
+        world.history.note(Event::Planned { node: node.me, term, applied, before_term });
+        let _ = world.council.propose(node.me, plan.commands).await;
+    }
+}
+
+/// Turns what homes report into what is planned by.
+fn reported(world: &World, node: &Rc<Node>, state: &State, now: Timestamp) -> Load {
+    let calls = node.load(world, state);
+    let pool = |function: &FunctionId| {
+        let load = calls.pools.get(function).copied().unwrap_or_default();
+        PoolLoad {
+            waiting: load.waiting.into(),
+            running: load.running.into(),
+            input_ms: load.input_ms,
+            oldest_waiting_ms: load.oldest_waiting_ms.map_or(0, |since| now.0.saturating_sub(since)),
+        }
+    };
+    let is_told = |function: &&FunctionId| function.shard().is_some_and(|shard| calls.homes.contains(&shard));
+    let idle = calls.tasks.iter().filter_map(|(task, load)| Some((*task, Timestamp(load.idle_since_ms?))));
+    let down = state.nodes.keys().copied().filter(|id| node.is_lost(world, world.net.number(*id)));
+    Load {
+        pools: state.functions.keys().filter(is_told).map(|function| (*function, pool(function))).collect(),
+        idle_since: idle.collect(),
+        asked: calls.tasks.keys().copied().collect(),
+        used: calls.tasks.iter().filter(|(_, load)| load.used && load.running == 0).map(|(task, _)| *task).collect(),
+        placements: BTreeMap::new(),
+        down: down.collect(),
+        ..Load::default()
+    }
+}

@@ -1,0 +1,131 @@
+//! Containers: a node runs those that the state gives it, each takes inputs and brings outcomes until it is told to stop, dies, or its
+//! node does.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_calls::Error;
+use shoal_calls::calls::{LeaseRequest, Leased, LeasedInput, Lost, Outcome, Status};
+use shoal_state::model::{Task, TaskEnd};
+use shoal_state::{Command, TaskId};
+use tokio::sync::watch;
+
+use crate::history::Event;
+use crate::node::Node;
+use crate::world::World;
+
+/// How often a node looks at its tasks, should nothing change.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a container waits until it repeats what failed.
+const AGAIN_AFTER: Duration = Duration::from_millis(300);
+
+/// A container that runs: how it is told to end at once.
+#[derive(Debug)]
+pub struct Container {
+    kill: watch::Sender<bool>,
+}
+
+/// Runs the containers of a node, for as long as it runs.
+pub async fn run(world: World, node: Rc<Node>) {
+    let mut changed = world.council.watch(node.me);
+    let me = world.id(node.me);
+    let mut ending = BTreeSet::new();
+    loop {
+        let state = world.council.local(node.me);
+        for (id, task) in state.tasks.iter().filter(|(_, task)| task.node == me) {
+            if task.boot != node.boot {
+                // It ended with the process before.
+                if ending.insert(*id) {
+                    world.runs.spawn(node.owner, end(world.clone(), node.clone(), *id, task.clone(), "node restarted"));
+                }
+            } else if !node.containers.borrow().contains_key(id) && ending.insert(*id) {
+                let (kill, killed) = watch::channel(false);
+                node.containers.borrow_mut().insert(*id, Container { kill });
+                world.runs.spawn(node.owner, container(world.clone(), node.clone(), *id, task.clone(), killed));
+            }
+        }
+        for (id, container) in node.containers.borrow().iter() {
+            if !state.tasks.contains_key(id) {
+                container.kill.send_replace(true);
+            }
+        }
+        world.time.within(LOOK_EVERY, changed.changed()).await;
+    }
+}
+
+/// Runs one container to its end.
+async fn container(world: World, node: Rc<Node>, id: TaskId, task: Task, mut killed: watch::Receiver<bool>) {
+    let (start_ms, dies) = (world.draw(100, 900), world.draw(0, 7) == 0);
+    world.time.sleep(Duration::from_millis(start_ms)).await;
+    world.history.note(Event::ContainerBegan { task: id, node: node.me });
+    let how = {
+        let works = Box::pin(work(&world, &node, id, &task));
+        let over = Box::pin(async {
+            let _ = killed.wait_for(|killed| *killed).await;
+        });
+        let lives = if dies { world.draw(2_000, 20_000) } else { 3_600_000 };
+        let dies = Box::pin(world.time.sleep(Duration::from_millis(lives)));
+        match futures::future::select(works, futures::future::select(over, dies)).await {
+            futures::future::Either::Left(_) => "exit code 0",
+            futures::future::Either::Right(_) => "killed",
+        }
+    };
+    world.history.note(Event::ContainerEnded { task: id, node: node.me });
+    end(world.clone(), node.clone(), id, task, how).await;
+    node.containers.borrow_mut().remove(&id);
+}
+
+/// A container is gone: its inputs go elsewhere, and the state hears of it.
+async fn end(world: World, node: Rc<Node>, id: TaskId, task: Task, how: &str) {
+    let lost = || Lost::Platform { result: Bytes::from_static(b"its container is gone") };
+    while node.calls.task_lost(id, task.function, lost()).await.is_err() {
+        world.time.sleep(AGAIN_AFTER).await;
+    }
+    let command = || Command::EndTask { id, generation: task.generation, end: TaskEnd { at: world.timestamp(), how: how.to_owned() } };
+    while world.council.propose(node.me, vec![command()]).await.is_err() {
+        world.time.sleep(AGAIN_AFTER).await;
+    }
+}
+
+/// Takes inputs until there is nothing more for it.
+async fn work(world: &World, node: &Rc<Node>, id: TaskId, task: &Task) {
+    let mut number = 0;
+    loop {
+        number += 1;
+        let request =
+            || LeaseRequest { pool: task.function, task: id, max: 2, wait_ms: 3_000, linger_ms: 0, key: format!("{id}-{number}") };
+        let leased = loop {
+            match node.calls.lease(request()).await {
+                Ok(leased) => break leased,
+                Err(_) => world.time.sleep(AGAIN_AFTER).await,
+            }
+        };
+        match leased {
+            Leased::Stop => return,
+            Leased::Inputs(inputs) if inputs.is_empty() => {}
+            Leased::Inputs(inputs) => do_them(world, node, id, task, inputs).await,
+        }
+    }
+}
+
+async fn do_them(world: &World, node: &Rc<Node>, id: TaskId, task: &Task, inputs: Vec<LeasedInput>) {
+    for LeasedInput { input, retry_count, .. } in &inputs {
+        world.history.note(Event::RunBegan { task: id, node: node.me, input: *input, retry_count: *retry_count });
+    }
+    for LeasedInput { input, retry_count, .. } in inputs {
+        let ms = if world.draw(0, 9) == 0 { world.draw(2_000, 9_000) } else { world.draw(10, 600) };
+        world.time.sleep(Duration::from_millis(ms)).await;
+        let status = if world.draw(0, 9) == 0 { Status::Failed } else { Status::Success };
+        let result = Bytes::from(format!("{input} {retry_count} by {id}"));
+        let outcome = || Outcome { input, retry_count, status, result: result.clone() };
+        loop {
+            match node.calls.finish(Some((id, task.function)), vec![outcome()]).await {
+                Ok(()) | Err(Error::Refused(_)) => break,
+                Err(_) => world.time.sleep(AGAIN_AFTER).await,
+            }
+        }
+        world.history.note(Event::RunEnded { task: id, input, retry_count });
+    }
+}
