@@ -69,12 +69,16 @@ pub enum Event {
         task: TaskId,
         node: usize,
     },
-    /// A container was given an input.
+    /// A container was given an input; it has worked on it; its outcome counts, or was dropped.
     RunBegan {
         task: TaskId,
         node: usize,
         input: InputId,
         retry_count: u32,
+    },
+    WorkDone {
+        task: TaskId,
+        input: InputId,
     },
     RunEnded {
         task: TaskId,
@@ -167,17 +171,21 @@ pub enum Event {
 #[derive(Debug, Clone)]
 pub struct History {
     time: Time,
+    shown: bool,
     events: Rc<RefCell<Vec<(Duration, Event)>>>,
 }
 
 impl History {
     /// Begins with nothing.
     pub fn new(time: &Time) -> Self {
-        Self { time: time.clone(), events: Rc::default() }
+        Self { time: time.clone(), shown: std::env::var_os("SHOAL_TRACE").is_some(), events: Rc::default() }
     }
 
     /// Notes what happened now.
     pub fn note(&self, event: Event) {
+        if self.shown {
+            eprintln!("{:>12?} {event:?}", self.time.now());
+        }
         self.events.borrow_mut().push((self.time.now(), event));
     }
 

@@ -46,9 +46,6 @@ pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Ran, Failure> {
             return Err(Failure { seed, invariant: "no_panic", why: words.unwrap_or_default() });
         }
     };
-    if std::env::var_os("SHOAL_TRACE").is_some() {
-        events.iter().for_each(|(at, event)| eprintln!("{at:>12?} {event:?}"));
-    }
     check(seed, &events)?;
     let lasted = events.last().map_or(Duration::ZERO, |(at, _)| *at);
     Ok(Ran { hash: hash(&events), events: events.len(), lasted })

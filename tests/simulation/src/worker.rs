@@ -117,6 +117,7 @@ async fn do_them(world: &World, node: &Rc<Node>, id: TaskId, task: &Task, inputs
     for LeasedInput { input, retry_count, .. } in inputs {
         let ms = if world.draw(0, 9) == 0 { world.draw(2_000, 9_000) } else { world.draw(10, 600) };
         world.time.sleep(Duration::from_millis(ms)).await;
+        world.history.note(Event::WorkDone { task: id, input });
         let status = if world.draw(0, 9) == 0 { Status::Failed } else { Status::Success };
         let result = Bytes::from(format!("{input} {retry_count} by {id}"));
         let outcome = || Outcome { input, retry_count, status, result: result.clone() };

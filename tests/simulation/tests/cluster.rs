@@ -36,6 +36,9 @@ fn run_all(seeds: std::ops::Range<u64>, mutant: Option<Mutant>) -> BTreeMap<u64,
 #[test]
 fn what_is_promised_holds_whatever_goes_wrong() {
     if let Some(seed) = number("SHOAL_SEED") {
+        if let Ok(filter) = std::env::var("SHOAL_LOG") {
+            tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).with_writer(std::io::stderr).init();
+        }
         match run(seed, None) {
             Ok(ran) => return println!("seed {seed}: {ran:?}"),
             Err(failure) => panic!("{failure}"),

@@ -442,9 +442,10 @@ impl Shards {
         ShardView { shard, config, role, tail: replica.tail(), asked: replica.asked(), fed, caught_up }
     }
 
-    /// Returns what is known of every shard.
+    /// Returns what is known of every shard whose members this node was told.
     pub fn views(&self) -> Vec<ShardView> {
-        self.shards.keys().map(|shard| self.view(*shard)).collect()
+        let told = self.shards.iter().filter(|(_, one)| one.replica.config().epoch > 0);
+        told.map(|(shard, _)| self.view(*shard)).collect()
     }
 
     /// Notes that the home is about to ask Raft for a change in this epoch.

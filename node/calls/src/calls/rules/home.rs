@@ -6,6 +6,7 @@ use shoal_state::{CallId, ShardId};
 
 use super::objects::ObjectsHome;
 use super::{Ticket, TimerKey};
+use crate::calls::model::Entry;
 use crate::calls::state::{Call, CallsState};
 
 /// A record that an answer waits for: where, and whether it must be synced.
@@ -26,6 +27,8 @@ pub(super) struct Home {
     pub(super) written: Watermark,
     pub(super) synced: Watermark,
     pub(super) reports: Option<TimerKey>,
+    /// The last record that was there when the shard came home. Up to it others may have been told of what counted then.
+    pub(super) inherited: u64,
 }
 
 /// How far the records count in one of the two senses, and who waits for more.
@@ -54,6 +57,13 @@ impl Home {
 
     pub(super) fn mark_mut(&mut self, durable: bool) -> &mut Watermark {
         if durable { &mut self.synced } else { &mut self.written }
+    }
+
+    /// Says whether a call has outputs after `after` that somebody may have been shown before the shard came home, and of which it is
+    /// not known yet whether they count.
+    pub(super) fn is_unsure(&self, call: &Call, after: Entry) -> bool {
+        let counted = self.counted(call);
+        counted < self.inherited && call.outputs.iter().rev().any(|(at, _)| *at > after && at.index > counted && at.index <= self.inherited)
     }
 
     pub(super) fn counted(&self, call: &Call) -> u64 {

@@ -101,7 +101,7 @@ impl Rules {
     ///
     /// Inputs without an output are held back until [`Request::ReportsComplete`], or for [`REPORTS_WAIT_MS`].
     pub fn enter(&mut self, now: Millis, shard: ShardId, state: CallsState, next: u64) {
-        let mut home = Home { state, next, ..Home::default() };
+        let mut home = Home { state, next, inherited: next.saturating_sub(1), ..Home::default() };
         home.await_outputs();
         if !home.synced.outputs.is_empty() {
             self.unsynced.insert(shard);

@@ -30,6 +30,10 @@ pub(super) struct Poll {
 /// answer costs its client a poll that names all inputs which are under way.
 const GATHER_MS: Millis = 10;
 
+/// A reader who would not wait waits so long, in milliseconds, at a home that does not know yet whether what it inherited counts: what
+/// others were shown is not to be missing. Members that do not say what they have are dropped before that.
+const UNSURE_WAIT_MS: Millis = 8_000;
+
 /// A map with more unfinished inputs than this is a large one.
 const GATHER_UNFINISHED: u32 = 32;
 
@@ -41,7 +45,9 @@ impl Poll {
 
 impl Rules {
     pub(super) fn outputs(&mut self, now: Millis, ticket: Ticket, call: CallId, mut poll: Poll, wait_ms: u64) -> Result<(), Refused> {
-        self.call(call)?;
+        let (shard, known) = self.call(call)?;
+        let is_unsure = self.homes.get(&shard).is_some_and(|home| home.is_unsure(known, poll.after));
+        let wait_ms = if is_unsure { wait_ms.max(UNSURE_WAIT_MS) } else { wait_ms };
         let (found, ready) = self.look(&poll)?;
         poll.gathers = ready && wait_ms > GATHER_MS && gathers(&poll, &found);
         if (ready && !poll.gathers) || wait_ms == 0 {
@@ -67,7 +73,7 @@ impl Rules {
         let missing = u32::from(call.open.kind == CallKind::Unary && call.inputs.is_empty());
         let unfinished = call.unfinished() + missing + u32::try_from(hidden).unwrap_or(u32::MAX);
         let last = items.last().map_or(poll.after, |item| item.entry);
-        let ready = !items.is_empty() || (call.over() && hidden == 0);
+        let ready = (!items.is_empty() || (call.over() && hidden == 0)) && !home.is_unsure(call, poll.after);
         Ok((OutputsAt { items, last, unfinished }, ready))
     }
 

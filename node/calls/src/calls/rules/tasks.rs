@@ -1,6 +1,6 @@
 //! Tasks: what each has, what it was told, how it ends.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use shoal_state::{FunctionId, InputId, ShardId, TaskId};
@@ -104,16 +104,24 @@ impl Task {
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     order: VecDeque<TaskId>,
-    tasks: HashSet<TaskId>,
+    /// Each with the shard of its pool.
+    tasks: HashMap<TaskId, Option<ShardId>>,
 }
 
 impl Ended {
     pub(super) fn contains(&self, task: TaskId) -> bool {
-        self.tasks.contains(&task)
+        self.tasks.contains_key(&task)
     }
 
-    fn insert(&mut self, task: TaskId) {
-        if self.tasks.insert(task) {
+    /// Forgets those of a shard that leaves. Some may live on, taken for lost by mistake: should the shard come back, their nodes say so.
+    fn forget(&mut self, shard: ShardId) {
+        let Self { order, tasks } = self;
+        tasks.retain(|_, of| *of != Some(shard));
+        order.retain(|task| tasks.contains_key(task));
+    }
+
+    fn insert(&mut self, task: TaskId, shard: Option<ShardId>) {
+        if self.tasks.insert(task, shard).is_none() {
             self.order.push_back(task);
         }
         if self.order.len() > ENDED_KEPT
@@ -185,7 +193,7 @@ impl Rules {
         lost: &Lost,
     ) -> Result<(), Refused> {
         self.pool_is_here(pool)?;
-        self.ended.insert(task);
+        self.ended.insert(task, pool.shard());
         self.stop_waiting(task);
         let interrupted = self.is_interrupted(now, task);
         let gone = self.tasks.remove(&task);
@@ -327,6 +335,7 @@ impl Rules {
 
     /// Gives up the tasks whose pool is in a shard that has left: its new home learns of them from their nodes.
     pub(super) fn leave_tasks(&mut self, shard: ShardId) {
+        self.ended.forget(shard);
         let is_of = |pool: FunctionId| pool.shard() == Some(shard);
         let mut parked: Vec<(Ticket, FunctionId)> = self
             .parked
