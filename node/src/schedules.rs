@@ -7,15 +7,16 @@
 //!
 //! What came due while nothing could be decided, or while the clock was set forward, is made up for once, however much it
 //! was: one call for the earliest time that was missed, and then on in the schedule's phase. A clock that was set back
-//! repeats no time; only when what was fired lies more than [`CLOCK_TRUSTED_MS`] ahead, the clock that it was fired by is
+//! repeats no time; only when what was fired lies more than [`shoal_timing::CLOCK_TRUSTED_MS`] ahead, the clock that it was fired by is
 //! taken for wrong, and the schedule goes on from now.
 
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use shoal_scheduler::Barrier;
-use shoal_state::model::{AppState, Schedule};
+use shoal_state::model::AppState;
 use shoal_state::{Command, FunctionId, State, Timestamp};
+use shoal_timing::{FIRINGS_AT_ONCE, due};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -24,19 +25,12 @@ use crate::scheduling::leads;
 
 /// How long is waited at most before anybody looks again: who has become the leader, and how the clock was set.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How many firings are decided at once; what more is due is decided right after.
-const FIRINGS_AT_ONCE: usize = 200;
 /// How many calls of firings are made at once.
 const CALLS_AT_ONCE: usize = 64;
 /// How long the making of a call may take before it is tried again.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
-/// How far clocks may be apart, in milliseconds, before what the one says is not believed by the other.
-const CLOCK_TRUSTED_MS: u64 = 3_600_000;
 /// How late a call may be, in milliseconds, before somebody should know.
 const LATE_MS: u64 = 5_000;
-/// Where a schedule stands that is never due again.
-const NEVER: Timestamp = Timestamp(u64::MAX);
-
 /// Decides and makes calls until `stop`.
 pub(crate) async fn run(api: Api, stop: CancellationToken) {
     tokio::join!(decide(&api, &stop), call_all(&api, &stop));
@@ -97,34 +91,6 @@ async fn round(api: &Api) -> Duration {
     let now = api.now();
     let next = api.local().schedules.values().map(|schedule| schedule.next).filter(|next| *next > now).min();
     next.map_or(LOOK_EVERY, |next| Duration::from_millis(next.0 - now.0))
-}
-
-/// Returns what is to be decided of schedules: those that are due, and those that a wrong clock has set.
-fn due(state: &State, now: Timestamp) -> Vec<Command> {
-    let next_after = |id: &FunctionId, schedule: &Schedule, after| {
-        shoal_timing::next_after(&schedule.timing, schedule.since, after).unwrap_or_else(|wrong| {
-            tracing::warn!(function = %id, %wrong, "a schedule is not due any more");
-            NEVER
-        })
-    };
-    let decision = |(id, schedule): (&FunctionId, &Schedule)| {
-        let (id, due) = (*id, schedule.next);
-        if due <= now {
-            let waits = state.firings_of(id) >= Schedule::FIRINGS_MAX;
-            return (!waits).then(|| Command::Fire { id, due, next: next_after(&id, schedule, now) });
-        }
-        if !is_of_another_clock(schedule, now) {
-            return None;
-        }
-        let next = next_after(&id, schedule, now);
-        (next < due).then_some(Command::Reschedule { id, from: due, next })
-    };
-    state.schedules.iter().filter_map(decision).take(FIRINGS_AT_ONCE).collect()
-}
-
-/// Says whether a schedule has seen times that are too far ahead to have been.
-fn is_of_another_clock(schedule: &Schedule, now: Timestamp) -> bool {
-    schedule.last.unwrap_or(schedule.since).0 > now.0.saturating_add(CLOCK_TRUSTED_MS)
 }
 
 /// Makes the calls of firings whose functions' calls are at home here.

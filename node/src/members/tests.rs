@@ -238,3 +238,121 @@ fn rules_wait_for_the_oldest_member() {
     mixed.members.extend([member(2, VERSION_KNOWN - 1)]);
     assert_eq!(next(&mixed, &old, &all()), None);
 }
+
+/// Leaders that come and go while voters are changed, from a seed. What must hold, however they follow each other:
+///
+/// - `joint_is_finished`: a change that was begun is finished before anything else is done, whoever leads then;
+/// - a change is begun only where both the old and the new voters have a majority that is there;
+/// - in the end, when all are there, none is under way and those vote that are to.
+///
+/// `SHOAL_SEED=n` replays one, `SHOAL_SEEDS=n` runs that many: `cargo test -p shoal joint_is_finished`.
+mod changes {
+    use super::*;
+
+    struct World {
+        random: u64,
+        wanted: Wanted,
+        raft: Status,
+        up: BTreeSet<NodeId>,
+        gone: BTreeSet<NodeId>,
+    }
+
+    impl World {
+        fn below(&mut self, below: u64) -> u64 {
+            self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.random >> 33) % below
+        }
+
+        fn reach(&self) -> Reach {
+            let known = |id: &NodeId| self.raft.voters.iter().chain(&self.raft.learners).any(|peer| peer.node == *id);
+            let there: BTreeSet<NodeId> = self.up.iter().copied().filter(known).collect();
+            Reach { ready: there.clone(), there, gone: self.gone.clone(), alive: self.up.clone(), slow: BTreeSet::new() }
+        }
+
+        fn voters(&self) -> Vec<NodeId> {
+            let mut voters: Vec<NodeId> = self.raft.voters.iter().map(|peer| peer.node).collect();
+            voters.sort_unstable();
+            voters
+        }
+
+        fn majority_is_up(&self, voters: &[NodeId]) -> bool {
+            voters.iter().filter(|voter| self.up.contains(voter)).count() * 2 > voters.len()
+        }
+
+        /// A leader looks once, and may be gone before it is done.
+        fn lead(&mut self, seed: u64) {
+            let begun = self.raft.changing_to.clone();
+            let mut electorate = self.voters();
+            if !self.majority_is_up(&electorate) || !begun.as_ref().is_none_or(|new| self.majority_is_up(new)) {
+                return;
+            }
+            electorate.extend(begun.iter().flatten());
+            self.raft.leader = electorate.iter().copied().find(|voter| self.up.contains(voter));
+            let Some(step) = next(&self.wanted, &self.raft, &self.reach()) else {
+                assert_eq!(begun, None, "seed {seed}: a change was begun, and nobody finishes it");
+                return;
+            };
+            if let Some(new) = &begun {
+                assert_eq!(step, Step::Vote(new.clone()), "seed {seed}: a change was begun, and another one is made");
+            }
+            let cut_short = self.below(3) == 0;
+            match step {
+                Step::Vote(new) => {
+                    let both = self.majority_is_up(&self.voters()) && self.majority_is_up(&new);
+                    assert!(both, "seed {seed}: {new:?} are to vote, and no majority of them or of the old ones is there");
+                    self.raft.changing_to = Some(new.clone());
+                    if !cut_short {
+                        self.finish(&new);
+                    }
+                }
+                Step::Learn(peer) => self.raft.learners.push(peer),
+                Step::Forget(node) => self.raft.learners.retain(|peer| peer.node != node),
+                Step::Address(_) | Step::Version(_) => panic!("seed {seed}: nobody has moved"),
+            }
+        }
+
+        fn finish(&mut self, new: &[NodeId]) {
+            let known: Vec<Peer> = self.raft.voters.iter().chain(&self.raft.learners).cloned().collect();
+            (self.raft.voters, self.raft.learners) = known.into_iter().partition(|peer| new.contains(&peer.node));
+            self.raft.changing_to = None;
+        }
+
+        fn happens(&mut self, seed: u64) {
+            let node = id(u128::from(self.below(7)) + 1);
+            match self.below(10) {
+                0 => drop(self.up.remove(&node)),
+                1 | 2 => drop((self.up.insert(node), self.gone.remove(&node))),
+                3 if !self.up.contains(&node) => drop(self.gone.insert(node)),
+                4 if self.wanted.members.len() > 3 && !self.voters().contains(&node) => drop(self.wanted.members.remove(&node)),
+                5 => {
+                    let number = node.bits();
+                    self.wanted.members.extend([member(number, VERSION_KNOWN)]);
+                }
+                6 => drop(self.wanted.voting.insert(node, if self.below(2) == 0 { Voting::Must } else { Voting::MustNot })),
+                7 => drop(self.wanted.voting.remove(&node)),
+                _ => self.lead(seed),
+            }
+        }
+    }
+
+    #[test]
+    fn joint_is_finished() {
+        let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+        let seeds = number("SHOAL_SEED").map_or(0..number("SHOAL_SEEDS").unwrap_or(3_000), |seed| seed..seed + 1);
+        for seed in seeds {
+            let (up, gone) = ((1..=7).map(id).collect(), BTreeSet::new());
+            let mut world = World { random: seed, wanted: wanted(1..=5), raft: raft(&[1, 2, 3], &[]), up, gone };
+            for _ in 0..60 {
+                world.happens(seed);
+            }
+            world.up = (1..=7).map(id).collect();
+            world.gone.clear();
+            for _ in 0..60 {
+                world.lead(seed);
+            }
+            assert_eq!(world.raft.changing_to, None, "seed {seed}");
+            let (chosen, voters) = (choose(&world.wanted, &world.raft, &world.reach()), world.voters());
+            assert_eq!(voters, chosen, "seed {seed}: others vote in the end than are to");
+        }
+    }
+}

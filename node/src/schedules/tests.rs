@@ -1,6 +1,6 @@
 //! What is decided of schedules, and when: a state, a clock, and the commands that follow.
 
-use shoal_state::model::{App, AppLayout, Environment, Function, Lasting, NewRelease, NewSchedule, Period, Publish, Timing};
+use shoal_state::model::{App, AppLayout, Environment, Function, Lasting, NewRelease, NewSchedule, Period, Publish, Schedule, Timing};
 use shoal_state::model::{AppState, Deployment};
 use shoal_state::{AppId, Digest, EnvironmentId, VERSION_KNOWN};
 

@@ -2,7 +2,7 @@
 //! build was made with, not those of the machine.
 //!
 //! [`period()`] and [`cron()`] read what a user wrote, or say in a sentence what is wrong with it; [`next_after()`] says when
-//! such a timing is due next; [`describe()`] writes it for people. The leader asks, and what it hears goes into the log: nodes
+//! such a timing is due next; [`due()`] what is to be decided at a time; [`describe()`] writes it for people. The leader asks, and what it hears goes into the log: nodes
 //! with other time zones do not differ about what was decided.
 //!
 //! **A period** counts from when it was deployed so first: the n-th time is n periods after that, so nothing adds up, neither
@@ -14,6 +14,7 @@
 //! show it twice.
 
 mod cron;
+mod due;
 mod period;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use shoal_state::Timestamp;
 use shoal_state::model::Timing;
 
 pub use cron::cron;
+pub use due::{CLOCK_TRUSTED_MS, FIRINGS_AT_ONCE, due};
 pub use period::{Parts, SHORTEST_MS, period};
 
 /// What is wrong with a schedule: one sentence for whoever wrote it.

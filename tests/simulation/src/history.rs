@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use shoal_calls::calls::{Entry, Status};
-use shoal_state::{CallId, Command, InputId, NodeId, QueueId, ShardId, TaskId};
+use shoal_state::{CallId, Command, FunctionId, InputId, NodeId, QueueId, ShardId, TaskId, Timestamp};
 
 use crate::time::Time;
 
@@ -47,7 +47,7 @@ pub enum Event {
         node: usize,
         term: u64,
     },
-    /// A leader planned on a state with so many entries; so many were decided before its term.
+    /// A leader planned first in its term, on a state with so many entries; so many were decided before.
     Planned {
         node: usize,
         term: u64,
@@ -156,6 +156,12 @@ pub enum Event {
         shard: ShardId,
         began: Duration,
         value: u64,
+    },
+    /// A call was made because a schedule said so.
+    Scheduled {
+        function: FunctionId,
+        due: Timestamp,
+        call: CallId,
     },
     /// A client has all that it wanted, or has not when the world ends.
     ClientDone {

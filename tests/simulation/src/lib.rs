@@ -17,6 +17,7 @@ pub mod net;
 pub mod node;
 pub mod planner;
 pub mod run;
+pub mod schedules;
 pub mod time;
 pub mod worker;
 pub mod world;

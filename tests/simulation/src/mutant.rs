@@ -19,11 +19,13 @@ pub enum Mutant {
     TriesAgainByAnotherKey,
     /// A reader moves its cursor though it was told nothing.
     CursorRunsAhead,
+    /// A schedule's call gets another id each time it is made.
+    FiringHasNoId,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AckedWhenSent,
         Self::LyingDisk,
         Self::AsksNobodyWhatRuns,
@@ -32,5 +34,6 @@ impl Mutant {
         Self::AnswersUnconfirmed,
         Self::TriesAgainByAnotherKey,
         Self::CursorRunsAhead,
+        Self::FiringHasNoId,
     ];
 }

@@ -22,7 +22,7 @@ use crate::mutant::Mutant;
 use crate::net::{Net, Way};
 use crate::time::Owner;
 use crate::world::{World, registered, shards};
-use crate::{homes, planner, worker};
+use crate::{homes, planner, schedules, worker};
 
 /// Size of a segment of a node's log.
 pub const SEGMENT_BYTES: u64 = 64 << 10;
@@ -138,6 +138,8 @@ pub async fn start(world: World, me: usize, owner: Owner) {
     }
     world.runs.spawn(owner, homes::run(world.clone(), node.clone()));
     world.runs.spawn(owner, planner::run(world.clone(), node.clone()));
+    world.runs.spawn(owner, schedules::decide(world.clone(), node.clone()));
+    world.runs.spawn(owner, schedules::call_all(world.clone(), node.clone()));
     world.runs.spawn(owner, notice_pauses(world.clone(), node.clone()));
     let runs = world.runs.clone();
     runs.spawn(owner, worker::run(world, node));

@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_millis(150);
 
 /// Plans while this node leads.
 pub async fn run(world: World, node: Rc<Node>) {
-    let mut barrier = Barrier::default();
+    let (mut barrier, mut noted) = (Barrier::default(), 0);
     loop {
         world.time.sleep(EVERY).await;
         let Some(term) = world.council.leads(node.me) else { continue };
@@ -27,13 +27,17 @@ pub async fn run(world: World, node: Rc<Node>) {
             }
             barrier.pass(term);
         }
-        round(&world, &node, term).await;
+        if noted != term {
+            noted = term;
+            let (applied, before_term) = (world.council.applied(node.me), world.council.before_term(term));
+            world.history.note(Event::Planned { node: node.me, term, applied, before_term });
+        }
+        round(&world, &node).await;
     }
 }
 
-async fn round(world: &World, node: &Rc<Node>, term: u64) {
+async fn round(world: &World, node: &Rc<Node>) {
     let (state, now) = (world.council.local(node.me), world.timestamp());
-    let (applied, before_term) = (world.council.applied(node.me), world.council.before_term(term));
     let load = reported(world, node, &state, now);
     let plan = plan(&state, &load, now, &mut || world.bits());
     for command in &plan.commands {
@@ -44,7 +48,6 @@ async fn round(world: &World, node: &Rc<Node>, term: u64) {
         }
     }
     if !plan.commands.is_empty() {
-        world.history.note(Event::Planned { node: node.me, term, applied, before_term });
         let _ = world.council.propose(node.me, plan.commands).await;
     }
 }

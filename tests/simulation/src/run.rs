@@ -19,41 +19,54 @@ pub struct Ran {
     pub lasted: Duration,
 }
 
-/// A promise that was broken.
+/// Promises that were broken.
 #[derive(Debug, Clone)]
 pub struct Failure {
     /// In the world of this seed.
     pub seed: u64,
-    /// Which.
-    pub invariant: &'static str,
-    /// How.
-    pub why: String,
+    /// Which, and how.
+    pub broken: Vec<(&'static str, String)>,
+}
+
+impl Failure {
+    /// Says whether this promise is broken.
+    pub fn breaks(&self, invariant: &str) -> bool {
+        self.broken.iter().any(|(broken, _)| *broken == invariant)
+    }
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { seed, invariant, why } = self;
-        write!(f, "seed {seed} breaks {invariant}: {why}\nreplay it by: SHOAL_SEED={seed} cargo test -p shoal-simulation --test cluster")
+        for (invariant, why) in &self.broken {
+            writeln!(f, "seed {} breaks {invariant}: {why}", self.seed)?;
+        }
+        write!(f, "replay it by: SHOAL_SEED={} cargo test -p shoal-simulation --test cluster holds", self.seed)
     }
 }
 
 /// Runs the world of a seed, with a bug put back or without.
 pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Ran, Failure> {
-    let events = match catch_unwind(AssertUnwindSafe(|| World::new(seed, mutant).run())) {
+    let world = || {
+        let world = World::new(seed, mutant);
+        let events = world.run();
+        assert!(world.council.agrees(), "nodes that have applied the same have different states");
+        events
+    };
+    let events = match catch_unwind(AssertUnwindSafe(world)) {
         Ok(events) => events,
         Err(panic) => {
             let words = panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
-            return Err(Failure { seed, invariant: "no_panic", why: words.unwrap_or_default() });
+            return Err(Failure { seed, broken: vec![("no_panic", words.unwrap_or_default())] });
         }
     };
-    check(seed, &events)?;
+    let broken = broken(&events);
+    if !broken.is_empty() {
+        return Err(Failure { seed, broken });
+    }
     let lasted = events.last().map_or(Duration::ZERO, |(at, _)| *at);
     Ok(Ran { hash: hash(&events), events: events.len(), lasted })
 }
 
-fn check(seed: u64, events: &[(Duration, Event)]) -> Result<(), Failure> {
-    for (invariant, check) in ALL {
-        check(events).map_err(|why| Failure { seed, invariant, why })?;
-    }
-    Ok(())
+fn broken(events: &[(Duration, Event)]) -> Vec<(&'static str, String)> {
+    ALL.iter().filter_map(|(invariant, check)| Some((*invariant, check(events).err()?))).collect()
 }

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use shoal_state::imbl::OrdMap;
 use shoal_state::model::{
     App, AppLayout, AppState, Definition, Environment, Function, Image, Member, Node as Registered, Resources, Scaling,
 };
+use shoal_state::model::{Deployment, Lasting, NewRelease, NewSchedule, Period, Publish, Timing};
 use shoal_state::{
     AppId, BootId, CallId, Command, DictId, Digest, EnvironmentId, FunctionId, ImageId, NodeId, QueueId, ShardId, State, Timestamp,
     VERSION_KNOWN,
@@ -134,7 +136,28 @@ fn first(ids: &[NodeId]) -> Vec<Command> {
         layout.functions.insert(tag, function(shard));
     }
     commands.push(Command::PublishApp { id: app, layout, deployment: None, detached: true });
+    commands.extend(scheduled(environment, image));
     commands
+}
+
+/// A deployed app with a function that is called every few seconds.
+fn scheduled(environment: EnvironmentId, image: ImageId) -> Vec<Command> {
+    let (app, at, request) = (AppId::from_random(2), Timestamp(BEGAN_MS), Digest::of(b"deploy"));
+    let id = FunctionId::in_shard(shards()[1], 4);
+    let timing = Timing::Period(Period { nanos: 3_000_000_000, ..Period::default() });
+    let next = shoal_timing::next_after(&timing, at, at).expect("a time");
+    let resources = Resources { cpu_milli: 100, memory_bytes: 1 << 30, ..Resources::default() };
+    let function = Function { image: Some(image), resources, ..Function::new(app, "every", at) };
+    let deployment = Deployment { version: 0, name: "timed".to_owned(), tag: String::new(), at, client_version: String::new() };
+    let release = NewRelease { deployment, by: String::new(), commit: vec![], request };
+    let layout = AppLayout { functions: [("every".to_owned(), id)].into_iter().collect(), ..AppLayout::default() };
+    let publish = Publish { layout, definitions: OrdMap::new(), tags: OrdMap::new(), lasting: Lasting::Deployed(release), at };
+    vec![
+        Command::CreateApp { id: app, app: App::new(environment, AppState::Initializing, at) },
+        Command::PutFunction { id, function: Box::new(function) },
+        Command::StageSchedules { app, request, at, schedules: [(id, NewSchedule { timing, next })].into_iter().collect() },
+        Command::Publish { id: app, publish: Box::new(publish) },
+    ]
 }
 
 fn admit(state: &mut State, ids: &[NodeId]) {

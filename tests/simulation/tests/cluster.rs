@@ -1,30 +1,40 @@
-//! Worlds of many seeds.
+//! Worlds of many seeds. `SHOAL_SEED=n` replays one (`SHOAL_TRACE=1` prints all that happens, `SHOAL_LOG=debug` what the nodes log);
+//! `SHOAL_SEEDS=n` runs that many, from `SHOAL_FROM` on.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use shoal_simulation::{Failure, Mutant, Ran, run};
 
 /// How many seeds are run where nobody says.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 1_000;
+/// Among so many seeds a bug shows.
+const SEEDS_WITH_A_BUG: u64 = 400;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// Runs seeds on all cores; returns what came of each.
-fn run_all(seeds: std::ops::Range<u64>, mutant: Option<Mutant>) -> BTreeMap<u64, Result<Ran, Failure>> {
-    let next = AtomicU64::new(seeds.start);
+/// Runs seeds on all cores, until `enough` says so of what came of one; returns what came of each.
+fn run_all(
+    seeds: Range<u64>,
+    mutant: Option<Mutant>,
+    enough: impl Fn(&Result<Ran, Failure>) -> bool + Sync,
+) -> BTreeMap<u64, Result<Ran, Failure>> {
+    let (next, over) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let some = || {
         let mut ran = Vec::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
+            if seed >= seeds.end || over.load(Ordering::Relaxed) {
                 return ran;
             }
-            ran.push((seed, run(seed, mutant)));
+            let came = run(seed, mutant);
+            over.fetch_or(enough(&came), Ordering::Relaxed);
+            ran.push((seed, came));
         }
     };
     std::thread::scope(|scope| {
@@ -44,8 +54,8 @@ fn what_is_promised_holds_whatever_goes_wrong() {
             Err(failure) => panic!("{failure}"),
         }
     }
-    let (count, began) = (number("SHOAL_SEEDS").unwrap_or(SEEDS), Instant::now());
-    let ran = run_all(0..count, None);
+    let (count, from, began) = (number("SHOAL_SEEDS").unwrap_or(SEEDS), number("SHOAL_FROM").unwrap_or(0), Instant::now());
+    let ran = run_all(from..from + count, None, |_| false);
     let events: usize = ran.values().flatten().map(|ran| ran.events).sum();
     println!("{count} seeds in {:?}: {events} events", began.elapsed());
     let failures: Vec<&Failure> = ran.values().filter_map(|ran| ran.as_ref().err()).collect();
@@ -55,9 +65,47 @@ fn what_is_promised_holds_whatever_goes_wrong() {
 
 #[test]
 fn a_seed_is_one_world() {
-    for seed in 0..4 {
+    for seed in 0..6 {
         let (one, other) = (run(seed, None), run(seed, None));
         let (one, other) = (one.unwrap_or_else(|failure| panic!("{failure}")), other.unwrap_or_else(|failure| panic!("{failure}")));
         assert_eq!(one, other, "seed {seed}");
+    }
+}
+
+/// Which promises each bug breaks, if it is put back.
+fn shows(mutant: Mutant) -> &'static [&'static str] {
+    match mutant {
+        Mutant::AckedWhenSent => &["acked_survives", "no_two_homes_ack"],
+        Mutant::LyingDisk => &["acked_survives"],
+        Mutant::AsksNobodyWhatRuns => &["running_not_rerun_on_failover"],
+        Mutant::PlansBeforeTheBarrier => &["plan_after_barrier"],
+        Mutant::NewLeaderHearsNobody => &["new_leader_kills_nothing"],
+        Mutant::AnswersUnconfirmed => &["no_stale_read"],
+        Mutant::TriesAgainByAnotherKey => &["retry_is_once", "pop_not_lost"],
+        Mutant::CursorRunsAhead => &["cursor_never_skips"],
+        Mutant::FiringHasNoId => &["fire_once"],
+    }
+}
+
+#[test]
+fn each_bug_shows() {
+    for mutant in Mutant::ALL {
+        let began = Instant::now();
+        let left: std::sync::Mutex<BTreeSet<&str>> = std::sync::Mutex::new(shows(mutant).iter().copied().collect());
+        let enough = |came: &Result<Ran, Failure>| {
+            let mut left = left.lock().expect("nobody panics with it");
+            if let Err(failure) = came {
+                left.retain(|invariant| !failure.breaks(invariant));
+            }
+            left.is_empty()
+        };
+        let ran = run_all(0..SEEDS_WITH_A_BUG, Some(mutant), enough);
+        let mut broken: BTreeMap<&str, u64> = BTreeMap::new();
+        for (invariant, _) in ran.values().filter_map(|ran| ran.as_ref().err()).flat_map(|failure| &failure.broken) {
+            *broken.entry(invariant).or_default() += 1;
+        }
+        println!("{mutant:?}: {broken:?} in {} seeds, {:?}", ran.len(), began.elapsed());
+        let left = left.lock().expect("nobody panics with it");
+        assert!(left.is_empty(), "{mutant:?} does not show in {left:?} among {} seeds", ran.len());
     }
 }

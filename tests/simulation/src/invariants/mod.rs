@@ -7,6 +7,7 @@ use crate::history::Event;
 mod acked_survives;
 mod cursor_never_skips;
 mod everything_ends;
+mod fire_once;
 mod new_leader_kills_nothing;
 mod no_stale_read;
 mod no_two_homes_ack;
@@ -23,7 +24,7 @@ pub type Events = [(Duration, Event)];
 pub type Invariant = (&'static str, fn(&Events) -> Result<(), String>);
 
 /// All promises. That everything ends is the last: where another is broken, that may follow.
-pub const ALL: [Invariant; 11] = [
+pub const ALL: [Invariant; 12] = [
     ("acked_survives", acked_survives::check),
     ("no_two_homes_ack", no_two_homes_ack::check),
     ("one_outcome", one_outcome::check),
@@ -34,6 +35,7 @@ pub const ALL: [Invariant; 11] = [
     ("no_stale_read", no_stale_read::check),
     ("cursor_never_skips", cursor_never_skips::check),
     ("pop_not_lost", pop_not_lost::check),
+    ("fire_once", fire_once::check),
     ("everything_ends", everything_ends::check),
 ];
 

@@ -21,6 +21,8 @@ struct Known {
     node_of: BTreeMap<TaskId, usize>,
     numbers: BTreeMap<NodeId, usize>,
     homes: BTreeMap<ShardId, usize>,
+    /// When something was wrong with a node last.
+    trouble: BTreeMap<usize, Duration>,
     /// Since when a node runs without any trouble. A node whose machine restarted may miss records, and is not counted.
     there: BTreeMap<usize, Duration>,
 }
@@ -34,7 +36,10 @@ impl Known {
         match command {
             Command::StopTask { id, why } => {
                 let works = self.works.range((*id, InputId::MIN)..=(*id, InputId::MAX)).map(|(_, since)| *since).min();
-                match works.filter(|since| *since + WORKS_FOR <= at) {
+                // What it has may have been given to others while its node was taken for lost.
+                let trouble = self.node_of.get(id).and_then(|node| self.trouble.get(node));
+                let known = |since: &Duration| *since + WORKS_FOR <= at && trouble.is_none_or(|last| *last + THERE_FOR < *since);
+                match works.filter(known) {
                     Some(since) => Err(format!("{id} is stopped ({why}) while it works, since {since:?}")),
                     None => Ok(()),
                 }
@@ -69,6 +74,7 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
                 known.works.retain(|(task, _), _| node_of.get(task) != Some(node));
             }
             Event::Trouble { node, .. } => {
+                known.trouble.insert(*node, *at);
                 // Until it is known to be over.
                 known.there.entry(*node).and_modify(|since| *since = *at);
             }

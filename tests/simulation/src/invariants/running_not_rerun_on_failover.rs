@@ -1,5 +1,5 @@
 //! What a task runs is given to no other task while that task lives, whatever becomes of its shard's home; unless something was wrong
-//! with the task's node meanwhile, so that others may have taken it for lost.
+//! with the node of either meanwhile, so that others may have taken it for lost.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +34,9 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
             Event::RunBegan { task, node, input, retry_count } => {
                 let now = Run { task: *task, node: *node, began: *at };
                 let Some(run) = runs.insert((*input, *retry_count), now).filter(|run| run.task != *task) else { continue };
-                let excused = trouble.get(&run.node).is_some_and(|last| *last + EXCUSED >= run.began);
+                // One that stood still may begin with what it was given before.
+                let in_trouble = |node| trouble.get(node).is_some_and(|last: &Duration| *last + EXCUSED >= run.began);
+                let excused = in_trouble(&run.node) || in_trouble(node);
                 if !excused {
                     return Err(format!(
                         "at {at:?} try {retry_count} of {input} begins in {task} on node {node}, while {} on node {} has had it since {:?}",

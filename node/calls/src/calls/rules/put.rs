@@ -57,7 +57,7 @@ impl Rules {
             last = self.end_together(now, call, &fresh, Status::Terminated, &Bytes::new()).unwrap_or(last);
         } else {
             for (input, _) in fresh {
-                self.enqueue(now, input, None);
+                self.take_up(now, input);
             }
             self.serve(now, pool);
         }

@@ -125,7 +125,7 @@ impl Rules {
         }
     }
 
-    fn new_order(&mut self) -> u64 {
+    pub(super) fn new_order(&mut self) -> u64 {
         self.next_place += 1;
         self.next_place
     }

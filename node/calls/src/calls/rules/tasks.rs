@@ -194,6 +194,7 @@ impl Rules {
     ) -> Result<(), Refused> {
         self.pool_is_here(pool)?;
         self.ended.insert(task, pool.shard());
+        self.claimed.retain(|_, by| *by != task);
         self.stop_waiting(task);
         let interrupted = self.is_interrupted(now, task);
         let gone = self.tasks.remove(&task);
@@ -314,7 +315,11 @@ impl Rules {
     }
 
     fn adopt_input(&mut self, now: Millis, task: TaskId, input: InputId, retry_count: u32) {
-        let Some((shard, known, call)) = self.known(input) else { return };
+        let Some((shard, known, call)) = self.known(input) else {
+            // An input is leased before its record counts. Its client does not know of it yet, and puts it again.
+            self.claimed.insert(input, task);
+            return;
+        };
         let (pool, id, cancelled, current) = (call.open.pool, known.call, known.cancelled, known.retry_count);
         let Some(&(Place::Held { order } | Place::Waiting { order })) = self.places.get(&input) else { return };
         // A try is leased before the record that began it counts. That record may have been lost with the earlier home.
@@ -333,9 +338,21 @@ impl Rules {
         }
     }
 
+    /// Places a new input: with the task that has it from an earlier home, if there is one, or where it waits for one.
+    pub(super) fn take_up(&mut self, now: Millis, input: InputId) {
+        match self.claimed.remove(&input).filter(|task| self.tasks.contains_key(task)) {
+            Some(task) => {
+                let order = self.new_order();
+                self.start(now, input, order, task);
+            }
+            None => self.enqueue(now, input, None),
+        }
+    }
+
     /// Gives up the tasks whose pool is in a shard that has left: its new home learns of them from their nodes.
     pub(super) fn leave_tasks(&mut self, shard: ShardId) {
         self.ended.forget(shard);
+        self.claimed.retain(|input, _| input.shard() != Some(shard));
         let is_of = |pool: FunctionId| pool.shard() == Some(shard);
         let mut parked: Vec<(Ticket, FunctionId)> = self
             .parked

@@ -1,0 +1,79 @@
+//! Schedules: the leader decides what is due, and the homes of functions make the calls.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_calls::calls::{CallKind, Invocation, NewInput, OpenCall, Policy};
+use shoal_scheduler::Barrier;
+use shoal_state::{CallId, Command, FunctionId, Timestamp};
+use shoal_timing::due;
+
+use crate::history::Event;
+use crate::mutant::Mutant;
+use crate::node::Node;
+use crate::world::World;
+
+/// How often is looked.
+const EVERY: Duration = Duration::from_millis(300);
+/// How long the making of a call may take before it is tried again.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Decides what is due, while this node leads.
+pub async fn decide(world: World, node: Rc<Node>) {
+    let mut barrier = Barrier::default();
+    loop {
+        world.time.sleep(EVERY).await;
+        let Some(term) = world.council.leads(node.me) else { continue };
+        if !barrier.is_passed(term) {
+            if world.council.read_latest(node.me).await.is_err() || world.council.leads(node.me) != Some(term) {
+                continue;
+            }
+            barrier.pass(term);
+        }
+        let commands = due(&world.council.local(node.me), world.timestamp());
+        if !commands.is_empty() {
+            let _ = world.council.propose(node.me, commands).await;
+        }
+    }
+}
+
+/// Makes the calls of firings whose functions are at home here.
+pub async fn call_all(world: World, node: Rc<Node>) {
+    loop {
+        world.time.sleep(EVERY).await;
+        let (state, me) = (world.council.local(node.me), world.id(node.me));
+        let here = |id: FunctionId| id.shard().and_then(|shard| state.shards.get(&shard)).is_some_and(|shard| shard.home == me);
+        let mut made = Vec::new();
+        for (id, due) in state.firings.iter().filter(|(id, _)| here(*id)) {
+            if matches!(world.time.within(CALL_DEADLINE, make(&world, &node, *id, *due)).await, Some(true)) {
+                made.push((*id, *due));
+            }
+        }
+        if !made.is_empty() {
+            let _ = world.council.propose(node.me, vec![Command::EndFirings { firings: made }]).await;
+        }
+    }
+}
+
+async fn make(world: &World, node: &Rc<Node>, id: FunctionId, due: Timestamp) -> bool {
+    let Some(shard) = id.shard() else { return false };
+    let anew = if world.has(Mutant::FiringHasNoId) { world.draw(1, 1 << 30) } else { 0 };
+    let call = CallId::derive_in(shard, &[b"schedule", &id.bits().to_le_bytes(), &due.0.to_le_bytes(), &anew.to_le_bytes()]);
+    let open = OpenCall {
+        call,
+        function: id,
+        pool: id,
+        kind: CallKind::Unary,
+        invocation: Invocation::Async,
+        parent: None,
+        created_ms: world.timestamp().0,
+        policy: Policy::default(),
+    };
+    let input = NewInput { idx: 0, payload: Bytes::from_static(b"scheduled") };
+    let made = node.calls.open_call_with(open, vec![input], "schedule").await.is_ok();
+    if made {
+        world.history.note(Event::Scheduled { function: id, due, call });
+    }
+    made
+}
