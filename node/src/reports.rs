@@ -15,7 +15,7 @@ use shoal_calls::Calls;
 use shoal_calls::calls::Load;
 use shoal_calls::shards::Mark;
 use shoal_calls::shards::members::DROPPED_AFTER;
-use shoal_calls::shards::presence;
+use shoal_calls::shards::presence::{self, Awake};
 use shoal_peer::{Endpoint, Service, Stream};
 use shoal_raft::Raft;
 use shoal_state::{AppId, FunctionId, NodeId, ShardId, State, Timestamp};
@@ -48,8 +48,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// stand at the same moment may keep each other from winning: how long each waits is chance.
 const ELECTION_WAIT: Duration = Duration::from_millis(300);
 const ELECTIONS_MAX: usize = 5;
-/// A time for which this node itself did nothing, so long or longer, is no silence of others.
-const PAUSED_AFTER: Duration = Duration::from_secs(1);
 
 /// What a node tells. Times within are ages in milliseconds: clocks differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,9 +102,8 @@ struct Inner {
     crashes: CrashLoops,
     lifecycle: Lifecycle,
     others: Mutex<HashMap<NodeId, Heard>>,
-    started: Instant,
-    /// For how long this node stood still since then.
-    paused: Mutex<Duration>,
+    /// For how long this node has been awake.
+    awake: Mutex<Awake>,
     /// The shards of this node that may miss records.
     suspect: Mutex<BTreeMap<ShardId, Mark>>,
     changed: watch::Sender<()>,
@@ -123,7 +120,7 @@ pub(crate) struct Reports {
 impl Inner {
     /// Returns for how long this node has run, without the times for which it stood still.
     fn clock(&self) -> Duration {
-        self.started.elapsed().saturating_sub(*self.paused.lock())
+        self.awake.lock().clock(std::time::Instant::now())
     }
 }
 
@@ -138,8 +135,7 @@ impl Reports {
             crashes: crashes.clone(),
             lifecycle: lifecycle.clone(),
             others: Mutex::default(),
-            started: Instant::now(),
-            paused: Mutex::default(),
+            awake: Mutex::new(Awake::new(EVERY, std::time::Instant::now())),
             suspect: Mutex::default(),
             changed: watch::channel(()).0,
             ended: watch::Sender::default(),
@@ -303,17 +299,14 @@ async fn hear(reports: Reports, mut stream: Stream) {
 
 /// Takes the times for which this node stood still out of its clock.
 async fn notice_pauses(reports: Reports, stop: CancellationToken) {
-    let mut last = Instant::now();
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
             () = stop.cancelled() => return,
         }
-        if last.elapsed() > EVERY + PAUSED_AFTER {
-            tracing::warn!(paused = ?last.elapsed(), "this node stood still: that is no silence of the others");
-            *reports.inner.paused.lock() += last.elapsed() - EVERY;
+        if let Some(paused) = reports.inner.awake.lock().is_awake(std::time::Instant::now()) {
+            tracing::warn!(?paused, "this node stood still: that is no silence of the others");
         }
-        last = Instant::now();
     }
 }
 

@@ -96,7 +96,11 @@ impl Client {
                 Some(Err(Error::Refused(refused))) if !matches!(refused, Refused::NotHome { .. } | Refused::TooMany { .. }) => {
                     return Answered { answer: Err(refused), tries, began };
                 }
-                _ => self.world.time.sleep(AGAIN_AFTER).await,
+                other => {
+                    let why = other.and_then(Result::err).map(|error| error.to_string());
+                    tracing::debug!(client = self.number, tries, node, why, "asks again");
+                    self.world.time.sleep(AGAIN_AFTER).await;
+                }
             }
         }
     }

@@ -179,7 +179,13 @@ impl Council {
             let wait = {
                 let mut inner = self.inner.borrow_mut();
                 let (slow, lag) = (inner.voters[node].slow, inner.dice.one_in(40));
-                let ms = if slow || lag { inner.dice.from(100, 900) } else { inner.dice.from(1, 15) };
+                let ms = if slow {
+                    inner.dice.from(300, 3_000)
+                } else if lag {
+                    inner.dice.from(100, 900)
+                } else {
+                    inner.dice.from(1, 15)
+                };
                 Duration::from_millis(ms)
             };
             self.time.sleep(wait).await;

@@ -88,6 +88,8 @@ async fn fault(world: World, kind: Fault, lasts: Duration) {
             world.time.sleep(lasts).await;
             cut(node, other, false);
             cut(other, node, false);
+            trouble("whole again");
+            world.history.note(Event::Trouble { node: other, what: "whole again" });
         }
         Fault::CutOneWay => {
             trouble("cut in one way");
@@ -95,6 +97,8 @@ async fn fault(world: World, kind: Fault, lasts: Duration) {
             cut(node, other, true);
             world.time.sleep(lasts).await;
             cut(node, other, false);
+            trouble("whole again");
+            world.history.note(Event::Trouble { node: other, what: "whole again" });
         }
         Fault::Apart => {
             let both = world.draw(0, 2) > 0;
@@ -110,7 +114,9 @@ async fn fault(world: World, kind: Fault, lasts: Duration) {
             for other in (0..world.size).filter(|other| *other != node) {
                 cut(node, other, false);
                 cut(other, node, false);
+                world.history.note(Event::Trouble { node: other, what: "whole again" });
             }
+            trouble("whole again");
         }
         Fault::Pause => {
             let owner = world.owner(node);
@@ -118,6 +124,7 @@ async fn fault(world: World, kind: Fault, lasts: Duration) {
             world.runs.pause(owner, true);
             world.time.sleep(lasts).await;
             world.runs.pause(owner, false);
+            trouble("goes on");
         }
         Fault::Slow => {
             trouble("slow");
@@ -125,12 +132,14 @@ async fn fault(world: World, kind: Fault, lasts: Duration) {
             world.net.slow(node, other, Some(by));
             world.time.sleep(lasts).await;
             world.net.slow(node, other, None);
+            trouble("quick again");
         }
         Fault::SlowApply => {
             trouble("applies slowly");
             world.council.slow(node, true);
             world.time.sleep(lasts).await;
             world.council.slow(node, false);
+            trouble("quick again");
         }
     }
 }

@@ -11,7 +11,8 @@ use shoal_calls::Calls;
 use shoal_calls::calls::copies::{self, Outbox};
 use shoal_calls::calls::{Load, Options};
 use shoal_calls::shards::members::DROPPED_AFTER;
-use shoal_calls::shards::{Ack, Append, Counted, Mark, Replicas, Role, presence};
+use shoal_calls::shards::presence::{self, Awake};
+use shoal_calls::shards::{Ack, Append, Counted, Mark, Replicas, Role};
 use shoal_state::imbl::OrdMap;
 use shoal_state::model::Shard;
 use shoal_state::{BootId, Command, NodeId, ShardId, State, TaskId};
@@ -29,8 +30,6 @@ pub const SEGMENT_BYTES: u64 = 64 << 10;
 
 /// How often a node says that it lives.
 const REPORT_EVERY: Duration = Duration::from_millis(300);
-/// A time for which a node itself did nothing, so long or longer, is no silence of others.
-const PAUSED_AFTER: Duration = Duration::from_secs(1);
 /// How long a node that could not be reached is left alone.
 const REST: Duration = Duration::from_millis(200);
 
@@ -57,11 +56,8 @@ pub struct Node {
     /// The way of its records to others.
     pub outbox: Outbox,
     ground: Played,
-    /// From when on it could hear others.
-    pub started: Duration,
     heard: RefCell<BTreeMap<usize, Heard>>,
-    /// For how long it stood still, which is no silence of others.
-    paused: Cell<Duration>,
+    awake: Cell<Awake>,
     /// The shards here that may miss records.
     pub suspect: RefCell<BTreeMap<ShardId, Mark>>,
     /// The containers that run here.
@@ -119,9 +115,8 @@ pub async fn start(world: World, me: usize, owner: Owner) {
         calls,
         outbox,
         ground,
-        started: world.time.now(),
         heard: RefCell::default(),
-        paused: Cell::default(),
+        awake: Cell::new(Awake::new(REPORT_EVERY, world.time.instant())),
         suspect: RefCell::default(),
         containers: RefCell::default(),
     };
@@ -140,7 +135,7 @@ pub async fn start(world: World, me: usize, owner: Owner) {
     world.runs.spawn(owner, planner::run(world.clone(), node.clone()));
     world.runs.spawn(owner, schedules::decide(world.clone(), node.clone()));
     world.runs.spawn(owner, schedules::call_all(world.clone(), node.clone()));
-    world.runs.spawn(owner, notice_pauses(world.clone(), node.clone()));
+    world.runs.spawn(owner, stay_awake(world.clone(), node.clone()));
     let runs = world.runs.clone();
     runs.spawn(owner, worker::run(world, node));
 }
@@ -189,15 +184,13 @@ async fn copy(world: World, node: Rc<Node>, to: usize) {
     }
 }
 
-/// Takes the times for which this node stood still out of its clock.
-async fn notice_pauses(world: World, node: Rc<Node>) {
+/// Says that the node is awake, for as long as it runs and is.
+async fn stay_awake(world: World, node: Rc<Node>) {
     loop {
-        let last = world.time.now();
         world.time.sleep(REPORT_EVERY).await;
-        let took = world.time.now() - last;
-        if took > REPORT_EVERY + PAUSED_AFTER {
-            node.paused.set(node.paused.get() + took - REPORT_EVERY);
-        }
+        let mut awake = node.awake.get();
+        awake.is_awake(world.time.instant());
+        node.awake.set(awake);
     }
 }
 
@@ -226,9 +219,9 @@ impl Node {
         self.ground.end()
     }
 
-    /// Returns the time without that for which it stood still.
+    /// Returns for how long it has been awake.
     fn clock(&self, world: &World) -> Duration {
-        world.time.now().saturating_sub(self.paused.get())
+        self.awake.get().clock(world.time.instant())
     }
 
     /// Returns for how long another node was not heard.
@@ -237,7 +230,7 @@ impl Node {
             return Duration::ZERO;
         }
         let heard = self.heard.borrow().get(&other).map(|heard| heard.at);
-        self.clock(world).saturating_sub(heard.unwrap_or(self.started))
+        self.clock(world).saturating_sub(heard.unwrap_or_default())
     }
 
     /// Says whether another node counts as lost.

@@ -1,4 +1,4 @@
-//! Since when nodes can hold shards: what [`super::members`] decides by. Pure.
+//! Since when nodes can hold shards, and who counts as lost: what [`super::members`] decides by. Pure.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -46,7 +46,65 @@ impl Presence {
     }
 }
 
+/// A time for which a node did nothing, so long or longer, is no silence of others.
+const PAUSED_AFTER: Duration = Duration::from_secs(1);
+
+/// The time of a node without that for which it stood still: by it others are silent.
+///
+/// Something of the node says every so often that it is awake. When it was not for long, that counts from the first look on, whoever looks
+/// first: before the node has noticed it, and so before it has heard again those that were there all the time.
+#[derive(Debug, Clone, Copy)]
+pub struct Awake {
+    every: Duration,
+    began: Instant,
+    last: Instant,
+    paused: Duration,
+}
+
+impl Awake {
+    /// Begins now. [`Self::is_awake`] is to be called every so often.
+    pub fn new(every: Duration, now: Instant) -> Self {
+        Self { every, began: now, last: now, paused: Duration::ZERO }
+    }
+
+    /// Notes that the node is awake. Returns for how long it was not, if that was long.
+    pub fn is_awake(&mut self, now: Instant) -> Option<Duration> {
+        let passed = now.saturating_duration_since(self.last);
+        self.last = now;
+        if passed <= self.every + PAUSED_AFTER {
+            return None;
+        }
+        self.paused += passed - self.every;
+        Some(passed)
+    }
+
+    /// Returns for how long the node has been awake.
+    pub fn clock(&self, now: Instant) -> Duration {
+        let now = now.min(self.last + self.every + PAUSED_AFTER);
+        now.saturating_duration_since(self.began).saturating_sub(self.paused)
+    }
+}
+
 /// Says whether a node counts as lost: it is gone for this node, and for all that are not gone themselves and said that they hear it.
 pub fn is_lost(node: NodeId, is_gone: impl Fn(NodeId) -> bool, hearing: impl IntoIterator<Item = NodeId>) -> bool {
     is_gone(node) && hearing.into_iter().all(is_gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_in_which_a_node_stood_still_does_not_count_before_it_is_noticed_either() {
+        let began = Instant::now();
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        let mut awake = Awake::new(Duration::from_millis(300), began);
+        assert_eq!(awake.is_awake(at(400)), None);
+        assert_eq!(awake.clock(at(900)), Duration::from_millis(900));
+        // Nothing for a minute. Who looks first is not told that others were silent for that long.
+        assert_eq!(awake.clock(at(60_000)), Duration::from_millis(1_700));
+        assert_eq!(awake.is_awake(at(60_000)), Some(Duration::from_millis(59_600)));
+        assert_eq!(awake.clock(at(60_000)), Duration::from_millis(700));
+        assert_eq!(awake.clock(at(61_000)), Duration::from_millis(1_700));
+    }
 }
