@@ -23,17 +23,27 @@ enum Fault {
     Pause,
     Slow,
     SlowApply,
+    Succession,
 }
 
-const ALL: [Fault; 8] =
-    [Fault::Crash, Fault::Machine, Fault::Cut, Fault::CutOneWay, Fault::Apart, Fault::Pause, Fault::Slow, Fault::SlowApply];
+const ALL: [Fault; 9] = [
+    Fault::Crash,
+    Fault::Machine,
+    Fault::Cut,
+    Fault::CutOneWay,
+    Fault::Apart,
+    Fault::Pause,
+    Fault::Slow,
+    Fault::SlowApply,
+    Fault::Succession,
+];
 
 /// Breaks and mends, then lets all be whole.
 pub async fn run(world: World) {
     // In some worlds there is one kind alone: what it may excuse is then no excuse for others.
     let kinds: Vec<Fault> = match world.draw(0, 3) {
         0 => vec![ALL[usize::try_from(world.draw(0, ALL.len() as u64 - 1)).unwrap_or(0)]],
-        1 => vec![Fault::Crash, Fault::SlowApply],
+        1 => vec![Fault::Crash, Fault::SlowApply, Fault::Succession],
         _ => ALL.to_vec(),
     };
     world.time.sleep(Duration::from_millis(FIRST_MS)).await;
@@ -133,6 +143,25 @@ async fn fault(world: World, kind: Fault, lasts: Duration) {
             world.time.sleep(lasts).await;
             world.net.slow(node, other, None);
             trouble("quick again");
+        }
+        Fault::Succession => {
+            // The leader goes while the others have not applied what it decided last.
+            let Some(leader) = world.council.leader().filter(|leader| world.net.is_up(*leader)) else { return };
+            let all = |what, slow| {
+                for other in (0..world.size).filter(|other| *other != leader) {
+                    world.history.note(Event::Trouble { node: other, what });
+                    world.council.slow(other, slow);
+                }
+            };
+            all("applies slowly", true);
+            world.time.sleep(Duration::from_millis(800)).await;
+            if !world.net.is_up(leader) {
+                return all("quick again", false);
+            }
+            world.stop(leader, false).await;
+            world.time.sleep(lasts).await;
+            world.start(leader, false);
+            all("quick again", false);
         }
         Fault::SlowApply => {
             trouble("applies slowly");

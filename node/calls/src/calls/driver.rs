@@ -442,14 +442,17 @@ impl Driver {
         let (mut calls, mut objects) = (CallsState::default(), ObjectsState::default());
         for slot in self.shards.index_of(shard).iter() {
             let index = slot.header.mark.index;
+            // A head may be of a record that was cut off, in whose place one without a head stands.
+            if !matches!(slot.header.kind, Kind::Calls | Kind::Objects) {
+                continue;
+            }
             let head = match self.heads.remove(&(shard, index)) {
                 Some(head) => head,
-                None if matches!(slot.header.kind, Kind::Calls | Kind::Objects) => {
+                None => {
                     let bytes = self.shards.log().read(slot.position)?;
                     let Some(read) = Head::decode(slot.header.kind, &bytes[shards::record::HEADER_BYTES..]) else { continue };
                     read.map_err(|source| StoreError::Body { shard, index, source: Box::new(source) })?
                 }
-                None => continue,
             };
             match head {
                 Head::Calls(record) => calls.apply(index, &record),
