@@ -155,7 +155,10 @@ impl Reports {
         if others.is_empty() {
             return own;
         }
-        Arc::new(Load::at_homes(state, others.iter().map(|(node, heard)| (*node, &*heard.load)).chain([(self.inner.me, &*own)])))
+        // What a home said long ago says nothing of now: it is as one that has not told yet.
+        let clock = self.inner.clock();
+        let fresh = others.iter().filter(|(_, heard)| clock.saturating_sub(heard.at) < DROPPED_AFTER);
+        Arc::new(Load::at_homes(state, fresh.map(|(node, heard)| (*node, &*heard.load)).chain([(self.inner.me, &*own)])))
     }
 
     /// Returns the functions whose containers end as soon as they start on some node, each with when it may get one again.

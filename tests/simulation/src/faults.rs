@@ -8,7 +8,7 @@ use crate::time::WORLD;
 use crate::world::World;
 
 /// Faults begin before this time.
-pub const LAST: Duration = Duration::from_secs(35);
+pub const LAST: Duration = Duration::from_secs(25);
 /// Faults begin after this time: shards have found their places.
 const FIRST_MS: u64 = 4_000;
 
@@ -59,7 +59,7 @@ pub async fn run(world: World) {
         world.time.sleep(Duration::from_millis(world.draw(300, 5_000))).await;
     }
     // The last of them are over by then.
-    world.time.sleep(Duration::from_secs(15)).await;
+    world.time.sleep(Duration::from_secs(13)).await;
     world.heal();
 }
 

@@ -257,7 +257,9 @@ impl Node {
     pub fn load(&self, world: &World, state: &State) -> Load {
         let own = self.calls.load().borrow().clone();
         let heard = self.heard.borrow();
-        let told = heard.iter().map(|(node, heard)| (world.id(*node), &*heard.load)).chain([(world.id(self.me), &*own)]);
+        let clock = self.clock(world);
+        let fresh = heard.iter().filter(|(_, heard)| clock.saturating_sub(heard.at) < DROPPED_AFTER);
+        let told = fresh.map(|(node, heard)| (world.id(*node), &*heard.load)).chain([(world.id(self.me), &*own)]);
         Load::at_homes(state, told)
     }
 }

@@ -75,7 +75,7 @@ fn a_seed_is_one_world() {
 /// Which promises each bug breaks, if it is put back.
 fn shows(mutant: Mutant) -> &'static [&'static str] {
     match mutant {
-        Mutant::AckedWhenSent => &["acked_survives", "no_two_homes_ack"],
+        Mutant::AckedWhenSent => &["acked_survives", "no_two_homes_ack", "one_outcome"],
         Mutant::LyingDisk => &["acked_survives"],
         Mutant::AsksNobodyWhatRuns => &["running_not_rerun_on_failover"],
         Mutant::PlansBeforeTheBarrier => &["plan_after_barrier"],

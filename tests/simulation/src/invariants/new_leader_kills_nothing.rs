@@ -12,7 +12,9 @@ use crate::history::Event;
 /// A container that has worked for so long is known to.
 const WORKS_FOR: Duration = Duration::from_secs(5);
 /// A node that was there without any trouble for so long is there for everybody.
-const THERE_FOR: Duration = Duration::from_secs(30);
+const THERE_FOR: Duration = Duration::from_secs(10);
+/// The tasks of one that was lost before that may be ended until so long after.
+const ENDED_AFTER: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct Known {
@@ -28,8 +30,8 @@ struct Known {
 }
 
 impl Known {
-    fn is_there(&self, node: usize, at: Duration) -> bool {
-        self.there.get(&node).is_some_and(|since| *since + THERE_FOR <= at)
+    fn is_there(&self, node: usize, for_long: Duration, at: Duration) -> bool {
+        self.there.get(&node).is_some_and(|since| *since + for_long <= at)
     }
 
     fn decided(&self, by: usize, command: &Command, at: Duration) -> Result<(), String> {
@@ -45,12 +47,12 @@ impl Known {
                 }
             }
             Command::EndTask { id, end, .. } if end.how == "its node is lost" => match self.node_of.get(id) {
-                Some(node) if self.is_there(*node, at) => Err(format!("{id} is ended as lost, and its node {node} is there")),
+                Some(node) if self.is_there(*node, ENDED_AFTER, at) => Err(format!("{id} is ended as lost, and its node {node} is there")),
                 _ => Ok(()),
             },
             Command::ChangeShard { shard, change: ShardChange::Promote(_), .. } => {
                 let home = self.homes.get(shard).copied().unwrap_or_default();
-                let is_taken = home != by && self.is_there(home, at);
+                let is_taken = home != by && self.is_there(home, THERE_FOR, at);
                 if is_taken { Err(format!("node {by} takes {shard} from its home, node {home}, which is there")) } else { Ok(()) }
             }
             _ => Ok(()),

@@ -66,8 +66,8 @@ pub struct Rules {
     places: HashMap<InputId, Place>,
     tasks: HashMap<TaskId, Task>,
     ended: Ended,
-    /// Inputs without a record that tasks say they run: it was lost with an earlier home, before it counted.
-    claimed: HashMap<InputId, TaskId>,
+    /// Tries of inputs without a record that tasks say they run: it was lost with an earlier home, before it counted.
+    claimed: HashMap<InputId, (TaskId, u32)>,
     parked: HashMap<Ticket, Parked>,
     polls: HashMap<Ticket, Poll>,
     polls_of: HashMap<CallId, Vec<Ticket>>,

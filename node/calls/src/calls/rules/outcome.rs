@@ -44,11 +44,11 @@ impl Rules {
     /// Takes an outcome, or drops it. Returns the record that must count before whoever brought it may forget it.
     pub(super) fn resolve(&mut self, now: Millis, from: Option<TaskId>, outcome: Outcome) -> Option<Needs> {
         let Outcome { input, retry_count, status, result } = outcome;
-        let Some((shard, known, call)) = self.known(input) else {
+        if from.is_some_and(|task| self.claimed.get(&input) == Some(&(task, retry_count))) {
             // It runs there no more.
             self.claimed.remove(&input);
-            return None;
-        };
+        }
+        let (shard, known, call) = self.known(input)?;
         let (durable, pool, id) = (call.open.invocation.durable(), call.open.pool, known.call);
         let needs = |index| Some(Needs { shard, index, durable });
         if let Some((entry, _)) = known.output {

@@ -57,7 +57,7 @@ impl Rules {
             last = self.end_together(now, call, &fresh, Status::Terminated, &Bytes::new()).unwrap_or(last);
         } else {
             for (input, _) in fresh {
-                self.take_up(now, input);
+                self.take_up(now, input, 0);
             }
             self.serve(now, pool);
         }
@@ -130,7 +130,10 @@ impl Rules {
         self.take_from_holder(now, item.input, pool);
         let index = self.append(shard, record, item.payload.clone());
         self.lost.remove(&item.input);
-        self.enqueue(now, item.input, None);
+        if !item.payload.is_empty() {
+            self.claimed.remove(&item.input);
+        }
+        self.take_up(now, item.input, retry_count);
         self.serve(now, pool);
         Some((retry_count, Needs { shard, index, durable }))
     }

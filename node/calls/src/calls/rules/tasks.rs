@@ -194,7 +194,7 @@ impl Rules {
     ) -> Result<(), Refused> {
         self.pool_is_here(pool)?;
         self.ended.insert(task, pool.shard());
-        self.claimed.retain(|_, by| *by != task);
+        self.claimed.retain(|_, (by, _)| *by != task);
         self.stop_waiting(task);
         let interrupted = self.is_interrupted(now, task);
         let gone = self.tasks.remove(&task);
@@ -317,11 +317,17 @@ impl Rules {
     fn adopt_input(&mut self, now: Millis, task: TaskId, input: InputId, retry_count: u32) {
         let Some((shard, known, call)) = self.known(input) else {
             // An input is leased before its record counts. Its client does not know of it yet, and puts it again.
-            self.claimed.insert(input, task);
+            self.claimed.insert(input, (task, retry_count));
             return;
         };
         let (pool, id, cancelled, current) = (call.open.pool, known.call, known.cancelled, known.retry_count);
-        let Some(&(Place::Held { order } | Place::Waiting { order })) = self.places.get(&input) else { return };
+        let Some(&(Place::Held { order } | Place::Waiting { order })) = self.places.get(&input) else {
+            // A client has asked for that try, and asks again.
+            if retry_count > current {
+                self.claimed.insert(input, (task, retry_count));
+            }
+            return;
+        };
         // A try is leased before the record that began it counts. That record may have been lost with the earlier home.
         if retry_count > current {
             let (due_ms, at_ms) = (now, now);
@@ -338,10 +344,10 @@ impl Rules {
         }
     }
 
-    /// Places a new input: with the task that has it from an earlier home, if there is one, or where it waits for one.
-    pub(super) fn take_up(&mut self, now: Millis, input: InputId) {
-        match self.claimed.remove(&input).filter(|task| self.tasks.contains_key(task)) {
-            Some(task) => {
+    /// Places a new try of an input: with the task that has it from an earlier home, if there is one, or where it waits for one.
+    pub(super) fn take_up(&mut self, now: Millis, input: InputId, retry_count: u32) {
+        match self.claimed.remove(&input).filter(|(task, of)| *of == retry_count && self.tasks.contains_key(task)) {
+            Some((task, _)) => {
                 let order = self.new_order();
                 self.start(now, input, order, task);
             }
