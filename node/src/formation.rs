@@ -356,6 +356,9 @@ pub(crate) fn given(config: &Config) -> anyhow::Result<Option<(Seeds, Secret)>> 
 }
 
 #[cfg(test)]
+mod once;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

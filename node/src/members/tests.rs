@@ -323,12 +323,17 @@ mod changes {
                 0 => drop(self.up.remove(&node)),
                 1 | 2 => drop((self.up.insert(node), self.gone.remove(&node))),
                 3 if !self.up.contains(&node) => drop(self.gone.insert(node)),
+                // The state lets nobody take away the last one that may vote.
+                4 | 6 if node == id(1) => {}
                 4 if self.wanted.members.len() > 3 && !self.voters().contains(&node) => drop(self.wanted.members.remove(&node)),
                 5 => {
                     let number = node.bits();
                     self.wanted.members.extend([member(number, VERSION_KNOWN)]);
                 }
-                6 => drop(self.wanted.voting.insert(node, if self.below(2) == 0 { Voting::Must } else { Voting::MustNot })),
+                6 => {
+                    let voting = if self.below(2) == 0 { Voting::Must } else { Voting::MustNot };
+                    self.wanted.voting.insert(node, voting);
+                }
                 7 => drop(self.wanted.voting.remove(&node)),
                 _ => self.lead(seed),
             }

@@ -1,8 +1,35 @@
-//! A whole cluster in one process, in virtual time, from a seed.
+//! A whole cluster in one process, in virtual time, from a seed: nodes, their network, what they decide, clients, containers, and what
+//! goes wrong. What happened is a [`history`]; each promise is a file of [`invariants`] that is held against it.
 //!
-//! Real are the state and its rules, the records of calls with their logs, the requests between homes, the takeover of shards, the copies
-//! of records, the rules of who holds a shard and of who is lost, the plan. Played are time, the network, the disks' syncs, consensus
-//! ([`council`]), containers and clients; and the loops in which the binary brings the real parts together, which are short.
+//! Real are the state and its rules, applied by each node on its own; the records of calls with their logs on a disk, their owner, the
+//! requests between nodes, the takeover of shards and the copies of records; the rules of who holds a shard, who counts as lost and since
+//! when; the plan; what is due of schedules. Played are time and who runs in it ([`time`]), the network ([`net`]), syncs of disks and what
+//! they forget ([`ground`]), consensus ([`council`]), containers ([`worker`]) and clients ([`clients`]); and the loops in which the binary
+//! brings the real parts together, which are short ([`node`], [`homes`], [`planner`], [`schedules`]).
+//!
+//! Equal seeds are equal worlds: one thread polls what is ready, in an order that the seed says, and time jumps when nothing is. No
+//! result may follow from the order of a hash map; `a_seed_is_one_world` holds two runs against each other.
+//!
+//! **Bugs that were put back** ([`mutant`]), and what they show in; `each_bug_shows` runs them:
+//!
+//! | bug | breaks |
+//! |---|---|
+//! | a home counts a record as kept by others once it is sent | `acked_survives`, `no_two_homes_ack`, `one_outcome` |
+//! | a disk says that it has synced what it has not | `acked_survives` |
+//! | a new home does not ask what tasks run | `running_not_rerun_on_failover` |
+//! | a leader plans before it has all that was decided before its term | `plan_after_barrier` |
+//! | a new leader takes for lost whom it has not heard since it leads | `new_leader_kills_nothing` |
+//! | a home answers how things stand without asking whether it is one still | `no_stale_read` |
+//! | a client that asks again gives its request another key | `retry_is_once`, `pop_not_lost` |
+//! | a reader moves its cursor though it was told nothing | `cursor_never_skips`, `everything_ends` |
+//! | a schedule's call gets another id each time it is made | `fire_once` |
+//!
+//! What else is played from a seed: one shard on four nodes, record by record (`node/calls/tests/replication.rs`); the calls of one node
+//! (`simulation.rs` beside it), dicts and queues through moves (`objects.rs`); changes of those that vote, `joint_is_finished`
+//! (`node/src/members/tests.rs`); machines that become one cluster, `formation_once` (`node/src/formation/once.rs`); deletes of chunks while others name them, `have_then_sweep` (`node/src/upkeep/gc/tests/race.rs`).
+//!
+//! Caveats: all nodes vote, and who votes does not change. Nothing is passed on by a third node, as the real network does where a wire
+//! is cut. Calls here have few inputs, and data of generators, cancellations, sandboxes and gangs are not played.
 
 pub mod clients;
 pub mod council;

@@ -47,7 +47,7 @@ pub trait Road: Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) struct Away {
     pub(super) me: NodeId,
-    homes: RwLock<BTreeMap<ShardId, (NodeId, u64)>>,
+    homes: RwLock<BTreeMap<ShardId, Noted>>,
     /// Changes whenever anything is noted.
     noted: watch::Sender<()>,
     /// No shard is known to be at home elsewhere.
@@ -55,6 +55,15 @@ pub(super) struct Away {
     /// All nodes know [`Request::OpenWith`].
     opens_with: AtomicBool,
     road: OnceLock<Arc<dyn Road>>,
+}
+
+/// Where a shard is at home.
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    home: NodeId,
+    epoch: u64,
+    /// How often it was noted to have moved.
+    moves: u64,
 }
 
 /// What one node asks of the calls of another. Times are in milliseconds.
@@ -195,8 +204,12 @@ impl Away {
     /// Notes where shards are at home.
     pub(super) fn note(&self, shards: &[(ShardId, Shard)]) {
         let mut homes = self.homes.write();
-        homes.extend(shards.iter().map(|(id, shard)| (*id, (shard.home, shard.epoch))));
-        self.all_here.store(homes.values().all(|(home, _)| *home == self.me), Ordering::Relaxed);
+        for (id, Shard { home, epoch, .. }) in shards {
+            let before = homes.get(id).copied();
+            let moves = before.map_or(0, |before| before.moves + u64::from(before.home != *home));
+            homes.insert(*id, Noted { home: *home, epoch: *epoch, moves });
+        }
+        self.all_here.store(homes.values().all(|noted| noted.home == self.me), Ordering::Relaxed);
         drop(homes);
         self.noted.send_replace(());
     }
@@ -215,7 +228,7 @@ impl Away {
     pub(super) async fn epochs_noted(&self, epochs: &[(ShardId, u64)]) {
         let have = || {
             let homes = self.homes.read();
-            epochs.iter().all(|(shard, epoch)| homes.get(shard).is_some_and(|(_, noted)| noted >= epoch))
+            epochs.iter().all(|(shard, epoch)| homes.get(shard).is_some_and(|noted| noted.epoch >= *epoch))
         };
         self.until(have).await;
     }
@@ -239,12 +252,17 @@ impl Away {
 
     /// Says whether a shard is known to be at home at a node.
     fn is_home(&self, home: NodeId, shard: Option<ShardId>) -> bool {
-        shard.is_none_or(|shard| self.homes.read().get(&shard).is_some_and(|(known, _)| *known == home))
+        shard.is_none_or(|shard| self.homes.read().get(&shard).is_some_and(|noted| noted.home == home))
+    }
+
+    /// Returns how often a shard was noted to have moved.
+    fn moves(&self, shard: ShardId) -> u64 {
+        self.homes.read().get(&shard).map_or(0, |noted| noted.moves)
     }
 
     /// Says whether this is the newest epoch of a shard that was noted.
     pub(super) fn is_in_epoch(&self, shard: ShardId, epoch: u64) -> bool {
-        self.homes.read().get(&shard).is_some_and(|(_, noted)| *noted == epoch)
+        self.homes.read().get(&shard).is_some_and(|noted| noted.epoch == epoch)
     }
 
     /// Returns where a call is at home, if that is elsewhere.
@@ -252,15 +270,15 @@ impl Away {
         if self.is_all_here() {
             return None;
         }
-        self.homes.read().get(&call.shard()?).map(|(home, _)| *home).filter(|home| *home != self.me)
+        self.homes.read().get(&call.shard()?).map(|noted| noted.home).filter(|home| *home != self.me)
     }
 
     /// Returns which nodes are to be asked. This one where nobody else is known to be right: it knows the words of a no.
     fn homes_for(&self, request: &Request) -> Vec<NodeId> {
         let homes = self.homes.read();
         let found: BTreeSet<NodeId> = match about(request) {
-            About::One(shard) => shard.and_then(|shard| homes.get(&shard)).map(|(home, _)| *home).into_iter().collect(),
-            About::All => homes.values().map(|(home, _)| *home).collect(),
+            About::One(shard) => shard.and_then(|shard| homes.get(&shard)).map(|noted| noted.home).into_iter().collect(),
+            About::All => homes.values().map(|noted| noted.home).collect(),
         };
         if found.is_empty() { vec![self.me] } else { found.into_iter().collect() }
     }
@@ -358,8 +376,11 @@ impl Calls {
 
     /// Takes over what the tasks of all nodes run of shards that have come home, then lets the rest of what they inherited be leased.
     /// `nodes` are the members that may be up; one that does not answer is taken for lost.
+    ///
+    /// What was said of a shard that has left meanwhile is of no use any more, and of none should it have come back: whoever took it over then asks anew.
     pub async fn take_over(&self, shards: Vec<ShardId>, nodes: &[NodeId]) -> Result<(), Error> {
         let asked = Asked::Running { home: self.away.me, shards: shards.clone() };
+        let came: BTreeMap<ShardId, u64> = shards.iter().map(|shard| (*shard, self.away.moves(*shard))).collect();
         let others = nodes.iter().filter(|node| **node != self.away.me);
         let reports = join_all(others.copied().map(async |node| {
             let asking = self.ask_away(node, "hear what its tasks run", Duration::ZERO, &asked);
@@ -386,10 +407,13 @@ impl Calls {
             }
         }));
         let all = reports.await.into_iter().flatten().chain(self.running.of(&shards));
+        let stays = |shard: &ShardId| came.get(shard).is_some_and(|moves| self.away.moves(*shard) == *moves);
         for Held { task, pool, inputs } in all {
-            self.adopt(task, pool, inputs).await?;
+            if pool.shard().as_ref().is_some_and(stays) {
+                self.adopt(task, pool, inputs).await?;
+            }
         }
-        self.reports_complete(shards).await
+        self.reports_complete(shards.into_iter().filter(stays).collect()).await
     }
 
     /// Says what this node's tasks run, once it knows that the asker is home: what comes later of an earlier home's leases is void.

@@ -144,7 +144,7 @@ impl Race {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_is_named_is_deleted_by_anyone() {
+async fn have_then_sweep_nothing_that_is_named_is_deleted_by_anyone() {
     let seed = std::env::var("SHOAL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
     println!("SHOAL_SEED={seed}");
     let race = Arc::new(Race::new());
