@@ -27,7 +27,7 @@ use crate::time::{Owner, Runs, Time, WORLD};
 use crate::{clients, faults, ground};
 
 /// So long a healed world may take until all clients have what they wanted.
-const HEALS_WITHIN: Duration = Duration::from_secs(240);
+const HEALS_WITHIN: Duration = Duration::from_secs(120);
 
 /// The shards that things happen in. The others stay where they were at first.
 pub fn shards() -> [ShardId; 3] {

@@ -83,7 +83,8 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
             Event::ContainerBegan { task, node } => drop(known.node_of.insert(*task, *node)),
             Event::ContainerEnded { task, .. } => known.works.retain(|(of, _), _| of != task),
             Event::RunBegan { task, input, .. } => drop(known.works.insert((*task, *input), *at)),
-            Event::WorkDone { task, input } => drop(known.works.remove(&(*task, *input))),
+            // Whoever else has it has it in vain.
+            Event::WorkDone { input, .. } => known.works.retain(|(_, of), _| of != input),
             Event::Decided { by, command, taken: true } => {
                 known.decided(*by, command, *at).map_err(|why| format!("at {at:?} {why}"))?;
                 if let Command::ChangeShard { shard, change: ShardChange::Promote(to), .. } = &**command {

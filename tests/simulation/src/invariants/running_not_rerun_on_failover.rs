@@ -27,9 +27,8 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
             Event::NodeStopped { node } => runs.retain(|_, run| run.node != *node),
             Event::ContainerEnded { task, .. } => runs.retain(|_, run| run.task != *task),
             Event::RunEnded { task, input, retry_count } => {
-                if runs.get(&(*input, *retry_count)).is_some_and(|run| run.task == *task) {
-                    runs.remove(&(*input, *retry_count));
-                }
+                let of = (*input, *retry_count);
+                runs.retain(|known, run| *known != of || run.task != *task);
             }
             Event::RunBegan { task, node, input, retry_count } => {
                 let now = Run { task: *task, node: *node, began: *at };
