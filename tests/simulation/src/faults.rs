@@ -7,6 +7,8 @@ use crate::history::Event;
 use crate::time::WORLD;
 use crate::world::World;
 
+/// What is said of a node when a trouble of it is over.
+pub const OVER: [&str; 3] = ["whole again", "goes on", "quick again"];
 /// Faults begin before this time.
 pub const LAST: Duration = Duration::from_secs(25);
 /// Faults begin after this time: shards have found their places.

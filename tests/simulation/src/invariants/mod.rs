@@ -1,7 +1,9 @@
 //! What must hold, whatever goes wrong: one promise a file, held against all that happened.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::faults::OVER;
 use crate::history::Event;
 
 mod acked_survives;
@@ -38,6 +40,30 @@ pub const ALL: [Invariant; 12] = [
     ("fire_once", fire_once::check),
     ("everything_ends", everything_ends::check),
 ];
+
+/// What is wrong with nodes, and when something was last.
+#[derive(Default)]
+struct Troubles {
+    now: BTreeMap<usize, u32>,
+    last: BTreeMap<usize, Duration>,
+}
+
+impl Troubles {
+    fn hear(&mut self, node: usize, what: &str, at: Duration) {
+        let now = self.now.entry(node).or_default();
+        *now = if OVER.contains(&what) { now.saturating_sub(1) } else { *now + 1 };
+        self.last.insert(node, at);
+    }
+
+    fn is_in_trouble(&self, node: usize) -> bool {
+        self.now.get(&node).is_some_and(|now| *now > 0)
+    }
+
+    /// Says whether something was wrong with a node at this time or later.
+    fn since(&self, node: usize, at: Duration) -> bool {
+        self.is_in_trouble(node) || self.last.get(&node).is_some_and(|last| *last >= at)
+    }
+}
 
 /// Says whether some machine restarted: what was not to last through that may then be lost.
 fn machines_restarted(events: &Events) -> bool {

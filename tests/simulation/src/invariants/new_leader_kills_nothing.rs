@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_state::model::ShardChange;
 use shoal_state::{Command, InputId, NodeId, ShardId, TaskId};
 
-use super::Events;
+use super::{Events, Troubles};
 use crate::history::Event;
 
 /// A container that has worked for so long is known to.
@@ -23,15 +23,14 @@ struct Known {
     node_of: BTreeMap<TaskId, usize>,
     numbers: BTreeMap<NodeId, usize>,
     homes: BTreeMap<ShardId, usize>,
-    /// When something was wrong with a node last.
-    trouble: BTreeMap<usize, Duration>,
+    trouble: Troubles,
     /// Since when a node runs without any trouble. A node whose machine restarted may miss records, and is not counted.
     there: BTreeMap<usize, Duration>,
 }
 
 impl Known {
     fn is_there(&self, node: usize, for_long: Duration, at: Duration) -> bool {
-        self.there.get(&node).is_some_and(|since| *since + for_long <= at)
+        self.there.get(&node).is_some_and(|since| *since + for_long <= at) && !self.trouble.since(node, at.saturating_sub(for_long))
     }
 
     fn decided(&self, by: usize, command: &Command, at: Duration) -> Result<(), String> {
@@ -39,8 +38,9 @@ impl Known {
             Command::StopTask { id, why } => {
                 let works = self.works.range((*id, InputId::MIN)..=(*id, InputId::MAX)).map(|(_, since)| *since).min();
                 // What it has may have been given to others while its node was taken for lost.
-                let trouble = self.node_of.get(id).and_then(|node| self.trouble.get(node));
-                let known = |since: &Duration| *since + WORKS_FOR <= at && trouble.is_none_or(|last| *last + THERE_FOR < *since);
+                let trouble =
+                    |since: Duration| self.node_of.get(id).is_some_and(|node| self.trouble.since(*node, since.saturating_sub(THERE_FOR)));
+                let known = |since: &Duration| *since + WORKS_FOR <= at && !trouble(*since);
                 match works.filter(known) {
                     Some(since) => Err(format!("{id} is stopped ({why}) while it works, since {since:?}")),
                     None => Ok(()),
@@ -75,16 +75,12 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
                 let node_of = &known.node_of;
                 known.works.retain(|(task, _), _| node_of.get(task) != Some(node));
             }
-            Event::Trouble { node, .. } => {
-                known.trouble.insert(*node, *at);
-                // Until it is known to be over.
-                known.there.entry(*node).and_modify(|since| *since = *at);
-            }
+            Event::Trouble { node, what } => known.trouble.hear(*node, what, *at),
             Event::ContainerBegan { task, node } => drop(known.node_of.insert(*task, *node)),
             Event::ContainerEnded { task, .. } => known.works.retain(|(of, _), _| of != task),
             Event::RunBegan { task, input, .. } => drop(known.works.insert((*task, *input), *at)),
             // Whoever else has it has it in vain.
-            Event::WorkDone { input, .. } => known.works.retain(|(_, of), _| of != input),
+            Event::WorkDone { input, .. } | Event::RunEnded { input, .. } => known.works.retain(|(_, of), _| of != input),
             Event::Decided { by, command, taken: true } => {
                 known.decided(*by, command, *at).map_err(|why| format!("at {at:?} {why}"))?;
                 if let Command::ChangeShard { shard, change: ShardChange::Promote(to), .. } = &**command {

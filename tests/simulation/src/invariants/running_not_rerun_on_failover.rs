@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shoal_state::{InputId, TaskId};
 
-use super::Events;
+use super::{Events, Troubles};
 use crate::history::Event;
 
 /// What was wrong with a node excuses what follows within this time.
@@ -20,10 +20,10 @@ struct Run {
 
 pub(super) fn check(events: &Events) -> Result<(), String> {
     let mut runs: BTreeMap<(InputId, u32), Run> = BTreeMap::new();
-    let mut trouble: BTreeMap<usize, Duration> = BTreeMap::new();
+    let mut trouble = Troubles::default();
     for (at, event) in events {
         match event {
-            Event::Trouble { node, .. } => drop(trouble.insert(*node, *at)),
+            Event::Trouble { node, what } => trouble.hear(*node, what, *at),
             Event::NodeStopped { node } => runs.retain(|_, run| run.node != *node),
             Event::ContainerEnded { task, .. } => runs.retain(|_, run| run.task != *task),
             Event::RunEnded { task, input, retry_count } => {
@@ -34,7 +34,7 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
                 let now = Run { task: *task, node: *node, began: *at };
                 let Some(run) = runs.insert((*input, *retry_count), now).filter(|run| run.task != *task) else { continue };
                 // One that stood still may begin with what it was given before.
-                let in_trouble = |node| trouble.get(node).is_some_and(|last: &Duration| *last + EXCUSED >= run.began);
+                let in_trouble = |node: &usize| trouble.since(*node, run.began.saturating_sub(EXCUSED));
                 let excused = in_trouble(&run.node) || in_trouble(node);
                 if !excused {
                     return Err(format!(
