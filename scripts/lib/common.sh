@@ -10,7 +10,7 @@ CLIENT_VERSION=$(sed -n 's/^modal==//p' "$root/tests/sdk/requirements.txt")
 
 # What a node and its tests need from Debian. What is there already is not touched.
 NODE_PACKAGES=(fuse3 mmdebstrap nftables patchelf iproute2 ca-certificates)
-BUILD_PACKAGES=(gcc libc6-dev)
+BUILD_PACKAGES=(gcc libc6-dev make)
 PYTHON_PACKAGES=(python3 python3-venv python3-pip)
 
 say() { printf '\033[1m%s\033[0m\n' "$*"; }

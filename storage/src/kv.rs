@@ -145,18 +145,36 @@ impl Kv {
         if dir.join(READY).exists() { Self::open(dir) } else { Err(Error::Absent { dir: dir.to_owned() }) }
     }
 
-    /// Opens the database in `dir`; one that is damaged is renamed aside and a new one made.
+    /// Opens the database in `dir`; one that is damaged is renamed aside and a new one made. It is read once from end to end: what a
+    /// power cut has spoiled may lie anywhere in it, where a place of the file was used anew.
     ///
     /// Returns where the damaged one lies now, if there was one. An error that a restart may heal (no memory, disk full,
     /// held by another process) stays an error.
     pub fn open_or_set_aside(dir: &Path) -> Result<(Self, Option<PathBuf>)> {
-        match Self::open(dir) {
+        match Self::open(dir).and_then(Self::read_whole) {
             Err(Error::Unusable { what, .. }) => {
                 let aside = set_aside(dir)?;
                 tracing::error!(dir = %dir.display(), aside = %aside.display(), %what, "a damaged database was set aside");
                 Ok((Self::open(dir)?, Some(aside)))
             }
             opened => Ok((opened?, None)),
+        }
+    }
+
+    /// Finds out whether all of it can be read.
+    fn read_whole(self) -> Result<Self> {
+        let read = || -> sled::Result<()> {
+            for name in self.inner.db.tree_names() {
+                self.inner.db.open_tree(name)?.iter().try_for_each(|pair| pair.map(drop))?;
+            }
+            Ok(())
+        };
+        let unusable = |what| Error::Unusable { dir: self.inner.dir.to_path_buf(), what };
+        match catch_unwind(AssertUnwindSafe(read)) {
+            Ok(Ok(())) => Ok(self),
+            Ok(Err(error @ sled::Error::Io(_))) => Err(sled_failed(&self.inner.dir, "be read whole")(error)),
+            Ok(Err(error)) => Err(unusable(error.to_string())),
+            Err(panic) => Err(unusable(panic_text(&*panic))),
         }
     }
 
@@ -512,6 +530,49 @@ mod tests {
         assert_eq!(aside.unwrap(), dir.path().join("kv.damaged-1"));
         kv.tree("t").unwrap().insert(b"k", b"v").unwrap();
         kv.sync().unwrap();
+    }
+
+    /// Opens, and some of it cannot be read.
+    fn is_spoiled(at: &Path) -> bool {
+        let read = || Kv::open(at).map(|kv| kv.tree("t").and_then(|tree| tree.range(..).try_for_each(|pair| pair.map(drop))).is_err());
+        catch_unwind(AssertUnwindSafe(read)).map_or(true, |read| read.unwrap_or(false))
+    }
+
+    #[test]
+    fn what_is_spoiled_in_the_middle_is_set_aside_though_it_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("kv");
+        let kv = Kv::open(&at).unwrap();
+        let tree = kv.tree("t").unwrap();
+        for number in 0..20_000u32 {
+            tree.insert(&number.to_be_bytes(), &[number as u8; 100]).unwrap();
+        }
+        kv.sync().unwrap();
+        drop((tree, kv));
+        // Now it has a snapshot, and what that covers is not looked at when it opens.
+        drop(Kv::open(&at).unwrap());
+        let whole = fs::read(at.join("db")).unwrap();
+        let mut spoiled = 0;
+        for place in 1..12 {
+            let (one, other) = (dir.path().join(format!("one-{place}")), dir.path().join(format!("other-{place}")));
+            let mut bytes = whole.clone();
+            let from = bytes.len() / 12 * place;
+            bytes[from..from + 2000].fill(7);
+            for copy in [&one, &other] {
+                fs::create_dir(copy).unwrap();
+                for entry in fs::read_dir(&at).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_file()) {
+                    fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+                }
+                fs::write(copy.join("db"), &bytes).unwrap();
+            }
+            if is_spoiled(&one) {
+                spoiled += 1;
+                let (kv, aside) = Kv::open_or_set_aside(&other).unwrap();
+                assert!(aside.is_some());
+                assert_eq!(kv.tree("t").unwrap().range(..).count(), 0, "a new one was made");
+            }
+        }
+        assert!(spoiled > 0, "nothing of what was spoiled opened");
     }
 
     #[test]
