@@ -169,13 +169,8 @@ impl Kv {
             }
             Ok(())
         };
-        let unusable = |what| Error::Unusable { dir: self.inner.dir.to_path_buf(), what };
-        match catch_unwind(AssertUnwindSafe(read)) {
-            Ok(Ok(())) => Ok(self),
-            Ok(Err(error @ sled::Error::Io(_))) => Err(sled_failed(&self.inner.dir, "be read whole")(error)),
-            Ok(Err(error)) => Err(unusable(error.to_string())),
-            Err(panic) => Err(unusable(panic_text(&*panic))),
-        }
+        or_unusable(&self.inner.dir, "be read whole", read)?;
+        Ok(self)
     }
 
     /// Returns the tree of this name, made if it is not there. Trees are dear: a handful, never one per object.
@@ -241,10 +236,15 @@ fn is_held(error: &sled::Error) -> bool {
 
 fn try_open_sled(dir: &Path) -> Result<sled::Db> {
     let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).segment_size(SEGMENT_BYTES).flush_every_ms(None);
+    or_unusable(dir, "open", || config.open())
+}
+
+/// Does what may find the database damaged, and tells that from what a restart may heal. sled may panic over damage.
+fn or_unusable<T>(dir: &Path, doing: &'static str, found: impl FnOnce() -> sled::Result<T>) -> Result<T> {
     let unusable = |what| Error::Unusable { dir: dir.to_owned(), what };
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(error @ sled::Error::Io(_))) => Err(sled_failed(dir, "open")(error)),
+    match catch_unwind(AssertUnwindSafe(found)) {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error @ sled::Error::Io(_))) => Err(sled_failed(dir, doing)(error)),
         Ok(Err(error)) => Err(unusable(error.to_string())),
         Err(panic) => Err(unusable(panic_text(&*panic))),
     }
