@@ -158,18 +158,9 @@ const NO_ARGUMENTS: &[u8] = b"\x80\x04)}\x86.";
 
 /// Calls a function without arguments for a time of its schedule. The same time again is the same call.
 pub(crate) async fn open_scheduled(api: &Api, id: FunctionId, function: &Function, due: Timestamp) -> Result<CallId, Error> {
-    let shard = id.shard().ok_or_else(|| Error::Invalid(format!("function {id} names no shard")))?;
-    let call = CallId::derive_in(shard, &[b"schedule", &id.bits().to_le_bytes(), &due.0.to_le_bytes()]);
-    let open = OpenCall {
-        call,
-        function: id,
-        pool: id,
-        kind: CallKind::Unary,
-        invocation: Invocation::Async,
-        parent: None,
-        created_ms: api.now().0,
-        policy: policy(function),
-    };
+    let open = OpenCall::scheduled(id, due, api.now().0, policy(function));
+    let open = open.ok_or_else(|| Error::Invalid(format!("function {id} names no shard")))?;
+    let call = open.call;
     let input = pb::FunctionInput {
         args_oneof: Some(pb::function_input::ArgsOneof::Args(NO_ARGUMENTS.into())),
         data_format: pb::DataFormat::Pickle.into(),

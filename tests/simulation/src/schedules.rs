@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_calls::calls::{CallKind, Invocation, NewInput, OpenCall, Policy};
+use shoal_calls::calls::{NewInput, OpenCall, Policy};
 use shoal_scheduler::Barrier;
 use shoal_state::{CallId, Command, FunctionId, Timestamp};
 use shoal_timing::due;
@@ -57,19 +57,11 @@ pub async fn call_all(world: World, node: Rc<Node>) {
 }
 
 async fn make(world: &World, node: &Rc<Node>, id: FunctionId, due: Timestamp) -> bool {
-    let Some(shard) = id.shard() else { return false };
-    let anew = if world.has(Mutant::FiringHasNoId) { world.draw(1, 1 << 30) } else { 0 };
-    let call = CallId::derive_in(shard, &[b"schedule", &id.bits().to_le_bytes(), &due.0.to_le_bytes(), &anew.to_le_bytes()]);
-    let open = OpenCall {
-        call,
-        function: id,
-        pool: id,
-        kind: CallKind::Unary,
-        invocation: Invocation::Async,
-        parent: None,
-        created_ms: world.timestamp().0,
-        policy: Policy::default(),
-    };
+    let Some(mut open) = OpenCall::scheduled(id, due, world.timestamp().0, Policy::default()) else { return false };
+    if let Some(shard) = id.shard().filter(|_| world.has(Mutant::FiringHasNoId)) {
+        open.call = CallId::derive_in(shard, &[&world.draw(1, 1 << 30).to_le_bytes()]);
+    }
+    let call = open.call;
     let input = NewInput { idx: 0, payload: Bytes::from_static(b"scheduled") };
     let made = node.calls.open_call_with(open, vec![input], "schedule").await.is_ok();
     if made {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shoal_state::{CallId, FunctionId, InputId, TaskId};
+use shoal_state::{CallId, FunctionId, InputId, TaskId, Timestamp};
 
 /// Milliseconds since 1970.
 pub type Millis = u64;
@@ -99,6 +99,24 @@ pub struct OpenCall {
     pub created_ms: Millis,
     /// Retries and timeout.
     pub policy: Policy,
+}
+
+impl OpenCall {
+    /// Returns the call of a function for a time of its schedule; none where the function's id names no shard. The same time again is the
+    /// same call.
+    pub fn scheduled(function: FunctionId, due: Timestamp, created_ms: Millis, policy: Policy) -> Option<Self> {
+        let call = CallId::derive_in(function.shard()?, &[b"schedule", &function.bits().to_le_bytes(), &due.0.to_le_bytes()]);
+        Some(Self {
+            call,
+            function,
+            pool: function,
+            kind: CallKind::Unary,
+            invocation: Invocation::Async,
+            parent: None,
+            created_ms,
+            policy,
+        })
+    }
 }
 
 /// An input to be put. The payload is opaque here: the caller's encoding of arguments, method and format.
