@@ -545,6 +545,7 @@ class Client:
             "MODAL_SERVER_URL": self.node.url,
             "MODAL_TOKEN_ID": self.token.id,
             "MODAL_TOKEN_SECRET": self.token.secret,
+            "PYTHONPATH": str(HERE / "client_site"),
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "COLUMNS": "200",
