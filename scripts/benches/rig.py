@@ -286,8 +286,8 @@ class Rig:
         return self.__dict__["relay_ports"]
 
     @cached_property
-    def redis(self) -> Partner:
-        """A client of a Redis server that syncs each change, on the disk that the node is on; it takes orders about queues and dicts."""
+    def redis_socket(self) -> Path:
+        """The socket of a Redis server that syncs each change, on the disk that the node is on."""
         server = shutil.which("redis-server")
         if server is None:
             raise RuntimeError("there is no redis-server here: scripts/bench installs it")
@@ -301,7 +301,13 @@ class Rig:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         self.at_close.append(lambda: end(process))
         wait_for("Redis", socket.exists, 30)
-        client = Partner("the client of Redis", [str(client_python()), str(HERE / "redis_caller.py"), str(socket)], os.environ.copy(), self.log)
+        return socket
+
+    @cached_property
+    def redis(self) -> Partner:
+        """A client of that server in Python; it takes orders about queues and dicts."""
+        words = [str(client_python()), str(HERE / "redis_caller.py"), str(self.redis_socket)]
+        client = Partner("the client of Redis", words, os.environ.copy(), self.log)
         self.at_close.append(client.close)
         return client
 

@@ -4,22 +4,19 @@
 //! the addresses that are given.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use prost::Message as _;
-use serde_json::json;
 use shoal_proto::modal_client as pb;
 use shoal_proto::modal_client::modal_client_client::ModalClientClient;
-use tokio::task::JoinSet;
 use tonic::Request;
 use tonic::client::Grpc;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::say;
+use crate::{load, say};
 
 /// How long one write may take before the run counts as broken.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
@@ -171,6 +168,18 @@ impl Target {
     }
 }
 
+/// One of the clients.
+struct Writer {
+    target: Target,
+    call: Call,
+}
+
+impl load::Client for Writer {
+    async fn turn(&mut self, number: u64, turn: usize) -> anyhow::Result<()> {
+        self.target.write(number, &self.call, turn).await.with_context(|| format!("write {number} failed"))
+    }
+}
+
 /// Returns an input, by its number in its call.
 fn item(idx: usize) -> anyhow::Result<pb::FunctionPutInputsItem> {
     let input = pb::FunctionInput {
@@ -196,41 +205,15 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         let channel = Endpoint::from_shared(url.clone())?.connect().await.with_context(|| format!("cannot reach {url}"))?;
         targets.push(Target { options: Arc::clone(&options), channel, metadata: metadata.clone() });
     }
-    let whole = Duration::from_secs(options.seconds);
-    let (next, counted_from) = (Arc::new(AtomicU64::new(0)), Instant::now() + whole / 4);
-    let until = counted_from + whole;
-    let mut clients = JoinSet::new();
+    let mut clients = Vec::new();
     for client in 0..options.clients {
-        let (target, next) = (targets[client % targets.len()].clone(), Arc::clone(&next));
-        clients.spawn(async move {
-            let (mut taken, call) = (Vec::new(), target.open(client as u64).await.context("no call could be begun")?);
-            for turn in 0.. {
-                let began = Instant::now();
-                if began >= until {
-                    return anyhow::Ok(taken);
-                }
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                target.write(number, &call, turn).await.with_context(|| format!("write {number} failed"))?;
-                if began >= counted_from {
-                    taken.push(began.elapsed().as_secs_f64() * 1000.0);
-                }
-            }
-            Ok(taken)
-        });
+        let target = targets[client % targets.len()].clone();
+        let call = target.open(client as u64).await.context("no call could be begun")?;
+        clients.push(Writer { target, call });
     }
-    let mut all = Vec::new();
-    while let Some(taken) = clients.join_next().await {
-        all.extend(taken??);
-    }
-    all.sort_by(f64::total_cmp);
-    let at = |percent: usize| all.get((all.len() * percent / 100).min(all.len().saturating_sub(1))).copied().unwrap_or(f64::NAN);
-    #[expect(clippy::cast_precision_loss, reason = "a count of seconds of writes")]
-    let per_second = all.len() as f64 / whole.as_secs_f64();
-    // With those that are not counted: what servers used meanwhile is for all of them.
-    let begun = next.load(Ordering::Relaxed);
+    let taken = load::measure(clients, Duration::from_secs(options.seconds)).await?;
     // What is counted are requests, but of inputs each one.
     let each = if options.what == What::Inputs { INPUTS_A_REQUEST } else { 1 };
-    let (per_second, writes, begun) = (per_second * each as f64, all.len() * each, begun * each as u64);
-    say(&json!({ "per_second": per_second, "p50_ms": at(50), "p99_ms": at(99), "writes": writes, "begun": begun }));
+    say(&taken.line(each));
     Ok(())
 }
