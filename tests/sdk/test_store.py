@@ -137,10 +137,13 @@ def test_status_tells_how_much_of_images_was_read(user, small_node, unique):
 
 
 def test_collecting_gives_space_back_and_what_is_needed_stays(user, small_node, unique):
-    """A deployed app's image outlives a collection with no budget at all; an unnamed one goes, its space comes back, and the
-    next run builds it again."""
+    """A deployed app's image outlives a collection with no budget at all, and so does a value of a dict that is too long for a record; an
+    unnamed image goes, as does the value of a dict that was deleted, their space comes back, and the next run builds it again."""
     name = f"{unique}-kept"
     deploy(user, name)
+    put = "modal.Dict.from_name({!r}, create_if_missing=True).put('key', os.urandom(3_000_000))"
+    lines = ["import modal, os", put.format(unique), put.format(f"{unique}-gone"), f"modal.Dict.objects.delete('{unique}-gone')"]
+    user.start("-c", "; ".join(lines)).ok(60)
     run(user, unique)
     needed = needed_by(small_node, name)
     assert len(needed) == 2, "its own image and the base one"
@@ -150,7 +153,8 @@ def test_collecting_gives_space_back_and_what_is_needed_stays(user, small_node, 
     assert would["dry_run"] and would["images"] and images(small_node).keys() == there.keys(), "a dry run changes nothing"
     done = collect(small_node, "--budget", "0")
     assert set(done["images"]) == there.keys() - images(small_node).keys()
-    assert done["chunks"] > 0 and done["bytes"] > BALLAST, done
+    assert done["chunks"] > 0 and done["bytes"] > BALLAST and done["blobs"] == 1, done
+    assert "long 3000000" in user.start("-c", f"import modal; print('long', len(modal.Dict.from_name({unique!r})['key']))").ok(60).text()
     assert needed <= images(small_node).keys(), "the deployed app's image is gone"
     check(small_node)
     call = user.start("-c", f"import modal; print('size', modal.Function.from_name({name!r}, 'size').remote())").ok(200)

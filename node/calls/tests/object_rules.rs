@@ -258,17 +258,63 @@ fn an_ephemeral_object_of_which_nothing_is_heard_is_named() {
 #[test]
 fn a_blob_is_named_as_long_as_an_entry_or_an_answer_needs_it() {
     let mut home = Home::new();
-    let blob = BlobId::in_shard(shard(), 5);
-    let entry = NewEntry { entry: EntryKey::of(b"a"), key_bytes: 1, value_bytes: 9_000_000 };
-    home.done(ObjectRequest::Update { dict: dict(), entries: vec![entry], content: Content::Blob(blob), if_not_exists: false, key: 1 });
-    let named = |home: &mut Home| home.done(ObjectRequest::Named { blobs: vec![blob] });
-    let ObjectAnswer::Found(found) = home.done(ObjectRequest::Get { dict: dict(), entry: EntryKey::of(b"a") }) else { panic!("found") };
-    assert_eq!((found[0].piece.blob, found[0].piece.bytes), (Some(blob), 9_000_001));
-    home.done(set(2, "a", "1", false));
-    assert_eq!(named(&mut home), ObjectAnswer::Blobs(vec![blob]));
-    home.pass(ANSWERS_KEPT_MS);
-    for _ in 0..3 {
-        home.sync();
+    let set_blob = |number: u128, of: &str| {
+        let entry = NewEntry { entry: EntryKey::of(of.as_bytes()), key_bytes: 1, value_bytes: 9_000_000 };
+        let content = Content::Blob(blob(number));
+        ObjectRequest::Update { dict: dict(), entries: vec![entry], content, if_not_exists: false, key: number }
+    };
+    let put_blob = |number: u128, of: &str, kept_ms: u64| {
+        let (partition, content) = (Bytes::copy_from_slice(of.as_bytes()), Content::Blob(blob(number)));
+        ObjectRequest::Put { queue: queue(), partition, kept_ms, lengths: vec![900_000, 900_000], content, key: number }
+    };
+    // One for each way in which a value can end.
+    home.done(set_blob(1, "overwritten"));
+    home.done(set_blob(2, "popped"));
+    home.done(set_blob(3, "unused"));
+    home.done(put_blob(4, "taken", 1 << 40));
+    home.done(put_blob(5, "over", ANSWERS_KEPT_MS / 2));
+    home.done(put_blob(6, "left", 1 << 40));
+    let get = ObjectRequest::Get { dict: dict(), entry: EntryKey::of(b"overwritten") };
+    let ObjectAnswer::Found(found) = home.done(get) else { panic!("found") };
+    assert_eq!((found[0].piece.blob, found[0].piece.bytes), (Some(blob(1)), 9_000_001));
+    home.done(set(11, "overwritten", "1", false));
+    home.done(ObjectRequest::Pop { dict: dict(), entry: EntryKey::of(b"popped"), key: 12 });
+    home.done(ObjectRequest::Take { queue: queue(), partition: "taken".into(), max: 1, wait_ms: 0, key: 14 });
+    assert_eq!(home.named(1..=6), [1, 2, 3, 4, 5, 6], "answers need them");
+    home.later(ANSWERS_KEPT_MS);
+    assert_eq!(home.named(1..=6), [3, 4, 6], "of one the second item is left");
+    home.done(ObjectRequest::Take { queue: queue(), partition: "taken".into(), max: 1, wait_ms: 0, key: 15 });
+    home.later(ANSWERS_KEPT_MS);
+    assert_eq!(home.named(1..=6), [3, 6]);
+    home.later(ENTRY_KEPT_MS + SWEEP_EVERY_MS);
+    assert_eq!(home.named(1..=6), [6], "nobody used it");
+    home.done(set_blob(7, "cleared"));
+    home.done(ObjectRequest::Clear { object: dict().into(), partition: None, key: 17 });
+    home.later(ANSWERS_KEPT_MS);
+    assert_eq!(home.named(1..=7), [6]);
+    home.done(ObjectRequest::Close { object: queue().into() });
+    home.later(0);
+    assert_eq!(home.named(1..=7), [] as [u128; 0], "its queue is gone");
+}
+
+fn blob(number: u128) -> BlobId {
+    BlobId::in_shard(shard(), number)
+}
+
+impl Home {
+    /// Lets time pass, and what is due then be synced.
+    fn later(&mut self, ms: u64) {
+        self.pass(ms);
+        for _ in 0..4 {
+            self.sync();
+        }
     }
-    assert_eq!(named(&mut home), ObjectAnswer::Blobs(vec![]));
+
+    /// Returns which blobs are named; only a home that is one yet may say so.
+    fn named(&mut self, numbers: std::ops::RangeInclusive<u128>) -> Vec<u128> {
+        let ticket = self.ask(ObjectRequest::Named { blobs: numbers.map(blob).collect() });
+        let at = self.answers.iter().position(|(of, _)| *of == ticket).expect("answered at once");
+        let Answer::Objects { looked: true, answer: ObjectAnswer::Blobs(named), .. } = self.answers.remove(at).1 else { panic!("blobs") };
+        named.iter().map(|named| named.bits() - blob(0).bits()).collect()
+    }
 }

@@ -160,8 +160,14 @@ impl Blobs {
 
     /// Keeps a blob whose list of chunks has this digest, durably. All of it is on disk.
     pub(crate) fn keep(&self, id: BlobId, list: Digest) -> io::Result<()> {
+        self.keep_used(id, list, self.inner.store.now())
+    }
+
+    /// Keeps a blob as [`Self::keep`] does that was last used at this time, in seconds of the Unix clock.
+    pub(crate) fn keep_used(&self, id: BlobId, list: Digest, used: u64) -> io::Result<()> {
         self.inner.lists.insert(id.to_string().as_bytes(), list.as_bytes()).map_err(io::Error::other)?;
-        self.touch(id);
+        let known = self.inner.uses.last(Thing::Blob(id)).map_err(io::Error::other)?;
+        self.inner.uses.touch(Thing::Blob(id), known.map_or(used, |known| known.max(used)));
         self.inner.lists.kv().sync().map_err(io::Error::other)
     }
 
@@ -388,4 +394,26 @@ pub(super) async fn get_url(api: &Api, caller: &Caller, request: pb::BlobGetRequ
     let found = api.blobs.found(id).await.map_err(Error::failed(format!("cannot look for blob {id}")))?;
     found.ok_or_else(|| Error::NotFound(format!("Blob '{id}' not found: it was not uploaded, or is no longer kept")))?;
     Ok(pb::BlobGetResponse { download_url: api.blobs.url(caller, "GET", id) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunks::tests::World;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_blob_that_is_given_is_as_old_as_it_was_unless_it_was_used_here_since() {
+        let (dir, world) = (tempfile::tempdir().unwrap(), World::new(1));
+        let kv = Kv::open(dir.path()).unwrap();
+        let (uses, node) = (Uses::open(&kv).unwrap(), &world.nodes[0]);
+        let blobs = Blobs::open(node.store.clone(), &kv, uses.clone(), node.copies.clone(), [0; 32], "").unwrap();
+        let (id, list) = (BlobId::from_random(7), Digest::of(b"a list"));
+        let last = || uses.last(Thing::Blob(id)).unwrap().unwrap();
+        blobs.keep_used(id, list, 5000).unwrap();
+        assert_eq!((blobs.all().unwrap(), last()), (vec![(id, list)], 5000));
+        blobs.keep_used(id, list, 4000).unwrap();
+        assert_eq!(last(), 5000);
+        blobs.keep(id, list).unwrap();
+        assert!(last() > 1_000_000_000);
+    }
 }

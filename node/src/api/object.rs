@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use prost::bytes::{Bytes, BytesMut};
 use shoal_calls::calls::{self, Refused as No};
-use shoal_calls::objects::{Content, ObjectAnswer, ObjectRequest, Piece};
+use shoal_calls::objects::{Content, ObjectAnswer, ObjectRequest, Piece, value_id};
 use shoal_proto::modal_client as pb;
 use shoal_state::model::Object;
-use shoal_state::{BlobId, Command, DictId, EnvironmentId, ObjectId, QueueId, Refused, ShardId, State};
+use shoal_state::{Command, DictId, EnvironmentId, ObjectId, QueueId, Refused, ShardId, State};
 
 use super::call::refused;
 use super::error::Error;
@@ -183,8 +183,7 @@ pub(super) async fn content(api: &Api, object: ObjectId, key: u128, parts: &[&By
     if all.len() <= INLINE_BYTES_MAX {
         return Ok(Content::Inline(all));
     }
-    let shard = object.shard().ok_or_else(|| missing(object))?;
-    let id = BlobId::derive_in(shard, &[&object.bits().to_le_bytes(), &key.to_le_bytes()]);
+    let id = value_id(object, key).ok_or_else(|| missing(object))?;
     api.blobs.put(id, all).await.map_err(Error::failed(format!("cannot keep a value of {object}")))?;
     Ok(Content::Blob(id))
 }

@@ -44,6 +44,15 @@ pub(crate) enum Ask {
     Touched(Digest),
     /// Which of these blobs are not whole there? (`Vec<bool>`)
     LacksBlobs(Vec<BlobId>),
+    /// A blob was given to this node as [`Ask::KeepBlob`] says, and is not new. (`()`)
+    KeepOldBlob {
+        /// The blob.
+        id: BlobId,
+        /// Its list of chunks.
+        list: Digest,
+        /// When it was last used, in seconds of the Unix clock.
+        used: u64,
+    },
 }
 
 /// Answers peers from now on.
@@ -75,6 +84,10 @@ async fn answer(api: &Api, ask: Ask) -> Result<Bytes, String> {
         Ask::KeepBlob { id, list } => {
             let blobs = api.blobs.clone();
             encode(&blocking(move || blobs.keep(id, list)).await.map_err(|error| words(&error))?)
+        }
+        Ask::KeepOldBlob { id, list, used } => {
+            let blobs = api.blobs.clone();
+            encode(&blocking(move || blobs.keep_used(id, list, used)).await.map_err(|error| words(&error))?)
         }
         Ask::Uses(things) => {
             let uses = api.upkeep.uses.clone();

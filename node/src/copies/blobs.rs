@@ -4,6 +4,9 @@
 //! whether they do; when there are too few, the first in rank of those that have it gives it to the first in rank of those that do
 //! not. That is done when members came or were lost, and now and then.
 //!
+//! What nothing needs is given to nobody, and what is given is as old there as here: a collection goes from node to node at different
+//! hours, and each would else bring back what the other has just forgotten, for ever.
+//!
 //! Caveat: while a member is away and does not count as lost yet, nothing is done: it may have what seems to be missing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::asks::Ask;
 use super::{BLOB_WAIT, Copies};
 use crate::api::{Api, Blobs, blocking};
+use crate::upkeep::Thing;
+use crate::upkeep::gc::blobs::unneeded_of;
 
 /// How often is looked whether members came or were lost.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -50,7 +55,7 @@ fn receiver(ranked: &[NodeId], me: NodeId, holders: &BTreeSet<NodeId>, up: &BTre
 
 impl Copies {
     /// Gives blobs of this node to others until there are as many copies as wanted. None where a member is away that may come back.
-    pub(crate) async fn restore_blobs(&self, blobs: &Blobs) -> io::Result<Option<Restored>> {
+    async fn restore_blobs(&self, api: &Api) -> io::Result<Option<Restored>> {
         let (me, up) = (self.others().me(), self.others().up().await);
         // Afterwards: whoever has just answered is not lost, and so has a rank.
         let (lost, placement) = (self.others().lost(), self.others().placement(self.inner.wanted));
@@ -59,29 +64,23 @@ impl Copies {
             return Ok(None);
         }
         let up: BTreeSet<NodeId> = up.into_keys().collect();
-        let (of, mut done) = (blobs.clone(), Restored::default());
+        let (of, mut done) = (api.blobs.clone(), Restored::default());
         let here = blocking(move || of.all()).await?;
         for some in here.chunks(AT_ONCE) {
-            let of: Vec<BlobId> = some.iter().map(|(id, _)| *id).collect();
-            let (own, ids) = (blobs.clone(), of.clone());
-            let absent_here = blocking(move || lacking(&own, &ids)).await?;
-            let asked = up.iter().map(|node| {
-                let ask = Ask::LacksBlobs(of.clone());
-                async move { (*node, self.ask::<Vec<bool>>(*node, &ask, BLOB_WAIT).await) }
+            let holders = self.holders(&api.blobs, some.iter().map(|(id, _)| *id).collect(), &up).await?;
+            let wanted = some.iter().zip(&holders).filter_map(|((id, list), holders)| {
+                let node = receiver(&placement.ranked(list), me, holders, &up, placement.copies())?;
+                Some((*id, (*list, node)))
             });
-            let mut absent: BTreeMap<NodeId, Vec<bool>> = [(me, absent_here)].into();
-            for (node, answer) in futures::future::join_all(asked).await {
-                match answer {
-                    Ok(answer) if answer.len() == of.len() => drop(absent.insert(node, answer)),
-                    Ok(_) => return Err(io::Error::other(format!("node {node} did not answer for each blob"))),
-                    // A node of a release that does not know the question, or one that has just gone.
-                    Err(error) => return Err(io::Error::other(format!("node {node} does not say which blobs it has: {error}"))),
-                }
+            let mut wanted: BTreeMap<BlobId, (Digest, NodeId)> = wanted.collect();
+            if wanted.is_empty() {
+                continue;
             }
-            for (number, (id, list)) in some.iter().enumerate() {
-                let holders: BTreeSet<NodeId> = absent.iter().filter(|(_, absent)| !absent[number]).map(|(node, _)| *node).collect();
-                let Some(node) = receiver(&placement.ranked(list), me, &holders, &up, placement.copies()) else { continue };
-                match self.restore_blob(blobs, node, *id, *list).await {
+            for id in unneeded_of(api, wanted.keys().copied().collect()).await.map_err(io::Error::other)? {
+                wanted.remove(&id);
+            }
+            for (id, (list, node)) in wanted {
+                match self.restore_blob(api, node, id, list).await {
                     Ok(()) => done.given += 1,
                     Err(error) => {
                         done.short += 1;
@@ -93,11 +92,33 @@ impl Copies {
         Ok(Some(done))
     }
 
-    async fn restore_blob(&self, blobs: &Blobs, node: NodeId, id: BlobId, list: Digest) -> Result<(), String> {
-        let (of, began) = (blobs.clone(), Instant::now());
-        let found = blocking(move || of.list(id)).await.map_err(|error| error.to_string())?;
+    /// Returns which nodes have each of these blobs whole.
+    async fn holders(&self, blobs: &Blobs, of: Vec<BlobId>, up: &BTreeSet<NodeId>) -> io::Result<Vec<BTreeSet<NodeId>>> {
+        let (own, ids) = (blobs.clone(), of.clone());
+        let absent_here = blocking(move || lacking(&own, &ids)).await?;
+        let asked = up.iter().map(|node| {
+            let ask = Ask::LacksBlobs(of.clone());
+            async move { (*node, self.ask::<Vec<bool>>(*node, &ask, BLOB_WAIT).await) }
+        });
+        let mut absent: BTreeMap<NodeId, Vec<bool>> = [(self.others().me(), absent_here)].into();
+        for (node, answer) in futures::future::join_all(asked).await {
+            match answer {
+                Ok(answer) if answer.len() == of.len() => drop(absent.insert(node, answer)),
+                Ok(_) => return Err(io::Error::other(format!("node {node} did not answer for each blob"))),
+                // A node of a release that does not know the question, or one that has just gone.
+                Err(error) => return Err(io::Error::other(format!("node {node} does not say which blobs it has: {error}"))),
+            }
+        }
+        let have = |number: usize| absent.iter().filter(move |(_, absent)| !absent[number]).map(|(node, _)| *node).collect();
+        Ok((0..of.len()).map(have).collect())
+    }
+
+    async fn restore_blob(&self, api: &Api, node: NodeId, id: BlobId, list: Digest) -> Result<(), String> {
+        let (of, uses, now, began) = (api.blobs.clone(), api.upkeep.uses.clone(), api.store.now(), Instant::now());
+        let known = blocking(move || Ok::<_, io::Error>((of.list(id)?, uses.last_or_now(Thing::Blob(id), now).map_err(io::Error::other)?)));
+        let (found, used) = known.await.map_err(|error| error.to_string())?;
         let chunks = found.ok_or("its list of chunks is not here any more")?;
-        self.give_blob(node, id, list, &[&[list], &chunks.chunks[..]].concat()).await?;
+        self.give_blob(node, id, list, &[&[list], &chunks.chunks[..]].concat(), Some(used)).await?;
         self.hold_rate(chunks.size, began).await;
         Ok(())
     }
@@ -117,7 +138,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             continue;
         }
         let restored = tokio::select! {
-            restored = api.copies.restore_blobs(&api.blobs) => restored,
+            restored = api.copies.restore_blobs(&api) => restored,
             () = stop.cancelled() => return,
         };
         match restored {

@@ -196,7 +196,7 @@ impl Copies {
             if copies >= placement.copies() {
                 return;
             }
-            match self.give_blob(node, id, list, &all).await {
+            match self.give_blob(node, id, list, &all, None).await {
                 Ok(()) => copies += 1,
                 Err(failure) => why.push(failure),
             }
@@ -206,9 +206,16 @@ impl Copies {
         }
     }
 
-    /// Brings all of a blob, its list of chunks included, to a node that keeps it from then on.
-    async fn give_blob(&self, node: NodeId, id: BlobId, list: Digest, all: &[Digest]) -> Result<(), String> {
+    /// Brings all of a blob, its list of chunks included, to a node that keeps it from then on: as one that is used now, or was last
+    /// used then, in seconds of the Unix clock.
+    async fn give_blob(&self, node: NodeId, id: BlobId, list: Digest, all: &[Digest], used: Option<u64>) -> Result<(), String> {
         self.inner.chunks.give(node, all).await?;
+        if let Some(used) = used
+            && self.ask::<()>(node, &asks::Ask::KeepOldBlob { id, list, used }, BLOB_WAIT).await.is_ok()
+        {
+            return Ok(());
+        }
+        // A node of an older release knows no more than this.
         self.ask(node, &asks::Ask::KeepBlob { id, list }, BLOB_WAIT).await
     }
 

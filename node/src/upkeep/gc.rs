@@ -14,14 +14,14 @@
 //! shown. The rest of what is named and here is a cache: it goes, the least lately used first, once its homes have said that they
 //! keep it. What nobody uses is forgotten for all: by when it was last used anywhere (`others`).
 
+pub(crate) mod blobs;
 mod others;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use shoal_calls::objects::{ObjectAnswer, ObjectRequest};
-use shoal_state::{BlobId, Command, Digest, ImageId, ShardId, State};
+use shoal_state::{BlobId, Command, Digest, ImageId, State};
 use shoal_storage::keep::{Added, Mark};
 use shoal_storage::store::{Condemned, Store, Swept};
 
@@ -34,10 +34,6 @@ use others::Others;
 
 /// How long the record of a failed build is kept that nobody asked for again, in seconds.
 const FAILED_KEPT: u64 = 7 * 24 * 3600;
-
-/// How long a blob is kept that no call was noted to name, in seconds: longer than any call is kept whose record may name it
-/// without a note, as records of earlier versions do.
-const UNNAMED_KEPT: u64 = 8 * 24 * 3600;
 
 /// How many results of build steps one command forgets: an entry of the log stays small.
 const LAYERS_AT_ONCE: usize = 500;
@@ -87,10 +83,10 @@ struct Pins {
 pub(crate) async fn collect(api: &Api, budget_bytes: u64, dry_run: bool) -> Result<Collected, Error> {
     let _alone = api.upkeep.collecting.lock().await;
     let mut done = Collected { dry_run, budget_bytes, ..Collected::default() };
-    let blobs = old_blobs(api).await?;
+    let blobs = blobs::unneeded(api).await?;
     done.blobs = blobs.len();
     if !dry_run {
-        forget_blobs(api, &blobs).await?;
+        blobs::forget(api, &blobs).await?;
     }
     let pins = pins(api, &blobs).await?;
     let state = api.read_latest().await?;
@@ -159,78 +155,6 @@ impl Collected {
         }
         self.incomplete.clone_from(&chosen.incomplete);
     }
-}
-
-/// Returns blobs that were not used for as long as anybody could name them, and that no call names which is kept.
-async fn old_blobs(api: &Api) -> Result<Vec<BlobId>, Error> {
-    let (blobs, uses, now) = (api.blobs.clone(), api.upkeep.uses.clone(), api.store.now());
-    let kept = api.store.keep().as_secs() * 2;
-    let candidates = blocking(move || {
-        let mut candidates = Vec::new();
-        for (id, _) in blobs.all()? {
-            let last = uses.last_or_now(Thing::Blob(id), now)?;
-            if last + kept > now {
-                continue;
-            }
-            let calls = blobs.calls_of(id)?;
-            if !calls.is_empty() || last + UNNAMED_KEPT <= now {
-                candidates.push((id, calls));
-            }
-        }
-        Ok::<_, Failure>(candidates)
-    });
-    let candidates = candidates.await.map_err(Error::failed("cannot read the table of blobs"))?;
-    let mut old = Vec::new();
-    for (id, calls) in candidates {
-        let mut named = false;
-        for call in calls {
-            named |= !is_forgotten(api.calls.info(call).await);
-        }
-        if !named {
-            old.push(id);
-        }
-    }
-    Ok(unnamed_by_objects(api, old).await)
-}
-
-/// Returns those blobs that no dict or queue needs. Their ids would name its shard, whose home knows; without its answer they
-/// are kept.
-async fn unnamed_by_objects(api: &Api, old: Vec<BlobId>) -> Vec<BlobId> {
-    let mut by_shard: BTreeMap<ShardId, Vec<BlobId>> = BTreeMap::new();
-    let mut unnamed = Vec::new();
-    for id in old {
-        match id.shard() {
-            Some(shard) => by_shard.entry(shard).or_default().push(id),
-            None => unnamed.push(id),
-        }
-    }
-    for blobs in by_shard.into_values() {
-        match api.calls.object(ObjectRequest::Named { blobs: blobs.clone() }).await {
-            Ok(ObjectAnswer::Blobs(named)) => unnamed.extend(blobs.into_iter().filter(|id| !named.contains(id))),
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "blobs are kept that a dict or a queue may need"),
-        }
-    }
-    unnamed
-}
-
-/// Says whether a call is known not to exist: any other answer, or none, keeps what it names.
-fn is_forgotten<T>(info: Result<T, shoal_calls::calls::Error>) -> bool {
-    use shoal_calls::calls::{Error, Refused};
-    matches!(info, Err(Error::Refused(Refused::NoCall { .. })))
-}
-
-async fn forget_blobs(api: &Api, old: &[BlobId]) -> Result<(), Error> {
-    let (blobs, uses, old) = (api.blobs.clone(), api.upkeep.uses.clone(), old.to_vec());
-    let forgotten = blocking(move || {
-        for id in &old {
-            uses.forget(Thing::Blob(*id))?;
-        }
-        // Synced before anything is deleted: a blob that came back would be one without bytes.
-        blobs.forget(&old)?;
-        Ok::<_, Failure>(())
-    });
-    forgotten.await.map_err(Error::failed("cannot forget blobs that nothing names"))
 }
 
 async fn pins(api: &Api, forgotten: &[BlobId]) -> Result<Pins, Error> {

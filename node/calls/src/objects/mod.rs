@@ -10,6 +10,7 @@
 //! | [`state`] | what follows from the records |
 //! | `dict`, `queue` | the two kinds of contents |
 //! | `life` | which records are still needed |
+//! | `value` | the ids of blobs with values that are too long for a record |
 //!
 //! **What counts.** An operation is answered once its record is synced by all members of the shard. A read is answered once all
 //! that it saw is, and once the members have confirmed that this node is still their home: dicts and queues are linearizable.
@@ -29,9 +30,11 @@ pub mod model;
 mod queue;
 pub mod record;
 pub mod state;
+mod value;
 
 pub use model::*;
 pub use state::ObjectsState;
+pub use value::{is_value, value_id};
 
 use crate::calls::Millis;
 

@@ -195,8 +195,10 @@ impl Rules {
             ObjectRequest::Named { blobs } => {
                 let shard = blobs.first().and_then(|blob| blob.shard());
                 let (shard, home) = self.home_of(shard, || blobs.first().map(ToString::to_string).unwrap_or_default())?;
-                let named = blobs.iter().copied().filter(|blob| home.objects.state.names(*blob));
-                (shard, ObjectAnswer::Blobs(named.collect()))
+                let named = blobs.iter().copied().filter(|blob| home.objects.state.names(*blob)).collect();
+                // What is not named is deleted: only who is home yet may say so.
+                self.answer(ticket, Answer::Objects { shard, looked: true, answer: ObjectAnswer::Blobs(named) });
+                return Ok(());
             }
             _ => (any, ObjectAnswer::Objects(self.homes.values().flat_map(|home| home.objects.state.ids()).collect())),
         };
