@@ -256,6 +256,9 @@ impl<'a> Planner<'a> {
         if self.state.version() < GANGS_SINCE {
             return Err(Why::OldNodes);
         }
+        if !self.room.is_calm_for_gang(need.id, &need.placement) {
+            return Err(Why::NextPlan);
+        }
         match self.room.take_gang(need.id, &need.function.resources, &need.placement) {
             Ok(taken) => {
                 let tasks = taken.into_iter().map(|taken| (TaskId::from_random(ids()), task(need, taken, self.now)));

@@ -146,6 +146,8 @@ fn tasks_of<'a>(candidates: impl IntoIterator<Item = &'a Candidate>) -> Vec<Task
 #[derive(Debug, Clone)]
 pub(crate) struct Room {
     places: BTreeMap<NodeId, Place>,
+    /// How many tasks of a function keep a core busy with their start, wherever.
+    starting: BTreeMap<FunctionId, usize>,
 }
 
 /// What came of looking for a place.
@@ -199,11 +201,13 @@ impl Room {
             }
         };
         let mut places: BTreeMap<NodeId, Place> = state.nodes.iter().map(|(id, node)| (*id, place(id, node))).collect();
+        let mut starting: BTreeMap<FunctionId, usize> = BTreeMap::new();
         for (id, task) in &state.tasks {
             let Some(place) = places.get_mut(&task.node) else { continue };
             let young = now.0.saturating_sub(task.created.0) < STARTING_MS;
             if young && task.boot == place.boot && task.stopping.is_none() && !load.asked.contains(id) {
                 place.starting += 1;
+                *starting.entry(task.function).or_default() += 1;
             }
             take_held(&mut place.free, &task.resources, &task.gpus);
             if task.stopping.is_none() && task.boot == place.boot && !load.gives_way(state, *id) {
@@ -211,7 +215,7 @@ impl Room {
             }
             *place.tasks.entry(task.function).or_default() += 1;
         }
-        Self { places }
+        Self { places, starting }
     }
 
     /// Takes the best place that has room now.
@@ -231,15 +235,22 @@ impl Room {
         let place = self.places.get_mut(&node)?;
         let gpus = place.allocate(&place.free, needs, placement)?.gpus;
         place.starting += 1;
+        *self.starting.entry(function).or_default() += 1;
         place.take_soon(needs, placement);
         *place.tasks.entry(function).or_default() += 1;
         place.free.take(needs, &gpus);
         Some(Taken { node, boot: place.boot, gpus })
     }
 
+    /// Says whether another gang of a function may start beside those of its own that do: no more of their containers than all nodes start
+    /// at a time. Others' starts are no reason to wait: a gang that waited for a calm moment on all of its nodes might wait for ever.
+    pub(crate) fn is_calm_for_gang(&self, function: FunctionId, placement: &Placement) -> bool {
+        let starting = self.starting.get(&function).copied().unwrap_or_default();
+        let may = self.places.values().filter(|place| place.may_have(placement));
+        starting == 0 || starting + placement.at_once() as usize <= may.map(starts_max).sum()
+    }
+
     /// Takes places for all containers of a gang, or none; then it says for how many there are some.
-    ///
-    /// However many start: a gang that waited for a calm moment on all of its nodes might wait for ever.
     pub(crate) fn take_gang(&mut self, function: FunctionId, needs: &Resources, placement: &Placement) -> Result<Vec<Taken>, u32> {
         let mut with = self.clone();
         let mut taken = Vec::new();

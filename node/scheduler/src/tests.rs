@@ -458,6 +458,24 @@ fn a_node_starts_as_many_containers_at_a_time_as_it_has_cores() {
 }
 
 #[test]
+fn gangs_of_a_function_start_one_after_the_other_where_cores_are_few() {
+    let mut cluster = Cluster::new(&[2_000]);
+    cluster.clustered(1, resources(10), 3);
+    cluster.function(2, resources(10), Scaling::default());
+    cluster.work(2, 2, 0);
+    assert_eq!(cluster.step().len(), 2);
+    cluster.work(1, 100, 0);
+    assert_eq!(cluster.step(), ["start f1 on n1 and n1 and n1"], "others that start, and its own size, keep no gang waiting");
+    assert_eq!(cluster.plan().waiting, [(fu(1), Why::NextPlan)]);
+    assert_eq!(cluster.step(), [""; 0]);
+    let gang = cluster.state.gangs.values().next().unwrap().tasks.clone();
+    cluster.load.asked.extend(&gang[..2]);
+    assert_eq!(cluster.step(), [""; 0], "one of them starts still");
+    cluster.load.asked.extend(&gang);
+    assert_eq!(cluster.step().len(), 1);
+}
+
+#[test]
 fn containers_follow_waiting_and_running_inputs_within_the_limits() {
     // (waiting, running, tasks there, inputs a container, min, max, buffer) → started
     let table = [
