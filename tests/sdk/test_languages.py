@@ -172,4 +172,4 @@ def test_logs(said):
 def test_what_is_not_served_is_said(said):
     """Volumes, proxies, metrics and tags of images get a sentence at once."""
     for found in said["unserved"].values():
-        failed(found, "ClientError", "Shoal does not serve", "yet")
+        failed(found, "ClientError", "Shoal ", "is not served")

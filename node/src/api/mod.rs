@@ -4,6 +4,7 @@
 //! Any node answers any call. What is found by id in the local state needs no confirmation; what is looked up by name,
 //! listed, or *absent* is confirmed by a read index first.
 
+mod absent;
 pub(crate) mod app;
 mod blob;
 mod blob_uses;

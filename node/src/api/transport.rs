@@ -35,7 +35,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::error::Error;
-use super::{Api, Caller, Connection, Identity, Told, blob, exec, identity, policy, service};
+use super::{Api, Caller, Connection, Identity, Told, absent, blob, exec, identity, policy, service};
 
 /// The largest message that a client may send, in bytes: the clients' own limit with a margin.
 const MESSAGE_BYTES_MAX: usize = 110 << 20;
@@ -243,7 +243,7 @@ fn served(path: &str) -> Result<(), Error> {
     match standing(path) {
         Standing::Served if path.strip_prefix(SERVICE).is_some_and(service::implements) => Ok(()),
         Standing::Served if path.starts_with(CHANNEL) => Ok(()),
-        Standing::Served | Standing::Known => Err(Error::Unimplemented(format!("Shoal does not serve {path} yet"))),
+        Standing::Served | Standing::Known => Err(Error::Unimplemented(absent::sentence(path))),
         Standing::Unknown => Err(Error::Unimplemented(format!("there is no method {path}"))),
     }
 }
