@@ -1,6 +1,8 @@
 """Calls as objects: spawned, found again, waited for, cancelled, looked at."""
 
 import asyncio
+import datetime
+import json
 import time
 
 import pytest
@@ -191,6 +193,24 @@ def test_call_graph_tells_how_inputs_ended(running, sdk):
     with pytest.raises(sdk.exception.RemoteError):
         call.get(timeout=30)
     assert [one.status for one in call.get_call_graph()] == [sdk.types.InputStatus.TERMINATED]
+
+
+def test_a_function_tells_what_it_did(running, client):
+    """`stats` counts the inputs of a span of time by how they ended, with how long they took; `modal function calls` lists them, by number
+    and by time."""
+    since = datetime.datetime.now(datetime.timezone.utc)
+    call = functions.square.spawn(7)
+    assert call.get(timeout=60) == 49
+    with pytest.raises(Overripe):
+        functions.fail.remote("fig", 1)
+    done, failed = functions.square.stats(since=since), functions.fail.stats(since=since)
+    assert [(said.input_success_count, said.input_failure_count) for said in (done, failed)] == [(1, 0), (0, 1)]
+    assert done.container_total_count >= 1 and set(done.input_percentile_stats) == {"Execution time (s)", "End-to-end latency (s)"}
+    assert "1 total" in client.modal("function", "stats", functions.fail.object_id, "--since", since.isoformat()).ok(60).text()
+    for which in (["--tail", "1"], ["--since", "5m"]):
+        *_, row = json.loads(client.modal("function", "calls", functions.square.object_id, "--json", *which).ok(60).text("stdout"))
+        assert (row["function_call_id"], row["status"]) == (call.object_id, "success")
+        assert row["container_id"].startswith("ta-") and row["enqueued_at"] <= row["started_at"] and row["execution_time_seconds"] < 60
 
 
 def test_log_of_one_call_ends_with_it(running):

@@ -18,6 +18,7 @@ pub(crate) mod error;
 mod exec;
 mod exec_by_server;
 pub(crate) mod function;
+mod function_history;
 pub(crate) mod gpu;
 pub(crate) mod identity;
 pub(crate) mod image;

@@ -111,6 +111,9 @@ pub(crate) fn rule(method: &str) -> Option<(Who, Does)> {
         | "ClassGet"
         | "FunctionCallFromId"
         | "FunctionCallList"
+        | "FunctionCallFetch"
+        | "FunctionCallCount"
+        | "FunctionGetTimeRangeStats"
         | "FunctionCallGetInfo"
         | "FunctionGetCallGraph"
         | "FunctionCallGetDataOut"
@@ -310,6 +313,9 @@ names! {
     pb::MapCheckInputsRequest, it => [];
     pb::FunctionCallCancelRequest, it => [Call(it.function_call_id.as_str())];
     pb::FunctionCallFromIdRequest, it => [Call(it.function_call_id.as_str())];
+    pb::FunctionCallFetchRequest, it => [Function(it.function_id.as_str())];
+    pb::FunctionCallCountRequest, it => [Function(it.function_id.as_str())];
+    pb::FunctionGetTimeRangeStatsRequest, it => [Function(it.function_id.as_str())];
     pb::FunctionCallListRequest, it => [Function(it.function_id.as_str())];
     pb::FunctionCallGetInfoRequest, it => [Call(it.function_call_id.as_str())];
     pb::FunctionGetCallGraphRequest, it => [Call(it.function_call_id.as_str())];

@@ -13,8 +13,8 @@ use tonic::{Request, Response, Status};
 use super::error::Error;
 use super::policy::{self, Names};
 use super::{
-    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, exec_by_server, function, image, input_plane, logs,
-    lookup, mount, queue, release, sandbox, scaling, secret, task, token, yielded,
+    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, exec_by_server, function, function_history, image,
+    input_plane, logs, lookup, mount, queue, release, sandbox, scaling, secret, task, token, yielded,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -156,6 +156,9 @@ methods! {
     map_check_inputs: pb::MapCheckInputsRequest => pb::MapCheckInputsResponse, input_plane::check_inputs;
     function_call_cancel: pb::FunctionCallCancelRequest => (), call::cancel;
     function_call_from_id: pb::FunctionCallFromIdRequest => pb::FunctionCallFromIdResponse, call::from_id;
+    function_call_fetch: pb::FunctionCallFetchRequest => pb::FunctionCallFetchResponse, function_history::fetch;
+    function_call_count: pb::FunctionCallCountRequest => pb::FunctionCallCountResponse, function_history::count;
+    function_get_time_range_stats: pb::FunctionGetTimeRangeStatsRequest => pb::FunctionGetTimeRangeStatsResponse, function_history::stats;
     function_call_list: pb::FunctionCallListRequest => pb::FunctionCallListResponse, call_info::list;
     function_call_get_info: pb::FunctionCallGetInfoRequest => pb::FunctionCallGetInfoResponse, call_info::get;
     function_get_call_graph: pb::FunctionGetCallGraphRequest => pb::FunctionGetCallGraphResponse, call_info::graph;

@@ -357,7 +357,6 @@ func unserved() any {
 		"volume":    failure(client.Volumes.FromName(ctx, unique("volume"), create)),
 		"ephemeral": failure(client.Volumes.Ephemeral(ctx, nil)),
 		"proxy":     failure(client.Proxies.FromName(ctx, "none", nil)),
-		"stats":     failure(variable.Stats(ctx, nil)),
 		"metrics":   failure(variable.Metrics.Export(ctx, nil)),
 		"tagged":    failure(client.Images.FromName(ctx, "none", nil)),
 	}

@@ -222,7 +222,6 @@ const parts = {
       volume: await failure(() => modal.volumes.fromName(unique("volume"), { createIfMissing: true })),
       ephemeral: await failure(() => modal.volumes.ephemeral()),
       proxy: await failure(() => modal.proxies.fromName("none")),
-      stats: await failure(async () => (await named("variable")).stats()),
       metrics: await failure(async () => (await named("variable")).metrics.export()),
       tagged: await failure(() => modal.images.fromName("none")),
     };
