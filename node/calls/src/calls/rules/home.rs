@@ -1,8 +1,8 @@
 //! A shard that is at home at this node, and how far its records count.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use shoal_state::{CallId, ShardId};
+use shoal_state::{CallId, InputId, ShardId, TaskId};
 
 use super::objects::ObjectsHome;
 use super::{Ticket, TimerKey};
@@ -27,6 +27,8 @@ pub(super) struct Home {
     pub(super) written: Watermark,
     pub(super) synced: Watermark,
     pub(super) reports: Option<TimerKey>,
+    /// Tries that tasks were done with while reports were waited for: a report may be older than that.
+    pub(super) let_go: BTreeSet<(TaskId, InputId, u32)>,
     /// The last record that was there when the shard came home. Up to it others may have been told of what counted then.
     pub(super) inherited: u64,
 }

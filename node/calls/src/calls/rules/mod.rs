@@ -123,7 +123,7 @@ impl Rules {
         self.homes.insert(shard, home);
         self.elsewhere.remove(&shard);
         for (_, input) in inherited {
-            self.hold(input);
+            self.hold(input, None);
         }
         for call in over {
             self.plan_expiry(call);

@@ -48,6 +48,9 @@ impl Rules {
             // It runs there no more.
             self.claimed.remove(&input);
         }
+        if let Some(task) = from {
+            self.let_go_early(task, input, retry_count);
+        }
         let (shard, known, call) = self.known(input)?;
         let (durable, pool, id) = (call.open.invocation.durable(), call.open.pool, known.call);
         let needs = |index| Some(Needs { shard, index, durable });
@@ -89,7 +92,7 @@ impl Rules {
             Some((retry_count, due_ms)) => {
                 let record = Record::Retried { call: id, input, retry_count, due_ms, at_ms: now, key: 0, payload: false };
                 let index = self.append(shard, record, Bytes::new());
-                self.enqueue(now, input, order);
+                self.take_up(now, input, retry_count, order);
                 self.serve(now, pool);
                 index
             }

@@ -57,7 +57,7 @@ impl Rules {
             last = self.end_together(now, call, &fresh, Status::Terminated, &Bytes::new()).unwrap_or(last);
         } else {
             for (input, _) in fresh {
-                self.take_up(now, input, 0);
+                self.take_up(now, input, 0, None);
             }
             self.serve(now, pool);
         }
@@ -133,7 +133,7 @@ impl Rules {
         if !item.payload.is_empty() {
             self.claimed.remove(&item.input);
         }
-        self.take_up(now, item.input, retry_count);
+        self.take_up(now, item.input, retry_count, None);
         self.serve(now, pool);
         Some((retry_count, Needs { shard, index, durable }))
     }

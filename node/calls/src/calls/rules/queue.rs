@@ -18,7 +18,7 @@ use crate::calls::refused::Refused;
 /// Small, as most inputs of many wait: what only few need is apart.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// Inherited; a task may turn out to run it.
+    /// Inherited, or new while reports are waited for; a task may turn out to run it.
     Held { order: u64 },
     /// For a task.
     Waiting { order: u64 },
@@ -130,10 +130,11 @@ impl Rules {
         self.next_place
     }
 
-    /// Places an inherited input where it waits for reports.
-    pub(super) fn hold(&mut self, input: InputId) {
+    /// Places an input where it waits for reports.
+    pub(super) fn hold(&mut self, input: InputId, order: Option<u64>) {
         let Some(pool) = self.known(input).map(|(_, _, call)| call.open.pool) else { return };
-        let order = self.new_order();
+        let order = order.unwrap_or_else(|| self.new_order());
+        self.load_changed = true;
         self.pools.entry(pool).or_default().held.insert(order, input);
         self.places.insert(input, Place::Held { order });
     }
@@ -359,6 +360,7 @@ impl Rules {
         if let Some(timer) = home.reports.take() {
             self.timers.unset(timer);
         }
+        home.let_go.clear();
         self.load_changed = true;
         let held = |(id, place): (&InputId, &Place)| match place {
             Place::Held { order } if id.shard() == Some(shard) => Some((*order, *id)),

@@ -314,7 +314,19 @@ impl Rules {
         Ok(())
     }
 
+    /// Notes that a task is done with a try, should a report come that says that it has it.
+    pub(super) fn let_go_early(&mut self, task: TaskId, input: InputId, retry_count: u32) {
+        let home = input.shard().and_then(|shard| self.homes.get_mut(&shard));
+        if let Some(home) = home.filter(|home| home.reports.is_some()) {
+            home.let_go.insert((task, input, retry_count));
+        }
+    }
+
     fn adopt_input(&mut self, now: Millis, task: TaskId, input: InputId, retry_count: u32) {
+        let home = input.shard().and_then(|shard| self.homes.get(&shard));
+        if home.is_some_and(|home| home.let_go.contains(&(task, input, retry_count))) {
+            return;
+        }
         let Some((shard, known, call)) = self.known(input) else {
             // An input is leased before its record counts. Its client does not know of it yet, and puts it again.
             self.claimed.insert(input, (task, retry_count));
@@ -344,15 +356,26 @@ impl Rules {
         }
     }
 
-    /// Places a new try of an input: with the task that has it from an earlier home, if there is one, or where it waits for one.
-    pub(super) fn take_up(&mut self, now: Millis, input: InputId, retry_count: u32) {
-        match self.claimed.remove(&input).filter(|(task, of)| *of == retry_count && self.tasks.contains_key(task)) {
+    /// Places a new try of an input: with the task that has it from an earlier home, if there is one, or where it waits for one. While
+    /// reports are waited for, one may turn out to have it, though no record of that try has come from there.
+    pub(super) fn take_up(&mut self, now: Millis, input: InputId, retry_count: u32, order: Option<u64>) {
+        let is_over = |(_, of): &(TaskId, u32)| *of <= retry_count;
+        let claimed = self.claimed.get(&input).copied().filter(is_over);
+        if claimed.is_some() {
+            self.claimed.remove(&input);
+        }
+        match claimed.filter(|(task, of)| *of == retry_count && self.tasks.contains_key(task)) {
             Some((task, _)) => {
-                let order = self.new_order();
+                let order = order.unwrap_or_else(|| self.new_order());
                 self.start(now, input, order, task);
             }
-            None => self.enqueue(now, input, None),
+            None if self.waits_for_reports(input) => self.hold(input, order),
+            None => self.enqueue(now, input, order),
         }
+    }
+
+    fn waits_for_reports(&self, input: InputId) -> bool {
+        input.shard().and_then(|shard| self.homes.get(&shard)).is_some_and(|home| home.reports.is_some())
     }
 
     /// Gives up the tasks whose pool is in a shard that has left: its new home learns of them from their nodes.
