@@ -182,7 +182,7 @@ fn wakes(state: &State, calls: &CallsLoad) -> bool {
 async fn round(api: &Api) -> Duration {
     let (state, now) = (api.local(), now());
     let load = load(api, &state, now).await;
-    let plan = shoal_scheduler::plan(&state, &load, now, &mut || rand::random());
+    let mut plan = shoal_scheduler::plan(&state, &load, now, &mut || rand::random());
     let due = shoal_scheduler::next_at(&state, &load, &plan, now);
     let due = due.map_or(PLAN_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)).min(PLAN_EVERY));
     let due = if load.unread.is_empty() { due } else { due.min(READ_AGAIN) };
@@ -190,13 +190,9 @@ async fn round(api: &Api) -> Duration {
         Command::StopTask { id, .. } => Some(*id),
         _ => None,
     });
-    for id in stopping.chain(api.yields.take_up(&state, &plan.yields)) {
-        if let Some(task) = state.tasks.get(&id)
-            && let Err(error) = api.calls.stop_task(id, task.function).await
-        {
-            tracing::warn!(task = %id, %error, "cannot keep inputs from a task that is to stop or to give way");
-        }
-    }
+    let told = stopping.chain(api.yields.take_up(&state, &plan.yields));
+    let told = told.filter_map(|id| Some((id, state.tasks.get(&id)?.function))).collect();
+    plan.stop_idle_only(&api.calls.stop_tasks(told).await);
     if plan.commands.is_empty() {
         return due;
     }

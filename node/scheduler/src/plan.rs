@@ -34,8 +34,22 @@ pub struct Plan {
     /// Tasks that are to get no more inputs, and so end once they are done with those that they have: others wait that have less
     /// of the cluster. What they run is not touched. Of a gang, which gives way as a whole, it is the one of rank 0.
     pub yields: Vec<TaskId>,
+    /// Those of the tasks to stop that are stopped because they have no input.
+    pub idle: BTreeSet<TaskId>,
     /// Functions that get fewer containers than their work asks for, and why; sorted by function.
     pub waiting: Vec<(FunctionId, Why)>,
+}
+
+impl Plan {
+    /// Leaves out the stops of idle tasks that are not among these: where it is not known that they get no more inputs, they may have
+    /// been given some since they were reported idle.
+    pub fn stop_idle_only(&mut self, told: &BTreeSet<TaskId>) {
+        let idle = &self.idle;
+        self.commands.retain(|command| match command {
+            Command::StopTask { id, .. } => told.contains(id) || !idle.contains(id),
+            _ => true,
+        });
+    }
 }
 
 /// One function that should have more containers.
@@ -72,6 +86,7 @@ pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() ->
         shares: Shares::new(state, load),
         stops: BTreeMap::new(),
         yields: BTreeSet::new(),
+        idle_stops: BTreeSet::new(),
         idle: Vec::new(),
         serving: Vec::new(),
         waiting: BTreeMap::new(),
@@ -81,7 +96,8 @@ pub fn plan(state: &State, load: &Load, now: Timestamp, ids: &mut dyn FnMut() ->
     let assigns = planner.place(&mut needs, ids);
     let stops = planner.stops.into_iter().map(|(id, why)| Command::StopTask { id, why });
     let commands = stops.chain(assigns).collect();
-    Plan { commands, yields: planner.yields.into_iter().collect(), waiting: planner.waiting.into_iter().collect() }
+    let yields = planner.yields.into_iter().collect();
+    Plan { commands, yields, idle: planner.idle_stops, waiting: planner.waiting.into_iter().collect() }
 }
 
 struct Planner<'a> {
@@ -92,6 +108,7 @@ struct Planner<'a> {
     shares: Shares,
     stops: BTreeMap<TaskId, String>,
     yields: BTreeSet<TaskId>,
+    idle_stops: BTreeSet<TaskId>,
     /// Idle tasks that may be stopped for the sake of others.
     idle: Vec<Candidate>,
     /// What each function has that takes inputs.
@@ -172,10 +189,11 @@ impl<'a> Planner<'a> {
         nodes.find(|node| self.load.down.contains(node)).map(|node| self.room.name(node))
     }
 
-    /// Stops a task, and with it all of its gang.
+    /// Stops an idle task, and with it all of its gang.
     fn stop(&mut self, task: TaskId, why: String) {
         let all = ends_with(self.state, task);
         self.room.stop(self.state, &all);
+        self.idle_stops.insert(task);
         self.stops.insert(task, why);
     }
 
@@ -274,6 +292,7 @@ impl<'a> Planner<'a> {
         self.idle.sort_by_key(|idle| (Reverse(idle.idle_ms), idle.task));
         for task in tasks {
             self.goes(task);
+            self.idle_stops.insert(task);
             self.stops.insert(task, format!("idle, makes room for {id}"));
         }
         Why::RoomSoon { node: self.room.name(node) }

@@ -523,6 +523,23 @@ fn idle_containers_stop_after_their_time_and_the_longest_idle_first() {
 }
 
 #[test]
+fn an_idle_container_whose_home_did_not_hear_that_it_stops_is_not_stopped() {
+    let mut cluster = Cluster::new(&[8_000]);
+    cluster.function(1, resources(100), scaling(0, 0, 0));
+    cluster.function(2, resources(100), scaling(0, 0, 0));
+    (1..=3).for_each(|task| cluster.task(task, 1 + u128::from(task == 3), 1));
+    cluster.work(1, 0, 0);
+    (1..=3).for_each(|task| cluster.idle(task, 61_000));
+    let mut plan = cluster.plan();
+    plan.stop_idle_only(&[ta(2)].into());
+    let stops: Vec<_> = plan.commands.iter().map(|command| cluster.describe(command)).collect();
+    assert_eq!(stops, ["stop 2: idle for 61 s"]);
+    let mut plan = Plan { idle: BTreeSet::new(), ..cluster.plan() };
+    plan.stop_idle_only(&BTreeSet::new());
+    assert_eq!(plan.commands.len(), 2, "what stops for another reason goes whatever it does: {plan:?}");
+}
+
+#[test]
 fn a_function_without_a_report_is_not_scaled_down() {
     let mut cluster = Cluster::new(&[8_000]);
     cluster.function(1, resources(100), scaling(0, 0, 0));

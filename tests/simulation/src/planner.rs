@@ -39,14 +39,12 @@ pub async fn run(world: World, node: Rc<Node>) {
 async fn round(world: &World, node: &Rc<Node>) {
     let (state, now) = (world.council.local(node.me), world.timestamp());
     let load = reported(world, node, &state, now);
-    let plan = plan(&state, &load, now, &mut || world.bits());
-    for command in &plan.commands {
-        if let Command::StopTask { id, .. } = command
-            && let Some(task) = state.tasks.get(id)
-        {
-            let _ = node.calls.stop_task(*id, task.function).await;
-        }
-    }
+    let mut plan = plan(&state, &load, now, &mut || world.bits());
+    let stops = plan.commands.iter().filter_map(|command| match command {
+        Command::StopTask { id, .. } => Some((*id, state.tasks.get(id)?.function)),
+        _ => None,
+    });
+    plan.stop_idle_only(&node.calls.stop_tasks(stops.collect()).await);
     if !plan.commands.is_empty() {
         let _ = world.council.propose(node.me, plan.commands).await;
     }

@@ -228,11 +228,6 @@ impl Calls {
         self.done("give up a task", Request::TaskLost { task, pool, lost }).await
     }
 
-    /// Gives a task no further inputs: it is told to stop when it asks.
-    pub async fn stop_task(&self, task: TaskId, pool: FunctionId) -> Result<(), Error> {
-        self.done("stop a task", Request::StopTask { task, pool }).await
-    }
-
     /// Ends all inputs of a pool that no task has, with this status and exactly this result.
     pub async fn fail_pool(&self, pool: FunctionId, status: Status, result: Bytes) -> Result<(), Error> {
         self.done("fail waiting inputs", Request::FailPool { pool, status, result }).await
@@ -360,7 +355,7 @@ impl Calls {
         self.load.clone()
     }
 
-    async fn done(&self, what: &'static str, request: Request) -> Result<(), Error> {
+    pub(super) async fn done(&self, what: &'static str, request: Request) -> Result<(), Error> {
         match self.told(what, Duration::ZERO, request).await? {
             Told::Done => Ok(()),
             other => Err(not_expected(other)),

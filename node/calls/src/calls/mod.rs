@@ -16,7 +16,7 @@
 //! | `ground` | the time and the disk that all of this stands on |
 //! | `away` | requests that are for another node, and what a new home asks the others |
 //! | `replication`, [`copies`] | records between a home and those that keep copies |
-//! | `running` | what the tasks of this node run |
+//! | `running`, `stopping` | what the tasks of this node run; tasks that are to get no more |
 //! | [`streams`], `data`, `origins` | data of generators and web bodies: not records, on the node of the container |
 //!
 //! **What lasts.** What is a record outlives the process, and with partners the machine: calls, inputs, outcomes, retries, cancellations.
@@ -51,6 +51,7 @@ mod replication;
 pub mod rules;
 mod running;
 pub mod state;
+mod stopping;
 pub mod streams;
 
 pub use away::Road;
