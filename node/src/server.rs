@@ -70,6 +70,8 @@ use crate::zygotes::{self, Zygotes};
 
 /// How long containers have for their exit hooks when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How long a node that stops waits until its chunks are on the disk.
+const STORE_WAIT: Duration = Duration::from_secs(10);
 /// Containers have one of so many connections for blobs, where they have a door of their own.
 const CONNECTIONS_INSIDE: usize = 10;
 /// How often zygotes are held against the images that are there.
@@ -271,7 +273,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         }
         signal = wait_for_signal() => signal.map(|()| None)?,
         why = cluster.raft().stopped() => Some(why.to_string()),
-        why = room.watch(kv, store) => Some(why),
+        why = room.watch(kv, store.clone()) => Some(why),
         why = calls.ended() => Some(format!("the records of calls have ended: {why}")),
     };
     match &broken {
@@ -307,6 +309,12 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let _ = tokio::join!(serving, operators, inside);
     if let Err(error) = calls.stop().await {
         tracing::warn!(%error, "the records of calls did not close in order");
+    }
+    // What is not in its index is read again by the next start.
+    match tokio::time::timeout(STORE_WAIT, store.sync_async()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the chunk store did not close in order"),
+        Err(_) => tracing::warn!(waited = ?STORE_WAIT, "the chunk store did not reach the disk, the node stops without it"),
     }
     cluster.raft().shutdown().await;
     peers.endpoint.close().await;

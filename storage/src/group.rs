@@ -58,10 +58,19 @@ struct Rounds<E> {
 impl<E: Clone + Send + 'static> Group<E> {
     /// Starts the thread; `sync` makes durable whatever was written before it was called.
     pub(crate) fn start(name: &str, sync: impl FnMut() -> Result<(), E> + Send + 'static) -> io::Result<Self> {
+        Self::run(name, None, sync)
+    }
+
+    /// Starts the thread, which syncs also when nobody has asked for it for a time: where little may be left unsynced.
+    pub(crate) fn start_restless(name: &str, after: Duration, sync: impl FnMut() -> Result<(), E> + Send + 'static) -> io::Result<Self> {
+        Self::run(name, Some(after), sync)
+    }
+
+    fn run(name: &str, rest: Option<Duration>, sync: impl FnMut() -> Result<(), E> + Send + 'static) -> io::Result<Self> {
         let rounds = Rounds { asked: 0, served: 0, over: None, closing: false, wakers: Vec::new() };
         let shared = Arc::new(Shared { rounds: Mutex::new(rounds), asked: Condvar::new(), served: Condvar::new() });
         let of_thread = shared.clone();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || of_thread.run(sync))?;
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || of_thread.run(rest, sync))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -117,9 +126,9 @@ impl<E> Drop for Group<E> {
 }
 
 impl<E: Clone> Shared<E> {
-    fn run(&self, mut sync: impl FnMut() -> Result<(), E>) {
+    fn run(&self, rest: Option<Duration>, mut sync: impl FnMut() -> Result<(), E>) {
         let ending = Ending(self);
-        while let Some(request) = self.next() {
+        while let Some(request) = self.next(rest) {
             let result = sync();
             let mut rounds = self.rounds.lock();
             match result {
@@ -134,14 +143,19 @@ impl<E: Clone> Shared<E> {
         drop(ending);
     }
 
-    /// Waits for a request; `None` when it is time to end.
-    fn next(&self) -> Option<u64> {
-        let mut rounds = self.rounds.lock();
-        while rounds.asked == rounds.served && !rounds.closing && rounds.over.is_none() {
-            // Nothing to be late for: the owner wakes this thread for a request or to end.
-            self.asked.wait(&mut rounds);
+    /// Waits for a request, or for `rest` if that is shorter; `None` when it is time to end.
+    fn next(&self, rest: Option<Duration>) -> Option<u64> {
+        let until = rest.map(|rest| Instant::now() + rest);
+        let (mut rounds, mut rested) = (self.rounds.lock(), false);
+        while rounds.asked == rounds.served && !rounds.closing && rounds.over.is_none() && !rested {
+            match until {
+                Some(until) => rested = self.asked.wait_until(&mut rounds, until).timed_out(),
+                // Nothing to be late for: the owner wakes this thread for a request or to end.
+                None => self.asked.wait(&mut rounds),
+            }
         }
-        (rounds.asked > rounds.served && rounds.over.is_none()).then_some(rounds.asked)
+        let goes_on = rounds.asked > rounds.served || !rounds.closing;
+        (goes_on && rounds.over.is_none()).then_some(rounds.asked)
     }
 }
 
@@ -266,6 +280,20 @@ mod tests {
         assert!(matches!(group.wait(), Err(Unserved::Failed("disk died"))));
         assert!(matches!(group.wait(), Err(Unserved::Failed("disk died"))));
         assert_eq!(calls.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_synced_after_a_rest() {
+        let (tell, synced) = mpsc::channel();
+        let group = Group::<()>::start_restless("test", Duration::from_millis(1), move || {
+            let _ = tell.send(());
+            Ok(())
+        })
+        .unwrap();
+        for _ in 0..2 {
+            synced.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
+        group.wait().unwrap();
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A chunk is written to a *pack*, an append-only file, and named in the *index*, a [`Kv`], which also repeats the
 //! bytes of small chunks so that reading one takes no seek. [`Store::put`] writes to the pack and returns: the chunk is
-//! readable at once. [`Store::sync`] makes it last, always in this order: sync the packs, write the index, sync the index.
+//! readable at once. [`Store::sync`] makes it last, always in this order: sync the packs, write the index, sync the index. It comes by
+//! itself some seconds after a put at the latest, so that a start after a crash has little to read again.
 //! So an index entry never points at bytes that a power cut can take away; and as the packs hold every chunk with its
 //! digest, an index that is lost is rebuilt from them.
 //!
@@ -63,6 +64,9 @@ const UNSYNCED_CHUNKS_MAX: usize = 32 << 10;
 
 /// How many bytes may wait for a sync. Beyond it, a put syncs: so a sync has an end in sight.
 const UNSYNCED_BYTES_MAX: u64 = 256 << 20;
+
+/// After how long what was put is synced, if nobody asks for it before. A start after a crash reads what was not.
+const UNSYNCED_FOR_MAX: Duration = Duration::from_secs(5);
 
 /// How many index entries are written in one batch.
 const INDEX_BATCH: usize = 1000;
@@ -273,7 +277,8 @@ impl Store {
             _held: held,
         });
         let of_thread = core.clone();
-        let group = Group::start("store-sync", move || of_thread.sync()).map_err(failed("start the syncing thread of", dir))?;
+        let group = Group::start_restless("store-sync", UNSYNCED_FOR_MAX, move || of_thread.sync())
+            .map_err(failed("start the syncing thread of", dir))?;
         Ok(Self { inner: Arc::new(Inner { core, group, elsewhere: OnceLock::new() }) })
     }
 
