@@ -222,10 +222,12 @@ class Door:
         environment = outer_environment()
         if not plain:
             environment["SHOAL_CONNECT_TOKEN"] = made["connect"].split()[-1]
-        self.process = subprocess.Popen(
-            [str(shoal_binary()), "connect", ",".join(node.url for node in nodes), "--listen", f"127.0.0.1:{port}"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
-        )  # fmt: skip
+        self.log = nodes[0].log.with_name(f"door-{port}.log")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(shoal_binary()), "connect", ",".join(node.url for node in nodes), "--listen", f"127.0.0.1:{port}"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment,
+            )  # fmt: skip
         assert self.process.stdout is not None
         assert self.url.encode() in self.process.stdout.readline()
 

@@ -33,7 +33,7 @@ def test_a_token_that_is_revoked_ends_it(door, client, node):
     node.shoal("token", "revoke", door.token_id)
     assert client.modal("app", "list", environment=through).wait(60) != 0
     assert door.process.wait(10) == 1
-    assert b"is good no more" in door.process.stderr.read()
+    assert "is good no more" in door.log.read_text()
     (refused,) = map(json.loads, node.shoal("audit", "--who", door.token_id, "--method", "connect", "--json").stdout.splitlines())
     assert refused["what"] == "refused" and "was revoked" in refused["why"], refused
 

@@ -142,8 +142,11 @@ fn transport() -> TransportConfig {
 /// Gives what a client's machine opens to whoever serves it, until the connection ends or clients are sent `away`.
 pub(crate) async fn let_in(connection: &Connection, serve: Option<ServeClient>, mut away: watch::Receiver<bool>) {
     let token = tls::chain_of(connection).first().and_then(|leaf| client_of(leaf));
-    let Some((token, serve)) = token.zip(serve) else {
-        return connection.close(NOT_LET_IN, b"this machine showed no certificate of a client, or the node is starting");
+    let Some(token) = token else {
+        return connection.close(NOT_LET_IN, b"this machine showed no certificate of a client");
+    };
+    let Some(serve) = serve else {
+        return connection.close(ELSEWHERE, b"this node is starting or stopping, another one may serve");
     };
     loop {
         tokio::select! {

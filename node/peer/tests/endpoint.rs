@@ -346,10 +346,14 @@ async fn a_peer_that_is_not_reached_directly_is_reached_through_another() {
 async fn a_client_is_sent_elsewhere_by_a_node_that_cannot_serve_it_and_let_in_again_later() {
     let cluster = Cluster::new();
     let node = cluster.node(1);
-    node.endpoint.serve_clients(|_, _, mut tunnel| async move { tunnel.write_all(b"here").await.unwrap() });
     let (request, key) = Pass::ask().unwrap();
     let leaf = cluster.ca.certify_client(TokenId::from_random(1), &request, now()).unwrap();
     let pass = Pass::new(&key, &leaf, cluster.ca.certificate()).unwrap();
+    // It does not serve yet.
+    let early = Entry::open(&node.at(), &pass).await.unwrap();
+    let why = tokio::time::timeout(PATIENCE, early.ended_by()).await.unwrap();
+    assert!(early.was_sent_elsewhere() && why.contains("is starting"), "{why}");
+    node.endpoint.serve_clients(|_, _, mut tunnel| async move { tunnel.write_all(b"here").await.unwrap() });
     let greeted = async |entry: &Entry| {
         let (mut said, mut tunnel) = ([0; 4], entry.tunnel().await.unwrap());
         // The node hears of a tunnel with its first bytes.

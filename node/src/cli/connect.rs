@@ -1,9 +1,11 @@
 //! `shoal connect`: a door on a client's machine that leads to whichever node is there.
 //!
 //! The official client speaks to one address. Behind this door it outlives the loss of a node: its connection ends, it connects
-//! anew to the same address, and comes out at another node. Bytes are passed on as they are: by mutual TLS with a token of the cluster
+//! anew to the same address, and comes out at another node. It does so three times within 0.7 s and then gives up, so it gets a
+//! connection that ends only where a node has spoken ([`passing`]). Bytes are passed on as they are: by mutual TLS with a token of the cluster
 //! ([`secure`]), or by plain TCP on a network of one's own.
 
+mod passing;
 mod secure;
 
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use shoal_peer::{ConnectToken, Tunnel};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
+use passing::pass_on;
 use secure::Secure;
 
 /// How long one node may take to let a connection in.
@@ -206,28 +209,6 @@ async fn plain(address: String) -> Result<TcpStream, String> {
     let _ = stream.set_nodelay(true);
     let _ = notice_loss(&stream);
     Ok(stream)
-}
-
-/// Joins a client to a node, until either of them ends.
-async fn pass_on(mut client: TcpStream, way: Way) {
-    let mut gone = [0];
-    // Who gives up waiting is not waited for.
-    let reached = tokio::select! {
-        reached = way.reach() => reached,
-        _ = async { while client.peek(&mut gone).await.is_ok_and(|bytes| bytes > 0) { tokio::time::sleep(TRY_AGAIN_AFTER).await } } => None,
-    };
-    let _ = client.set_nodelay(true);
-    // However it ends, the client connects anew, and is led to a node that is there.
-    match (reached, way) {
-        (Some(Reached::Plain(mut node)), _) => drop(tokio::io::copy_bidirectional(&mut client, &mut node).await),
-        (Some(Reached::Secure(mut node)), Way::Secure(secure)) => {
-            let ended = tokio::io::copy_bidirectional(&mut client, &mut node).await;
-            if ended.is_err_and(|error| shoal_peer::was_turned_away(&error)) {
-                secure.turned_away();
-            }
-        }
-        _ => {}
-    }
 }
 
 fn notice_loss(node: &TcpStream) -> rustix::io::Result<()> {

@@ -75,6 +75,8 @@ impl Secure {
     }
 
     async fn keep(self, nodes: Arc<Nodes>, token: ConnectToken, mut pass: Pass) {
+        // How many nodes in a row said that another one may serve.
+        let mut sent_on = 0;
         loop {
             if pass.renew_at() <= now() {
                 pass = match enrol(&nodes, &token).await {
@@ -92,17 +94,20 @@ impl Secure {
                 return;
             }
             let why = entry.ended_by().await;
-            let elsewhere = entry.was_sent_elsewhere();
-            if elsewhere {
+            if entry.was_sent_elsewhere() {
+                sent_on += 1;
                 nodes.tell_once(&why);
-                nodes.try_next();
             } else {
+                sent_on = 0;
                 eprintln!("shoal: the connection to a node has ended: {why}");
             }
+            // What has just ended a connection starts anew at best; others are there.
+            nodes.try_next();
             if !self.replace_unless_refused(Standing::Opening) {
                 return;
             }
-            tokio::time::sleep(if elsewhere { TRY_AGAIN_AFTER } else { REST }).await;
+            let all_asked = sent_on > 0 && sent_on % nodes.addresses.len() == 0;
+            tokio::time::sleep(if all_asked { TRY_AGAIN_AFTER } else { REST }).await;
         }
     }
 
