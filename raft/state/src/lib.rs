@@ -19,6 +19,8 @@ pub mod model;
 mod object;
 mod refused;
 mod state;
+#[doc(hidden)]
+pub mod written;
 
 pub use command::{Command, Event, VERSION_KNOWN};
 pub use digest::{Digest, NotADigest};
