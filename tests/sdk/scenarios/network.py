@@ -31,7 +31,8 @@ class Network:
     """A bridge, and a namespace for each node on it. Several stand beside each other by their numbers."""
 
     def __init__(self, number: int = 0):
-        self.bridge, self.net = f"shoalsc{number}", f"10.78.{number}"
+        # Not of 10.64.0.0/10, of which nodes of this machine take networks for their containers: they would disguise what passes here.
+        self.bridge, self.net = f"shoalsc{number}", f"10.178.{number}"
         self.held = Path(f"/run/{self.bridge}.lock").open("w")
         try:
             fcntl.flock(self.held, fcntl.LOCK_EX | fcntl.LOCK_NB)
