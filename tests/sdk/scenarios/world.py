@@ -55,6 +55,8 @@ class World:
         self.random = random.Random(f"{name} {seed}")
         self.report = Report(name, seed)
         self.began = time.time()
+        # When all kinds of calls had been answered: what was asked before waited for its first containers.
+        self.warm = self.began
         self.faults: list[tuple[float, str, Callable[[dict[str, Any]], bool]]] = []
         self.loads: list[Load] = []
         self.registry: list[tuple[int, Running]] = []
@@ -99,7 +101,7 @@ class World:
         for load in self.loads:
             load.under_way()
         homes, workers = self.cluster.homes(self.app), self.cluster.workers()
-        self.say(f"under load; node {self.cluster.leader()} leads, homes {homes}, containers on {workers}")
+        self.warm = self.say(f"under load; node {self.cluster.leader()} leads, homes {homes}, containers on {workers}")
 
     def pass_time(self, seconds: float) -> None:
         """Lets the load go on for a while."""
@@ -132,6 +134,9 @@ class World:
             if fact["kind"] == "error":
                 when = f"after {fact['took']:.1f} s at {fact['at'] - self.began:.1f} s"
                 self.report.broken.append(f"no_error: {fact['what']} {when}: {fact['error']}")
+        if self.report.broken:
+            for door in self.cluster.doors:
+                print(f"  what {door.url} said:", *door.log.read_text().splitlines()[-12:], sep="\n    ")
         self.check_calls(facts)
         self.check_histories(operations)
         self.say("all that was told has been looked at")
@@ -144,10 +149,11 @@ class World:
         return [json.loads(line) | {"through": which} for which, lines in told for line in lines]
 
     def measure(self, facts: list[dict[str, Any]]) -> None:
-        """Notes the longest waits, and for each fault how long it took to the first answer to a call that came after it."""
+        """Notes the longest waits since all was warm, and for each fault how long it took to the first answer to a call that came after it."""
         for kind in KINDS:
-            took = sorted((fact["took"] for fact in facts if fact["kind"] == kind), reverse=True)
-            self.report.counts[kind] = len(took)
+            of_kind = [fact for fact in facts if fact["kind"] == kind]
+            took = sorted((fact["took"] for fact in of_kind if fact["at"] - fact["took"] >= self.warm), reverse=True)
+            self.report.counts[kind] = len(of_kind)
             if took and kind != "result":
                 self.report.figures[f"longest until {kind}, of {took[len(took) // 2]:.2f} in the middle"] = took[0]
         for when, what, needed in self.faults:
@@ -172,8 +178,8 @@ class World:
         for which in sorted({one["through"] for one in operations}):
             if lost := [one for one in operations if one["through"] == which and one["error"]]:
                 print(f"  through node {which} {len(lost)} operations on names were lost; the first: {lost[0]['error']}")
-        if operations:
-            self.report.figures["longest operation on a name"] = max(one["end"] - one["begin"] for one in operations)
+        if took := [one["end"] - one["begin"] for one in operations if one["at"] - (one["end"] - one["begin"]) >= self.warm]:
+            self.report.figures["longest operation on a name"] = max(took)
         for name, history in names.items():
             if why := contradiction(history):
                 self.report.broken.append(f"linearizable: {name}: {why}")
