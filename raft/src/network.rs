@@ -276,6 +276,11 @@ mod tests {
     }
 
     #[test]
+    fn what_nodes_of_version_6_ask_is_understood() {
+        shoal_state::written::hold::<Request>("a request", include_str!("../tests/written/6/request.txt"), 1);
+    }
+
+    #[test]
     fn a_message_of_another_format_is_refused_by_its_first_byte() {
         let bytes = encode(&Request::ReadIndex);
         assert!(matches!(decode(&bytes), Ok(Request::ReadIndex)));

@@ -97,6 +97,11 @@ fn judge(me: &Member, peer: &Member, shown: NodeId, admission: &dyn Admission) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nodes_of_version_6_say_of_themselves_is_read() {
+        shoal_state::written::hold::<Member>("a hello", include_str!("../tests/written/6/hello.txt"), 0);
+    }
     use shoal_state::BootId;
 
     #[derive(Debug)]

@@ -123,3 +123,8 @@ async fn one_message_carries_at_least_one_entry_and_not_much_more_than_its_limit
     assert_eq!(store.read(0..6, 1).unwrap().len(), 1);
     assert_eq!(store.try_get_log_entries(0..6).await.unwrap().len(), 6);
 }
+
+#[test]
+fn entries_that_version_6_wrote_are_read() {
+    shoal_state::written::hold::<Entry>("an entry", include_str!("../../tests/written/6/entry.txt"), 1);
+}

@@ -446,3 +446,14 @@ pub(super) fn explain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nodes_of_version_6_ask_and_tell_is_understood() {
+        shoal_state::written::hold::<Asked>("what is asked", include_str!("../../tests/written/6/asked.txt"), 0);
+        shoal_state::written::hold::<Told>("what is told", include_str!("../../tests/written/6/told.txt"), 0);
+    }
+}

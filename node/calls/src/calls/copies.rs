@@ -337,3 +337,16 @@ async fn take(calls: &Calls, records: Records) -> Result<Answer, String> {
     }
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::written::hold;
+
+    use super::*;
+
+    #[test]
+    fn what_nodes_of_version_6_say_of_copies_is_understood() {
+        hold::<Records>("records for a copy", include_str!("../../tests/written/6/copies-records.txt"), 0);
+        hold::<Answer>("the answer of a copy", include_str!("../../tests/written/6/copies-answer.txt"), 0);
+    }
+}

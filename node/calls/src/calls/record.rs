@@ -145,6 +145,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn logs_that_version_6_wrote_are_read() {
+        shoal_state::written::hold::<Record>("a record", include_str!("../../tests/written/6/record.txt"), 0);
+    }
+
+    #[test]
     fn a_record_reads_back_and_its_payload_follows() {
         let (call, input) = (CallId::from_random(1), InputId::from_random(2));
         let record = Record::Input { call, input, idx: 7, at_ms: 1 << 41 };
