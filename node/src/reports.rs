@@ -380,3 +380,15 @@ async fn tell(reports: &Reports, endpoint: &Endpoint, node: NodeId, address: &st
         tokio::time::sleep(EVERY).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::written::hold;
+
+    use super::*;
+
+    #[test]
+    fn what_nodes_of_version_6_report_is_read() {
+        hold::<(Report, Besides)>("a report", include_str!("../tests/written/6/report.txt"), 0);
+    }
+}

@@ -129,3 +129,15 @@ pub(crate) fn led_by(node: NodeId, voters: Vec<shoal_raft::Peer>, learners: Vec<
         stopped: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::written::hold;
+
+    use super::*;
+
+    #[test]
+    fn what_nodes_of_version_6_say_is_read() {
+        hold::<Standing>("how a node stands", include_str!("../tests/written/6/standing.txt"), 0);
+    }
+}

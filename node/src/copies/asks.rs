@@ -139,3 +139,15 @@ impl Copies {
         (answers, silent)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::written::hold;
+
+    use super::*;
+
+    #[test]
+    fn what_nodes_of_version_6_ask_is_understood() {
+        hold::<Ask>("what is asked", include_str!("../../tests/written/6/copies-asked.txt"), 0);
+    }
+}
