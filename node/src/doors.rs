@@ -64,9 +64,10 @@ pub(crate) fn serve(api: &Api) {
     api.peers.endpoint.serve_clients(move |token, from, tunnel| pass(held.clone(), at, token, from, tunnel));
 }
 
-/// Sends clients' machines to other nodes for as long as this one reaches none of them, until `stop`.
+/// Sends clients' machines to other nodes for as long as this one reaches none of them, and from `stop` on.
 ///
-/// Their connections do not end by themselves where only the wires between nodes are broken.
+/// Their connections do not end by themselves where only the wires between nodes are broken; and a node that stops has containers to
+/// end before it ends its connections, and answers nothing new in between.
 pub(crate) async fn run(api: Api, stop: CancellationToken) {
     let mut was_cut_off = false;
     while tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await.is_err() {
@@ -76,6 +77,10 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             api.peers.endpoint.send_clients_away(cut_off);
             was_cut_off = cut_off;
         }
+    }
+    let state = api.cluster.local();
+    if state.members.keys().any(|node| *node != api.cluster.node) {
+        api.peers.endpoint.send_clients_away(true);
     }
 }
 

@@ -154,7 +154,7 @@ pub(crate) async fn let_in(connection: &Connection, serve: Option<ServeClient>, 
                 Ok((send, receive)) => drop(tokio::spawn(serve(token, connection.remote_address(), tokio::io::join(receive, send)))),
                 Err(_) => return,
             },
-            _ = away.wait_for(|away| *away) => return connection.close(ELSEWHERE, b"this node does not reach its cluster, another one may"),
+            _ = away.wait_for(|away| *away) => return connection.close(ELSEWHERE, b"this node does not reach its cluster or stops, another one may serve"),
         }
     }
 }
