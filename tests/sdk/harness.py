@@ -21,6 +21,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -253,6 +255,15 @@ class Node:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.api_port}"
+
+    def healthy(self) -> bool:
+        """Says what a load balancer is told: whether clients should come to this node."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=10) as answer:
+                return answer.status == 200
+        except urllib.error.HTTPError as error:
+            assert error.code == 503, error
+            return False
 
     def start(self, *more: str) -> None:
         """Starts the keeper, with more arguments if there are any, and returns when the node answers."""

@@ -25,6 +25,11 @@ def test_a_program_runs_through_it(door, client):
     assert "App completed" in run.text() and f"{door.url}/apps/" in run.text(), run.text()
 
 
+def test_a_node_says_that_clients_may_come(node):
+    """What leads clients to nodes asks each of them, without a token."""
+    assert node.healthy()
+
+
 def test_a_token_that_is_revoked_ends_it(door, client, node):
     """A machine whose token was revoked is let in no more: the door says so and ends; started again, it is refused in words, and the
     node's audit log has it."""

@@ -20,6 +20,7 @@ mod exec_by_server;
 pub(crate) mod function;
 mod function_history;
 pub(crate) mod gpu;
+mod health;
 pub(crate) mod identity;
 pub(crate) mod image;
 mod input_plane;

@@ -35,7 +35,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::error::Error;
-use super::{Api, Caller, Connection, Identity, Told, absent, blob, exec, identity, policy, service};
+use super::{Api, Caller, Connection, Identity, Told, absent, blob, exec, health, identity, policy, service};
 
 /// The largest message that a client may send, in bytes: the clients' own limit with a margin.
 const MESSAGE_BYTES_MAX: usize = 110 << 20;
@@ -99,6 +99,7 @@ fn router(api: Api, task: Option<TaskId>) -> Router {
         .add_service(channel)
         .into_axum_router()
         .layer(axum::middleware::from_fn_with_state(door.clone(), enter))
+        .merge(health::routes(api.clone()))
         .merge(blob::routes(api).layer(axum::middleware::from_fn_with_state(door, enter_by_url)))
 }
 

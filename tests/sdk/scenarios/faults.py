@@ -178,10 +178,16 @@ def one_way(world: World, deaf_to: dict[int, list[int]], what: str, seconds: flo
         world.cluster.network.deafen(which, *others)
     world.progress()
     world.pass_time(seconds)
+    for which, node in world.cluster.nodes.items():
+        reached = [one for one in world.cluster.nodes if one != which and one not in deaf_to.get(which, []) and which not in deaf_to.get(one, [])]
+        if node.healthy() != bool(reached):
+            told = "may" if node.healthy() else "should not"
+            world.report.broken.append(f"health: node {which}, which reaches {reached or 'nobody'}, says that clients {told} come")
     for which in deaf_to:
         world.cluster.network.heal(which)
     world.say("all hear each other again")
     world.cluster.settled(world.app)
+    wait_for("all nodes to take clients", lambda: all(node.healthy() for node in world.cluster.nodes.values()), 10)
     world.progress()
 
 
