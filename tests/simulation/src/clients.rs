@@ -12,10 +12,13 @@ use shoal_calls::{Calls, Error};
 use shoal_state::{CallId, InputId, ObjectId, ShardId};
 
 use crate::dice::Dice;
+use crate::extras::Extra;
 use crate::ground::BEGAN_MS;
 use crate::history::{Event, Seen, fnv};
 use crate::mutant::Mutant;
 use crate::world::{World, dict, function, queue, shards};
+
+mod cancels;
 
 /// How many clients there are.
 pub const COUNT: u64 = 5;
@@ -52,6 +55,7 @@ pub async fn run(world: World, number: u64) {
     client.objects_open().await;
     while !client.world.is_healed() {
         match client.dice.below(10) {
+            0..2 if client.world.there_are(Extra::Cancels) => client.cancelled().await,
             0..4 => client.call().await,
             4..6 => client.look().await,
             6..8 => client.items().await,

@@ -85,6 +85,11 @@ pub enum Event {
         input: InputId,
         retry_count: u32,
     },
+    /// A container was told that an input is cancelled, and has stopped it.
+    RunStopped {
+        task: TaskId,
+        input: InputId,
+    },
     /// A client was told that a call is open. `lasting`: it survives restarts of machines.
     Opened {
         call: CallId,
@@ -102,6 +107,11 @@ pub enum Event {
         call: CallId,
         key: String,
         tried: Vec<(InputId, u32)>,
+    },
+    /// A client was told that inputs of a call are cancelled, or that inputs of a cancelled call are there.
+    Cancelled {
+        call: CallId,
+        inputs: Vec<InputId>,
     },
     /// A client read outputs from `after` on. `all`: there was room for all that there are.
     Read {

@@ -21,11 +21,15 @@ pub enum Mutant {
     CursorRunsAhead,
     /// A schedule's call gets another id each time it is made.
     FiringHasNoId,
+    /// A container does not ask which of its inputs are cancelled.
+    DeafToCancels,
+    /// A client takes a cancellation for done once a node has heard of it.
+    CancelledWhenAsked,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::AckedWhenSent,
         Self::LyingDisk,
         Self::AsksNobodyWhatRuns,
@@ -35,5 +39,7 @@ impl Mutant {
         Self::TriesAgainByAnotherKey,
         Self::CursorRunsAhead,
         Self::FiringHasNoId,
+        Self::DeafToCancels,
+        Self::CancelledWhenAsked,
     ];
 }

@@ -1,8 +1,10 @@
 //! Runs a seed and holds what happened against all that must hold.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use crate::extras::{self, Extra};
 use crate::history::{Event, hash};
 use crate::invariants::ALL;
 use crate::mutant::Mutant;
@@ -46,8 +48,13 @@ impl std::fmt::Display for Failure {
 
 /// Runs the world of a seed, with a bug put back or without.
 pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Ran, Failure> {
+    run_with(seed, mutant, extras::of(seed))
+}
+
+/// As [`run`], with these things in it besides.
+pub fn run_with(seed: u64, mutant: Option<Mutant>, extras: BTreeSet<Extra>) -> Result<Ran, Failure> {
     let world = || {
-        let world = World::new(seed, mutant);
+        let world = World::new(seed, mutant, extras);
         let events = world.run();
         assert!(world.council.agrees(), "nodes that have applied the same have different states");
         events

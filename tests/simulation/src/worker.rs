@@ -9,10 +9,12 @@ use bytes::Bytes;
 use shoal_calls::Error;
 use shoal_calls::calls::{LeaseRequest, Leased, LeasedInput, Lost, Outcome, Status};
 use shoal_state::model::{Task, TaskEnd};
-use shoal_state::{Command, TaskId};
+use shoal_state::{Command, InputId, TaskId};
 use tokio::sync::watch;
 
+use crate::extras::Extra;
 use crate::history::Event;
+use crate::mutant::Mutant;
 use crate::node::Node;
 use crate::world::World;
 
@@ -20,6 +22,16 @@ use crate::world::World;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a container waits until it repeats what failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(300);
+
+/// How long a container waits to hear that an input of it is cancelled, and until it asks again.
+const LISTENS_FOR: Duration = Duration::from_secs(5);
+const LISTENS_EVERY: Duration = Duration::from_secs(1);
+/// What an input says that is worked on until it is cancelled, or for a long time.
+pub const LONG: &[u8] = b"long";
+const LONG_MS: u64 = 45_000;
+
+/// What a container was told not to go on with. What it hears of an input that it has not begun with it forgets.
+type Cancels = watch::Sender<BTreeSet<InputId>>;
 
 /// A container that runs: how it is told to end at once.
 #[derive(Debug)]
@@ -61,7 +73,10 @@ async fn container(world: World, node: Rc<Node>, id: TaskId, task: Task, mut kil
     world.time.sleep(Duration::from_millis(start_ms)).await;
     world.history.note(Event::ContainerBegan { task: id, node: node.me });
     let how = {
-        let works = Box::pin(work(&world, &node, id, &task));
+        let cancels = Cancels::default();
+        let listens = listen(&world, &node, id, &task, &cancels);
+        let works =
+            Box::pin(async { futures::future::select(Box::pin(work(&world, &node, id, &task, &cancels)), Box::pin(listens)).await });
         let over = Box::pin(async {
             let _ = killed.wait_for(|killed| *killed).await;
         });
@@ -89,8 +104,21 @@ async fn end(world: World, node: Rc<Node>, id: TaskId, task: Task, how: &str) {
     }
 }
 
+/// Hears which inputs are cancelled, for ever.
+async fn listen(world: &World, node: &Rc<Node>, id: TaskId, task: &Task, cancels: &Cancels) {
+    if !world.there_are(Extra::Cancels) || world.has(Mutant::DeafToCancels) {
+        return std::future::pending().await;
+    }
+    loop {
+        if let Ok(inputs) = node.calls.held_cancels(id, task.function, LISTENS_FOR).await {
+            cancels.send_modify(|known| known.extend(inputs));
+        }
+        world.time.sleep(LISTENS_EVERY).await;
+    }
+}
+
 /// Takes inputs until there is nothing more for it.
-async fn work(world: &World, node: &Rc<Node>, id: TaskId, task: &Task) {
+async fn work(world: &World, node: &Rc<Node>, id: TaskId, task: &Task, cancels: &Cancels) {
     let mut number = 0;
     loop {
         number += 1;
@@ -105,20 +133,28 @@ async fn work(world: &World, node: &Rc<Node>, id: TaskId, task: &Task) {
         match leased {
             Leased::Stop => return,
             Leased::Inputs(inputs) if inputs.is_empty() => {}
-            Leased::Inputs(inputs) => do_them(world, node, id, task, inputs).await,
+            Leased::Inputs(inputs) => do_them(world, node, (id, task), inputs, cancels).await,
         }
     }
 }
 
-async fn do_them(world: &World, node: &Rc<Node>, id: TaskId, task: &Task, inputs: Vec<LeasedInput>) {
+async fn do_them(world: &World, node: &Rc<Node>, (id, task): (TaskId, &Task), inputs: Vec<LeasedInput>, cancels: &Cancels) {
     for LeasedInput { input, retry_count, .. } in &inputs {
         world.history.note(Event::RunBegan { task: id, node: node.me, input: *input, retry_count: *retry_count });
     }
-    for LeasedInput { input, retry_count, .. } in inputs {
+    for LeasedInput { input, retry_count, payload, .. } in inputs {
         let ms = if world.draw(0, 9) == 0 { world.draw(2_000, 9_000) } else { world.draw(10, 600) };
-        world.time.sleep(Duration::from_millis(ms)).await;
-        world.history.note(Event::WorkDone { task: id, input });
-        let status = if world.draw(0, 9) == 0 { Status::Failed } else { Status::Success };
+        let ms = if &payload[..] == LONG { LONG_MS } else { ms };
+        cancels.send_modify(BTreeSet::clear);
+        let mut told = cancels.subscribe();
+        let is_cancelled = world.time.within(Duration::from_millis(ms), told.wait_for(|told| told.contains(&input))).await.is_some();
+        let status = if is_cancelled {
+            world.history.note(Event::RunStopped { task: id, input });
+            Status::Terminated
+        } else {
+            world.history.note(Event::WorkDone { task: id, input });
+            if world.draw(0, 9) == 0 { Status::Failed } else { Status::Success }
+        };
         let result = Bytes::from(format!("{input} {retry_count} by {id}"));
         let outcome = || Outcome { input, retry_count, status, result: result.clone() };
         loop {

@@ -1,7 +1,7 @@
 //! A world: some nodes, their network, what they decide, clients and faults, all from one seed.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use shoal_state::{
 
 use crate::council::Council;
 use crate::dice::Dice;
+use crate::extras::Extra;
 use crate::ground::BEGAN_MS;
 use crate::history::{Event, History};
 use crate::mutant::Mutant;
@@ -81,6 +82,7 @@ pub struct Inner {
     /// How many nodes there are.
     pub size: usize,
     mutant: Option<Mutant>,
+    extras: BTreeSet<Extra>,
     ids: Vec<NodeId>,
     root: tempfile::TempDir,
     places: RefCell<Vec<Place>>,
@@ -168,8 +170,8 @@ fn admit(state: &mut State, ids: &[NodeId]) {
 }
 
 impl World {
-    /// Makes the world of a seed.
-    pub fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+    /// Makes the world of a seed, with these things in it besides.
+    pub fn new(seed: u64, mutant: Option<Mutant>, extras: BTreeSet<Extra>) -> Self {
         let mut dice = Dice::new(seed, 1);
         let size = usize::try_from(dice.from(3, 5)).unwrap_or(3);
         let ids: Vec<NodeId> = (1..=size as u128).map(NodeId::from_random).collect();
@@ -181,7 +183,7 @@ impl World {
         let places = RefCell::new((0..size).map(|_| Place::default()).collect());
         let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder for the nodes");
         let (dice, calls, healed, busy) = (RefCell::new(dice), RefCell::default(), RefCell::new(false), RefCell::default());
-        Self(Rc::new(Inner { seed, size, mutant, ids, root, places, dice, runs, time, net, council, history, calls, healed, busy }))
+        Self(Rc::new(Inner { seed, size, mutant, extras, ids, root, places, dice, runs, time, net, council, history, calls, healed, busy }))
     }
 
     /// Runs it to its end, and returns what happened.
@@ -222,6 +224,11 @@ impl World {
     /// Says whether a bug is back.
     pub fn has(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
+    }
+
+    /// Says whether there is this in the world.
+    pub fn there_are(&self, extra: Extra) -> bool {
+        self.extras.contains(&extra)
     }
 
     /// Returns the id of a node.

@@ -7,6 +7,7 @@ use crate::faults::OVER;
 use crate::history::Event;
 
 mod acked_survives;
+mod cancelled_stays;
 mod cursor_never_skips;
 mod everything_ends;
 mod fire_once;
@@ -26,7 +27,7 @@ pub type Events = [(Duration, Event)];
 pub type Invariant = (&'static str, fn(&Events) -> Result<(), String>);
 
 /// All promises. That everything ends is the last: where another is broken, that may follow.
-pub const ALL: [Invariant; 12] = [
+pub const ALL: [Invariant; 13] = [
     ("acked_survives", acked_survives::check),
     ("no_two_homes_ack", no_two_homes_ack::check),
     ("one_outcome", one_outcome::check),
@@ -38,6 +39,7 @@ pub const ALL: [Invariant; 12] = [
     ("cursor_never_skips", cursor_never_skips::check),
     ("pop_not_lost", pop_not_lost::check),
     ("fire_once", fire_once::check),
+    ("cancelled_stays", cancelled_stays::check),
     ("everything_ends", everything_ends::check),
 ];
 
