@@ -175,12 +175,13 @@ async fn rows_of(api: &Api, info: CallInfo) -> Result<Vec<Row>, Error> {
         match (input.status, ended.get(&input.input)) {
             (InputStatus::Waiting | InputStatus::Delayed { .. }, _) => waits,
             (InputStatus::Running { task, since_ms }, _) => {
-                Row { started_ms: Some(since_ms), task: Some(task), stands: Stands::Running, ..waits }
+                Row { started_ms: Some(since_ms.max(put_ms)), task: Some(task), stands: Stands::Running, ..waits }
             }
             (InputStatus::Done(status), None) => Row { stands: stands(status), ..waits },
             (InputStatus::Done(status), Some((started_ms, at_ms, task))) => Row {
-                started_ms: Some(*started_ms).filter(|ms| *ms > 0),
-                ended_ms: Some(*at_ms),
+                // Read from other clocks than the call's, or a moment before it.
+                started_ms: Some(*started_ms).filter(|ms| *ms > 0).map(|ms| ms.max(put_ms)),
+                ended_ms: Some(put_ms.max(*started_ms).max(*at_ms)),
                 task: *task,
                 stands: stands(status),
                 ..waits
