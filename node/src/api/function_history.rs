@@ -294,8 +294,7 @@ fn ms(time: Option<Timestamp>) -> Option<Millis> {
 }
 
 fn timestamp(ms: Millis) -> Timestamp {
-    let (seconds, rest) = (ms / 1000, ms % 1000);
-    Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: i32::try_from(rest * 1_000_000).unwrap_or(0) }
+    super::logs::timestamp(ms.saturating_mul(1_000_000))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod containers;
 mod copy;
 mod lines;
 mod load;
+mod login;
 mod objects;
 mod raw;
 mod relay;

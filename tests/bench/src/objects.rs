@@ -8,14 +8,12 @@ use clap::{Args, ValueEnum};
 use redis::aio::MultiplexedConnection;
 use shoal_proto::modal_client as pb;
 use shoal_proto::modal_client::modal_client_client::ModalClientClient;
-use tonic::Request;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::login::{Login, request};
 use crate::{load, say};
 
-/// How long one request may take before the run counts as broken.
-const DEADLINE: Duration = Duration::from_secs(20);
 /// A pickled number, as the official client sends it.
 const VALUE: &[u8] = b"\x80\x04K\x01.";
 /// How many entries are there for reads alone.
@@ -43,10 +41,8 @@ pub(crate) struct Options {
     /// Where Redis answers, such as `redis+unix:///run/redis.sock`.
     #[arg(long)]
     redis: Option<String>,
-    #[arg(long, default_value = "")]
-    token_id: String,
-    #[arg(long, default_value = "")]
-    token_secret: String,
+    #[command(flatten)]
+    login: Login,
     /// What names of this run begin with.
     #[arg(long)]
     prefix: String,
@@ -76,13 +72,6 @@ struct User {
     server: Server,
     what: What,
     object: Arc<str>,
-}
-
-fn request<T>(metadata: &MetadataMap, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    *request.metadata_mut() = metadata.clone();
-    request.set_timeout(DEADLINE);
-    request
 }
 
 impl User {
@@ -152,10 +141,7 @@ async fn connect(options: &Options) -> anyhow::Result<Server> {
         return Ok(Server::Redis(client.get_multiplexed_async_connection().await.with_context(|| format!("cannot reach {url}"))?));
     }
     let Some(url) = &options.url else { bail!("give --url or --redis") };
-    let mut metadata = MetadataMap::new();
-    for (name, value) in [("x-modal-token-id", &options.token_id), ("x-modal-token-secret", &options.token_secret)] {
-        metadata.insert(name, value.parse().context("a token that cannot be sent")?);
-    }
+    let metadata = options.login.metadata()?;
     let channel = Endpoint::from_shared(url.clone())?.connect().await.with_context(|| format!("cannot reach {url}"))?;
     Ok(Server::Node { channel, metadata })
 }

@@ -11,15 +11,13 @@ use clap::{Args, ValueEnum};
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
 use shoal_proto::modal_client::modal_client_client::ModalClientClient;
-use tonic::Request;
 use tonic::client::Grpc;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::login::{Login, request};
 use crate::{load, say};
 
-/// How long one write may take before the run counts as broken.
-const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 /// A pickled `((1,), {})`.
 const ARGUMENTS: &[u8] = b"\x80\x04K\x01\x85}\x86.";
 
@@ -50,10 +48,8 @@ pub(crate) struct Options {
     /// The functions to call, in turn.
     #[arg(long = "function")]
     functions: Vec<String>,
-    #[arg(long, default_value = "")]
-    token_id: String,
-    #[arg(long, default_value = "")]
-    token_secret: String,
+    #[command(flatten)]
+    login: Login,
     /// What the names of this run begin with.
     #[arg(long)]
     prefix: String,
@@ -97,13 +93,6 @@ struct Target {
 }
 
 impl Target {
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        *request.metadata_mut() = self.metadata.clone();
-        request.set_timeout(WRITE_DEADLINE);
-        request
-    }
-
     /// Begins a call of one of the functions.
     async fn call(
         &self,
@@ -120,7 +109,7 @@ impl Target {
             pipelined_inputs,
             ..Default::default()
         };
-        let begun = ModalClientClient::new(self.channel.clone()).function_map(self.request(wanted)).await?;
+        let begun = ModalClientClient::new(self.channel.clone()).function_map(request(&self.metadata, wanted)).await?;
         Ok(Call { function, id: begun.into_inner().function_call_id })
     }
 
@@ -145,7 +134,7 @@ impl Target {
                     function_call_id: call.id.clone(),
                     inputs: (0..INPUTS_A_REQUEST).map(|of| item(turn * INPUTS_A_REQUEST + of)).collect::<anyhow::Result<_>>()?,
                 };
-                client.function_put_inputs(self.request(wanted)).await?;
+                client.function_put_inputs(request(&self.metadata, wanted)).await?;
             }
             What::Dicts => {
                 let wanted = pb::DictGetOrCreateRequest {
@@ -153,7 +142,7 @@ impl Target {
                     object_creation_type: pb::ObjectCreationType::CreateIfMissing.into(),
                     ..Default::default()
                 };
-                client.dict_get_or_create(self.request(wanted)).await?;
+                client.dict_get_or_create(request(&self.metadata, wanted)).await?;
             }
             What::Etcd => {
                 let mut grpc = Grpc::new(self.channel.clone());
@@ -161,7 +150,7 @@ impl Target {
                 let wanted = PutRequest { key: format!("{}-{number}", self.options.prefix).into(), value: ARGUMENTS.repeat(4) };
                 let path = http::uri::PathAndQuery::from_static("/etcdserverpb.KV/Put");
                 let codec = tonic_prost::ProstCodec::<PutRequest, PutResponse>::default();
-                grpc.unary(self.request(wanted), path, codec).await?;
+                grpc.unary(request(&self.metadata, wanted), path, codec).await?;
             }
         }
         Ok(())
@@ -196,10 +185,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         bail!("calls want at least one --function");
     }
     let options = Arc::new(options);
-    let mut metadata = MetadataMap::new();
-    for (name, value) in [("x-modal-token-id", &options.token_id), ("x-modal-token-secret", &options.token_secret)] {
-        metadata.insert(name, value.parse().context("a token that cannot be sent")?);
-    }
+    let metadata = options.login.metadata()?;
     let mut targets = Vec::new();
     for url in options.urls.iter().cycle().take(options.urls.len() * options.connections) {
         let channel = Endpoint::from_shared(url.clone())?.connect().await.with_context(|| format!("cannot reach {url}"))?;

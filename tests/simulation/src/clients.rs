@@ -124,6 +124,21 @@ impl Client {
         move |tries| if anew { format!("{key} {tries}") } else { key.clone() }
     }
 
+    /// Opens a call; false if that was refused.
+    async fn open(&mut self, open: OpenCall, lasting: bool) -> bool {
+        let call = open.call;
+        let opened = self
+            .ask(move |calls, _| {
+                let open = open.clone();
+                Box::pin(async move { calls.open_call(open).await })
+            })
+            .await;
+        if opened.answer.is_ok() {
+            self.world.history.note(Event::Opened { call, lasting });
+        }
+        opened.answer.is_ok()
+    }
+
     /// Opens a call, puts inputs, reads until all have outputs, has some tried again.
     async fn call(&mut self) {
         let (number, shard) = (self.next(), self.shard());
@@ -156,16 +171,9 @@ impl Client {
             }
         } else {
             self.world.does(self.number, "opens a call");
-            let opened = self
-                .ask(move |calls, _| {
-                    let open = open.clone();
-                    Box::pin(async move { calls.open_call(open).await })
-                })
-                .await;
-            if opened.answer.is_err() {
+            if !self.open(open, lasting).await {
                 return;
             }
-            self.world.history.note(Event::Opened { call, lasting });
             self.world.does(self.number, "puts inputs");
             for batch in 0..self.dice.from(1, 3) {
                 let (name, count) = (format!("batch {batch}"), u32::try_from(self.dice.from(1, 4)).unwrap_or(1));

@@ -31,16 +31,9 @@ impl Client {
             policy: Policy { retries: 1, initial_delay_ms: 300, ..Policy::default() },
         };
         self.world.does(self.number, "opens a call to cancel it");
-        let opened = self
-            .ask(move |calls, _| {
-                let open = open.clone();
-                Box::pin(async move { calls.open_call(open).await })
-            })
-            .await;
-        if opened.answer.is_err() {
+        if !self.open(open, lasting).await {
             return;
         }
-        self.world.history.note(Event::Opened { call, lasting });
         let mut wants = BTreeMap::new();
         if !self.put_long(call, "first", &mut wants).await {
             return;
