@@ -166,6 +166,8 @@ pub(crate) struct Disk {
     /// How long a chunk stays that was put or said to be here, though nothing names it yet, in seconds. Not less than a build or
     /// an upload takes.
     pub(crate) chunks_keep_seconds: u64,
+    /// From where on the chunk store takes nothing new, as a part of the whole disk in percent, whoever fills it.
+    pub(crate) full_percent: u8,
     /// What containers and builds printed, in bytes. The oldest lines go first.
     pub(crate) logs_bytes: u64,
     /// For how many days lines are kept.
@@ -185,6 +187,7 @@ impl Default for Disk {
         Self {
             chunks_bytes: 0,
             chunks_keep_seconds: shoal_storage::store::KEEP.as_secs(),
+            full_percent: shoal_storage::store::Options::default().full_percent,
             logs_bytes: 1 << 30,
             logs_days: 30,
             overlay_bytes: 0,
@@ -198,7 +201,8 @@ impl Default for Disk {
 impl Disk {
     /// How the chunk store is kept.
     pub(crate) fn chunks(&self) -> shoal_storage::store::Options {
-        shoal_storage::store::Options { keep: Duration::from_secs(self.chunks_keep_seconds), ..Default::default() }
+        let keep = Duration::from_secs(self.chunks_keep_seconds);
+        shoal_storage::store::Options { keep, full_percent: self.full_percent, ..Default::default() }
     }
 
     /// How long stopped apps are remembered, in milliseconds.
@@ -349,12 +353,16 @@ impl Config {
             Some(path) => Toml::file_exact(path),
             None => Toml::file(CONFIG_PATH),
         };
-        Figment::from(Serialized::defaults(Self::default()))
+        let file = file.unwrap_or(Path::new(CONFIG_PATH));
+        let config: Self = Figment::from(Serialized::defaults(Self::default()))
             .merge(toml)
             .merge(Env::prefixed("SHOAL_").filter(|key| is_key(key.as_str())).split("__"))
             .merge(Serialized::defaults(flags))
             .extract()
-            .with_context(|| format!("cannot read the configuration from {}", file.unwrap_or(Path::new(CONFIG_PATH)).display()))
+            .with_context(|| format!("cannot read the configuration from {}", file.display()))?;
+        let percent = config.disk.full_percent;
+        anyhow::ensure!((1..=100).contains(&percent), "disk.full_percent is {percent}, but is a part of the disk in percent: say 1 to 100");
+        Ok(config)
     }
 
     /// What builds and containers need to reach the world as this node does.
@@ -441,6 +449,16 @@ mod tests {
         assert_eq!(advertised("n1.example:80"), of("n1.example", "n1.example:80"));
         assert_eq!(advertised("[::1]"), of("[::1]", "[::1]:7470"));
         assert_eq!(advertised("[::1]:80"), of("[::1]", "[::1]:80"));
+    }
+
+    #[test]
+    fn a_part_of_the_disk_that_cannot_be_is_refused() {
+        let load = |percent: u8| Config::load(None, &serde_json::json!({ "disk": { "full_percent": percent } }));
+        assert_eq!(load(98).unwrap().disk.chunks().full_percent, 98);
+        for wrong in [0, 101] {
+            let refused = load(wrong).unwrap_err().to_string();
+            assert_eq!(refused, format!("disk.full_percent is {wrong}, but is a part of the disk in percent: say 1 to 100"));
+        }
     }
 
     #[test]

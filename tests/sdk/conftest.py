@@ -102,6 +102,16 @@ def seed(node: Node) -> Path:
     return node.data.parent / "seed"
 
 
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder for what all tests of a file share. It stays after a failure."""
+    name, before = request.module.__name__.rsplit(".", 1)[-1].removeprefix("test_"), request.session.testsfailed
+    folder = tmp_path_factory.mktemp(name)
+    yield folder
+    if request.session.testsfailed == before:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def token(node: Node) -> Token:
     """A token of the shared node; this process speaks with it too."""

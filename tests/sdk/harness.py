@@ -449,6 +449,8 @@ def node_environment() -> dict[str, str]:
     environment = outer_environment()
     if bundle := environment.get("SSL_CERT_FILE"):
         environment.setdefault("SHOAL_IMAGES__CA_BUNDLE", bundle)
+    # The disk is not the node's alone, and what others keep on it is no fault.
+    environment.setdefault("SHOAL_DISK__FULL_PERCENT", "98")
     return environment
 
 

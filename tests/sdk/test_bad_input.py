@@ -30,9 +30,9 @@ RPCS = api_pb2.DESCRIPTOR.services_by_name["ModalClient"].methods
 
 
 @pytest.fixture(scope="module")
-def rough(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def rough(module_folder: Path) -> Iterator[Node]:
     """A node of this module's own, for what may not be done to the shared one."""
-    node = Node(tmp_path_factory.mktemp("rough") / "data")
+    node = Node(module_folder / "data")
     node.start()
     yield node
     node.stop()

@@ -31,10 +31,9 @@ def named(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Iterator[tuple[Node, Node]]:
+def nodes(module_folder: Path, seed: Path) -> Iterator[tuple[Node, Node]]:
     """A cluster of two."""
-    fresh = tmp_path_factory.mktemp("cluster")
-    home, other = founder(fresh / "home", seed, named("home")), Node(fresh / "other", config=named("other"))
+    home, other = founder(module_folder / "home", seed, named("home")), Node(module_folder / "other", config=named("other"))
     try:
         home.start()
         other.join(home)

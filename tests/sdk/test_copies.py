@@ -14,12 +14,11 @@ BALLAST = 3_000_000
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Iterator[list[Node]]:
+def three(module_folder: Path, seed: Path) -> Iterator[list[Node]]:
     """A cluster of three."""
-    fresh = tmp_path_factory.mktemp("copies")
     configs = {name: f'name = "{name}"\n{REPAIR}' for name in ("one", "two", "three")}
-    one = founder(fresh / "one", seed, configs["one"])
-    two, three = (Node(fresh / name, config=configs[name]) for name in ("two", "three"))
+    one = founder(module_folder / "one", seed, configs["one"])
+    two, three = (Node(module_folder / name, config=configs[name]) for name in ("two", "three"))
     nodes = [one, two, three]
     try:
         one.start()

@@ -24,9 +24,9 @@ LONG = [name for name, one in SCENARIOS.items() if not one.short and name != "up
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Iterator[tuple[Cluster, str]]:
+def fleet(module_folder: Path, seed: Path) -> Iterator[tuple[Cluster, str]]:
     """A cluster of three with an app, one for all scenarios but those that need another."""
-    yield from made(tmp_path_factory.mktemp("fleet"), seed, None)
+    yield from made(module_folder, seed, None)
 
 
 def made(folder: Path, seed: Path, binary: Path | None) -> Iterator[tuple[Cluster, str]]:

@@ -21,9 +21,9 @@ CONFIG = f"[calls]\ninputs_waiting_max = 50\n[disk]\nchunks_keep_seconds = {KEEP
 
 
 @pytest.fixture(scope="module")
-def small_node(tmp_path_factory: pytest.TempPathFactory, seed: Path) -> Iterator[Node]:
+def small_node(module_folder: Path, seed: Path) -> Iterator[Node]:
     """A node of its own that keeps nothing for long, few lines of logs, and takes few inputs at once."""
-    node = founder(tmp_path_factory.mktemp("store") / "data", seed, CONFIG)
+    node = founder(module_folder / "data", seed, CONFIG)
     try:
         node.start()
         yield node

@@ -137,7 +137,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The disk is too full for new chunks. Deleting something helps.
-    #[error("the disk under {} is {used_percent} % full, and new chunks are refused from {limit_percent} % on: free some space", dir.display())]
+    #[error("the disk under {} is {used_percent} % full, and new chunks are refused from {limit_percent} % on (disk.full_percent): free some space", dir.display())]
     Full {
         /// The folder of the store.
         dir: PathBuf,

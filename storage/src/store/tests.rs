@@ -188,7 +188,7 @@ fn a_full_disk_refuses_new_chunks_in_words() {
     USED.store(90, Ordering::Relaxed);
     let refused = store.put(b"does not").unwrap_err();
     assert!(matches!(refused, Error::Full { used_percent: 90, limit_percent: 90, .. }), "{refused}");
-    assert!(refused.to_string().ends_with("is 90 % full, and new chunks are refused from 90 % on: free some space"));
+    assert!(refused.to_string().ends_with("is 90 % full, and new chunks are refused from 90 % on (disk.full_percent): free some space"));
     assert_eq!(store.put(b"fits").unwrap(), digest, "it is here already");
     assert_eq!(store.get(&digest).unwrap(), "fits");
     store.sync().unwrap();
