@@ -3,10 +3,14 @@
 //! A new file survives only after its folder was synced too, and a new folder only after its parent was.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 /// A system call on a file failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -67,6 +71,41 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failed> {
     file.sync_all().map_err(failed("sync", &fresh))?;
     fs::rename(&fresh, path).map_err(failed("make", path))?;
     sync_dir(parent_of(path))
+}
+
+/// Writes parts at `offset` of a file, one behind the other, without copying them together.
+pub fn write_parts_at<const N: usize>(file: &File, parts: [&[u8]; N], mut offset: u64) -> io::Result<()> {
+    let mut parts = parts.map(IoSlice::new);
+    let mut left = &mut parts[..];
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        let written = match rustix::io::pwritev(file, left, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Err(Errno::INTR) => continue,
+            other => other?,
+        };
+        IoSlice::advance_slices(&mut left, written);
+        offset += written as u64;
+    }
+    Ok(())
+}
+
+/// Reads so many bytes at `offset` of a file, into memory that nobody clears before.
+///
+/// # Errors
+/// [`io::ErrorKind::UnexpectedEof`] when the file ends before.
+pub fn read_at(file: &File, length: usize, offset: u64) -> io::Result<Bytes> {
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes.into())
 }
 
 /// Removes a file; its name is gone for good only after [`sync_dir`]. A file that is not there is fine.

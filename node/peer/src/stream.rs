@@ -5,8 +5,9 @@
 
 use std::net::SocketAddr;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use shoal_state::NodeId;
+use tokio::io::AsyncReadExt as _;
 
 use crate::error::{Error, Result};
 
@@ -196,17 +197,25 @@ impl Incoming {
 
     /// Reads so many bytes. Memory is taken once something came, and for what is long as it comes: a length alone costs nothing.
     async fn read(&mut self, length: usize) -> std::result::Result<Bytes, String> {
-        let mut whole = BytesMut::new();
+        const CUT: &str = "it ended in the middle of a message";
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let first = self.receive.read_chunk(length, true).await.map_err(|error| error.to_string())?;
+        let Some(first) = first else { return Err(CUT.into()) };
+        if first.bytes.len() == length {
+            return Ok(first.bytes);
+        }
+        let mut whole = BytesMut::with_capacity(length.min(RESERVED_BYTES_MAX));
+        whole.extend_from_slice(&first.bytes);
         while whole.len() < length {
-            let read = self.receive.read_chunk(length - whole.len(), true).await.map_err(|error| error.to_string())?;
-            let Some(chunk) = read else { return Err("it ended in the middle of a message".into()) };
-            if chunk.bytes.len() == length {
-                return Ok(chunk.bytes);
+            let left = length - whole.len();
+            // All that has come so far at once: piece by piece, each would take the connection's lock.
+            match self.receive.read_buf(&mut (&mut whole).limit(left)).await {
+                Ok(0) => return Err(CUT.into()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
             }
-            if whole.is_empty() {
-                whole.reserve(length.min(RESERVED_BYTES_MAX));
-            }
-            whole.extend_from_slice(&chunk.bytes);
         }
         Ok(whole.freeze())
     }

@@ -13,10 +13,11 @@ use futures::StreamExt as _;
 use parking_lot::Mutex;
 use shoal_peer::Service;
 use shoal_state::{Digest, NodeId};
-use shoal_storage::store::Store;
+use shoal_storage::store::{self, Store, Stored};
 use tokio::sync::watch;
 
 use super::others::Others;
+use super::wire::{self, Wanted};
 use crate::api::blocking;
 
 /// Chunks, many on a stream.
@@ -30,10 +31,6 @@ const REQUESTS_AT_ONCE: usize = 3;
 const PEER_WAIT: Duration = Duration::from_secs(10);
 /// So many bytes that came are put into the store together.
 const PUT_BYTES: usize = 4 << 20;
-
-/// The first byte of what is sent for a chunk: nothing follows, or its bytes.
-pub(super) const ABSENT: u8 = 0;
-pub(super) const PRESENT: u8 = 1;
 
 /// What came of a chunk: its bytes, or that nobody has it, or why that could not be found out.
 pub(super) type Fetched = Result<Option<Bytes>, String>;
@@ -200,7 +197,7 @@ impl Fetcher {
         }
         let mut asked = Asked::default();
         if !mine.is_empty()
-            && let Err(why) = self.ask(node, address, mine, keep, &mut flights, &mut asked.found).await
+            && let Err(why) = self.ask_for(node, address, mine, keep, &mut flights, &mut asked.found).await
         {
             asked.failure = Some(why);
         }
@@ -228,7 +225,7 @@ impl Fetcher {
     }
 
     /// Asks a peer for chunks, and tells of those that it has, proven.
-    async fn ask(
+    async fn ask_for(
         &self,
         node: NodeId,
         address: &str,
@@ -237,48 +234,84 @@ impl Fetcher {
         flights: &mut Flights<'_>,
         found: &mut Vec<Found>,
     ) -> Result<(), String> {
+        let wrong = self.ask((node, address), digests, Wanted::Stored, keep, flights, found).await?;
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        // Its disk may be damaged there, of which it does not know until it proves them itself.
+        let lies = self.ask((node, address), wrong, Wanted::Proven, keep, flights, found).await?;
+        for digest in &lies {
+            tracing::error!(%node, %digest, "a peer sent other bytes than the chunk has; others are asked from now on");
+            self.others.ban(node, *digest);
+            flights.land(digest, Ok(None));
+        }
+        lies.first().map_or(Ok(()), |digest| Err(format!("node {node} sent other bytes than chunk {digest} has")))
+    }
+
+    /// Asks a peer for chunks, and tells of those that it has, proven. Returns those of which it sent other bytes.
+    async fn ask(
+        &self,
+        (node, address): (NodeId, &str),
+        digests: Vec<Digest>,
+        wanted: Wanted,
+        keep: bool,
+        flights: &mut Flights<'_>,
+        found: &mut Vec<Found>,
+    ) -> Result<Vec<Digest>, String> {
         let opened = async {
             let mut stream = self.others.endpoint().open_stream(node, address, CHUNKS).await?;
-            stream.send(postcard::to_stdvec(&digests).expect("digests can be written").into()).await?;
+            stream.send(wire::ask(&digests, wanted)).await?;
             stream.finish()?;
             Ok(stream)
         };
         let mut stream = self.others.wait(node, "take a request for chunks", PEER_WAIT, opened).await?;
-        let (mut waiting, mut waiting_bytes, mut wrong) = (Vec::new(), 0, None);
+        let (mut waiting, mut waiting_bytes, mut wrong) = (Vec::new(), 0, Vec::new());
         for digest in digests {
             let next = self.others.wait(node, "send a chunk", PEER_WAIT, stream.next()).await?;
             let frame = next.ok_or_else(|| format!("node {node} sent less than it was asked for"))?;
-            if frame.first() != Some(&PRESENT) {
+            let Some(chunk) = wire::answered(&frame) else {
                 flights.land(&digest, Ok(None));
                 continue;
-            }
-            let bytes = frame.slice(1..);
-            if Digest::of(&bytes) != digest {
-                tracing::error!(%node, %digest, "a peer sent other bytes than the chunk has; others are asked from now on");
-                self.others.ban(node, digest);
-                wrong = Some(format!("node {node} sent other bytes than chunk {digest} has"));
-                flights.land(&digest, Ok(None));
-                continue;
-            }
-            waiting_bytes += bytes.len();
-            waiting.push((digest, bytes));
+            };
+            waiting_bytes += chunk.plain_bytes();
+            waiting.push((digest, chunk));
             if waiting_bytes >= PUT_BYTES {
                 waiting_bytes = 0;
-                self.take(std::mem::take(&mut waiting), keep, flights, found).await;
+                wrong.extend(self.take(std::mem::take(&mut waiting), keep, flights, found).await);
             }
         }
-        self.take(waiting, keep, flights, found).await;
+        wrong.extend(self.take(waiting, keep, flights, found).await);
         self.others.answered(node);
-        wrong.map_or(Ok(()), Err)
+        Ok(wrong)
     }
 
-    /// Puts chunks into the store, if that is wanted, and hands them out.
-    async fn take(&self, came: Vec<(Digest, Bytes)>, keep: bool, flights: &mut Flights<'_>, found: &mut Vec<Found>) {
-        self.keep(&came, keep).await;
-        for (digest, bytes) in came {
-            flights.land(&digest, Ok(Some(bytes.clone())));
-            found.push(Found::new(digest, bytes, keep));
+    /// Proves chunks, puts them into the store, if that is wanted, and hands them out. Returns those that are not what they should be.
+    async fn take(&self, came: Vec<(Digest, Stored)>, keep: bool, flights: &mut Flights<'_>, found: &mut Vec<Found>) -> Vec<Digest> {
+        if came.is_empty() {
+            return Vec::new();
         }
+        let store = self.store.clone();
+        let (proven, wrong) = blocking(move || {
+            let (mut proven, mut wrong) = (Vec::new(), Vec::new());
+            for (digest, chunk) in came {
+                match chunk.prove(digest) {
+                    Ok(chunk) => proven.push(chunk),
+                    Err(_) => wrong.push(digest),
+                }
+            }
+            if keep {
+                tell_if_not_kept(proven.iter().try_for_each(|chunk| store.put_proven(chunk)));
+            }
+            (proven, wrong)
+        })
+        .await;
+        for chunk in proven {
+            let digest = chunk.digest();
+            let plain = chunk.into_plain();
+            flights.land(&digest, Ok(Some(plain.clone())));
+            found.push(Found::new(digest, plain, keep));
+        }
+        wrong
     }
 
     async fn keep(&self, came: &[(Digest, Bytes)], wanted: bool) {
@@ -286,10 +319,13 @@ impl Fetcher {
             return;
         }
         let (store, put) = (self.store.clone(), came.to_vec());
-        // What is not kept now is fetched when it is needed.
-        let kept = blocking(move || put.iter().try_for_each(|(_, bytes)| store.put(bytes).map(drop))).await;
-        if let Err(error) = kept {
-            tracing::warn!(%error, "cannot keep chunks that came from a peer");
-        }
+        blocking(move || tell_if_not_kept(put.iter().try_for_each(|(_, bytes)| store.put(bytes).map(drop)))).await;
+    }
+}
+
+/// What is not kept now is fetched when it is needed.
+fn tell_if_not_kept(kept: store::Result<()>) {
+    if let Err(error) = kept {
+        tracing::warn!(%error, "cannot keep chunks that came from a peer");
     }
 }

@@ -5,8 +5,10 @@
 //! | `others` | the other members: who answers, who sent wrong bytes |
 //! | `fetch` | getting what this node lacks, many chunks at a time, from several peers |
 //! | `give` | bringing to a peer what it lacks |
+//! | `wire` | what is said when chunks are fetched |
 //!
-//! What comes is proven by its digest. A peer that sends other bytes is named in the log, is not asked for that chunk again and for
+//! What comes is proven by its digest, where it arrives: whoever sends only reads, and chunks stay compressed on their way from disk to
+//! disk. When it is not what it should be, the peer is asked once more, for what it has proven itself: a damaged disk is found so. A peer that still sends other bytes is named in the log, is not asked for that chunk again and for
 //! others last for a while. A chunk is fetched once however many want it.
 
 mod fetch;
@@ -14,6 +16,7 @@ mod give;
 pub(crate) mod others;
 #[cfg(test)]
 pub(crate) mod tests;
+mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,14 +24,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use shoal_peer::{Service, Stream};
 use shoal_state::{BlobId, Digest, NodeId};
-use shoal_storage::store::{self, Elsewhere, Store};
+use shoal_storage::store::{self, Elsewhere, Store, Stored};
 use tokio::runtime::Handle;
 
 use crate::api::{Blobs, blocking};
 pub(crate) use fetch::Brought;
-use fetch::{ABSENT, CHUNKS, CHUNKS_AT_ONCE, Fetcher, PRESENT};
+use fetch::{CHUNKS, CHUNKS_AT_ONCE, Fetcher};
 pub(crate) use give::Given;
 pub(crate) use others::Others;
+use wire::Wanted;
 
 /// Which list of chunks a blob is.
 const BLOBS: Service = Service::new(4, "look for a blob");
@@ -121,12 +125,12 @@ impl PeerChunks {
 async fn send(mut stream: Stream, store: Store) {
     let sent = async {
         while let Some(asked) = stream.next().await? {
-            let Ok(digests) = postcard::from_bytes::<Vec<Digest>>(&asked) else {
+            let Some((digests, wanted)) = wire::asked(&asked) else {
                 return stream.fail("what was asked cannot be read: are the nodes of one release?").await;
             };
             for some in digests[..digests.len().min(CHUNKS_AT_ONCE)].chunks(READ_AT_ONCE) {
                 let (of, some) = (store.clone(), some.to_vec());
-                let frames = blocking(move || some.iter().map(|digest| frame(&of, digest)).collect::<Result<Vec<_>, _>>()).await;
+                let frames = blocking(move || some.iter().map(|digest| answer(&of, digest, wanted)).collect::<Result<Vec<_>, _>>()).await;
                 match frames {
                     Ok(frames) => {
                         for frame in frames {
@@ -145,10 +149,14 @@ async fn send(mut stream: Stream, store: Store) {
 }
 
 /// Returns the parts of what is sent for a chunk.
-fn frame(store: &Store, digest: &Digest) -> store::Result<[Bytes; 2]> {
-    match store.get(digest) {
-        Ok(bytes) => Ok([Bytes::from_static(&[PRESENT]), bytes]),
-        Err(store::Error::Missing { .. } | store::Error::Corrupt { .. }) => Ok([Bytes::from_static(&[ABSENT]), Bytes::new()]),
+fn answer(store: &Store, digest: &Digest, wanted: Wanted) -> store::Result<[Bytes; 2]> {
+    let found = match wanted {
+        Wanted::Stored => store.get_stored(digest),
+        Wanted::Proven => store.get(digest).map(Stored::Plain),
+    };
+    match found {
+        Ok(chunk) => Ok(wire::answer(Some(chunk))),
+        Err(store::Error::Missing { .. } | store::Error::Corrupt { .. }) => Ok(wire::answer(None)),
         Err(error) => Err(error),
     }
 }

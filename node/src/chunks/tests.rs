@@ -175,9 +175,9 @@ async fn whoever_sends_wrong_bytes_is_not_asked_for_them_again() {
     liar.chunks.others.endpoint().serve(CHUNKS, move |mut stream: Stream, _| {
         let (store, noted) = (of.clone(), noted.clone());
         async move {
-            let asked: Vec<Digest> = postcard::from_bytes(&stream.next().await.unwrap().unwrap()).unwrap();
+            let (asked, wanted) = wire::asked(&stream.next().await.unwrap().unwrap()).unwrap();
             for digest in asked {
-                let mut wrong = frame(&store, &digest).unwrap().concat();
+                let mut wrong = answer(&store, &digest, wanted).unwrap().concat();
                 *wrong.last_mut().unwrap() ^= 1;
                 noted.lock().push(digest);
                 stream.send(wrong.into()).await.unwrap();
@@ -192,11 +192,30 @@ async fn whoever_sends_wrong_bytes_is_not_asked_for_them_again() {
     // The third has them itself: through the eyes of an empty store it lacks them, and only the liar can answer.
     let all = elsewhere.bring(digests.clone()).await;
     assert_eq!((all.chunks, all.failures.is_empty()), (0, false), "nothing of what it sends is kept");
-    assert_eq!(asked.lock().len(), digests.len());
+    assert_eq!(asked.lock().len(), 2 * digests.len(), "for each as it is kept, and for what it has proven");
     assert!(digests.iter().all(|digest| !store.has(digest).unwrap()));
     assert!(elsewhere.one(digests[0]).await.unwrap_err().contains(&world.nodes[0].id.to_string()), "who may have it is named");
-    assert_eq!(asked.lock().len(), digests.len(), "it is not asked for the same again");
+    assert_eq!(asked.lock().len(), 2 * digests.len(), "it is not asked for the same again");
     assert_eq!(third.chunks.others.distrusted(), HashSet::from([liar.id]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_disk_is_no_lie_and_its_chunks_come_from_another() {
+    let world = World::new(3);
+    let noise: Vec<u8> = (0..30_000u32).flat_map(|number| *Digest::of(&number.to_le_bytes()).as_bytes()).collect();
+    let (first, second) = (&world.nodes[0], &world.nodes[1]);
+    let digests: Vec<Digest> = noise.chunks(100_000).map(|chunk| first.store.put(chunk).unwrap()).collect();
+    first.chunks.give(second.id, &digests).await.unwrap();
+    let pack = first._dir.path().join("packs/0000000000.pack");
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes.iter_mut().skip(4096).step_by(4096).for_each(|byte| *byte ^= 1);
+    std::fs::write(&pack, bytes).unwrap();
+    let third = &world.nodes[2];
+    assert_eq!(third.chunks.bring(digests.clone()).await, Brought { chunks: 10, bytes: 960_000, failures: Vec::new() });
+    assert!(digests.iter().all(|digest| third.store.get(digest).is_ok()));
+    let dropped = digests.iter().filter(|digest| !first.store.has(digest).unwrap()).count();
+    assert!(dropped > 0, "whoever was asked for damaged chunks knows of it now");
+    assert_eq!(third.chunks.others.distrusted(), HashSet::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,9 +230,9 @@ async fn a_chunk_that_one_sends_wrongly_comes_from_another() {
     world.nodes[1].chunks.others.endpoint().serve(CHUNKS, move |mut stream: Stream, _| {
         let store = of.clone();
         async move {
-            let asked: Vec<Digest> = postcard::from_bytes(&stream.next().await.unwrap().unwrap()).unwrap();
+            let (asked, wanted) = wire::asked(&stream.next().await.unwrap().unwrap()).unwrap();
             for digest in asked {
-                let mut wrong = frame(&store, &digest).unwrap().concat();
+                let mut wrong = answer(&store, &digest, wanted).unwrap().concat();
                 *wrong.last_mut().unwrap() ^= 1;
                 stream.send(wrong.into()).await.unwrap();
             }

@@ -97,8 +97,8 @@ impl Core {
                     checked.repaired.push(damage);
                 }
                 None => match self.drop_corrupt(digest, &entry.place, what) {
-                    Err(Error::Corrupt { .. }) | Ok(_) => checked.dropped.push(damage),
-                    Err(error) => return Err(error),
+                    Error::Corrupt { .. } => checked.dropped.push(damage),
+                    error => return Err(error),
                 },
             }
             return Ok(());

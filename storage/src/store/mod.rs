@@ -24,6 +24,7 @@ mod gc;
 mod packs;
 mod record;
 mod recover;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +47,7 @@ pub use elsewhere::Elsewhere;
 pub use gc::{Condemned, Swept};
 use packs::{Packs, Unsynced, Writer};
 use record::{Entry, Place};
+pub use stored::{Proven, Stored};
 
 /// The longest run of bytes a store takes as one. Chunks of files are shorter; lists of chunks can be this long.
 pub const OBJECT_BYTES_MAX: usize = 16 << 20;
@@ -285,21 +287,29 @@ impl Store {
     /// Stores a chunk and returns its name. It is readable at once, and lasts after [`Self::sync`].
     pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
         let core = self.core();
-        if core.options.look_only {
-            return Err(Error::LookOnly { dir: core.dir.to_path_buf() });
-        }
+        core.check_writable()?;
         if bytes.len() > OBJECT_BYTES_MAX {
             return Err(Error::TooLong { bytes: bytes.len() });
         }
         let digest = Digest::of(bytes);
-        if core.touch(&digest)? == Known::No {
-            core.check_room()?;
-            let many = core.write(digest, bytes)?;
-            if many {
-                self.sync()?;
-            }
-        }
+        self.put_new(&digest, |core| core.write(&record::pack(digest, bytes), bytes))?;
         Ok(digest)
+    }
+
+    /// Stores a chunk that another node kept, as it kept it; else as [`Self::put`].
+    pub fn put_proven(&self, proven: &Proven) -> Result<()> {
+        self.core().check_writable()?;
+        self.put_new(&proven.digest(), |core| core.write(&record::Record::of(proven), proven.plain()))
+    }
+
+    /// Has a chunk written that is not here; one that is, is kept from now on. Returns after a sync when it is time for one.
+    fn put_new(&self, digest: &Digest, write: impl FnOnce(&Core) -> Result<bool>) -> Result<()> {
+        let core = self.core();
+        if core.touch(digest)? != Known::No {
+            return Ok(());
+        }
+        core.check_room()?;
+        if write(core)? { self.sync() } else { Ok(()) }
     }
 
     /// Stores chunks, as [`Self::put`] does, and returns their names in the same order.
@@ -325,6 +335,14 @@ impl Store {
     /// Returns the bytes of a chunk, proven by its digest.
     pub fn get(&self, digest: &Digest) -> Result<Bytes> {
         self.core().get(digest)
+    }
+
+    /// Returns a chunk as it is kept. Nothing proves it: that is for whoever gets it.
+    ///
+    /// # Errors
+    /// As [`Self::get`], but for damage that only the proof shows.
+    pub fn get_stored(&self, digest: &Digest) -> Result<Stored> {
+        self.core().get_stored(digest)
     }
 
     /// Says whether a chunk is here now. This is no promise: see [`Self::missing`].
@@ -408,6 +426,10 @@ impl Core {
         Ok(Known::Unsynced)
     }
 
+    fn check_writable(&self) -> Result<()> {
+        if self.options.look_only { Err(Error::LookOnly { dir: self.dir.to_path_buf() }) } else { Ok(()) }
+    }
+
     fn check_room(&self) -> Result<()> {
         let used_percent = (self.options.disk_used_percent)(&self.dir).map_err(failed("look at the disk of", &self.dir))?;
         self.refuse_from(used_percent)
@@ -422,13 +444,13 @@ impl Core {
     }
 
     /// Writes a chunk to the pack. Returns whether so much waits for a sync that it is time for one.
-    fn write(&self, digest: Digest, plain: &[u8]) -> Result<bool> {
+    fn write(&self, record: &record::Record<'_>, plain: &[u8]) -> Result<bool> {
         let inline = (plain.len() <= INLINE_BYTES_MAX).then(|| Bytes::copy_from_slice(plain));
         let keep_until = self.kept_from_now();
-        self.write_record(&record::pack(digest, plain), inline, keep_until)
+        self.write_record(record, inline, keep_until)
     }
 
-    fn write_record(&self, record: &record::Record, inline: Option<Bytes>, keep_until: u64) -> Result<bool> {
+    fn write_record(&self, record: &record::Record<'_>, inline: Option<Bytes>, keep_until: u64) -> Result<bool> {
         let mut writer = self.writer.lock();
         let place = writer.append(&self.packs, self.options.pack_bytes, record).map_err(|error| match error {
             full if full.is_full() => self.refuse_from(100).map_or_else(|refused| refused, |()| full.into()),
@@ -457,10 +479,28 @@ impl Core {
     }
 
     fn get(&self, digest: &Digest) -> Result<Bytes> {
+        self.find(digest, |entry| self.read(digest, entry))
+    }
+
+    fn get_stored(&self, digest: &Digest) -> Result<Stored> {
+        self.find(digest, |entry| {
+            if let Some(inline) = &entry.inline {
+                return Ok(Ok(Stored::Plain(inline.clone())));
+            }
+            Ok(Ok(Stored::of(&entry.place.header(*digest), self.packs.read(&entry.place)?)))
+        })
+    }
+
+    /// Reads a chunk where it lies, `read` says how. One that is found to be damaged is dropped.
+    fn find<T>(
+        &self,
+        digest: &Digest,
+        read: impl Fn(&Entry) -> std::result::Result<std::result::Result<T, &'static str>, Failed>,
+    ) -> Result<T> {
         let mut before = None;
         loop {
             let Some(entry) = self.entry(digest)? else { return Err(Error::Missing { digest: *digest }) };
-            let what = match self.read(digest, &entry) {
+            let what = match read(&entry) {
                 Ok(Ok(bytes)) => return Ok(bytes),
                 Ok(Err(what)) => what,
                 Err(error) if packs::is_lost(&error) => "the pack ends before it",
@@ -468,7 +508,7 @@ impl Core {
             };
             // The chunk may have been moved or deleted meanwhile: only the same place twice is damage.
             if before == Some(entry.place) {
-                return self.drop_corrupt(digest, &entry.place, what);
+                return Err(self.drop_corrupt(digest, &entry.place, what));
             }
             before = Some(entry.place);
         }
@@ -482,17 +522,19 @@ impl Core {
         Ok(record::unpack(&entry.place.header(*digest), stored))
     }
 
-    fn drop_corrupt(&self, digest: &Digest, place: &Place, what: &'static str) -> Result<Bytes> {
-        if self.options.look_only {
-            return Err(Error::Corrupt { digest: *digest, pack: self.packs.path(place.pack), offset: place.offset, what });
+    /// Drops a damaged chunk, unless the store is only looked at. Returns the error that tells of it, or why it could not.
+    fn drop_corrupt(&self, digest: &Digest, place: &Place, what: &'static str) -> Error {
+        let (pack, offset) = (self.packs.path(place.pack), place.offset);
+        if !self.options.look_only {
+            let mut fresh = self.fresh.write();
+            fresh.written.remove(digest);
+            fresh.touched.remove(digest);
+            if let Err(error) = self.chunks.remove(digest.as_bytes()) {
+                return error.into();
+            }
+            tracing::error!(%digest, pack = %pack.display(), offset, what, "a damaged chunk was dropped");
         }
-        let mut fresh = self.fresh.write();
-        fresh.written.remove(digest);
-        fresh.touched.remove(digest);
-        self.chunks.remove(digest.as_bytes())?;
-        let pack = self.packs.path(place.pack);
-        tracing::error!(%digest, pack = %pack.display(), offset = place.offset, what, "a damaged chunk was dropped");
-        Err(Error::Corrupt { digest: *digest, pack, offset: place.offset, what })
+        Error::Corrupt { digest: *digest, pack, offset, what }
     }
 
     /// Makes durable what was put and promised before this call. Runs on the syncing thread alone.

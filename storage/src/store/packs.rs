@@ -78,10 +78,9 @@ impl Packs {
 
     /// Reads the stored bytes of a record.
     pub(super) fn read(&self, place: &Place) -> Result<Bytes, Failed> {
-        let mut bytes = vec![0; place.stored_bytes as usize];
         let file = self.open(place.pack)?;
-        file.read_exact_at(&mut bytes, place.offset + HEADER_BYTES as u64).map_err(failed("read", &self.path(place.pack)))?;
-        Ok(bytes.into())
+        let bytes = file::read_at(&file, place.stored_bytes as usize, place.offset + HEADER_BYTES as u64);
+        bytes.map_err(failed("read", &self.path(place.pack)))
     }
 
     /// Reads a whole record: its header, and the stored bytes.
@@ -167,12 +166,13 @@ impl Writer {
     }
 
     /// Writes a record. When this fails, the next one takes its place.
-    pub(super) fn append(&mut self, packs: &Packs, pack_bytes: u64, record: &Record) -> Result<Place, Failed> {
-        let file = self.room(packs, pack_bytes, record.bytes.len() as u64)?;
-        file.write_all_at(&record.bytes, self.end).map_err(failed("write to", &packs.path(self.pack)))?;
+    pub(super) fn append(&mut self, packs: &Packs, pack_bytes: u64, record: &Record<'_>) -> Result<Place, Failed> {
+        let bytes = record.header.stride();
+        let file = self.room(packs, pack_bytes, bytes)?;
+        file::write_parts_at(&file, record.parts(), self.end).map_err(failed("write to", &packs.path(self.pack)))?;
         let place = Place::new(self.pack, self.end, &record.header);
         self.end = place.end();
-        self.unsynced.bytes += record.bytes.len() as u64;
+        self.unsynced.bytes += bytes;
         self.unsynced.packs.insert(self.pack, (file, self.end));
         Ok(place)
     }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use shoal_state::Digest;
 
 use super::OBJECT_BYTES_MAX;
+use super::stored::{Proven, Stored};
 
 /// Length of a record's header.
 pub(super) const HEADER_BYTES: usize = 56;
@@ -56,6 +57,12 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// Returns the header of a chunk that is stored as these bytes, whose lengths were checked.
+    pub(super) fn new(digest: Digest, lz4: bool, stored: &[u8], plain: &[u8]) -> Self {
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("the length of a chunk was checked");
+        Self { digest, lz4, stored_bytes: length(stored), plain_bytes: length(plain) }
+    }
+
     fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..4].copy_from_slice(&MAGIC);
@@ -86,37 +93,41 @@ impl Header {
 }
 
 /// A record as it is written.
-pub(super) struct Record {
+pub(super) struct Record<'a> {
     pub(super) header: Header,
-    pub(super) bytes: Vec<u8>,
+    head: [u8; HEADER_BYTES],
+    stored: Cow<'a, [u8]>,
+}
+
+impl<'a> Record<'a> {
+    fn new(header: Header, stored: Cow<'a, [u8]>) -> Self {
+        Self { header, head: header.encode(), stored }
+    }
+
+    /// Returns the record of a chunk that was stored before, here or on another node.
+    pub(super) fn of(proven: &'a Proven) -> Self {
+        let (header, stored) = proven.record();
+        Self::new(header, stored)
+    }
+
+    /// Returns the parts of the record, one behind the other: what is long in them is not copied.
+    pub(super) fn parts(&self) -> [&[u8]; 3] {
+        let padding = self.header.stride() as usize - HEADER_BYTES - self.stored.len();
+        [&self.head, &self.stored, &[0; ALIGN][..padding]]
+    }
 }
 
 /// Makes the record of a chunk, compressed where that helps.
-pub(super) fn pack(digest: Digest, plain: &[u8]) -> Record {
+pub(super) fn pack(digest: Digest, plain: &[u8]) -> Record<'_> {
     let compressed = compress(plain);
-    let stored = compressed.as_deref().unwrap_or(plain);
-    let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("the length of a chunk was checked");
-    let lz4 = compressed.is_some();
-    let header = Header { digest, lz4, stored_bytes: length(stored), plain_bytes: length(plain) };
-    let mut bytes = Vec::with_capacity(header.stride() as usize);
-    bytes.extend_from_slice(&header.encode());
-    bytes.extend_from_slice(stored);
-    bytes.resize(header.stride() as usize, 0);
-    Record { header, bytes }
+    let stored = compressed.map_or(Cow::Borrowed(plain), Cow::Owned);
+    let header = Header::new(digest, matches!(stored, Cow::Owned(_)), &stored, plain);
+    Record::new(header, stored)
 }
 
 /// Returns the chunk of a record, or how one sees that the bytes are not those.
 pub(super) fn unpack(header: &Header, stored: Bytes) -> Result<Bytes, &'static str> {
-    let plain = if header.lz4 {
-        let plain = lz4_flex::block::decompress(&stored, header.plain_bytes as usize);
-        plain.map_err(|_| "it does not decompress")?.into()
-    } else {
-        stored
-    };
-    if Digest::of(&plain) != header.digest {
-        return Err("its digest does not match");
-    }
-    Ok(plain)
+    Stored::of(header, stored).prove(header.digest).map(Proven::into_plain)
 }
 
 /// Chunks shorter than this are stored as they are.
@@ -212,10 +223,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(record: &Record) -> Result<Bytes, &'static str> {
-        let header = Header::parse(record.bytes.first_chunk().unwrap()).expect("a header");
+    fn read(record: &[u8]) -> Result<Bytes, &'static str> {
+        let header = Header::parse(record.first_chunk().unwrap()).expect("a header");
         let end = HEADER_BYTES + header.stored_bytes as usize;
-        unpack(&header, Bytes::copy_from_slice(&record.bytes[HEADER_BYTES..end]))
+        unpack(&header, Bytes::copy_from_slice(&record[HEADER_BYTES..end]))
     }
 
     #[test]
@@ -227,7 +238,7 @@ mod tests {
         for (plain, compressed) in [(&text, true), (&noise, false), (&half, true), (&text[..100].to_vec(), false)] {
             let record = pack(Digest::of(plain), plain);
             assert_eq!(record.header.lz4, compressed);
-            assert_eq!(read(&record).unwrap(), plain);
+            assert_eq!(read(&record.parts().concat()).unwrap(), plain);
         }
     }
 
@@ -235,18 +246,24 @@ mod tests {
         #[test]
         fn a_record_is_read_as_written(plain in prop::collection::vec(0..4u8, 0..2000)) {
             let record = pack(Digest::of(&plain), &plain);
-            prop_assert_eq!(record.bytes.len() as u64, record.header.stride());
-            prop_assert_eq!(read(&record).unwrap(), plain);
+            let bytes = record.parts().concat();
+            prop_assert_eq!(bytes.len() as u64, record.header.stride());
+            prop_assert_eq!(read(&bytes).unwrap(), &plain);
+            // As another node gets it.
+            let stored = Stored::of(&record.header, Bytes::copy_from_slice(record.parts()[1]));
+            let proven = stored.prove(Digest::of(&plain)).unwrap();
+            prop_assert_eq!(Record::of(&proven).parts().concat(), bytes);
         }
 
         #[test]
         fn any_flipped_bit_shows(plain in prop::collection::vec(0..4u8, 1..2000), at: prop::sample::Index) {
-            let mut record = pack(Digest::of(&plain), &plain);
+            let record = pack(Digest::of(&plain), &plain);
             let bit = at.index((HEADER_BYTES + record.header.stored_bytes as usize) * 8);
+            let mut record = record.parts().concat();
             // Four bytes of the header mean nothing.
             prop_assume!(!(52..56).contains(&(bit / 8)));
-            record.bytes[bit / 8] ^= 1 << (bit % 8);
-            let header = Header::parse(record.bytes.first_chunk().unwrap());
+            record[bit / 8] ^= 1 << (bit % 8);
+            let header = Header::parse(record.first_chunk().unwrap());
             let seen = header.is_none() || read(&record).map_or(true, |read| read == plain);
             prop_assert!(seen);
         }
