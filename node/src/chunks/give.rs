@@ -2,17 +2,22 @@
 //!
 //! A frame is what it is (one byte) and names or chunks. Names are answered with the places of those that the peer lacks; that it has
 //! the others is a promise to keep them, on its disk before the answer. Chunks are not answered, until there are no more: then
-//! everything that came is on the peer's disk.
+//! everything that came is on the peer's disk, but for those that it names as not being what they should be.
+//!
+//! Chunks go as they are kept, each behind its name, and are proven where they arrive. What was not right, and everything that goes
+//! to a release before, is proven here and goes plain.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use shoal_peer::{Service, Stream};
 use shoal_state::{Digest, NodeId};
-use shoal_storage::store::{self, Store};
+use shoal_storage::store::{self, Store, Stored};
 
+use super::chunk;
 use super::others::Others;
+use super::wire::{self, Wanted};
 use crate::api::blocking;
 
 /// Chunks that another node is to keep.
@@ -21,6 +26,14 @@ const GIVE: Service = Service::new(17, "keep chunks");
 /// What a frame holds.
 const NAMES: u8 = 0;
 const CHUNKS: u8 = 1;
+const STORED: u8 = 2;
+
+/// Behind the places of what a peer lacks: it takes [`STORED`].
+const TAKES_STORED: u8 = 1;
+
+/// What stands before a chunk in a frame of [`STORED`]: its name, and the length of what follows.
+const NAME_BYTES: usize = 32;
+const HEAD_BYTES: usize = NAME_BYTES + 4;
 
 /// How many chunks are named in one frame.
 const NAMES_MAX: usize = 4096;
@@ -62,6 +75,7 @@ async fn take(mut stream: Stream, store: Store) {
 
 async fn taken(stream: &mut Stream, store: &Store) -> Result<(), String> {
     let words = |error: shoal_peer::Error| error.to_string();
+    let mut wrong: Vec<Digest> = Vec::new();
     while let Some(frame) = stream.next().await.map_err(words)? {
         let (what, rest) = frame.split_first().ok_or("a frame is empty")?;
         match *what {
@@ -69,18 +83,25 @@ async fn taken(stream: &mut Stream, store: &Store) -> Result<(), String> {
                 let names: Vec<Digest> = postcard::from_bytes(rest).map_err(|error| format!("names cannot be read: {error}"))?;
                 let of = store.clone();
                 let lacking = blocking(move || lacking(&of, &names)).await.map_err(|error| error.to_string())?;
-                stream.send(postcard::to_stdvec(&lacking).expect("numbers can be written").into()).await.map_err(words)?;
+                let mut answer = postcard::to_stdvec(&lacking).expect("numbers can be written");
+                answer.push(TAKES_STORED);
+                stream.send(answer.into()).await.map_err(words)?;
             }
             CHUNKS => {
                 let (of, chunks) = (store.clone(), frame.slice(1..));
                 blocking(move || put(&of, chunks)).await?;
+            }
+            STORED => {
+                let (of, chunks) = (store.clone(), frame.slice(1..));
+                wrong.extend(blocking(move || put_stored(&of, chunks)).await?);
             }
             _ => return Err("it is not understood what was sent: are the nodes of one release?".to_owned()),
         }
     }
     let of = store.clone();
     blocking(move || of.sync()).await.map_err(|error| error.to_string())?;
-    stream.send(Bytes::new()).await.map_err(words)
+    let wrong = if wrong.is_empty() { Vec::new() } else { postcard::to_stdvec(&wrong).expect("digests can be written") };
+    stream.send(wrong.into()).await.map_err(words)
 }
 
 /// Returns the places of those of `names` that are not here; the others are promised.
@@ -93,16 +114,38 @@ fn lacking(store: &Store, names: &[Digest]) -> store::Result<Vec<u32>> {
 /// Puts chunks, each with its length before it.
 fn put(store: &Store, mut chunks: Bytes) -> Result<(), String> {
     while !chunks.is_empty() {
-        let cut = || "a frame of chunks ends in the middle of one".to_owned();
-        let (head, _) = chunks.split_first_chunk().ok_or_else(cut)?;
-        let length = u32::from_le_bytes(*head) as usize;
-        if chunks.len() < 4 + length {
-            return Err(cut());
-        }
-        let chunk = chunks.split_to(4 + length).split_off(4);
+        let (_, chunk) = next(&mut chunks, 0)?;
         store.put(&chunk).map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+/// Puts chunks that come as they were kept, each with its name and its length before it. Returns those that are not what they should be.
+fn put_stored(store: &Store, mut chunks: Bytes) -> Result<Vec<Digest>, String> {
+    let mut wrong = Vec::new();
+    while !chunks.is_empty() {
+        let (name, chunk) = next(&mut chunks, NAME_BYTES)?;
+        let digest = Digest::from_bytes(name[..].try_into().expect("so many bytes were asked for"));
+        match wire::answered(&chunk).map(|stored| stored.prove(digest)) {
+            Some(Ok(proven)) => store.put_proven(&proven).map_err(|error| error.to_string())?,
+            Some(Err(_)) | None => wrong.push(digest),
+        }
+    }
+    Ok(wrong)
+}
+
+/// Takes the next chunk off a frame, and so many bytes that stand before its length.
+fn next(chunks: &mut Bytes, before: usize) -> Result<(Bytes, Bytes), String> {
+    let cut = || "a frame of chunks ends in the middle of one".to_owned();
+    if chunks.len() < before + 4 {
+        return Err(cut());
+    }
+    let name = chunks.split_to(before);
+    let length = chunks.get_u32_le() as usize;
+    if chunks.len() < length {
+        return Err(cut());
+    }
+    Ok((name, chunks.split_to(length)))
 }
 
 /// Makes sure that a peer has chunks and keeps them: what it lacks is sent to it.
@@ -110,17 +153,42 @@ fn put(store: &Store, mut chunks: Bytes) -> Result<(), String> {
 /// # Errors
 /// When the peer cannot be reached, or cannot keep them, in words. Then it may have some.
 pub(super) async fn give(others: &Others, store: &Store, node: NodeId, digests: &[Digest]) -> Result<Given, String> {
-    let (mut given, mut stream) = (Given::default(), open(others, node).await?);
+    let mut given = Given::default();
+    let wrong = give_as(others, store, node, digests, Wanted::Stored, &mut given).await?;
+    if !wrong.is_empty() {
+        // They were read while they were moved, or the disk here is damaged: what is proven says which.
+        let wrong = give_as(others, store, node, &wrong, Wanted::Proven, &mut given).await?;
+        if let Some(digest) = wrong.first() {
+            return Err(format!("node {node} got other bytes than chunk {digest} has, though they were right when they were sent"));
+        }
+    }
+    others.answered(node);
+    Ok(given)
+}
+
+/// Gives a peer what it lacks. Returns what did not arrive as it should be.
+async fn give_as(
+    others: &Others,
+    store: &Store,
+    node: NodeId,
+    digests: &[Digest],
+    how: Wanted,
+    given: &mut Given,
+) -> Result<Vec<Digest>, String> {
+    let mut stream = open(others, node).await?;
     for names in digests.chunks(NAMES_MAX) {
-        for some in ask(others, &mut stream, names).await?.chunks(READ_AT_ONCE) {
-            for frame in read(store, some.to_vec(), &mut given).await? {
-                others.wait(node, "take chunks", FRAME_WAIT, stream.send(frame)).await?;
+        let (lacking, takes_stored) = ask(others, &mut stream, names).await?;
+        let how = if takes_stored { how } else { Wanted::Proven };
+        for some in lacking.chunks(READ_AT_ONCE) {
+            let chunks = read(store, some.to_vec(), how, given).await?;
+            for frame in frames(&chunks, how) {
+                others.wait(node, "take chunks", FRAME_WAIT, stream.send_parts(&frame)).await?;
             }
         }
     }
-    close(others, stream).await?;
-    others.answered(node);
-    Ok(given)
+    let wrong = close(others, stream).await?;
+    given.chunks = given.chunks.saturating_sub(wrong.len() as u64);
+    Ok(wrong)
 }
 
 /// Asks a peer which chunks it lacks; those that it has it keeps for as long as what was put lately.
@@ -130,7 +198,7 @@ pub(super) async fn give(others: &Others, store: &Store, node: NodeId, digests: 
 pub(super) async fn lacks(others: &Others, node: NodeId, digests: &[Digest]) -> Result<Vec<Digest>, String> {
     let (mut lacks, mut stream) = (Vec::new(), open(others, node).await?);
     for names in digests.chunks(NAMES_MAX) {
-        lacks.extend(ask(others, &mut stream, names).await?);
+        lacks.extend(ask(others, &mut stream, names).await?.0);
     }
     close(others, stream).await?;
     Ok(lacks)
@@ -141,51 +209,76 @@ async fn open(others: &Others, node: NodeId) -> Result<Stream, String> {
     others.wait(node, "take chunks", FRAME_WAIT, others.endpoint().open_stream(node, &address, GIVE)).await
 }
 
-async fn close(others: &Others, mut stream: Stream) -> Result<(), String> {
+/// Waits until all that was sent is on the peer's disk. Returns what is not, since it is not what it should be.
+async fn close(others: &Others, mut stream: Stream) -> Result<Vec<Digest>, String> {
     let node = stream.peer();
     stream.finish().map_err(|error| error.to_string())?;
     let kept = others.wait(node, "bring chunks to its disk", DISK_WAIT, stream.next()).await?;
-    kept.map(drop).ok_or_else(|| format!("node {node} did not say that it keeps what it was given"))
+    let kept = kept.ok_or_else(|| format!("node {node} did not say that it keeps what it was given"))?;
+    if kept.is_empty() {
+        return Ok(Vec::new());
+    }
+    postcard::from_bytes(&kept).map_err(|error| format!("what node {node} says of what it was given cannot be read: {error}"))
 }
 
-async fn ask(others: &Others, stream: &mut Stream, names: &[Digest]) -> Result<Vec<Digest>, String> {
+/// Asks a peer which chunks it lacks, and whether it takes them as they are kept.
+async fn ask(others: &Others, stream: &mut Stream, names: &[Digest]) -> Result<(Vec<Digest>, bool), String> {
     let node = stream.peer();
     let mut frame = vec![NAMES];
     frame.extend(postcard::to_stdvec(names).expect("digests can be written"));
     others.wait(node, "take the names of chunks", FRAME_WAIT, stream.send(frame.into())).await?;
     let answer = others.wait(node, "say which chunks it lacks", DISK_WAIT, stream.next()).await?;
     let answer = answer.ok_or_else(|| format!("node {node} did not say which chunks it lacks"))?;
-    let places: Vec<u32> = postcard::from_bytes(&answer).map_err(|error| format!("the answer of node {node} cannot be read: {error}"))?;
-    Ok(places.into_iter().filter_map(|place| names.get(place as usize).copied()).collect())
+    let read = postcard::take_from_bytes::<Vec<u32>>(&answer);
+    let (places, rest) = read.map_err(|error| format!("the answer of node {node} cannot be read: {error}"))?;
+    let lacking = places.into_iter().filter_map(|place| names.get(place as usize).copied()).collect();
+    Ok((lacking, rest.first() == Some(&TAKES_STORED)))
 }
 
-/// Reads chunks from the store into frames; tells of those that are not there.
-async fn read(store: &Store, digests: Vec<Digest>, given: &mut Given) -> Result<Vec<Bytes>, String> {
+/// Reads chunks from the store; tells of those that are not there.
+async fn read(store: &Store, digests: Vec<Digest>, how: Wanted, given: &mut Given) -> Result<Vec<(Digest, Stored)>, String> {
     let of = store.clone();
-    let chunks = blocking(move || digests.into_iter().map(|digest| (digest, of.get(&digest))).collect::<Vec<_>>()).await;
-    let (mut frames, mut frame) = (Vec::new(), BytesMut::new());
-    for (digest, chunk) in chunks {
-        let chunk = match chunk {
-            Ok(chunk) => chunk,
-            Err(store::Error::Missing { .. } | store::Error::Corrupt { .. }) => {
-                given.absent.push(digest);
-                continue;
+    let read = move || digests.into_iter().map(|digest| (digest, chunk(&of, &digest, how))).collect::<Vec<_>>();
+    let mut chunks = Vec::new();
+    for (digest, chunk) in blocking(read).await {
+        match chunk {
+            Ok(Some(chunk)) => {
+                given.chunks += 1;
+                given.bytes += chunk.plain_bytes() as u64;
+                chunks.push((digest, chunk));
             }
+            Ok(None) => given.absent.push(digest),
             Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(chunks)
+}
+
+/// Returns chunks in frames, each in parts.
+fn frames(chunks: &[(Digest, Stored)], how: Wanted) -> Vec<Vec<Bytes>> {
+    let what = Bytes::from_static(if how == Wanted::Stored { &[STORED] } else { &[CHUNKS] });
+    let (mut frames, mut frame, mut bytes) = (Vec::new(), vec![what.clone()], 0);
+    for (digest, chunk) in chunks {
+        let parts = match (how, chunk) {
+            (Wanted::Proven, Stored::Plain(plain)) => vec![plain.clone()],
+            _ => wire::answer(Some(chunk.clone())).to_vec(),
         };
-        given.chunks += 1;
-        given.bytes += chunk.len() as u64;
-        if frame.is_empty() {
-            frame.put_u8(CHUNKS);
+        let length: usize = parts.iter().map(Bytes::len).sum();
+        let mut head = BytesMut::with_capacity(HEAD_BYTES);
+        if how == Wanted::Stored {
+            head.put_slice(digest.as_bytes());
         }
-        frame.put_u32_le(u32::try_from(chunk.len()).expect("a chunk is short"));
-        frame.extend_from_slice(&chunk);
-        if frame.len() >= FRAME_BYTES {
-            frames.push(frame.split().freeze());
+        head.put_u32_le(u32::try_from(length).expect("a chunk is short"));
+        frame.push(head.freeze());
+        frame.extend(parts);
+        bytes += length;
+        if bytes >= FRAME_BYTES {
+            frames.push(std::mem::replace(&mut frame, vec![what.clone()]));
+            bytes = 0;
         }
     }
-    if !frame.is_empty() {
-        frames.push(frame.freeze());
+    if frame.len() > 1 {
+        frames.push(frame);
     }
-    Ok(frames)
+    frames
 }

@@ -130,7 +130,9 @@ async fn send(mut stream: Stream, store: Store) {
             };
             for some in digests[..digests.len().min(CHUNKS_AT_ONCE)].chunks(READ_AT_ONCE) {
                 let (of, some) = (store.clone(), some.to_vec());
-                let frames = blocking(move || some.iter().map(|digest| answer(&of, digest, wanted)).collect::<Result<Vec<_>, _>>()).await;
+                let frames =
+                    blocking(move || some.iter().map(|digest| chunk(&of, digest, wanted).map(wire::answer)).collect::<Result<Vec<_>, _>>())
+                        .await;
                 match frames {
                     Ok(frames) => {
                         for frame in frames {
@@ -148,16 +150,15 @@ async fn send(mut stream: Stream, store: Store) {
     }
 }
 
-/// Returns the parts of what is sent for a chunk.
-fn answer(store: &Store, digest: &Digest, wanted: Wanted) -> store::Result<[Bytes; 2]> {
+/// Returns a chunk for a peer, none where it is not here.
+fn chunk(store: &Store, digest: &Digest, wanted: Wanted) -> store::Result<Option<Stored>> {
     let found = match wanted {
         Wanted::Stored => store.get_stored(digest),
         Wanted::Proven => store.get(digest).map(Stored::Plain),
     };
     match found {
-        Ok(chunk) => Ok(wire::answer(Some(chunk))),
-        Err(store::Error::Missing { .. } | store::Error::Corrupt { .. }) => Ok(wire::answer(None)),
-        Err(error) => Err(error),
+        Err(store::Error::Missing { .. } | store::Error::Corrupt { .. }) => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -177,7 +177,7 @@ async fn whoever_sends_wrong_bytes_is_not_asked_for_them_again() {
         async move {
             let (asked, wanted) = wire::asked(&stream.next().await.unwrap().unwrap()).unwrap();
             for digest in asked {
-                let mut wrong = answer(&store, &digest, wanted).unwrap().concat();
+                let mut wrong = wire::answer(chunk(&store, &digest, wanted).unwrap()).concat();
                 *wrong.last_mut().unwrap() ^= 1;
                 noted.lock().push(digest);
                 stream.send(wrong.into()).await.unwrap();
@@ -201,7 +201,7 @@ async fn whoever_sends_wrong_bytes_is_not_asked_for_them_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_disk_is_no_lie_and_its_chunks_come_from_another() {
-    let world = World::new(3);
+    let world = World::new(4);
     let noise: Vec<u8> = (0..30_000u32).flat_map(|number| *Digest::of(&number.to_le_bytes()).as_bytes()).collect();
     let (first, second) = (&world.nodes[0], &world.nodes[1]);
     let digests: Vec<Digest> = noise.chunks(100_000).map(|chunk| first.store.put(chunk).unwrap()).collect();
@@ -210,10 +210,14 @@ async fn a_damaged_disk_is_no_lie_and_its_chunks_come_from_another() {
     let mut bytes = std::fs::read(&pack).unwrap();
     bytes.iter_mut().skip(4096).step_by(4096).for_each(|byte| *byte ^= 1);
     std::fs::write(&pack, bytes).unwrap();
-    let third = &world.nodes[2];
+    let (third, fourth) = (&world.nodes[2], &world.nodes[3]);
+    // One is damaged for sure, and found to be so when the peer proves it.
+    let given = first.chunks.give(fourth.id, &digests[..1]).await.unwrap();
+    assert_eq!((given.chunks, &given.absent[..], first.store.has(&digests[0]).unwrap()), (0, &digests[..1], false));
+    assert!(!fourth.store.has(&digests[0]).unwrap());
     assert_eq!(third.chunks.bring(digests.clone()).await, Brought { chunks: 10, bytes: 960_000, failures: Vec::new() });
     assert!(digests.iter().all(|digest| third.store.get(digest).is_ok()));
-    let dropped = digests.iter().filter(|digest| !first.store.has(digest).unwrap()).count();
+    let dropped = digests[1..].iter().filter(|digest| !first.store.has(digest).unwrap()).count();
     assert!(dropped > 0, "whoever was asked for damaged chunks knows of it now");
     assert_eq!(third.chunks.others.distrusted(), HashSet::new());
 }
@@ -232,7 +236,7 @@ async fn a_chunk_that_one_sends_wrongly_comes_from_another() {
         async move {
             let (asked, wanted) = wire::asked(&stream.next().await.unwrap().unwrap()).unwrap();
             for digest in asked {
-                let mut wrong = answer(&store, &digest, wanted).unwrap().concat();
+                let mut wrong = wire::answer(chunk(&store, &digest, wanted).unwrap()).concat();
                 *wrong.last_mut().unwrap() ^= 1;
                 stream.send(wrong.into()).await.unwrap();
             }

@@ -1,4 +1,4 @@
-//! What nodes say when one asks another for chunks.
+//! What nodes say when one asks another for chunks, and how chunks are written that go to a peer unasked.
 //!
 //! A request is the names. Behind them may stand how the chunks are wanted, which older releases overlook: they send chunks that
 //! they have proven, plain. An answer to each name, in their order, is what follows (one byte) and that.
