@@ -62,7 +62,7 @@ impl From<api::Error> for Failure {
         let code = match &error {
             api::Error::NotFound(_) => StatusCode::NOT_FOUND,
             api::Error::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            api::Error::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            api::Error::Unavailable(_) | api::Error::Heals(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         };
         Self(code, tonic::Status::from(error).message().to_owned())

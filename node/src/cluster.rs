@@ -29,7 +29,7 @@ impl Cluster {
 
     /// Returns a state that has everything which was acknowledged before this call.
     pub(crate) async fn read_latest(&self) -> Result<Arc<State>, Error> {
-        self.raft.read_latest().await.map_err(|error| Error::Unavailable(format!("cannot read the latest state: {error}")))
+        self.raft.read_latest().await.map_err(failed("cannot read the latest state"))
     }
 
     /// Returns the latest state if it can be had within `patience`, else the state as this node has it: for whoever must be shown
@@ -47,11 +47,23 @@ impl Cluster {
 
     /// Puts several decisions into one entry; each has its own answer.
     pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Result<Vec<Result<Vec<Event>, shoal_state::Refused>>, Error> {
-        self.raft.propose(commands).await.map_err(|error| Error::Unavailable(format!("cannot put a decision into the log: {error}")))
+        self.raft.propose(commands).await.map_err(failed("cannot put a decision into the log"))
     }
 
     /// Returns Raft itself, for status.
     pub(crate) fn raft(&self) -> &Raft {
         &self.raft
+    }
+}
+
+/// Says what was attempted, and whether whoever asked is to go on trying.
+fn failed(attempted: &'static str) -> impl FnOnce(shoal_raft::Error) -> Error {
+    move |error| {
+        let sentence = format!("{attempted}: {error}");
+        match error {
+            shoal_raft::Error::CommandTooLong { .. } => Error::Invalid(sentence),
+            error if error.heals() => Error::Heals(sentence),
+            _ => Error::Unavailable(sentence),
+        }
     }
 }

@@ -108,6 +108,21 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Says whether the same will be answered once enough of the cluster is there and reached, without anybody doing anything here.
+    pub fn heals(&self) -> bool {
+        matches!(
+            self,
+            Self::NoLeader { .. }
+                | Self::LeaderUnreachable { .. }
+                | Self::Unanswered { .. }
+                | Self::Interrupted { .. }
+                | Self::Busy { .. }
+                | Self::Unconfirmed { .. }
+        )
+    }
+}
+
 /// Why Raft stopped on this node: the first reason, as a sentence. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stop(Arc<Reason>);

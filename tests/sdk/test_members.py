@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Node, wait_for
+from harness import Client, Node, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -140,15 +140,18 @@ def test_any_machine_may_be_lost_the_founder_too(make):
     assert "is the only one" in refused(node, "node", "remove", last)
 
 
-def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make):
-    """Of two nodes one is lost: the other one shows what it knows at once, with what to do. Recovered, it is a cluster of its own,
-    and the lost one is refused in words when it comes back, and joins anew when it was wiped."""
+def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make, tmp_path):
+    """Of two nodes one is lost: the other one shows what it knows at once, with what to do. A client reads what it waits for, and goes
+    on when that is over. Recovered, the node is a cluster of its own, and the lost one is refused in words when it comes back, and
+    joins anew when it was wiped."""
     a, b = make("a"), make("b")
     a.start()
     b.join(a)
     wait_voters(b, {"a", "b"})
     assert any("two nodes vote" in line for line in consensus(a)["trouble"])
+    client = Client(b, b.create_token(), tmp_path / "home")
     a.lose()
+    waiting = client.modal("secret", "create", "meanwhile", "KEY=value")
     wait_for("the loss to be known", lambda: any("nothing can be decided" in line for line in consensus(b)["trouble"]), 20)
     began = time.monotonic()
     listed = b.shoal("node", "ls")
@@ -156,6 +159,9 @@ def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make):
     assert "not reached" in listed.stdout and "run `shoal recover` on it" in listed.stderr, listed
     assert "shoal recover" in b.shoal("status").stdout
     assert "another node runs on the data folder" in refused(b, "recover", "--yes")
+    # Its own tries are over by then.
+    waiting.wait_line(r"Received Status.UNAVAILABLE", 90)
+    assert "waited 10s for" in waiting.text()
     b.stop()
     done = b.shoal("recover", check=False)
     assert done.returncode == 1 and "Nothing was changed" in done.stdout and "a (no-" in done.stdout, done
@@ -164,6 +170,9 @@ def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make):
     wait_voters(b, {"b"})
     assert [line["name"] for line in b.json("node", "list")] == ["b"]
     assert b.json("status")["generation"] == 2
+    waiting.ok(60)
+    assert "meanwhile" in client.modal("secret", "list").ok(60).text()
+    client.close()
     # What was lost comes back, and is told to go.
     with pytest.raises(AssertionError):
         a.start()

@@ -33,7 +33,7 @@ pub(super) fn refused(error: calls::Error) -> Error {
             calls::Refused::NoObject { .. } => Error::NotFound(refused.to_string()),
             calls::Refused::QueueFull { .. } => Error::Exhausted(refused.to_string()),
             calls::Refused::OfAnotherPool { .. } => Error::Denied(refused.to_string()),
-            calls::Refused::NotHome { .. } => Error::Unavailable(refused.to_string()),
+            calls::Refused::NotHome { .. } => Error::Heals(refused.to_string()),
             other => Error::Precondition(other.to_string()),
         },
         // The same request again finds what this one may have done.
@@ -41,7 +41,8 @@ pub(super) fn refused(error: calls::Error) -> Error {
         | calls::Error::Unconfirmed { .. }
         | calls::Error::Late { .. }
         | calls::Error::FewCopies { .. }
-        | calls::Error::Ended { .. }) => Error::Unavailable(passing.to_string()),
+        // The node starts anew.
+        | calls::Error::Ended { .. }) => Error::Heals(passing.to_string()),
         failed => Error::Failed { attempted: "cannot keep records of a call".to_owned(), source: failed.into() },
     }
 }

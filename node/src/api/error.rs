@@ -6,6 +6,8 @@
 use shoal_state::{NotAnId, Refused};
 use tonic::{Code, Status};
 
+use super::patience;
+
 /// Longer messages break HTTP/2 headers on the way to some clients. In bytes as encoded for a header.
 const MESSAGE_BYTES_MAX: usize = 3000;
 
@@ -33,9 +35,12 @@ pub(crate) enum Error {
     /// Too much at once; try again.
     #[error("{0}")]
     Exhausted(String),
-    /// Will heal; try again.
+    /// May heal; try again.
     #[error("{0}")]
     Unavailable(String),
+    /// Heals by itself, and then the same request is answered: clients go on trying, see `patience`.
+    #[error("{0}")]
+    Heals(String),
     /// What was waited for has not happened yet; ask again.
     #[error("{0}")]
     Late(String),
@@ -82,7 +87,7 @@ impl Error {
             Self::Unauthenticated(_) => Code::Unauthenticated,
             Self::Denied(_) => Code::PermissionDenied,
             Self::Exhausted(_) => Code::ResourceExhausted,
-            Self::Unavailable(_) => Code::Unavailable,
+            Self::Unavailable(_) | Self::Heals(_) => Code::Unavailable,
             Self::Late(_) => Code::DeadlineExceeded,
             Self::Unimplemented(_) => Code::Unimplemented,
             Self::Refused(refused) => refused_code(refused),
@@ -164,6 +169,10 @@ impl From<Error> for Status {
         let code = error.code();
         if code == Code::Internal {
             tracing::error!(message, "a call failed");
+        }
+        if matches!(error, Error::Heals(_)) {
+            let policy = patience::policy(code, &message);
+            return Status::with_details(code, message, policy);
         }
         Status::new(code, message)
     }

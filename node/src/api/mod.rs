@@ -33,6 +33,7 @@ mod lookup;
 pub(crate) mod mount;
 pub(crate) mod object;
 mod outcome;
+mod patience;
 mod policy;
 mod queue;
 mod release;

@@ -35,7 +35,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use super::error::Error;
-use super::{Api, Caller, Connection, Identity, Told, absent, blob, exec, health, identity, policy, service};
+use super::{Api, Caller, Connection, Identity, Told, absent, blob, exec, health, identity, patience, policy, service};
 
 /// The largest message that a client may send, in bytes: the clients' own limit with a margin.
 const MESSAGE_BYTES_MAX: usize = 110 << 20;
@@ -131,7 +131,7 @@ async fn enter(Shared(door): Shared<Door>, mut request: Request<Body>, next: Nex
             let began = Instant::now();
             let response = next.run(request).await;
             tracing::debug!(target: "shoal::rpc", method, ms = began.elapsed().as_secs_f64() * 1000.0, "answered");
-            explain_undecoded(response, method)
+            patience::bound(explain_undecoded(response, method), method, &headers)
         }
         Err((who, error)) => {
             door.api.note_refusal(who, method, &peer.text(), &error);
