@@ -286,7 +286,7 @@ class Node:
         with self.log.open("ab") as log:
             self.keeper = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=node_environment() | self.environment, start_new_session=True,
+                env=node_environment(self.binary) | self.environment, start_new_session=True,
             )  # fmt: skip
 
     def join(self, other: Node) -> None:
@@ -444,13 +444,15 @@ def outer_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
 
 
-def node_environment() -> dict[str, str]:
-    """Returns the environment of a node; builds trust the certificates that this machine's tools trust."""
+def node_environment(binary: Path | None = None) -> dict[str, str]:
+    """Returns the environment of a node, of the binary under test where none is named; builds trust the certificates that this machine's
+    tools trust."""
     environment = outer_environment()
     if bundle := environment.get("SSL_CERT_FILE"):
         environment.setdefault("SHOAL_IMAGES__CA_BUNDLE", bundle)
-    # The disk is not the node's alone, and what others keep on it is no fault.
-    environment.setdefault("SHOAL_DISK__FULL_PERCENT", "98")
+    # The disk is not the node's alone, and what others keep on it is no fault. Releases before do not know the setting.
+    if binary in (None, shoal_binary()):
+        environment.setdefault("SHOAL_DISK__FULL_PERCENT", "98")
     return environment
 
 

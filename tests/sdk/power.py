@@ -81,7 +81,7 @@ class Traced(Node):
             self.keeper = subprocess.Popen(
                 [sys.executable, "-c", HAND_OVER, *(str(one.fileno()) for one in sockets),
                  *strace, "-e", f"trace={calls}", "-o", str(self.trace), *arguments],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=node_environment() | self.environment | handed,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=node_environment(self.binary) | self.environment | handed,
                 pass_fds=[one.fileno() for one in sockets], start_new_session=True,
             )  # fmt: skip
         for one in sockets:

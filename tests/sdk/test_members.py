@@ -161,7 +161,7 @@ def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make, tmp
     assert "another node runs on the data folder" in refused(b, "recover", "--yes")
     # Its own tries are over by then.
     waiting.wait_line(r"Received Status.UNAVAILABLE", 90)
-    assert "waited 10s for" in waiting.text()
+    assert "cannot read the latest state: waited 10" in waiting.text()
     b.stop()
     done = b.shoal("recover", check=False)
     assert done.returncode == 1 and "Nothing was changed" in done.stdout and "a (no-" in done.stdout, done

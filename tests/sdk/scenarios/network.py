@@ -146,7 +146,7 @@ class Placed(Node):
         with self.log.open("ab") as log:
             self.keeper = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=node_environment() | self.environment, start_new_session=True,
+                env=node_environment(self.binary) | self.environment, start_new_session=True,
             )  # fmt: skip
 
     def pause(self, signal_number: int) -> None:
