@@ -1,4 +1,8 @@
+use std::borrow::Cow;
+
+use prost::Message as _;
 use shoal_proto::methods::served_methods;
+use shoal_proto::modal_client as pb;
 use shoal_state::model::{App, AppState, Environment, Function, Task, Token};
 use shoal_state::{BootId, Command, Digest, NodeId, Timestamp, TokenId};
 
@@ -44,7 +48,7 @@ fn state() -> (State, EnvironmentId, EnvironmentId) {
 #[test]
 fn every_method_of_the_schema_has_a_rule() {
     let without: Vec<_> = served_methods().iter().filter(|path| rule(path.rsplit('/').next().unwrap_or_default()).is_none()).collect();
-    assert!(without.is_empty(), "api/policy.rs says nothing of {without:?}");
+    assert!(without.is_empty(), "api/policy/rules.rs says nothing of {without:?}");
 }
 
 #[test]
