@@ -39,7 +39,7 @@ pub(crate) use images::{ImageLine, WarmLine, WarmWanted};
 pub(crate) use lists::{NodeLine, NodeWish};
 pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
 pub(crate) use schedules::ScheduleLine;
-pub(crate) use store::{GcWanted, LongAnswer, Repaired, RepairedLine};
+pub(crate) use store::{DoingLine, GcWanted, LongAnswer, RepairWanted, Repaired, RepairedLine};
 pub(crate) use tokens::{TokenLine, TokenMade, TokenPurpose, TokenWanted};
 
 /// A refusal, as the command line prints it.

@@ -129,11 +129,13 @@ impl Fetcher {
     }
 
     /// Brings chunks into the store that are not there, those that are named first first.
-    pub(super) async fn bring(&self, digests: Vec<Digest>) -> Brought {
+    /// `came` hears of each with its length.
+    pub(super) async fn bring(&self, digests: Vec<Digest>, came: impl Fn(u64) + Send + Sync) -> Brought {
         let mut brought = Brought::default();
         let each = &mut |found: Found| {
             brought.chunks += 1;
             brought.bytes += found.length;
+            came(found.length);
         };
         let failures = self.ask_around(digests, true, each).await;
         Brought { failures, ..brought }

@@ -85,7 +85,12 @@ impl PeerChunks {
 
     /// Brings chunks here that are not, the first ones first.
     pub(crate) async fn bring(&self, digests: Vec<Digest>) -> Brought {
-        if digests.is_empty() { Brought::default() } else { self.fetcher.bring(digests).await }
+        self.bring_telling(digests, |_| ()).await
+    }
+
+    /// Brings chunks here as [`Self::bring`] does, and tells the length of each that came.
+    pub(crate) async fn bring_telling(&self, digests: Vec<Digest>, came: impl Fn(u64) + Send + Sync) -> Brought {
+        if digests.is_empty() { Brought::default() } else { self.fetcher.bring(digests, came).await }
     }
 
     /// Makes sure that a peer has chunks and keeps them.

@@ -190,7 +190,7 @@ async fn whoever_sends_wrong_bytes_is_not_asked_for_them_again() {
     let third = &world.nodes[2];
     let elsewhere = Fetcher::new(third.chunks.others.clone(), store.clone(), 2);
     // The third has them itself: through the eyes of an empty store it lacks them, and only the liar can answer.
-    let all = elsewhere.bring(digests.clone()).await;
+    let all = elsewhere.bring(digests.clone(), |_| ()).await;
     assert_eq!((all.chunks, all.failures.is_empty()), (0, false), "nothing of what it sends is kept");
     assert_eq!(asked.lock().len(), 2 * digests.len(), "for each as it is kept, and for what it has proven");
     assert!(digests.iter().all(|digest| !store.has(digest).unwrap()));

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::Common;
 use super::admin::{is_away, stream};
-use super::lists::print_json;
-use crate::admin::{GcWanted, LongAnswer, Repaired, RepairedLine};
+use super::lists::{print_json, seconds};
+use crate::admin::{DoingLine, GcWanted, LongAnswer, RepairWanted, Repaired, RepairedLine};
 use crate::folder;
 use crate::upkeep::check::{CheckReport, DamageLine};
 use crate::upkeep::gc::Collected;
@@ -35,9 +35,16 @@ pub(super) enum StoreCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// Let every node bring here what it is to keep and lacks, now. Nodes do that by themselves from time to time.
-    #[command(after_help = "Examples:\n  shoal store repair\n  shoal store repair --json")]
-    Repair(Common),
+    /// Let every node look for what it is to keep and lacks, and bring it from the others, now. Nodes do that by themselves when
+    /// something has changed. Says on stderr how far each is; ends with 1 when copies are still missing.
+    #[command(after_help = "Examples:\n  shoal store repair\n  shoal store repair --within 10m --json")]
+    Repair {
+        /// How long to wait for the nodes: a number with s, m, h or d. What they do goes on after that.
+        #[arg(long, value_parser = seconds, default_value = "1h")]
+        within: u64,
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 impl StoreCommand {
@@ -62,8 +69,8 @@ impl StoreCommand {
                 }
                 Ok(0)
             }
-            Self::Repair(common) => {
-                let done: Repaired = ask_long(&common, "/store/repair", &())?;
+            Self::Repair { within, common } => {
+                let done: Repaired = ask_long(&common, "/store/repair", &RepairWanted { within_seconds: within })?;
                 if common.json {
                     print_json(&done)?;
                 } else {
@@ -90,16 +97,34 @@ fn check(common: &Common) -> anyhow::Result<CheckReport> {
     })
 }
 
-/// Asks for an answer that may take long, and waits for it.
+/// Asks for an answer that may take long, and waits for it; says on stderr how far it is.
 pub(super) fn ask_long<T: DeserializeOwned>(common: &Common, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
     let mut answer = None;
     stream(common, path, body, |line| {
-        answer = Some(serde_json::from_slice::<LongAnswer<T>>(line).context("cannot read the node's answer")?);
+        match serde_json::from_slice::<LongAnswer<T>>(line).context("cannot read the node's answer")? {
+            LongAnswer::Doing { doing } => eprintln!("{}", how_far(&doing)),
+            done => answer = Some(done),
+        }
         Ok(ControlFlow::Continue(()))
     })?;
     match answer.with_context(|| format!("the node's answer to {path} broke off"))? {
         LongAnswer::Done(done) => Ok(done),
         LongAnswer::BrokeOff(refusal) => bail!("{}", refusal.error),
+        LongAnswer::Doing { .. } => unreachable!("it was printed"),
+    }
+}
+
+/// Says how far a node is.
+fn how_far(doing: &DoingLine) -> String {
+    let node = &doing.node;
+    let Some(progress) = doing.progress else { return format!("{node} does not answer; it is looked for") };
+    let looked = format!("{node} looked for {} objects", progress.looked);
+    match (progress.left, progress.brought) {
+        (0, 0) => looked,
+        (left, brought) => {
+            let rate = if progress.rests { "; it keeps to repair.bytes_per_second" } else { "" };
+            format!("{looked} and brought {brought} chunks ({}); {left} to go{rate}", size(progress.brought_bytes))
+        }
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) enum Ask {
         /// When it was last used, in seconds of the Unix clock.
         used: u64,
     },
+    /// How far has the round of repair come that goes on? (`Option<Progress>`)
+    Progress,
 }
 
 /// Answers peers from now on.
@@ -81,6 +83,7 @@ async fn answer(api: &Api, ask: Ask) -> Result<Bytes, String> {
     match ask {
         Ask::Report => encode(&api.copies.report()),
         Ask::Repair => encode(&api.copies.repair(&api.local()).await),
+        Ask::Progress => encode(&api.copies.progress()),
         Ask::KeepBlob { id, list } => {
             let blobs = api.blobs.clone();
             encode(&blocking(move || blobs.keep(id, list)).await.map_err(|error| words(&error))?)

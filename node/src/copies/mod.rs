@@ -10,6 +10,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `blobs` | blobs of calls, given to others after a loss |
+//! | `everywhere` | all members at once: what is missing, a round on each |
 //! | `asks` | what nodes ask each other about what they keep |
 //! | `repair` | bringing here what this node is home of and lacks |
 //! | `warm` | whole images: which are here, bringing one here |
@@ -19,6 +20,7 @@
 
 pub(crate) mod asks;
 pub(crate) mod blobs;
+pub(crate) mod everywhere;
 pub(crate) mod repair;
 pub(crate) mod warm;
 
@@ -31,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use shoal_state::{BlobId, Digest, NodeId};
 
 use crate::chunks::{Others, PeerChunks};
-use repair::Report;
+use repair::{Progress, Report};
 
 /// How long after a warning that there are fewer copies than wanted the next one comes.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -69,6 +71,8 @@ struct Inner {
     warned: Mutex<Option<Instant>>,
     /// What the last round of repair found.
     report: Mutex<Report>,
+    /// How far the round has come that goes on.
+    progress: Mutex<Option<Progress>>,
     /// Held by the one who repairs.
     repairing: tokio::sync::Mutex<()>,
 }
@@ -95,9 +99,8 @@ struct Placed {
 impl Copies {
     /// Makes `wanted` copies by way of `chunks`.
     pub(crate) fn new(chunks: PeerChunks, wanted: usize, repair: Repair) -> Self {
-        let inner =
-            Inner { chunks, wanted, repair, warned: Mutex::default(), report: Mutex::default(), repairing: tokio::sync::Mutex::default() };
-        Self { inner: Arc::new(inner) }
+        let (warned, report, progress, repairing) = Default::default();
+        Self { inner: Arc::new(Inner { chunks, wanted, repair, warned, report, progress, repairing }) }
     }
 
     /// Returns the chunks of other nodes.

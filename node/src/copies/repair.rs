@@ -23,6 +23,8 @@ use crate::upkeep::{Failure, Named};
 const ANYWAY: Duration = Duration::from_secs(3600);
 /// How many chunks are brought at a time: after each the rate is held.
 const AT_ONCE: usize = 1024;
+/// After how many objects who looks through them says so.
+const TELL_EVERY: u64 = 1024;
 /// How deep the structure of trees can be: so often more of it is found.
 const DEPTH_MAX: usize = 64;
 
@@ -49,6 +51,45 @@ pub(crate) struct Report {
     pub(crate) homes: BTreeMap<NodeId, u64>,
 }
 
+/// How far a round of repair has come that goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// How many objects it has looked for. It looks for all of them again when it brought some.
+    pub(crate) looked: u64,
+    /// How many chunks it has brought.
+    pub(crate) brought: u64,
+    /// Their length, in bytes.
+    pub(crate) brought_bytes: u64,
+    /// How many it is to bring yet, as far as it knows.
+    pub(crate) left: u64,
+    /// It waits, to bring no more bytes a second than it may.
+    pub(crate) rests: bool,
+}
+
+/// A round that goes on, as long as this is there.
+struct Round<'a> {
+    of: &'a Copies,
+}
+
+impl<'a> Round<'a> {
+    fn begin(of: &'a Copies) -> Self {
+        *of.inner.progress.lock() = Some(Progress::default());
+        Self { of }
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Progress)) {
+        if let Some(progress) = &mut *self.of.inner.progress.lock() {
+            note(progress);
+        }
+    }
+}
+
+impl Drop for Round<'_> {
+    fn drop(&mut self) {
+        *self.of.inner.progress.lock() = None;
+    }
+}
+
 /// What was found of all that is named.
 struct Found {
     named: u64,
@@ -58,13 +99,18 @@ struct Found {
     homes: BTreeMap<NodeId, u64>,
 }
 
-/// Looks through all that is named; what is lacking here is listed, structure first.
-fn look(store: &Store, named: &Named, placement: &Placement, me: NodeId) -> Result<Found, Failure> {
+/// Looks through all that is named; what is lacking here is listed, structure first. `looked` hears now and then of how many more
+/// objects were looked for.
+fn look(store: &Store, named: &Named, placement: &Placement, me: NodeId, looked: impl Fn(u64)) -> Result<Found, Failure> {
     let mut survey = Survey::new(store.clone());
     let (mut mine, mut structure, mut chunks) = (0, Vec::new(), Vec::new());
     let mut homes: BTreeMap<NodeId, u64> = BTreeMap::new();
-    let mut failed = None;
+    let (mut failed, mut seen) = (None, 0);
     let mut see = |digest: Digest, part: Part| {
+        seen += 1;
+        if seen % TELL_EVERY == 0 {
+            looked(TELL_EVERY);
+        }
         let of = placement.homes(&digest);
         let is_mine = of.contains(&me);
         of.into_iter().for_each(|home| *homes.entry(home).or_default() += 1);
@@ -93,6 +139,11 @@ impl Copies {
         self.inner.report.lock().clone()
     }
 
+    /// Returns how far the round of repair has come that goes on; none when none does.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        *self.inner.progress.lock()
+    }
+
     /// Does a round of repair for what `state` names. One at a time; another waits for it.
     pub(crate) async fn repair(&self, state: &State) -> Report {
         let _alone = self.inner.repairing.lock().await;
@@ -109,13 +160,19 @@ impl Copies {
     }
 
     async fn round(&self, named: &Named) -> Result<Report, Failure> {
-        let store = self.inner.chunks.store().clone();
+        let (store, round) = (self.inner.chunks.store().clone(), Round::begin(self));
         let (mut brought, mut brought_bytes) = (0, 0);
         let mut last = None;
         for _ in 0..DEPTH_MAX {
             let (of, all, placement) = (store.clone(), named.clone(), self.others().placement(self.inner.wanted));
             let me = self.others().me();
-            let found = blocking(move || look(&of, &all, &placement, me)).await?;
+            let copies = self.clone();
+            let looked = move |more| {
+                if let Some(progress) = &mut *copies.inner.progress.lock() {
+                    progress.looked += more;
+                }
+            };
+            let found = blocking(move || look(&of, &all, &placement, me, looked)).await?;
             // As long as more comes, more of what is named is seen.
             if found.lacking.is_empty() || last.as_ref() == Some(&found.lacking) || self.is_alone() {
                 let (now, lacking, unread) = (store.now(), found.lacking.len() as u64, found.unread.len() as u64);
@@ -131,11 +188,21 @@ impl Copies {
                     homes: found.homes,
                 });
             }
-            for some in found.lacking.chunks(AT_ONCE) {
+            for (done, some) in found.lacking.chunks(AT_ONCE).enumerate() {
                 let began = Instant::now();
-                let came = self.inner.chunks.bring(some.to_vec()).await;
+                round.note(|progress| progress.left = (found.lacking.len() - done * AT_ONCE) as u64);
+                let one = |bytes| {
+                    round.note(|progress| {
+                        progress.brought += 1;
+                        progress.brought_bytes += bytes;
+                        progress.left = progress.left.saturating_sub(1);
+                    });
+                };
+                let came = self.inner.chunks.bring_telling(some.to_vec(), one).await;
                 (brought, brought_bytes) = (brought + came.chunks, brought_bytes + came.bytes);
+                round.note(|progress| progress.rests = true);
                 self.hold_rate(came.bytes, began).await;
+                round.note(|progress| progress.rests = false);
             }
             last = Some(found.lacking);
         }
@@ -185,74 +252,6 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         done = Some((named, placement, Instant::now()));
-    }
-}
-
-/// How many copies of objects are missing in the cluster, as far as it can be found out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Missing {
-    /// How many, of those that are known of.
-    pub(crate) copies: u64,
-    /// How many nodes have not looked yet for what they are to keep.
-    pub(crate) unseen: usize,
-    /// Why, in sentences: who is away, who has not caught up.
-    pub(crate) why: Vec<String>,
-}
-
-impl Missing {
-    /// Returns how many are missing; none while nobody knows.
-    pub(crate) fn known(&self) -> Option<u64> {
-        (self.unseen == 0 || self.copies > 0).then_some(self.copies)
-    }
-}
-
-/// How long a member may take to tell what its last round found.
-const REPORT_WAIT: Duration = Duration::from_secs(3);
-/// How long a round of repair on another member may take.
-const REPAIR_WAIT: Duration = Duration::from_secs(3600);
-
-impl Copies {
-    /// Finds out how many copies are missing.
-    pub(crate) async fn missing(&self) -> Missing {
-        if self.is_alone() {
-            return Missing::default();
-        }
-        let (mut reports, silent) = self.ask_all::<Report>(&super::asks::Ask::Report, REPORT_WAIT).await;
-        reports.insert(self.others().me(), self.report());
-        Self::count(&reports, silent)
-    }
-
-    /// Lets all members that are up do a round of repair; returns what each did, and who could not be asked.
-    pub(crate) async fn repair_all(&self, state: &State) -> (BTreeMap<NodeId, Report>, Missing) {
-        let ((mut reports, silent), mine) =
-            tokio::join!(self.ask_all::<Report>(&super::asks::Ask::Repair, REPAIR_WAIT), self.repair(state));
-        reports.insert(self.others().me(), mine);
-        let missing = Self::count(&reports, silent);
-        (reports, missing)
-    }
-
-    fn count(reports: &BTreeMap<NodeId, Report>, silent: impl IntoIterator<Item = NodeId>) -> Missing {
-        let unseen = reports.values().filter(|report| report.at_seconds == 0).count();
-        let mut missing = Missing { unseen, ..Missing::default() };
-        if unseen > 0 {
-            missing.why.push(format!("{unseen} of {} nodes have not looked yet for what they are to keep", reports.len()));
-        }
-        for (node, report) in reports {
-            missing.copies += report.lacking;
-            match report {
-                Report { at_seconds: 0, .. } => {}
-                Report { lacking: 0, .. } => {}
-                Report { lacking, mine, .. } => {
-                    missing.why.push(format!("node {node} lacks {lacking} of {mine} objects that it is to keep"))
-                }
-            }
-        }
-        for node in silent {
-            let kept = reports.values().filter_map(|report| report.homes.get(&node)).max().copied().unwrap_or(0);
-            missing.copies += kept;
-            missing.why.push(format!("node {node} does not answer; it is to keep {kept} objects"));
-        }
-        missing
     }
 }
 
