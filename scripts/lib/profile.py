@@ -12,15 +12,14 @@ import json
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
-
-import toml
 
 NAME = "shoal"
 
 
 def profiles(file: Path) -> dict[str, dict]:
-    return toml.loads(file.read_text()) if file.exists() else {}
+    return tomllib.loads(file.read_text()) if file.exists() else {}
 
 
 def active(file: Path) -> str | None:
@@ -51,9 +50,9 @@ def add(file: Path, url: str, token: dict) -> None:
     if text and not text.endswith("\n"):
         text += "\n"
     values = {"server_url": url, "token_id": token["token_id"], "token_secret": token["token_secret"]}
-    if was_active:
-        values["active"] = True
-    write(file, text + toml.dumps({NAME: values}))
+    # What JSON writes of a text is a basic string of TOML.
+    lines = [f"[{NAME}]"] + [f"{key} = {json.dumps(value)}" for key, value in values.items()] + ["active = true"] * was_active
+    write(file, text + "\n".join(lines) + "\n")
 
 
 def main() -> int:
