@@ -155,10 +155,22 @@ impl Reports {
         if others.is_empty() {
             return own;
         }
-        // What a home said long ago says nothing of now: it is as one that has not told yet.
+        Arc::new(Load::at_homes(state, self.fresh(&others).chain([(self.inner.me, &*own)])))
+    }
+
+    /// Says whether a function has work and no container, by what its home told. Nothing is put together for that: it is asked at each
+    /// change.
+    pub(crate) fn wakes(&self, state: &State) -> bool {
+        let own = self.inner.calls.load().borrow().clone();
+        let others = self.inner.others.lock();
+        self.fresh(&others).chain([(self.inner.me, &*own)]).any(|(node, load)| load.wakes(state, node))
+    }
+
+    /// What a home said long ago says nothing of now: it is as one that has not told yet.
+    fn fresh<'a>(&self, others: &'a HashMap<NodeId, Heard>) -> impl Iterator<Item = (NodeId, &'a Load)> + use<'a> {
         let clock = self.inner.clock();
-        let fresh = others.iter().filter(|(_, heard)| clock.saturating_sub(heard.at) < DROPPED_AFTER);
-        Arc::new(Load::at_homes(state, fresh.map(|(node, heard)| (*node, &*heard.load)).chain([(self.inner.me, &*own)])))
+        let fresh = others.iter().filter(move |(_, heard)| clock.saturating_sub(heard.at) < DROPPED_AFTER);
+        fresh.map(|(node, heard)| (*node, &*heard.load))
     }
 
     /// Returns the functions whose containers end as soon as they start on some node, each with when it may get one again.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shoal_calls::calls::Load as CallsLoad;
 use shoal_scheduler::{Barrier, Load, PoolLoad};
 use shoal_state::{Command, FunctionId, State, TaskId, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -142,7 +141,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             load_changes.borrow_and_update();
             told.borrow_and_update();
             let state = api.local();
-            if wakes(&state, &api.reports.load(&state)) {
+            if api.reports.wakes(&state) {
                 break;
             }
             tokio::select! {
@@ -171,11 +170,6 @@ pub(crate) async fn leads(api: &Api, barrier: &mut Barrier) -> bool {
         barrier.pass(term);
     }
     true
-}
-
-/// Says whether a function has work and no container.
-fn wakes(state: &State, calls: &CallsLoad) -> bool {
-    calls.pools.iter().any(|(pool, load)| load.waiting > 0 && state.tasks_of.get(pool).is_none_or(|tasks| tasks.is_empty()))
 }
 
 /// Plans and carries it out. Returns how long the plan holds if nothing changes.

@@ -140,4 +140,11 @@ impl Load {
         }
         all
     }
+
+    /// Says whether a function whose home is the node that told this has inputs that wait, and no container.
+    pub fn wakes(&self, state: &State, home: NodeId) -> bool {
+        let asleep = |pool: &FunctionId| state.tasks_of.get(pool).is_none_or(|tasks| tasks.is_empty());
+        let at_home = |pool: &FunctionId| pool.shard().and_then(|shard| state.shards.get(&shard)).is_some_and(|shard| shard.home == home);
+        self.pools.iter().any(|(pool, load)| load.waiting > 0 && asleep(pool) && at_home(pool))
+    }
 }
