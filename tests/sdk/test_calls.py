@@ -196,8 +196,8 @@ def test_call_graph_tells_how_inputs_ended(running, sdk):
 
 
 def test_a_function_tells_what_it_did(running, client):
-    """`stats` counts the inputs of a span of time by how they ended, with how long they took; `modal function calls` lists them, by number
-    and by time."""
+    """`stats` counts the inputs of a span of time by how they ended, with how long they took, and of an app those of all functions;
+    `metrics` tells of them in series; `modal function calls` lists them, by number and by time."""
     since = datetime.datetime.now(datetime.timezone.utc)
     call = functions.square.spawn(7)
     assert call.get(timeout=60) == 49
@@ -207,6 +207,17 @@ def test_a_function_tells_what_it_did(running, client):
     assert [(said.input_success_count, said.input_failure_count) for said in (done, failed)] == [(1, 0), (0, 1)]
     assert done.container_total_count >= 1 and set(done.input_percentile_stats) == {"Execution time (s)", "End-to-end latency (s)"}
     assert "1 total" in client.modal("function", "stats", functions.fail.object_id, "--since", since.isoformat()).ok(60).text()
+    app = functions.app.stats(since=since)
+    assert (app.functions.total.calls.succeeded, app.functions["fail"].counts.calls.failed, app.sandboxes.total) == (1, 1, 0)
+    assert app.functions["square"].object_id == functions.square.object_id and app.lifecycle.state.name == "EPHEMERAL", app
+    minute = datetime.timedelta(minutes=1)
+    series = functions.square.metrics.export(since=since, until=since + 5 * minute, bucket_size=minute, groups=["calls", "latency"]).series
+    assert sum(point.value for point in series["successful_calls_count"].points) == 1
+    assert [point.value is not None for point in series["execution_time_p50"].points].count(True) == 1
+    assert set(series) == {metric.name for group in functions.square.metrics.schema().values() for metric in group.definitions}
+    refused = client.modal("function", "metrics", functions.square.object_id, "--group", "gpu")
+    assert refused.wait(60) != 0 and "there is no group of metrics 'gpu'" in refused.text()
+    assert "latency" in client.modal("function", "metrics", functions.square.object_id).ok(60).text()
     for which in (["--tail", "1"], ["--since", "5m"]):
         *_, row = json.loads(client.modal("function", "calls", functions.square.object_id, "--json", *which).ok(60).text("stdout"))
         assert (row["function_call_id"], row["status"]) == (call.object_id, "success")

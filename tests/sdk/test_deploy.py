@@ -28,13 +28,17 @@ def history(client, name):
 
 
 def test_history_tells_of_each_deployment(client, deploy, unique, token):
-    """`modal app history` has a line for each deploy, the newest first, with tag, client and who did it."""
+    """`modal app history` has a line for each deploy, the newest first, with tag, client and who did it. Of a name that is written wrongly
+    the command says which may have been meant."""
     deploy("1", "--tag", "first")
     deploy("2", "--tag", "second.2")
     rows = history(client, unique)
     assert [row["version"] for row in rows] == ["v2", "v1"]
     assert [row["tag"] for row in rows] == ["second.2", "first"]
     assert all(row["client"] == "1.6.4" and row["time_deployed"] and row["deployed_by"] for row in rows)
+    for command in (["app", "history", unique[:-1]], ["function", "stats", f"{unique}/verison"]):
+        wrong = client.modal(*command)
+        assert wrong.wait(60) != 0 and (unique in wrong.text() if command[0] == "app" else f"{unique}/version" in wrong.text()), wrong.text()
 
 
 def test_rollback_brings_an_old_version_back(client, deploy, sdk, unique):

@@ -7,8 +7,8 @@ const THINGS: [(&[&str], &str); 16] = [
     (&["SharedVolume"], "Shoal has no network file systems (modal.NetworkFileSystem)"),
     (&["Volume"], "Shoal has no volumes (modal.Volume) yet: keep what is small in a modal.Dict, and what is fixed in the image"),
     (
-        &["FunctionGetMetrics", "MetricsGetInfo", "ServerGetMetrics", "AppGetTimeRangeStats", "SandboxGetTimeRangeStats"],
-        "Shoal keeps no series of metrics: `modal function stats` and `modal function calls` tell what a function did",
+        &["SandboxGetTimeRangeStats"],
+        "Shoal keeps no figures of sandboxes: `modal app stats` and `modal function metrics` tell what functions did",
     ),
     (
         &["ImageGetByTag", "ImageListTags", "ImageNameDelete", "ImagePublish", "ImageTagRevisions"],
@@ -54,7 +54,7 @@ mod tests {
     fn what_is_missing_is_said_in_the_words_of_who_asked() {
         let of = |method: &str| sentence(&format!("/modal.client.ModalClient/{method}"));
         assert!(of("VolumeGetOrCreate").starts_with("Shoal has no volumes (modal.Volume) yet"));
-        assert!(of("SharedVolumeList").contains("network file systems") && of("SandboxGetTimeRangeStats").contains("metrics"));
+        assert!(of("SharedVolumeList").contains("network file systems") && of("SandboxGetTimeRangeStats").contains("figures"));
         assert_eq!(of("ObjectSuggest"), "Shoal does not serve ObjectSuggest yet");
     }
 

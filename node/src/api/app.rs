@@ -26,7 +26,7 @@ fn state_of(app: &App) -> pb::AppState {
     }
 }
 
-fn lifecycle(state: &State, id: AppId, app: &App) -> pb::AppLifecycle {
+pub(super) fn lifecycle(state: &State, id: AppId, app: &App) -> pb::AppLifecycle {
     let (last, notes) = (app.deployments.last(), state.app_notes.get(&id).cloned().unwrap_or_default());
     let release = state.releases.get(&id).and_then(|releases| releases.last());
     pb::AppLifecycle {

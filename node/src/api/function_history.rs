@@ -14,14 +14,14 @@ use prost_types::Timestamp;
 use shoal_calls::calls::{CallInfo, Entry, InputStatus, Millis, Status};
 use shoal_proto::modal_client as pb;
 use shoal_proto::modal_client::FunctionCallInputStatus as Stands;
-use shoal_state::{CallId, FunctionId, TaskId};
+use shoal_state::{CallId, FunctionId, State, TaskId};
 
 use super::call::refused;
 use super::error::Error;
 use super::{Api, Caller, function};
 
 /// How many inputs are looked at for one answer.
-const INPUTS_MAX: usize = 10_000;
+pub(super) const INPUTS_MAX: usize = 10_000;
 /// How many calls are looked at beside one another.
 const CALLS_AT_ONCE: usize = 16;
 /// How many outcomes of a call are read at once; their results are read with them.
@@ -33,13 +33,13 @@ const SPAN_MS: Millis = 3600 * 1000;
 
 /// What became of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Row {
-    call: CallId,
-    put_ms: Millis,
-    started_ms: Option<Millis>,
-    ended_ms: Option<Millis>,
-    task: Option<TaskId>,
-    stands: Stands,
+pub(super) struct Row {
+    pub(super) call: CallId,
+    pub(super) put_ms: Millis,
+    pub(super) started_ms: Option<Millis>,
+    pub(super) ended_ms: Option<Millis>,
+    pub(super) task: Option<TaskId>,
+    pub(super) stands: Stands,
 }
 
 /// A container that there is now.
@@ -92,10 +92,37 @@ pub(super) async fn stats(
 ) -> Result<pb::FunctionGetTimeRangeStatsResponse, Error> {
     let of = functions(api, &request.function_id, request.rollup).await?;
     let only = request.container_id.as_deref().filter(|id| !id.is_empty()).map(str::parse::<TaskId>).transpose()?;
-    let until = ms(request.until).unwrap_or_else(|| api.now().0);
-    let since = ms(request.since).unwrap_or(until.saturating_sub(SPAN_MS));
-    let within = |call: &CallInfo| call.open.created_ms < until && (call.unfinished > 0 || call.changed_ms >= since);
-    let mut rows = rows(api, &of, INPUTS_MAX, within).await?;
+    let (since, until) = span(api, request.since, request.until);
+    let mut rows = rows(api, &of, INPUTS_MAX, |call| touches(call, since, until)).await?;
+    if let Some(only) = only {
+        rows.retain(|row| row.task == Some(only));
+    }
+    let mut containers = containers(api, &of, until);
+    containers.retain(|container| only.is_none_or(|only| container.task == only));
+    let variants = api.local().bound.get(&of[0]).map_or(0, |bound| bound.len());
+    let variant_count = u32::try_from(variants).unwrap_or(u32::MAX);
+    Ok(pb::FunctionGetTimeRangeStatsResponse { variant_count, ..summed(&rows, &containers, since, until) })
+}
+
+/// Sums up what a function and those that were bound from it did in a time.
+pub(super) async fn sum(
+    api: &Api,
+    function: FunctionId,
+    since: Millis,
+    until: Millis,
+) -> Result<pb::FunctionGetTimeRangeStatsResponse, Error> {
+    let of = with_variants(&api.local(), function);
+    let rows = rows(api, &of, INPUTS_MAX, |call| touches(call, since, until)).await?;
+    Ok(summed(&rows, &containers(api, &of, until), since, until))
+}
+
+/// Says whether something of a call can have happened in a time.
+pub(super) fn touches(call: &CallInfo, since: Millis, until: Millis) -> bool {
+    call.open.created_ms < until && (call.unfinished > 0 || call.changed_ms >= since)
+}
+
+/// Returns the containers that these functions have now.
+fn containers(api: &Api, of: &[FunctionId], until: Millis) -> Vec<Container> {
     let (state, now) = (api.local(), api.now().0);
     let load = api.reports.load(&state);
     let tasks = of.iter().filter_map(|id| state.tasks_of.get(id)).flatten();
@@ -103,22 +130,24 @@ pub(super) async fn stats(
         let created_ms = state.tasks.get(id)?.created.0;
         Some(Container { task: *id, created_ms, creating: until >= now && !load.tasks.contains_key(id) })
     };
-    let mut containers: Vec<Container> = tasks.filter_map(container).collect();
-    if let Some(only) = only {
-        rows.retain(|row| row.task == Some(only));
-        containers.retain(|container| container.task == only);
-    }
-    let variants = state.bound.get(&of[0]).map_or(0, |bound| bound.len());
-    let variant_count = u32::try_from(variants).unwrap_or(u32::MAX);
-    Ok(pb::FunctionGetTimeRangeStatsResponse { variant_count, ..summed(&rows, &containers, since, until) })
+    tasks.filter_map(container).collect()
+}
+
+/// Returns from when until when somebody asks; the last hour where nobody says it.
+pub(super) fn span(api: &Api, since: Option<Timestamp>, until: Option<Timestamp>) -> (Millis, Millis) {
+    let until = ms(until).unwrap_or_else(|| api.now().0);
+    (ms(since).unwrap_or(until.saturating_sub(SPAN_MS)), until)
 }
 
 /// Returns the function that is asked for, and those that were bound from it if these are wanted too.
-async fn functions(api: &Api, id: &str, all_variants: bool) -> Result<Vec<FunctionId>, Error> {
+pub(super) async fn functions(api: &Api, id: &str, all_variants: bool) -> Result<Vec<FunctionId>, Error> {
     let (id, _) = function::find(api, id).await?;
-    let state = api.local();
-    let bound = state.bound.get(&id).filter(|_| all_variants).into_iter().flat_map(|bound| bound.keys().copied());
-    Ok([id].into_iter().chain(bound).collect())
+    Ok(if all_variants { with_variants(&api.local(), id) } else { vec![id] })
+}
+
+fn with_variants(state: &State, id: FunctionId) -> Vec<FunctionId> {
+    let bound = state.bound.get(&id).into_iter().flat_map(|bound| bound.keys().copied());
+    [id].into_iter().chain(bound).collect()
 }
 
 /// Returns the calls that containers of these functions serve, the newest first.
@@ -134,7 +163,7 @@ async fn calls(api: &Api, of: &[FunctionId]) -> Result<Vec<CallInfo>, Error> {
 }
 
 /// Returns the newest inputs of some calls, the oldest first.
-async fn rows(api: &Api, of: &[FunctionId], most: usize, wanted: impl Fn(&CallInfo) -> bool) -> Result<Vec<Row>, Error> {
+pub(super) async fn rows(api: &Api, of: &[FunctionId], most: usize, wanted: impl Fn(&CallInfo) -> bool) -> Result<Vec<Row>, Error> {
     let mut inputs = 0;
     let calls: Vec<CallInfo> = calls(api, of)
         .await?
@@ -216,8 +245,13 @@ fn told(row: &Row) -> pb::FunctionCallInputInfo {
 
 impl Row {
     /// Returns for how long it was with its container, in seconds.
-    fn executed(&self) -> Option<f64> {
+    pub(super) fn executed(&self) -> Option<f64> {
         Some(between(self.started_ms?, self.ended_ms?))
+    }
+
+    /// Returns how long it took from being put to its end, in seconds.
+    pub(super) fn latency(&self) -> Option<f64> {
+        Some(between(self.put_ms, self.ended_ms?))
     }
 }
 
@@ -248,7 +282,7 @@ fn summed(rows: &[Row], containers: &[Container], since: Millis, until: Millis) 
     let mut inputs = BTreeMap::new();
     for (name, seconds) in [
         ("Execution time (s)", done.iter().filter_map(|row| row.executed()).collect::<Vec<f64>>()),
-        ("End-to-end latency (s)", done.iter().filter_map(|row| Some(between(row.put_ms, row.ended_ms?))).collect()),
+        ("End-to-end latency (s)", done.iter().filter_map(|row| row.latency()).collect()),
     ] {
         inputs.extend(distribution(seconds).map(|found| (name.to_owned(), found)));
     }
@@ -280,12 +314,16 @@ fn summed(rows: &[Row], containers: &[Container], since: Millis, until: Millis) 
 /// Returns the percentiles that clients show; none of nothing.
 fn distribution(mut seconds: Vec<f64>) -> Option<pb::StatsPercentileDistribution> {
     seconds.sort_by(f64::total_cmp);
-    let last = seconds.len().checked_sub(1)?;
-    let percentile = |points: usize| pb::StatsPercentile {
-        percentile_basis_points: u32::try_from(points).unwrap_or(u32::MAX),
-        value: seconds[(seconds.len() * points).div_ceil(10_000).saturating_sub(1).min(last)],
-    };
-    Some(pb::StatsPercentileDistribution { unit: "seconds".to_owned(), percentiles: [5000, 9000, 9900].map(percentile).into() })
+    let points = [5000, 9000, 9900].map(|points| Some((points, percentile(&seconds, points)?)));
+    let percentiles = points.into_iter().collect::<Option<Vec<_>>>()?.into_iter();
+    let percentiles = percentiles.map(|(percentile_basis_points, value)| pb::StatsPercentile { percentile_basis_points, value });
+    Some(pb::StatsPercentileDistribution { unit: "seconds".to_owned(), percentiles: percentiles.collect() })
+}
+
+/// Returns the value that a share of sorted values does not exceed, in hundredths of a percent; none of nothing.
+pub(super) fn percentile(sorted: &[f64], points: u32) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((sorted.len() * points as usize).div_ceil(10_000).saturating_sub(1).min(last)).copied()
 }
 
 fn ms(time: Option<Timestamp>) -> Option<Millis> {
@@ -293,7 +331,7 @@ fn ms(time: Option<Timestamp>) -> Option<Millis> {
     Some(u64::try_from(time.seconds).unwrap_or(0) * 1000 + u64::try_from(time.nanos).unwrap_or(0) / 1_000_000)
 }
 
-fn timestamp(ms: Millis) -> Timestamp {
+pub(super) fn timestamp(ms: Millis) -> Timestamp {
     super::logs::timestamp(ms.saturating_mul(1_000_000))
 }
 

@@ -6,6 +6,7 @@
 
 mod absent;
 pub(crate) mod app;
+mod app_history;
 mod blob;
 mod blob_uses;
 pub(crate) mod bound;
@@ -30,6 +31,7 @@ pub(crate) mod joined_logs;
 mod lifecycle;
 pub(crate) mod logs;
 mod lookup;
+mod metrics;
 pub(crate) mod mount;
 pub(crate) mod object;
 mod outcome;
@@ -42,6 +44,7 @@ mod scaling;
 mod schedule;
 pub(crate) mod secret;
 mod service;
+mod suggest;
 mod task;
 pub(crate) mod token;
 pub(crate) mod transport;

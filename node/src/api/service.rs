@@ -13,8 +13,9 @@ use tonic::{Request, Response, Status};
 use super::error::Error;
 use super::policy::{self, Names};
 use super::{
-    Api, Caller, app, blob, bound, call, call_info, container, dict, environment, exec, exec_by_server, function, function_history, image,
-    input_plane, logs, lookup, mount, queue, release, sandbox, scaling, secret, task, token, yielded,
+    Api, Caller, app, app_history, blob, bound, call, call_info, container, dict, environment, exec, exec_by_server, function,
+    function_history, image, input_plane, logs, lookup, metrics, mount, queue, release, sandbox, scaling, secret, suggest, task, token,
+    yielded,
 };
 
 type Stream<T> = tonic::codegen::BoxStream<T>;
@@ -111,6 +112,8 @@ methods! {
     app_get_layout: pb::AppGetLayoutRequest => pb::AppGetLayoutResponse, app::get_layout;
     app_get_info: pb::AppGetInfoRequest => pb::AppGetInfoResponse, app::info;
     app_get_lifecycle: pb::AppGetLifecycleRequest => pb::AppGetLifecycleResponse, app::get_lifecycle;
+    app_get_time_range_stats: pb::AppGetTimeRangeStatsRequest => pb::AppGetTimeRangeStatsResponse, app_history::stats;
+    object_suggest: pb::ObjectSuggestRequest => pb::ObjectSuggestResponse, suggest::names;
     app_publish: pb::AppPublishRequest => pb::AppPublishResponse, release::publish;
     app_heartbeat: pb::AppHeartbeatRequest => (), app::heartbeat;
     app_client_disconnect: pb::AppClientDisconnectRequest => (), app::disconnect;
@@ -158,6 +161,8 @@ methods! {
     function_call_from_id: pb::FunctionCallFromIdRequest => pb::FunctionCallFromIdResponse, call::from_id;
     function_call_fetch: pb::FunctionCallFetchRequest => pb::FunctionCallFetchResponse, function_history::fetch;
     function_call_count: pb::FunctionCallCountRequest => pb::FunctionCallCountResponse, function_history::count;
+    metrics_get_info: pb::MetricsGetInfoRequest => pb::MetricsGetInfoResponse, metrics::info;
+    function_get_metrics: pb::FunctionGetMetricsRequest => pb::FunctionGetMetricsResponse, metrics::of_function;
     function_get_time_range_stats: pb::FunctionGetTimeRangeStatsRequest => pb::FunctionGetTimeRangeStatsResponse, function_history::stats;
     function_call_list: pb::FunctionCallListRequest => pb::FunctionCallListResponse, call_info::list;
     function_call_get_info: pb::FunctionCallGetInfoRequest => pb::FunctionCallGetInfoResponse, call_info::get;

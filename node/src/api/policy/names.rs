@@ -82,6 +82,8 @@ names! {
     pb::AppGetLayoutRequest, it => [App(it.app_id.as_str())];
     pb::AppGetInfoRequest, it => [App(it.app_id.as_str())];
     pb::AppGetLifecycleRequest, it => [App(it.app_id.as_str())];
+    pb::AppGetTimeRangeStatsRequest, it => [App(it.app_id.as_str())];
+    pb::ObjectSuggestRequest, it => [Environment(it.environment_name.as_str())];
     pb::AppHeartbeatRequest, it => [App(it.app_id.as_str())];
     pb::AppClientDisconnectRequest, it => [App(it.app_id.as_str())];
     pb::AppStopRequest, it => [App(it.app_id.as_str())];
@@ -125,6 +127,8 @@ names! {
     pb::FunctionCallFetchRequest, it => [Function(it.function_id.as_str())];
     pb::FunctionCallCountRequest, it => [Function(it.function_id.as_str())];
     pb::FunctionGetTimeRangeStatsRequest, it => [Function(it.function_id.as_str())];
+    pb::MetricsGetInfoRequest, it => [];
+    pb::FunctionGetMetricsRequest, it => [Function(it.function_id.as_str())];
     pb::FunctionCallListRequest, it => [Function(it.function_id.as_str())];
     pb::FunctionCallGetInfoRequest, it => [Call(it.function_call_id.as_str())];
     pb::FunctionGetCallGraphRequest, it => [Call(it.function_call_id.as_str())];
