@@ -90,7 +90,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _handle: FileHandle,
         offset: u64,
@@ -110,7 +110,7 @@ impl Filesystem for Adapter {
             Ok(bytes) => reply.data(bytes),
             Err(error) => reply.error(errno::read(&error)),
         };
-        self.reads.read(inode.clone(), offset, size, Box::new(answer));
+        self.reads.read(inode.clone(), offset, size, request.pid(), Box::new(answer));
         last.into_iter().for_each(|last| self.reads.read_ahead(&inode, last));
     }
 

@@ -22,9 +22,12 @@ pub(crate) fn refused(refused: Refused) -> Errno {
 /// Returns the number for a read that failed. A program can do nothing about any of the reasons, so all are one.
 pub(crate) fn read(error: &ReadError) -> Errno {
     match error {
-        ReadError::Source(_) | ReadError::Late { .. } | ReadError::TooMany { .. } | ReadError::Malformed { .. } | ReadError::Ended => {
-            Errno::EIO
-        }
+        ReadError::Source(_)
+        | ReadError::Late { .. }
+        | ReadError::TooMany { .. }
+        | ReadError::Malformed { .. }
+        | ReadError::Killed { .. }
+        | ReadError::Ended => Errno::EIO,
     }
 }
 

@@ -3,9 +3,9 @@
 //! A read that needs a chunk joins the chunk's *flight* and is put aside; it holds no thread. Flights go through two queues:
 //! first threads that only look at this machine, then threads that may wait for others; so a slow peer never holds up what
 //! is on the disk, and the threads that talk to the kernel never wait at all. One more thread answers the reads whose time is
-//! up, whatever the source does.
+//! up, whatever the source does, and those of processes that were killed: the kernel lets none of them end before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -35,6 +35,9 @@ const FLIGHTS_MAX: usize = 16 << 10;
 /// How many chunks after the current one are brought when a file is read from front to back.
 const READ_AHEAD_CHUNKS: u64 = 2;
 
+/// How often is looked whether those who wait were killed.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// Why a read failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ReadError {
@@ -46,6 +49,8 @@ pub(crate) enum ReadError {
     TooMany { digest: Digest },
     #[error("chunk {digest} is not what its file says: {why}")]
     Malformed { digest: Digest, why: &'static str },
+    #[error("process {reader}, which waited for chunk {digest}, was killed")]
+    Killed { digest: Digest, reader: u32 },
     #[error("the mount is ending")]
     Ended,
 }
@@ -59,6 +64,8 @@ pub(crate) type Missed = Box<dyn Fn(&Inode) + Send + Sync>;
 /// One read on its way.
 struct Read {
     inode: Arc<Inode>,
+    /// The process that reads, or a thread of it; 0 where the kernel does not say.
+    reader: u32,
     ahead: VecDeque<Piece>,
     done: Vec<Bytes>,
     /// The chunk that the read waited for, so that it has it even if the cache does not keep it.
@@ -134,11 +141,11 @@ impl Reads {
         spawned.map(drop).map_err(|source| Error::Thread { name, source })
     }
 
-    /// Reads a range of a file, cut to the file's size. The answer comes now, or from another thread.
-    pub(crate) fn read(&self, inode: Arc<Inode>, offset: u64, length: u32, answer: Answer) {
+    /// Reads a range of a file, cut to the file's size, for a process. The answer comes now, or from another thread.
+    pub(crate) fn read(&self, inode: Arc<Inode>, offset: u64, length: u32, reader: u32, answer: Answer) {
         let Kind::File { size, .. } = &inode.entry.kind else { return answer(Ok(&[])) };
         let ahead: VecDeque<_> = pieces(*size, offset..offset.saturating_add(length.into())).collect();
-        let read = Read { inode, ahead, done: Vec::new(), brought: None, started: Instant::now(), answer };
+        let read = Read { inode, reader, ahead, done: Vec::new(), brought: None, started: Instant::now(), answer };
         self.shared.go_on(read);
     }
 
@@ -361,11 +368,40 @@ impl Shared {
         }
     }
 
-    /// Fails reads when their time is up, until all ends.
+    /// Fails the reads of processes that were killed, of those that wait for some time.
+    fn fail_killed(&self) {
+        let waits = |read: &&Read| read.reader != 0 && read.started.elapsed() >= LOOK_EVERY;
+        let readers = |flights: &HashMap<Digest, Flight>| -> HashSet<u32> {
+            flights.values().flat_map(|flight| &flight.reads).filter(waits).map(|read| read.reader).collect()
+        };
+        let waiting = readers(&self.flights.lock());
+        let killed: HashSet<u32> = waiting.into_iter().filter(|reader| is_killed(*reader)).collect();
+        if killed.is_empty() {
+            return;
+        }
+        let mut found = Vec::new();
+        for (digest, flight) in self.flights.lock().iter_mut() {
+            found.extend(flight.reads.extract_if(.., |read| killed.contains(&read.reader)).map(|read| (*digest, read)));
+        }
+        for (digest, read) in found {
+            let reader = read.reader;
+            read.finish(Err(ReadError::Killed { digest, reader }));
+        }
+    }
+
+    /// Fails reads when their time is up or their process was killed, until all ends.
     fn watch_deadlines(&self) {
         let mut flights = self.flights.lock();
+        let mut looked = Instant::now();
         while !self.ended.load(Ordering::Acquire) {
             let now = Instant::now();
+            if now.duration_since(looked) >= LOOK_EVERY && !flights.is_empty() {
+                looked = now;
+                drop(flights);
+                self.fail_killed();
+                flights = self.flights.lock();
+                continue;
+            }
             let late = take_late(&mut flights, now, self.time);
             if !late.is_empty() {
                 drop(flights);
@@ -378,11 +414,29 @@ impl Shared {
             }
             let first = flights.values().flat_map(|flight| flight.reads.iter().map(|read| read.started).chain([flight.started])).min();
             match first {
-                Some(started) => drop(self.took_off.wait_until(&mut flights, started + self.time)),
-                None => self.took_off.wait(&mut flights),
+                Some(started) => drop(self.took_off.wait_until(&mut flights, (started + self.time).min(looked + LOOK_EVERY))),
+                None => {
+                    self.took_off.wait(&mut flights);
+                    looked = Instant::now();
+                }
             }
         }
     }
+}
+
+/// Says whether a process or thread was killed, and ends once its reads do; or has ended.
+fn is_killed(reader: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{reader}/status")) {
+        Ok(status) => has_to_die(&status),
+        Err(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+    }
+}
+
+/// Reads from the kernel's words on a thread whether it has to die: SIGKILL waits for it, or it is dead.
+fn has_to_die(status: &str) -> bool {
+    let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let pending = value("SigPnd:").and_then(|signals| u64::from_str_radix(signals, 16).ok()).unwrap_or(0);
+    pending & (1 << (libc::SIGKILL - 1)) != 0 || value("State:").is_some_and(|state| state.starts_with(['Z', 'X']))
 }
 
 /// Takes out the reads whose time is up, and forgets flights that are as old: the next read sends for the chunk anew.

@@ -57,11 +57,16 @@ fn start(time: Duration, cache_bytes: usize) -> (Arc<Told>, Reads) {
 
 /// Reads, and returns where the answer comes.
 fn read(reads: &Reads, inode: &Arc<Inode>, offset: u64, length: u32) -> Receiver<Result<Vec<u8>, String>> {
+    read_for(reads, inode, offset, length, std::process::id())
+}
+
+/// Reads for a process.
+fn read_for(reads: &Reads, inode: &Arc<Inode>, offset: u64, length: u32, reader: u32) -> Receiver<Result<Vec<u8>, String>> {
     let (tell, told) = mpsc::channel();
     let answer = move |result: Result<&[u8], ReadError>| {
         tell.send(result.map(<[u8]>::to_vec).map_err(|error| error.to_string())).unwrap();
     };
-    reads.read(inode.clone(), offset, length, Box::new(answer));
+    reads.read(inode.clone(), offset, length, reader, Box::new(answer));
     told
 }
 
@@ -198,4 +203,27 @@ fn the_end_answers_everyone() {
     assert_eq!(got(&waiting).unwrap_err(), "the mount is ending");
     assert_eq!(got(&read(&reads, &file, 0, 1)).unwrap_err(), "the mount is ending");
     told.open();
+}
+
+#[test]
+fn who_was_killed_waits_for_nothing_and_others_go_on() {
+    let (told, reads) = start(PATIENCE * 10, 8 << 20);
+    let file = told.file(b"far");
+    *told.closed.lock() = true;
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let (of_gone, of_none) = (read_for(&reads, &file, 0, 3, gone.id()), read_for(&reads, &file, 0, 3, 0));
+    let other = read(&reads, &file, 0, 3);
+    assert!(got(&of_gone).unwrap_err().contains("was killed"));
+    assert!(of_none.try_recv().is_err() && other.try_recv().is_err(), "they may wait");
+    told.open();
+    assert_eq!((got(&of_none).unwrap(), got(&other).unwrap()), (b"far".to_vec(), b"far".to_vec()));
+    reads.end();
+}
+
+#[test]
+fn a_thread_has_to_die_when_sigkill_waits_for_it() {
+    let status = |state: &str, signals: &str| format!("Name:\tsleep\nState:\t{state}\nSigPnd:\t{signals}\nShdPnd:\t0000000000000100\n");
+    assert!(has_to_die(&status("D (disk sleep)", "0000000000000100")) && has_to_die(&status("Z (zombie)", "0000000000000000")));
+    assert!(!has_to_die(&status("D (disk sleep)", "0000000000004000")) && !has_to_die(""));
 }

@@ -89,6 +89,22 @@ fn a_source_that_hangs_gives_an_error_in_time_and_holds_nothing_up() {
     assert!(!dir.exists());
 }
 
+// The kernel lets no process end while a read of it is with the mount, not even one that was killed.
+#[test]
+fn a_process_that_is_killed_ends_though_its_read_waits() {
+    if !can_mount() {
+        return;
+    }
+    let mount = Mount::with(Options { read_time: PATIENCE * 10, ..Options::default() });
+    let dir = mount.bind("t", &mount.far.tree(&[("hangs", "never")]));
+    mount.far.hold(Digest::of(b"never"));
+    let mut reader = std::process::Command::new("cat").arg(dir.join("hangs")).spawn().unwrap();
+    wait_for("the read to reach the source", || mount.trees().chunks_asked() == 1);
+    reader.kill().unwrap();
+    let ended = in_thread(move || reader.wait());
+    ended.recv_timeout(PATIENCE).expect("it ends").unwrap();
+}
+
 #[test]
 fn a_chunk_that_came_too_late_once_can_come_later() {
     if !can_mount() {
