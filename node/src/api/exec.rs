@@ -138,9 +138,7 @@ pub(super) async fn holder(api: &Api, headers: &HeaderMap) -> Result<(TokenId, C
         Error::Unauthenticated("this call came without the token of a worker channel: clients ask for one by themselves, with a token that `shoal token create` on a node makes".to_owned())
     };
     let (token, channel) = read(shown.ok_or_else(none)?, api.now().0 / 1000, |signed| api.sealing.sign(PURPOSE, signed))?;
-    if identity::check_still_good(&api.local(), token, api.now()).is_err() {
-        identity::check_still_good(&*api.read_latest().await?, token, api.now())?;
-    }
+    identity::confirm(api, |state| identity::check_still_good(state, token, api.now())).await?;
     Ok((token, channel))
 }
 

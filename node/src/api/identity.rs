@@ -9,6 +9,7 @@ use shoal_state::model::{Token, TokenPurpose};
 use shoal_state::{Digest, State, TaskId, Timestamp, TokenId};
 use subtle::ConstantTimeEq as _;
 
+use super::Api;
 use super::error::Error;
 
 /// Who calls.
@@ -58,6 +59,14 @@ pub(crate) fn hash_secret(id: TokenId, secret: &str) -> Digest {
 /// Says whether a secret is that of a token, in a time that tells nothing of it.
 pub(crate) fn is_secret_of(id: TokenId, secret: &str, hash: Digest) -> bool {
     hash.as_bytes().ct_eq(hash_secret(id, secret).as_bytes()).into()
+}
+
+/// Checks something by the state at hand; a refusal is confirmed with the latest state before it is said.
+pub(super) async fn confirm<T>(api: &Api, check: impl Fn(&State) -> Result<T, Error>) -> Result<T, Error> {
+    match check(&api.local()) {
+        Ok(good) => Ok(good),
+        Err(_) => check(&*api.read_latest().await?),
+    }
 }
 
 /// Checks a token as of `state`.

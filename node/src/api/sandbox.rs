@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
+use shoal_proto::modal_client::secret_source::Source;
 use shoal_state::model::{Function, Resources, Sandbox, SandboxEnd, SandboxEndBy, Scaling};
 use shoal_state::{Command, SandboxId, SecretId, State, TaskId};
 use tokio::time::{Instant, timeout_at};
@@ -86,17 +87,22 @@ fn refuse_too_large(state: &State, needs: &Resources) -> Result<(), Error> {
     )))
 }
 
-/// Splits where variables come from: secrets that are kept, by id, and those of this sandbox alone.
-fn sources(sources: &[pb::SecretSource]) -> Result<(Vec<SecretId>, BTreeMap<String, String>), Error> {
-    use pb::secret_source::Source;
-    let (mut ids, mut own) = (Vec::new(), BTreeMap::new());
-    for source in sources.iter().filter_map(|source| source.source.as_ref()) {
-        match source {
-            Source::SecretId(id) => ids.push(id.parse()?),
-            Source::Env(map) => own.extend(map.contents.clone()),
-        }
-    }
-    Ok((ids, own))
+/// Returns the ids of the secrets that a sandbox is given, of those that are kept.
+pub(super) fn secrets_of<'a>(wanted: &'a pb::Sandbox, from: &'a [pb::SecretSource]) -> impl Iterator<Item = &'a str> {
+    let more = from.iter().filter_map(|source| match &source.source {
+        Some(Source::SecretId(id)) => Some(id.as_str()),
+        Some(Source::Env(_)) | None => None,
+    });
+    wanted.secret_ids.iter().map(String::as_str).chain(more)
+}
+
+/// Returns the variables of a sandbox alone.
+fn variables_of(wanted: &pb::Sandbox, from: &[pb::SecretSource]) -> BTreeMap<String, String> {
+    let own = from.iter().filter_map(|source| match &source.source {
+        Some(Source::Env(map)) => Some(map),
+        Some(Source::SecretId(_)) | None => None,
+    });
+    own.chain(&wanted.environment_variables).flat_map(|map| map.contents.clone()).collect()
 }
 
 async fn make(
@@ -113,10 +119,8 @@ async fn make(
     refuse_too_large(&api.local(), &resources)?;
     function::check_disk(&api.local(), "the sandbox", resources.disk_bytes)?;
     let id = SandboxId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
-    let (more, mut own) = sources(from)?;
-    own.extend(wanted.environment_variables.clone().unwrap_or_default().contents);
-    let mut secrets: Vec<SecretId> = function::parse_all(&wanted.secret_ids)?;
-    secrets.extend(more);
+    let own = variables_of(wanted, from);
+    let secrets = secrets_of(wanted, from).map(|id| Ok(id.parse()?)).collect::<Result<Vec<SecretId>, Error>>()?;
     let sealed = if own.is_empty() { Vec::new() } else { api.sealing.seal(SecretId::from_random(id.bits()), &own)? };
     if sealed.len() > SEALED_BYTES_MAX {
         let limit = SEALED_BYTES_MAX >> 10;
@@ -151,7 +155,7 @@ pub(super) async fn create_v2(
     request: pb::SandboxCreateV2Request,
 ) -> Result<pb::SandboxCreateV2Response, Error> {
     let wanted = request.definition.unwrap_or_default();
-    let ephemeral = request.ephemeral_secrets.map(|env| pb::SecretSource { source: Some(pb::secret_source::Source::Env(env)) });
+    let ephemeral = request.ephemeral_secrets.map(|env| pb::SecretSource { source: Some(Source::Env(env)) });
     let from: Vec<_> = ephemeral.into_iter().chain(request.secret_sources).collect();
     let (id, metadata) = make(api, caller, &request.app_id, &wanted, &from).await?;
     Ok(pb::SandboxCreateV2Response { sandbox_id: long(id), metadata: Some(metadata), ..Default::default() })

@@ -217,7 +217,7 @@ async fn check(
     Ok((caller, channel))
 }
 
-/// Checks the token that came with a call; a refusal is confirmed with the latest state before it is said.
+/// Checks the token that came with a call.
 async fn token(api: &Api, method: &str, headers: &HeaderMap) -> Result<shoal_state::TokenId, Error> {
     let (id, secret) = (header(headers, "x-modal-token-id"), header(headers, "x-modal-token-secret"));
     if matches!(method, "TokenFlowCreate" | "TokenFlowWait") {
@@ -232,10 +232,7 @@ async fn token(api: &Api, method: &str, headers: &HeaderMap) -> Result<shoal_sta
                 .to_owned(),
         ));
     }
-    match identity::check_token(&api.local(), id, secret, api.now()) {
-        Ok(token) => Ok(token),
-        Err(_) => identity::check_token(&*api.read_latest().await?, id, secret, api.now()),
-    }
+    identity::confirm(api, |state| identity::check_token(state, id, secret, api.now())).await
 }
 
 /// Says a sentence for a method that clients know and Shoal does not serve.

@@ -84,8 +84,11 @@ enum Command {
     /// List and remove images.
     #[command(subcommand, after_help = "Examples:\n  shoal image list\n  shoal image rm im-…")]
     Image(images::ImageCommand),
-    /// Check the chunk store, and delete what nothing needs.
-    #[command(subcommand, after_help = "Examples:\n  shoal store check\n  shoal store gc --dry-run\n  shoal store gc --budget 20G")]
+    /// Check the chunk store, bring back copies that are missing, and delete what nothing needs.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  shoal store check\n  shoal store repair\n  shoal store gc --dry-run\n  shoal store gc --budget 20G"
+    )]
     Store(store::StoreCommand),
     /// Show what containers printed.
     #[command(

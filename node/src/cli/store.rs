@@ -40,7 +40,7 @@ pub(super) enum StoreCommand {
     #[command(after_help = "Examples:\n  shoal store repair\n  shoal store repair --within 10m --json")]
     Repair {
         /// How long to wait for the nodes: a number with s, m, h or d. What they do goes on after that.
-        #[arg(long, value_parser = seconds, default_value = "1h")]
+        #[arg(long, value_name = "TIME", value_parser = seconds, default_value = "1h")]
         within: u64,
         #[command(flatten)]
         common: Common,

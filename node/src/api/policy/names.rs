@@ -7,7 +7,7 @@ use shoal_proto::modal_client as pb;
 use shoal_proto::task_command_router as rpb;
 use shoal_state::AppId;
 
-use crate::api::{exec_by_server, input_token};
+use crate::api::{exec_by_server, input_token, sandbox};
 
 /// A thing that a request is about. Ids and names are as they came; what is not one of ours is the method's to refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -282,13 +282,7 @@ impl Names for pb::FunctionCreateRequest {
 
 /// Returns what a new sandbox is about: its app, and the secrets that it is given.
 fn of_sandbox<'a>(app: &'a str, sandbox: Option<&'a pb::Sandbox>, sources: &'a [pb::SecretSource]) -> Vec<Thing<'a>> {
-    use pb::secret_source::Source;
-    let kept = sandbox.map(|sandbox| sandbox.secret_ids.as_slice()).unwrap_or_default().iter().map(String::as_str);
-    let more = sources.iter().filter_map(|source| match &source.source {
-        Some(Source::SecretId(id)) => Some(id.as_str()),
-        _ => None,
-    });
-    let secrets = kept.chain(more).map(|id| Thing::Secret(id.into()));
+    let secrets = sandbox.into_iter().flat_map(|sandbox| sandbox::secrets_of(sandbox, sources)).map(|id| Thing::Secret(id.into()));
     [Thing::App(app.into())].into_iter().chain(secrets).collect()
 }
 
