@@ -120,14 +120,14 @@ async fn configure(raft: &Raft, calls: &Calls, reports: &Reports, changed: Vec<(
         return Ok(());
     }
     // What a lost node's tasks ran is leased again, without waiting for its answer.
-    let members: Vec<NodeId> = raft.local().members.keys().copied().filter(|node| !reports.is_lost(*node)).collect();
+    let (lost, members): (Vec<NodeId>, Vec<NodeId>) = raft.local().members.keys().copied().partition(|node| reports.is_lost(*node));
     if members.len() < 2 {
-        return calls.take_over(came, &members).await;
+        return calls.take_over(came, &members, lost).await;
     }
     // Others must hear that this node is home before they answer; what happens to shards meanwhile must not wait for them.
     let calls = calls.clone();
     tokio::spawn(async move {
-        if let Err(error) = calls.take_over(came, &members).await {
+        if let Err(error) = calls.take_over(came, &members, lost).await {
             tracing::warn!(%error, "cannot hear what tasks run of shards that came home; what nobody claims waits a little longer");
         }
     });

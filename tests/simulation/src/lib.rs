@@ -25,16 +25,15 @@
 //! | a schedule's call gets another id each time it is made | `fire_once` |
 //! | a container does not ask what is cancelled; a client takes a cancellation for done once a node has heard of it | `cancelled_stays` |
 //!
-//! **What is not in every world** ([`extras`]): calls that are cancelled. With `SHOAL_EXTRAS=1` the seed says which of these a world has; what comes
-//! anew is one more of them, so that the worlds that showed something once stay what they were.
+//! **What is not in every world** ([`extras`]): calls that are cancelled. The seed says which of these a world has; what comes anew is one
+//! more of them, so that the worlds that showed something once stay what they were.
 //!
 //! What else is played from a seed: one shard on four nodes, record by record (`node/calls/tests/replication.rs`); the calls of one node
 //! (`simulation.rs` beside it), dicts and queues through moves (`objects.rs`); changes of those that vote, `joint_is_finished`
 //! (`node/src/members/tests.rs`); machines that become one cluster, `formation_once` (`node/src/formation/once.rs`); deletes of chunks while others name them, `have_then_sweep` (`node/src/upkeep/gc/tests/race.rs`).
 //!
 //! Caveats: all nodes vote, and who votes does not change. Nothing is passed on by a third node, as the real network does where a wire
-//! is cut. Calls here have few inputs, and data of generators, sandboxes and gangs are not played. A container that
-//! counted as lost by mistake, and whose input others were given, goes on with it when it is cancelled.
+//! is cut. Calls here have few inputs, and data of generators, sandboxes and gangs are not played.
 
 pub mod clients;
 pub mod council;

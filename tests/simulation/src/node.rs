@@ -161,10 +161,11 @@ async fn configure(world: &World, node: &Rc<Node>, told: &mut OrdMap<ShardId, Sh
     if changed.is_empty() || node.calls.configure(changed).await.is_err() || came.is_empty() {
         return;
     }
-    let members: Vec<NodeId> = state.members.keys().copied().filter(|other| !node.is_lost(world, world.net.number(*other))).collect();
+    let is_lost = |other: &NodeId| node.is_lost(world, world.net.number(*other));
+    let (lost, members): (Vec<NodeId>, Vec<NodeId>) = state.members.keys().copied().partition(is_lost);
     let (calls, asks) = (node.calls.clone(), !world.has(Mutant::AsksNobodyWhatRuns));
     world.runs.spawn(node.owner, async move {
-        let _ = if asks { calls.take_over(came, &members).await } else { calls.reports_complete(came).await };
+        let _ = if asks { calls.take_over(came, &members, lost).await } else { calls.reports_complete(came).await };
     });
 }
 

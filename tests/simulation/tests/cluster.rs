@@ -67,7 +67,7 @@ fn what_is_promised_holds_whatever_goes_wrong() {
 }
 
 /// Worlds that broke a promise once, each with what was wrong.
-const FOUND: [(u64, &[Extra], &str); 4] = [
+const FOUND: [(u64, &[Extra], &str); 7] = [
     (3152, &[], "a home that took over gave an input away that was put again, before it knew that a task had it from the home before"),
     (3725, &[], "the same, with a try that a client asked for"),
     (
@@ -75,6 +75,9 @@ const FOUND: [(u64, &[Extra], &str); 4] = [
         &[],
         "a leader waited half a minute until a home that it did not reach heard that a task is to stop, and then stopped it at work",
     ),
+    (4, &[Extra::Cancels], "a container that a new home heard of second went on with what was cancelled, and was stopped as idle"),
+    (583, &[Extra::Cancels], "a node was silent when a new home asked what runs: its container went on with what was cancelled"),
+    (193, &[Extra::Cancels], "the same, where the container counted as lost before its node was heard again"),
     (3946, &[], "a home that took over believed a report that was older than what the task said since: its input waited for ever"),
 ];
 

@@ -31,8 +31,6 @@ use crate::objects::{ObjectAnswer, ObjectRequest};
 /// How long a request is tried again whose home is not reached, or is not the home any more: a home that is lost is replaced
 /// within seconds.
 const HOME_WAIT: Duration = Duration::from_secs(30);
-/// How long a node may take to say what its tasks run.
-const REPORT_WAIT: Duration = Duration::from_secs(2);
 
 /// How long is waited between two tries.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -251,12 +249,12 @@ impl Away {
     }
 
     /// Says whether a shard is known to be at home at a node.
-    fn is_home(&self, home: NodeId, shard: Option<ShardId>) -> bool {
+    pub(super) fn is_home(&self, home: NodeId, shard: Option<ShardId>) -> bool {
         shard.is_none_or(|shard| self.homes.read().get(&shard).is_some_and(|noted| noted.home == home))
     }
 
     /// Returns how often a shard was noted to have moved.
-    fn moves(&self, shard: ShardId) -> u64 {
+    pub(super) fn moves(&self, shard: ShardId) -> u64 {
         self.homes.read().get(&shard).map_or(0, |noted| noted.moves)
     }
 
@@ -371,57 +369,6 @@ impl Calls {
                 told => told,
             },
             () = self.away.moved_from(home, shard) => Err(moved()),
-        }
-    }
-
-    /// Takes over what the tasks of all nodes run of shards that have come home, then lets the rest of what they inherited be leased.
-    /// `nodes` are the members that may be up; one that does not answer is taken for lost.
-    ///
-    /// What was said of a shard that has left meanwhile is of no use any more, and of none should it have come back: whoever took it over then asks anew.
-    pub async fn take_over(&self, shards: Vec<ShardId>, nodes: &[NodeId]) -> Result<(), Error> {
-        let asked = Asked::Running { home: self.away.me, shards: shards.clone() };
-        let came: BTreeMap<ShardId, u64> = shards.iter().map(|shard| (*shard, self.away.moves(*shard))).collect();
-        let others = nodes.iter().filter(|node| **node != self.away.me);
-        let reports = join_all(others.copied().map(async |node| {
-            let asking = self.ask_away(node, "hear what its tasks run", Duration::ZERO, &asked);
-            let report = self.ground.within(REPORT_WAIT, asking).await;
-            match report {
-                Some(Ok(Told::Running(held, data))) => {
-                    for key in data {
-                        self.streams().origins().note(&key, node, None);
-                    }
-                    held
-                }
-                Some(Ok(other)) => {
-                    tracing::warn!(%node, ?other, "a node does not say what its tasks run");
-                    Vec::new()
-                }
-                Some(Err(error)) => {
-                    tracing::info!(%node, %error, "what the tasks of a node ran is leased again");
-                    Vec::new()
-                }
-                None => {
-                    tracing::info!(%node, "what the tasks of a node ran is leased again: it does not answer");
-                    Vec::new()
-                }
-            }
-        }));
-        let all = reports.await.into_iter().flatten().chain(self.running.of(&shards));
-        let stays = |shard: &ShardId| came.get(shard).is_some_and(|moves| self.away.moves(*shard) == *moves);
-        for Held { task, pool, inputs } in all {
-            if pool.shard().as_ref().is_some_and(stays) {
-                self.adopt(task, pool, inputs).await?;
-            }
-        }
-        self.reports_complete(shards.into_iter().filter(stays).collect()).await
-    }
-
-    /// Says what this node's tasks run, once it knows that the asker is home: what comes later of an earlier home's leases is void.
-    async fn report(&self, home: NodeId, shards: &[ShardId]) -> Result<Told, Error> {
-        let known = self.away.until(|| shards.iter().all(|shard| self.away.is_home(home, Some(*shard))));
-        match self.ground.within(REPORT_WAIT, known).await {
-            Some(()) => Ok(Told::Running(self.running.of(shards), self.streams().origins().at(self.away.me, shards))),
-            None => Err(Error::Late { what: "learn that shards have moved", waited: REPORT_WAIT }),
         }
     }
 

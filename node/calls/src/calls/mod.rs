@@ -14,7 +14,8 @@
 //! | `driver`, `boot` | the one owner of all of it: writes records, keeps time, answers |
 //! | `handle`, `reading` | [`Calls`]: what everyone else holds |
 //! | `ground` | the time and the disk that all of this stands on |
-//! | `away` | requests that are for another node, and what a new home asks the others |
+//! | `away` | requests that are for another node |
+//! | `takeover` | what a new home asks the others, and asks again of those that were silent |
 //! | `replication`, [`copies`] | records between a home and those that keep copies |
 //! | `running`, `stopping` | what the tasks of this node run; tasks that are to get no more |
 //! | [`streams`], `data`, `origins` | data of generators and web bodies: not records, on the node of the container |
@@ -53,6 +54,7 @@ mod running;
 pub mod state;
 mod stopping;
 pub mod streams;
+mod takeover;
 
 pub use away::Road;
 pub use driver::Starved;

@@ -55,9 +55,7 @@ impl Known {
     fn runs_on(&self, at: Duration) -> Result<(), String> {
         let since = |input| self.cancelled.get(input).map(|since| (*since).max(self.wrong));
         let late = |input| since(input).is_some_and(|since| since + STOPPED_WITHIN < at);
-        // One that counted as lost by mistake is told nothing, and goes on in vain.
-        let excused = |run: &Run| self.trouble.since(run.node, run.began.saturating_sub(EXCUSED));
-        let late = self.runs.iter().find(|((_, input), run)| late(input) && !excused(run));
+        let late = self.runs.iter().find(|((_, input), _)| late(input));
         let why = |((task, input), run): (&(TaskId, InputId), &Run)| {
             format!("{input} is cancelled, and {task} on node {} goes on with it, since {:?}", run.node, run.began)
         };
@@ -81,8 +79,6 @@ impl Known {
                 if let Some(since) = since.filter(|since| !self.trouble.since(*node, since.saturating_sub(EXCUSED))) {
                     return Err(format!("{input} is given to {task} on node {node}, and was cancelled at {since:?}"));
                 }
-                // One from which it was taken, as it counted as lost, goes on with it in vain.
-                self.runs.retain(|(_, of), _| of != input);
                 self.runs.insert((*task, *input), Run { node: *node, began: at });
             }
             Event::WorkDone { task, input } => {

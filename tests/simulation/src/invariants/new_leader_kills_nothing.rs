@@ -81,6 +81,7 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
             Event::RunBegan { task, input, .. } => drop(known.works.insert((*task, *input), *at)),
             // Whoever else has it has it in vain.
             Event::WorkDone { input, .. } | Event::RunEnded { input, .. } => known.works.retain(|(_, of), _| of != input),
+            Event::RunStopped { task, input } => drop(known.works.remove(&(*task, *input))),
             Event::Decided { by, command, taken: true } => {
                 known.decided(*by, command, *at).map_err(|why| format!("at {at:?} {why}"))?;
                 if let Command::ChangeShard { shard, change: ShardChange::Promote(to), .. } = &**command {

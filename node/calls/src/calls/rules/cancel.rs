@@ -15,8 +15,8 @@ impl Rules {
     pub(super) fn cancel_call(&mut self, now: Millis, ticket: Ticket, call: CallId) -> Result<(), Refused> {
         self.call(call)?;
         let (mut cancelled, mut needs) = (Cancelled::default(), Vec::new());
-        self.cancel_whole(now, call, &mut cancelled, &mut needs);
-        self.tell_all(now, &cancelled);
+        let inputs = self.cancel_whole(now, call, &mut cancelled, &mut needs);
+        self.tell_all(now, &cancelled, &inputs);
         self.answer_after(ticket, &needs, Answer::Cancelled(cancelled));
         Ok(())
     }
@@ -48,23 +48,28 @@ impl Rules {
         for (call, inputs) in calls {
             self.cancel(now, call, inputs.clone(), inputs, &mut cancelled, &mut needs);
         }
-        self.tell_all(now, &cancelled);
+        self.tell_all(now, &cancelled, inputs);
         self.answer_after(ticket, &needs, Answer::Cancelled(cancelled));
         Ok(())
     }
 
     /// Tells the tasks which of their inputs were cancelled.
-    fn tell_all(&mut self, now: Millis, cancelled: &Cancelled) {
+    fn tell_all(&mut self, now: Millis, cancelled: &Cancelled, inputs: &[InputId]) {
         for (task, input) in &cancelled.running {
             self.tell_cancelled(now, *task, *input);
         }
+        for input in inputs {
+            self.tell_in_vain(now, *input);
+        }
     }
 
-    fn cancel_whole(&mut self, now: Millis, call: CallId, cancelled: &mut Cancelled, needs: &mut Vec<Needs>) {
-        let Ok((_, known)) = self.call(call) else { return };
+    /// Returns the inputs that it cancels.
+    fn cancel_whole(&mut self, now: Millis, call: CallId, cancelled: &mut Cancelled, needs: &mut Vec<Needs>) -> Vec<InputId> {
+        let Ok((_, known)) = self.call(call) else { return Vec::new() };
         let unfinished = |input: &&InputId| self.known(**input).is_some_and(|(_, input, _)| input.output.is_none());
         let inputs: Vec<InputId> = known.inputs.iter().filter(unfinished).copied().collect();
-        self.cancel(now, call, Vec::new(), inputs, cancelled, needs);
+        self.cancel(now, call, Vec::new(), inputs.clone(), cancelled, needs);
+        inputs
     }
 
     /// Cancels inputs of one call, and says so in the log as `named`: the inputs, or none for all.

@@ -7,6 +7,7 @@
 //!
 //! A request is named by a [`Ticket`]; each gets exactly one answer.
 
+mod beside;
 mod cancel;
 mod home;
 mod objects;
@@ -29,6 +30,7 @@ use super::model::{Millis, OpenCall};
 use super::record::Record;
 use super::refused::Refused;
 use super::state::{Call, CallsState, Input};
+use beside::Beside;
 use home::{Home, Needs};
 use queue::{Parked, Place, Pool};
 use read::Poll;
@@ -68,6 +70,8 @@ pub struct Rules {
     ended: Ended,
     /// Tries of inputs without a record that tasks say they run: it was lost with an earlier home, before it counted.
     claimed: HashMap<InputId, (TaskId, u32)>,
+    /// Tries that tasks work on besides what they have: few, and mostly none.
+    beside: BTreeMap<(InputId, TaskId), Beside>,
     parked: HashMap<Ticket, Parked>,
     polls: HashMap<Ticket, Poll>,
     polls_of: HashMap<CallId, Vec<Ticket>>,
@@ -291,7 +295,9 @@ impl Rules {
     /// Returns how busy everything is.
     pub fn load(&self) -> Load {
         let pools = self.pools.iter().map(|(id, pool)| (*id, self.pool_load(pool))).collect();
-        let tasks = self.tasks.iter().map(|(id, task)| (*id, task.load())).collect();
+        let beside = self.all_beside();
+        let live = self.tasks.iter().filter(|(id, _)| !self.ended.contains(**id));
+        let tasks = live.map(|(id, task)| (*id, task.load(beside.contains(id)))).collect();
         let known = self.homes.iter().filter(|(_, home)| home.reports.is_none());
         Load { pools, tasks, homes: known.map(|(shard, _)| *shard).collect() }
     }
@@ -344,6 +350,7 @@ impl Rules {
                 self.unsynced.insert(shard);
             }
         }
+        self.tell_of(&record);
         self.effects.push(Effect::Append { shard, index, record, payload });
         index
     }

@@ -50,6 +50,7 @@ impl Rules {
         }
         if let Some(task) = from {
             self.let_go_early(task, input, retry_count);
+            self.not_beside(now, task, input);
         }
         let (shard, known, call) = self.known(input)?;
         let (durable, pool, id) = (call.open.invocation.durable(), call.open.pool, known.call);
@@ -113,7 +114,7 @@ impl Rules {
         platform && self.holder(input).is_some_and(|holder| Some(holder) != from)
     }
 
-    fn holder(&self, input: InputId) -> Option<TaskId> {
+    pub(super) fn holder(&self, input: InputId) -> Option<TaskId> {
         match self.places.get(&input)? {
             Place::Running(running) => Some(running.task),
             _ => None,

@@ -56,6 +56,15 @@ impl Place {
         }
     }
 
+    /// Returns where an input stands that a task may turn out to run.
+    pub(super) fn unclaimed(&self, is_late: bool) -> Option<u64> {
+        match self {
+            Self::Held { order } => Some(*order),
+            Self::Waiting { order } => (!is_late).then_some(*order),
+            Self::Delayed(_) | Self::Running(_) => None,
+        }
+    }
+
     pub(super) fn status(&self) -> InputStatus {
         match self {
             Self::Held { .. } | Self::Waiting { .. } => InputStatus::Waiting,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 use shoal_state::{FunctionId, InputId, ShardId, TaskId};
 
-use super::queue::Place;
+use super::beside::Beside;
 use super::{Answer, Due, LOST_MAX, LeasedAt, Rules, Ticket, TimerKey};
 use crate::calls::info::TaskLoad;
 use crate::calls::model::{Lost, Millis, Outcome, Status};
@@ -23,15 +23,24 @@ const TOLD_AGAIN_MS: u64 = 900;
 /// How many ended tasks are remembered, to tell latecomers to stop.
 const ENDED_KEPT: usize = 10_000;
 
-/// A task that asked for work.
+/// What a task is told of an input that it should not go on with.
+#[derive(Debug, Clone, Copy)]
+struct Cancel {
+    /// When it was told last.
+    told_ms: Option<Millis>,
+    /// Until when it is told, where it is not sure that it has the input.
+    until_ms: Option<Millis>,
+}
+
+/// A task that asked for work. One that ended is kept if it had something: it may live on, taken for lost by mistake.
 #[derive(Debug)]
 pub(super) struct Task {
     pub(super) pool: Option<FunctionId>,
     running: BTreeSet<InputId>,
     /// The latest keys, each with what it was given: inputs with the number of their try.
     leases: VecDeque<(String, Vec<(InputId, u32)>)>,
-    /// Cancelled inputs, with when it was told last.
-    cancels: BTreeMap<InputId, Option<Millis>>,
+    /// What it should not go on with.
+    cancels: BTreeMap<InputId, Cancel>,
     /// When it was told last of any.
     told_ms: Option<Millis>,
     heartbeat: Option<(Ticket, TimerKey)>,
@@ -53,8 +62,14 @@ impl Task {
         }
     }
 
-    pub(super) fn load(&self) -> TaskLoad {
-        TaskLoad { pool: self.pool, running: self.running_count(), idle_since_ms: self.idle_since_ms, used: !self.leases.is_empty() }
+    /// Returns how busy it is. One that works on something besides is not idle.
+    pub(super) fn load(&self, is_beside: bool) -> TaskLoad {
+        let idle_since_ms = self.idle_since_ms.filter(|_| !is_beside);
+        TaskLoad { pool: self.pool, running: self.running_count(), idle_since_ms, used: !self.leases.is_empty() }
+    }
+
+    pub(super) fn idles_from(&mut self, now: Millis) {
+        self.idle_since_ms = self.running.is_empty().then_some(now);
     }
 
     pub(super) fn running_count(&self) -> u32 {
@@ -89,9 +104,10 @@ impl Task {
     /// Takes the cancellations that it has not been told of, or long ago.
     fn untold(&mut self, now: Millis) -> Vec<InputId> {
         let mut untold = Vec::new();
-        for (input, told) in &mut self.cancels {
-            if told.is_none_or(|at| now >= at + TOLD_AGAIN_MS) {
-                *told = Some(now);
+        self.cancels.retain(|_, cancel| cancel.until_ms.is_none_or(|until| now < until));
+        for (input, cancel) in &mut self.cancels {
+            if cancel.told_ms.is_none_or(|at| now >= at + TOLD_AGAIN_MS) {
+                cancel.told_ms = Some(now);
                 self.told_ms = Some(now);
                 untold.push(*input);
             }
@@ -120,15 +136,14 @@ impl Ended {
         order.retain(|task| tasks.contains_key(task));
     }
 
-    fn insert(&mut self, task: TaskId, shard: Option<ShardId>) {
+    /// Returns the one that is forgotten for it.
+    fn insert(&mut self, task: TaskId, shard: Option<ShardId>) -> Option<TaskId> {
         if self.tasks.insert(task, shard).is_none() {
             self.order.push_back(task);
         }
-        if self.order.len() > ENDED_KEPT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.tasks.remove(&oldest);
-        }
+        let oldest = (self.order.len() > ENDED_KEPT).then(|| self.order.pop_front())??;
+        self.tasks.remove(&oldest);
+        Some(oldest)
     }
 }
 
@@ -193,23 +208,43 @@ impl Rules {
         lost: &Lost,
     ) -> Result<(), Refused> {
         self.pool_is_here(pool)?;
-        self.ended.insert(task, pool.shard());
+        if let Some(oldest) = self.ended.insert(task, pool.shard()) {
+            self.forget_task(oldest);
+        }
         self.claimed.retain(|_, (by, _)| *by != task);
         self.stop_waiting(task);
         let interrupted = self.is_interrupted(now, task);
-        let gone = self.tasks.remove(&task);
-        self.load_changed |= gone.is_some();
+        let running = self.tasks.get_mut(&task).map(|known| {
+            known.pool = Some(pool);
+            std::mem::take(&mut known.running)
+        });
+        self.load_changed |= running.is_some();
+        let may_live = matches!(lost, Lost::Platform { .. });
         let mut needs = Vec::new();
-        for input in gone.map(|task| task.running).unwrap_or_default() {
+        for input in running.unwrap_or_default() {
             let lost = match lost {
                 // A cancellation may end a container that has other inputs: that is no failure of theirs.
                 Lost::Crashed { result } if interrupted => &Lost::Platform { result: result.clone() },
                 lost => lost,
             };
+            let retry_count = self.known(input).map(|(_, known, _)| known.retry_count);
             needs.extend(self.lost_input(now, task, input, lost));
+            if let Some(retry_count) = retry_count.filter(|_| may_live) {
+                self.works_beside(now, task, input, Beside { retry_count, is_reported: false });
+            }
+        }
+        let is_told = self.tasks.get(&task).is_some_and(|known| !known.cancels.is_empty());
+        if !may_live || !is_told && !self.all_beside().contains(&task) {
+            self.forget_task(task);
         }
         self.answer_after(ticket, &needs, Answer::Done);
         Ok(())
+    }
+
+    fn forget_task(&mut self, task: TaskId) {
+        self.heartbeat_late(task);
+        self.tasks.remove(&task);
+        self.beside.retain(|(_, of), _| *of != task);
     }
 
     fn lost_input(&mut self, now: Millis, task: TaskId, input: InputId, lost: &Lost) -> Option<super::Needs> {
@@ -228,8 +263,20 @@ impl Rules {
         if *times >= LOST_MAX {
             return self.resolve(now, Some(task), outcome(Status::Platform, result));
         }
-        self.back_in_queue(now, input);
+        match self.has_beside(input, retry_count) {
+            Some(other) => self.goes_to(now, input, other),
+            None => self.back_in_queue(now, input),
+        }
         None
+    }
+
+    /// Gives an input that a lost task had to one that works on it besides.
+    fn goes_to(&mut self, now: Millis, input: InputId, task: TaskId) {
+        let Some(pool) = self.known(input).map(|(_, _, call)| call.open.pool) else { return };
+        if let Some(place) = self.unplace(now, input, pool) {
+            self.beside.remove(&(input, task));
+            self.start(now, input, place.order(), task);
+        }
     }
 
     /// Tells whatever request of the task waits that there is nothing more to come.
@@ -263,11 +310,14 @@ impl Rules {
     ) -> Result<(), Refused> {
         self.pool_is_here(pool)?;
         self.heartbeat_late(task);
-        if self.ended.contains(task) {
+        // One that ended and had nothing is told nothing.
+        if self.ended.contains(task) && !self.tasks.contains_key(&task) {
             self.answer(ticket, Answer::HeldCancels(Vec::new()));
             return Ok(());
         }
         let untold = self.task_mut(now, task).untold(now);
+        // What it is told of no more it may be given.
+        self.serve(now, pool);
         if !untold.is_empty() || wait_ms == 0 {
             self.answer(ticket, Answer::HeldCancels(untold));
             return Ok(());
@@ -287,8 +337,13 @@ impl Rules {
 
     /// Tells a task, by its heartbeat, not to go on with an input.
     pub(super) fn tell_cancelled(&mut self, now: Millis, task: TaskId, input: InputId) {
+        self.tell_until(now, task, input, None);
+    }
+
+    /// As [`Self::tell_cancelled`], until this time.
+    pub(super) fn tell_until(&mut self, now: Millis, task: TaskId, input: InputId, until_ms: Option<Millis>) {
         let Some(known) = self.tasks.get_mut(&task) else { return };
-        known.cancels.entry(input).or_insert(None);
+        known.cancels.entry(input).or_insert(Cancel { told_ms: None, until_ms });
         let Some((ticket, timer)) = known.heartbeat.take() else { return };
         let untold = known.untold(now);
         self.timers.unset(timer);
@@ -304,11 +359,12 @@ impl Rules {
         inputs: &[(InputId, u32)],
     ) -> Result<(), Refused> {
         self.pool_is_here(pool)?;
-        if !self.ended.contains(task) {
+        // One that was taken for lost by mistake has nothing, and hears what it works on in vain.
+        if !self.ended.contains(task) || !inputs.is_empty() {
             self.task_mut(now, task).pool = Some(pool);
-            for (input, retry_count) in inputs {
-                self.adopt_input(now, task, *input, *retry_count);
-            }
+        }
+        for (input, retry_count) in inputs {
+            self.adopt_input(now, task, *input, *retry_count);
         }
         self.answer(ticket, Answer::Done);
         Ok(())
@@ -327,15 +383,23 @@ impl Rules {
         if home.is_some_and(|home| home.let_go.contains(&(task, input, retry_count))) {
             return;
         }
+        let is_ended = self.ended.contains(task);
         let Some((shard, known, call)) = self.known(input) else {
             // An input is leased before its record counts. Its client does not know of it yet, and puts it again.
-            self.claimed.insert(input, (task, retry_count));
+            if !is_ended {
+                self.claimed.insert(input, (task, retry_count));
+            }
             return;
         };
         let (pool, id, cancelled, current) = (call.open.pool, known.call, known.cancelled, known.retry_count);
-        let Some(&(Place::Held { order } | Place::Waiting { order })) = self.places.get(&input) else {
-            // A client has asked for that try, and asks again.
-            if retry_count > current {
+        // A late report may say what the task has brought back since; what waits by then does so for whoever comes first.
+        let is_late = !self.waits_for_reports(input);
+        let place = self.places.get(&input).filter(|_| !is_ended);
+        let Some(order) = place.and_then(|place| place.unclaimed(is_late)) else {
+            if retry_count <= current {
+                self.works_beside(now, task, input, Beside { retry_count, is_reported: true });
+            } else if !is_ended {
+                // A client has asked for that try, and asks again.
                 self.claimed.insert(input, (task, retry_count));
             }
             return;
@@ -346,7 +410,7 @@ impl Rules {
             let record = Record::Retried { call: id, input, retry_count, due_ms, at_ms, key: 0, payload: false };
             self.append(shard, record, Bytes::new());
         } else if retry_count < current {
-            return;
+            return self.works_beside(now, task, input, Beside { retry_count, is_reported: true });
         }
         self.unplace(now, input, pool);
         self.start(now, input, order, task);
@@ -381,6 +445,7 @@ impl Rules {
     /// Gives up the tasks whose pool is in a shard that has left: its new home learns of them from their nodes.
     pub(super) fn leave_tasks(&mut self, shard: ShardId) {
         self.ended.forget(shard);
+        self.leave_beside(shard);
         self.claimed.retain(|input, _| input.shard() != Some(shard));
         let is_of = |pool: FunctionId| pool.shard() == Some(shard);
         let mut parked: Vec<(Ticket, FunctionId)> = self

@@ -1,0 +1,87 @@
+//! What tasks work on besides what they have: tries that were given to others, or are over.
+//!
+//! A node that was taken for lost by mistake has containers that go on, and so has one whose home moved and heard of somebody else's
+//! try first. Their outcomes are as good as any while the try is open. Once it is in vain they are told not to go on, as a task that has
+//! the input is.
+
+use std::collections::BTreeSet;
+
+use shoal_state::{InputId, ShardId, TaskId};
+
+use super::Rules;
+use crate::calls::model::Millis;
+use crate::calls::record::Record;
+
+/// A try that a task works on besides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Beside {
+    pub(super) retry_count: u32,
+    /// A report said so, which may be older than what the task has said since, to the home before.
+    pub(super) is_reported: bool,
+}
+
+impl Rules {
+    /// Notes that a task works on a try that is not its own by these books. It is told if that is in vain, now or later.
+    pub(super) fn works_beside(&mut self, now: Millis, task: TaskId, input: InputId, beside: Beside) {
+        if self.holder(input) == Some(task) {
+            return;
+        }
+        self.beside.insert((input, task), beside);
+        self.load_changed = true;
+        self.tell_in_vain(now, input);
+    }
+
+    /// Tells the tasks that work on an input besides, if what they do is in vain.
+    pub(super) fn tell_in_vain(&mut self, now: Millis, input: InputId) {
+        if self.beside.is_empty() {
+            return;
+        }
+        let Some((_, known, _)) = self.known(input) else { return };
+        let (is_over, current) = (known.output.is_some() || known.cancelled, known.retry_count);
+        let tries = self.beside.range((input, TaskId::MIN)..=(input, TaskId::MAX));
+        let in_vain = tries.filter(|(_, of)| is_over || of.retry_count < current);
+        let told: Vec<(TaskId, bool)> = in_vain.map(|((_, task), of)| (*task, of.is_reported)).collect();
+        for (task, is_reported) in told {
+            self.not_beside(now, task, input);
+            // One that does not have it will never say that it has let go of it.
+            let until_ms = is_reported.then(|| now + super::CANCEL_GRACE_MS);
+            self.tell_until(now, task, input, until_ms);
+        }
+    }
+
+    /// As [`Self::tell_in_vain`], of what a record says.
+    pub(super) fn tell_of(&mut self, record: &Record) {
+        match record {
+            Record::Outcome { of, at_ms, .. } => of.iter().for_each(|(input, _)| self.tell_in_vain(*at_ms, *input)),
+            Record::Retried { input, at_ms, .. } => self.tell_in_vain(*at_ms, *input),
+            _ => {}
+        }
+    }
+
+    /// A task does not work on an input besides any more. It is idle from then on, if it has nothing.
+    pub(super) fn not_beside(&mut self, now: Millis, task: TaskId, input: InputId) {
+        if self.beside.remove(&(input, task)).is_some() {
+            self.load_changed = true;
+            if let Some(known) = self.tasks.get_mut(&task) {
+                known.idles_from(now);
+            }
+        }
+    }
+
+    /// Returns a task that works on this try besides, and can have it.
+    pub(super) fn has_beside(&self, input: InputId, retry_count: u32) -> Option<TaskId> {
+        let mut tries = self.beside.range((input, TaskId::MIN)..=(input, TaskId::MAX));
+        let can_have = |task: &TaskId| self.tasks.contains_key(task) && !self.ended.contains(*task);
+        tries.find(|((_, task), of)| of.retry_count == retry_count && can_have(task)).map(|((_, task), _)| *task)
+    }
+
+    /// Returns the tasks that work on something besides.
+    pub(super) fn all_beside(&self) -> BTreeSet<TaskId> {
+        self.beside.keys().map(|(_, task)| *task).collect()
+    }
+
+    /// Forgets what is in a shard that leaves.
+    pub(super) fn leave_beside(&mut self, shard: ShardId) {
+        self.beside.retain(|(input, _), _| input.shard() != Some(shard));
+    }
+}
