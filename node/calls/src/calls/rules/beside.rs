@@ -85,3 +85,44 @@ impl Rules {
         self.beside.retain(|(input, _), _| input.shard() != Some(shard));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use shoal_state::{CallId, FunctionId};
+
+    use super::super::{Answer, Effect, Request};
+    use super::*;
+    use crate::calls::model::{CallKind, Invocation, LeaseRequest, NewInput, OpenCall, Outcome, Policy, Status};
+    use crate::calls::state::CallsState;
+
+    #[test]
+    fn a_task_that_works_besides_is_not_idle() {
+        let shard = ShardId::new(3).unwrap();
+        let (call, pool) = (CallId::in_shard(shard, 1), FunctionId::in_shard(shard, 1));
+        let [one, other] = [1, 2].map(TaskId::from_random);
+        let mut rules = Rules::new();
+        rules.enter(0, shard, CallsState::default(), 1);
+        rules.handle(0, 1, Request::ReportsComplete { shards: vec![shard] });
+        let (kind, invocation, policy) = (CallKind::Map, Invocation::Sync, Policy::default());
+        let open = OpenCall { call, function: pool, pool, kind, invocation, parent: None, created_ms: 0, policy };
+        let items = vec![NewInput { idx: 0, payload: Bytes::new() }];
+        rules.handle(0, 2, Request::OpenWith { open, items, key: "k".to_owned() });
+        let lease = LeaseRequest { pool, task: one, max: 1, wait_ms: 0, linger_ms: 0, key: "l".to_owned() };
+        rules.handle(0, 3, Request::Lease(lease));
+        let leased = rules.take_effects().into_iter().find_map(|effect| match effect {
+            Effect::Answer { answer: Answer::Leased(leased), .. } => leased.first().map(|at| at.input),
+            _ => None,
+        });
+        let input = leased.expect("it is given the input");
+
+        rules.handle(5, 4, Request::Adopt { task: other, pool, inputs: vec![(input, 0)] });
+        let load = rules.load().tasks[&other];
+        assert_eq!((load.running, load.idle_since_ms), (1, None));
+
+        let outcome = Outcome { input, retry_count: 0, status: Status::Success, result: Bytes::new() };
+        rules.handle(9, 5, Request::Finish { from: Some((one, pool)), outcomes: vec![outcome] });
+        let load = rules.load().tasks[&other];
+        assert_eq!((load.running, load.idle_since_ms), (0, Some(9)));
+    }
+}

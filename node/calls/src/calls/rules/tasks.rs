@@ -62,10 +62,11 @@ impl Task {
         }
     }
 
-    /// Returns how busy it is. One that works on something besides is not idle.
+    /// Returns how busy it is. What it works on besides counts as an input that it has: it is not idle.
     pub(super) fn load(&self, is_beside: bool) -> TaskLoad {
         let idle_since_ms = self.idle_since_ms.filter(|_| !is_beside);
-        TaskLoad { pool: self.pool, running: self.running_count(), idle_since_ms, used: !self.leases.is_empty() }
+        let running = self.running_count() + u32::from(is_beside);
+        TaskLoad { pool: self.pool, running, idle_since_ms, used: !self.leases.is_empty() }
     }
 
     pub(super) fn idles_from(&mut self, now: Millis) {
