@@ -116,6 +116,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn machines_of_clients_of_version_6_are_understood() {
+        shoal_state::written::hold::<Enrolment>("an enrolment", include_str!("../tests/written/6/enrolment.txt"), 0);
+    }
+
+    #[test]
     fn an_api_that_listens_everywhere_is_reached_by_loopback() {
         for (listens, reached) in [("0.0.0.0:7470", "127.0.0.1:7470"), ("[::]:7470", "[::1]:7470"), ("192.0.2.1:80", "192.0.2.1:80")] {
             assert_eq!(reachable(listens.parse().unwrap()), reached.parse().unwrap());

@@ -363,3 +363,21 @@ async fn pieces(api: &Api, at: At, fd: Fd, offset: u64) -> Result<BoxStream<'sta
     });
     Ok(pieces.boxed())
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::written::hold;
+
+    use super::*;
+
+    #[test]
+    fn what_nodes_of_earlier_versions_ask_and_tell_of_processes_is_understood() {
+        hold::<Asked>("what is asked of a process", include_str!("../tests/written/6/execs-asked.txt"), 0);
+        hold::<Result<Told, Fault>>("what is told of a process", include_str!("../tests/written/6/execs-told.txt"), 0);
+        hold::<Asked>("what is typed", include_str!("../tests/written/7/execs-asked.txt"), 0);
+        hold::<Result<Told, Fault>>("whether it was taken", include_str!("../tests/written/7/execs-told.txt"), 0);
+        for (line, mark) in include_str!("../tests/written/6/execs-pieces.txt").lines().zip([DATA, FAULT]) {
+            assert_eq!(shoal_state::written::bytes(line)[0], mark, "{line}");
+        }
+    }
+}

@@ -225,3 +225,16 @@ pub(crate) async fn join(data: &Path, address: &str, token: &str, host: Option<S
     tracing::info!(%node, address, "this node has joined the cluster");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::written::hold;
+
+    use super::*;
+
+    #[test]
+    fn nodes_of_version_6_can_ask_to_join_and_understand_the_answer() {
+        hold::<Application>("an application", include_str!("../tests/written/6/join-asked.txt"), 0);
+        hold::<Welcome>("a welcome", include_str!("../tests/written/6/join-welcome.txt"), 0);
+    }
+}

@@ -353,7 +353,17 @@ impl JoinedLogs {
 
 #[cfg(test)]
 mod tests {
+    use shoal_state::written::hold;
+
     use super::*;
+
+    #[test]
+    fn what_nodes_of_version_6_ask_and_tell_of_lines_is_understood() {
+        hold::<Asked>("what is asked of lines", include_str!("../../tests/written/6/logs-asked.txt"), 0);
+        hold::<Batch>("lines", include_str!("../../tests/written/6/logs-batch.txt"), 0);
+        hold::<Cursor>("a place in the lines", include_str!("../../tests/written/6/logs-cursor.txt"), 0);
+        hold::<BTreeMap<u64, Counts>>("numbers of lines", include_str!("../../tests/written/6/logs-counts.txt"), 0);
+    }
 
     #[test]
     fn a_place_is_read_as_it_is_written() {

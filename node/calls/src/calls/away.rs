@@ -404,3 +404,5 @@ mod tests {
         shoal_state::written::hold::<Told>("what is told", include_str!("../../tests/written/6/told.txt"), 0);
     }
 }
+        shoal_state::written::hold::<Asked>("what is asked of an object", include_str!("../../tests/written/6/objects-asked.txt"), 0);
+        shoal_state::written::hold::<Told>("what is told of an object", include_str!("../../tests/written/6/objects-told.txt"), 0);

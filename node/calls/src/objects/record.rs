@@ -133,3 +133,13 @@ impl ObjectRecord {
         decode_head(body)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_that_version_6_wrote_are_read() {
+        shoal_state::written::hold::<ObjectRecord>("a record", include_str!("../../tests/written/6/objects-record.txt"), 0);
+    }
+}

@@ -150,3 +150,30 @@ fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     }
     Ok(got)
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::written::bytes;
+
+    use super::*;
+
+    /// Two lines, as they follow each other in a file.
+    const WRITTEN: &str = include_str!("../../tests/written/6/lines.txt");
+
+    #[test]
+    fn lines_that_version_6_wrote_are_read_and_written_alike() {
+        for line in WRITTEN.lines() {
+            let on_disk = bytes(line);
+            let record = Record::first(&on_disk).unwrap_or_else(|| panic!("no record: {line}"));
+            let mut again = Vec::new();
+            encode(&record.entry(), &mut again);
+            assert!(
+                record.bytes() == on_disk.len() as u64 && again == on_disk,
+                "written in another way now: {line}, read as {:?}",
+                record.entry()
+            );
+        }
+        let texts: Vec<_> = WRITTEN.lines().map(|line| Record::first(&bytes(line)).map(|record| record.entry().data)).collect();
+        assert_eq!(texts, [Some("grüße\n".to_owned()), Some("the container has ended\n".to_owned())]);
+    }
+}

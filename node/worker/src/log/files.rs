@@ -293,3 +293,15 @@ fn numbers(dir: &Path) -> Result<Vec<u64>, Error> {
     numbers.sort_unstable();
     Ok(numbers)
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::written::hold;
+
+    use super::*;
+
+    #[test]
+    fn what_version_6_wrote_of_a_closed_file_is_read() {
+        hold::<Sealed>("the index of a closed file", include_str!("../../tests/written/6/index.txt"), 4);
+    }
+}

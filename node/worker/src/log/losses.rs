@@ -80,3 +80,13 @@ impl Loss {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_version_6_wrote_of_dropped_lines_is_read() {
+        shoal_state::written::hold::<BTreeMap<u128, Loss>>("what was dropped", include_str!("../../tests/written/6/dropped.txt"), 0);
+    }
+}
