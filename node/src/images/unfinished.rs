@@ -6,8 +6,10 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use prost::Message as _;
 use shoal_proto::modal_client as pb;
 use shoal_state::ImageId;
@@ -31,6 +33,8 @@ pub(crate) struct Asked {
 #[derive(Debug, Clone)]
 pub(crate) struct Unfinished {
     dir: PathBuf,
+    /// Held while a file is written: a client asks several times at once for an image that others of its program are built on.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Unfinished {
@@ -43,7 +47,7 @@ impl Unfinished {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        Ok(Self { dir })
+        Ok(Self { dir, writing: Arc::default() })
     }
 
     fn file(&self, id: ImageId) -> PathBuf {
@@ -56,6 +60,7 @@ impl Unfinished {
         bytes.extend(u32::try_from(asked.apart.len()).unwrap_or(0).to_le_bytes());
         bytes.extend(asked.apart.as_bytes());
         bytes.extend(asked.request.encode_to_vec());
+        let _writing = self.writing.lock();
         file::write(&self.file(id), &bytes).map_err(Error::failed(format!("cannot keep what image {id} is built of")))
     }
 
@@ -77,6 +82,18 @@ impl Unfinished {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_image_is_asked_for_many_times_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let unfinished = Unfinished::open(dir.path().to_owned()).unwrap();
+        let (id, asked) = (ImageId::from_random(1), Asked { request: pb::ImageGetOrCreateRequest::default(), apart: String::new() });
+        std::thread::scope(|scope| {
+            let keep = || (0..20).for_each(|_| unfinished.keep(id, &asked).unwrap());
+            (0..8).for_each(|_| drop(scope.spawn(keep)));
+        });
+        assert_eq!(unfinished.find(id), Some(asked));
+    }
 
     #[test]
     fn what_was_asked_is_found_until_it_is_forgotten() {
