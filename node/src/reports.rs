@@ -16,7 +16,7 @@ use shoal_calls::calls::Load;
 use shoal_calls::shards::Mark;
 use shoal_calls::shards::members::DROPPED_AFTER;
 use shoal_calls::shards::presence::{self, Awake};
-use shoal_peer::{Endpoint, Service, Stream};
+use shoal_peer::{Acknowledged, Endpoint, Service, Stream};
 use shoal_raft::Raft;
 use shoal_state::{AppId, FunctionId, NodeId, ShardId, State, Timestamp};
 use tokio::sync::watch;
@@ -102,6 +102,10 @@ struct Inner {
     crashes: CrashLoops,
     lifecycle: Lifecycle,
     others: Mutex<HashMap<NodeId, Heard>>,
+    /// When another node said for the last time that it hears this one, by the clock of [`Inner::clock`].
+    heard_by_others: Mutex<Duration>,
+    /// How many packets were acknowledged on the connections to others, and since when not more, by that clock.
+    acknowledged: Mutex<HashMap<NodeId, (Acknowledged, Duration)>>,
     /// For how long this node has been awake.
     awake: Mutex<Awake>,
     /// The shards of this node that may miss records.
@@ -135,6 +139,9 @@ impl Reports {
             crashes: crashes.clone(),
             lifecycle: lifecycle.clone(),
             others: Mutex::default(),
+            // Others may say so a little later than they are heard.
+            heard_by_others: Mutex::new(DROPPED_AFTER),
+            acknowledged: Mutex::default(),
             awake: Mutex::new(Awake::new(EVERY, std::time::Instant::now())),
             suspect: Mutex::default(),
             changed: watch::channel(()).0,
@@ -185,20 +192,48 @@ impl Reports {
         held
     }
 
-    /// Returns for how long a node was not heard, by the time that this node ran; zero for this one.
+    /// Returns for how long a node was out of reach, by the time that this node ran; zero for this one. It was not heard, or does not hear
+    /// this node: what is sent to it is not acknowledged. Over a wire that is broken in one way a node is heard that can do nothing.
     pub(crate) fn silent(&self, node: NodeId) -> Duration {
         if node == self.inner.me {
             return Duration::ZERO;
         }
+        let clock = self.inner.clock();
         let heard = self.inner.others.lock().get(&node).map(|heard| heard.at);
-        self.inner.clock().saturating_sub(heard.unwrap_or_default())
+        let acknowledged = self.inner.acknowledged.lock().get(&node).map_or(clock, |(_, at)| *at);
+        clock.saturating_sub(heard.unwrap_or_default().min(acknowledged))
     }
 
-    /// Says whether this node has heard no other member for [`DROPPED_AFTER`] and can do nothing without them.
+    /// Says whether this node has heard no other member for [`DROPPED_AFTER`], or none has heard it, and can do nothing without them.
     pub(crate) fn is_cut_off(&self, state: &State) -> bool {
-        let decides_alone = || self.inner.raft.status().voters.iter().all(|voter| voter.node == self.inner.me);
         let mut others = state.members.keys().filter(|node| **node != self.inner.me).peekable();
-        others.peek().is_some() && others.all(|node| self.silent(*node) >= DROPPED_AFTER) && !decides_alone()
+        // Half of that time has passed when others, who are heard, say no more that they hear it.
+        let heard = self.inner.others.lock().values().map(|heard| heard.at).max().unwrap_or_default();
+        let unheard = heard.saturating_sub(*self.inner.heard_by_others.lock()) >= DROPPED_AFTER / 2;
+        others.peek().is_some() && (unheard || others.all(|node| self.silent(*node) >= DROPPED_AFTER)) && !self.decides_alone()
+    }
+
+    /// Says whether this node has not heard any other member for a moment and can do nothing without them: then it is more likely out of
+    /// reach itself than all of them are.
+    pub(crate) fn hears_nobody(&self, state: &State) -> bool {
+        let mut others = state.members.keys().filter(|node| **node != self.inner.me).peekable();
+        others.peek().is_some() && others.all(|node| self.silent(*node) >= DOUBTFUL_AFTER) && !self.decides_alone()
+    }
+
+    fn decides_alone(&self) -> bool {
+        self.inner.raft.status().voters.iter().all(|voter| voter.node == self.inner.me)
+    }
+
+    /// Waits until a node counts as lost.
+    pub(crate) async fn until_lost(self, node: NodeId) {
+        let mut changes = self.watch();
+        while !self.is_lost(node) && changes.changed().await.is_ok() {}
+    }
+
+    /// Says whether most of those that vote are in reach, this node among them.
+    fn reaches_most(&self) -> bool {
+        let voters = self.inner.raft.status().voters;
+        voters.iter().filter(|voter| self.silent(voter.node) < DOUBTFUL_AFTER).count() * 2 > voters.len()
     }
 
     /// Says whether neither this node nor any that it hears has heard a node for [`DROPPED_AFTER`], or since its process has ended.
@@ -262,10 +297,10 @@ impl Reports {
         let now = now();
         let load = Report::turn((**self.inner.calls.load().borrow()).clone(), now);
         let held = self.inner.crashes.held(now).into_iter().map(|(function, until)| (function, until.0.saturating_sub(now.0)));
-        let (clock, others) = (self.inner.clock(), self.inner.others.lock());
+        let known: Vec<NodeId> = self.inner.others.lock().keys().copied().collect();
         let ended = self.inner.ended.borrow();
-        let is_heard = |(node, heard): &(&NodeId, &Heard)| clock.saturating_sub(heard.at) < DROPPED_AFTER / 2 && !ended.contains(node);
-        let hears = others.iter().filter(is_heard).map(|(node, _)| *node);
+        let is_heard = |node: &&NodeId| self.silent(**node) < DROPPED_AFTER / 2 && !ended.contains(node);
+        let hears = known.iter().filter(is_heard).copied();
         Report { load, held: held.collect(), suspect: self.inner.suspect.lock().clone(), hears: hears.collect() }
     }
 
@@ -273,13 +308,36 @@ impl Reports {
         Besides { clients: self.inner.lifecycle.heard() }
     }
 
+    /// Writes what another node is to be told.
+    fn written(&self) -> Bytes {
+        let mut told = postcard::to_stdvec(&self.report()).expect("a report can be written");
+        told.extend(postcard::to_stdvec(&self.besides()).expect("what is besides can be written"));
+        told.into()
+    }
+
     fn hear(&self, node: NodeId, report: Report, besides: Option<Besides>) {
-        let now = now();
+        let (now, clock) = (now(), self.inner.clock());
         let held = report.held.into_iter().map(|(function, ms)| (function, Timestamp(now.0 + ms))).collect();
         let load = Arc::new(Report::turn(report.load, now));
-        let heard = Heard { at: self.inner.clock(), load, held, suspect: report.suspect, hears: report.hears, besides };
+        if report.hears.contains(&self.inner.me) {
+            *self.inner.heard_by_others.lock() = clock;
+        }
+        let heard = Heard { at: clock, load, held, suspect: report.suspect, hears: report.hears, besides };
         self.inner.others.lock().insert(node, heard);
         self.inner.changed.send_replace(());
+    }
+
+    /// Looks on which connections packets were acknowledged since the last look.
+    fn look_at_acknowledged(&self) {
+        let (clock, now) = (self.inner.clock(), self.inner.endpoint.acknowledged());
+        let mut known = self.inner.acknowledged.lock();
+        known.retain(|node, _| now.contains_key(node));
+        for (node, now) in now {
+            let (before, at) = known.entry(node).or_insert((now, clock));
+            if *before != now {
+                (*before, *at) = (now, clock);
+            }
+        }
     }
 }
 
@@ -325,7 +383,7 @@ async fn notice_pauses(reports: Reports, stop: CancellationToken) {
     }
 }
 
-/// Notes who is not heard any more and whose process has ended, and has the place of a leader taken that is lost thereby.
+/// Notes who is not heard any more and whose process has ended, and has the place of a leader taken that is lost.
 async fn notice_losses(reports: Reports, stop: CancellationToken) {
     let (raft, ended) = (&reports.inner.raft, &reports.inner.ended);
     let (mut leader, mut elections, mut next_election, mut seen) = (None, 0, Instant::now(), Vec::new());
@@ -334,6 +392,7 @@ async fn notice_losses(reports: Reports, stop: CancellationToken) {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             () = stop.cancelled() => return,
         }
+        reports.look_at_acknowledged();
         let members = raft.local().members.clone();
         let now: BTreeSet<NodeId> = members.keys().copied().filter(|node| reports.has_ended(*node)).collect();
         ended.send_if_modified(|before| {
@@ -351,7 +410,9 @@ async fn notice_losses(reports: Reports, stop: CancellationToken) {
         if let Some(known) = raft.leader() {
             (leader, elections) = (Some(known.node), if leader == Some(known.node) { elections } else { 0 });
         }
-        if let Some(gone) = leader.filter(|leader| now.contains(leader) && reports.is_lost(*leader))
+        // Followers of a leader that is silent stand by themselves. Of one that hears nobody, and is heard, they would not.
+        if let Some(gone) = leader.filter(|leader| reports.is_lost(*leader))
+            && (now.contains(&gone) || reports.reaches_most())
             && elections < ELECTIONS_MAX
             && Instant::now() >= next_election
         {
@@ -368,13 +429,14 @@ async fn tell(reports: &Reports, endpoint: &Endpoint, node: NodeId, address: &st
     loop {
         if let Ok(mut stream) = endpoint.open_stream(node, address, REPORTS).await {
             loop {
-                let mut report = postcard::to_stdvec(&reports.report()).expect("a report can be written");
-                report.extend(postcard::to_stdvec(&reports.besides()).expect("what is besides can be written"));
+                let told = reports.written();
                 load.borrow_and_update();
                 ended.borrow_and_update();
-                match tokio::time::timeout(SEND_WAIT, stream.send(Bytes::from(report))).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) | Err(_) => break,
+                match tokio::time::timeout(SEND_WAIT, stream.send(told)).await {
+                    // A way around leads through a node of which others may know better that it is none.
+                    Ok(Ok(()))
+                        if !endpoint.is_outdated(&stream) && stream.through().is_none_or(|by| reports.silent(by) < DOUBTFUL_AFTER) => {}
+                    _ => break,
                 }
                 let leads = reports.inner.raft.leader().is_some_and(|leader| leader.node == node);
                 let gap = tokio::time::sleep(if leads { LEADER_GAP } else { GAP });

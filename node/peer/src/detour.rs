@@ -110,7 +110,7 @@ async fn ask(endpoint: &Endpoint, through: NodeId, goal: &Goal) -> Result<Stream
     let mut stream = endpoint.open_direct(through, "", ASKED).await?;
     stream.send(encode(goal)).await?;
     agreed(&mut stream).await?;
-    Ok(Stream::new(goal.node, stream.address(), stream.into_halves()))
+    Ok(Stream::new(goal.node, stream.address(), stream.into_halves()).around(through))
 }
 
 /// Waits until the other side says that the way is open.

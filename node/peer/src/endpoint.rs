@@ -21,19 +21,22 @@ use crate::detour::{self, DeadEnds};
 use crate::error::{Error, Result, bind};
 use crate::hello;
 use crate::identity::{Identity, host};
-use crate::links::{self, Link, Links};
+use crate::links::{self, Acknowledged, Link, Links};
 use crate::seeds::{self, Door, Secret};
 use crate::stream::Stream;
 use crate::tls;
 
 /// How long dialling a peer may take, hello included.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
-/// After how long without a packet a connection is given up.
-const IDLE_MAX: Duration = Duration::from_secs(6);
+/// After how long without a packet a connection is given up: then what is said to the peer goes through another. On wires on which packets
+/// take long it is longer by itself.
+const IDLE_MAX: Duration = Duration::from_secs(3);
 /// How often a quiet connection is kept alive.
-const KEEP_ALIVE: Duration = Duration::from_millis(1500);
+const KEEP_ALIVE: Duration = Duration::from_millis(700);
 /// How long [`Endpoint::close`] waits for peers to hear of it.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// How often is looked whether a peer is reached directly again.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How many streams a peer may have open to this node at once. It waits with further ones.
 const STREAMS_MAX: u32 = 1024;
 /// Windows of flow control, in bytes: measured to fill a fast link.
@@ -251,6 +254,19 @@ impl Endpoint {
         Ok(Stream::new(node, link.connection.remote_address(), (send, receive)))
     }
 
+    /// Says whether a stream goes through another peer though the one at its other end is reached directly again. Whoever uses one for
+    /// long opens another one then: the peer between may be lost one day, and this node would not notice.
+    pub fn is_outdated(&self, stream: &Stream) -> bool {
+        stream.through().is_some() && self.inner.links.is_up(stream.peer())
+    }
+
+    /// Waits until a stream is outdated; for ever, if it goes directly.
+    pub async fn outdated(&self, node: NodeId, through: Option<NodeId>) {
+        while through.is_none() || !self.inner.links.is_up(node) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     pub(crate) fn dead_ends(&self) -> &DeadEnds {
         &self.inner.dead_ends
     }
@@ -271,6 +287,12 @@ impl Endpoint {
     /// Returns the peers that are connected: which start of them, and how long a packet takes there and back.
     pub fn connected(&self) -> Vec<(NodeId, BootId, Duration)> {
         self.inner.links.up()
+    }
+
+    /// Returns of each peer that is connected how much it has acknowledged of what was sent to it: where that grows no more, it does not
+    /// hear this node.
+    pub fn acknowledged(&self) -> HashMap<NodeId, Acknowledged> {
+        self.inner.links.acknowledged()
     }
 
     /// Ends the connections to a peer that is no member any more.

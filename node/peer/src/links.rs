@@ -33,6 +33,19 @@ impl Link {
     }
 }
 
+/// How often a peer has acknowledged something, on which connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    connection: usize,
+    times: u64,
+}
+
+impl Acknowledged {
+    fn of(connection: &Connection) -> Self {
+        Self { connection: connection.stable_id(), times: connection.stats().frame_rx.acks }
+    }
+}
+
 type Dialling = Shared<BoxFuture<'static, Result<Link>>>;
 
 /// The way to a peer.
@@ -148,6 +161,21 @@ impl Links {
             _ => None,
         });
         links.collect()
+    }
+
+    /// Returns how much each connected peer has acknowledged.
+    pub(crate) fn acknowledged(&self) -> HashMap<NodeId, Acknowledged> {
+        let ways = self.ways.lock();
+        let links = ways.iter().filter_map(|(node, way)| match way {
+            Way::Up(link) if link.is_up() => Some((*node, Acknowledged::of(&link.connection))),
+            _ => None,
+        });
+        links.collect()
+    }
+
+    /// Says whether there is a connection to a peer.
+    pub(crate) fn is_up(&self, node: NodeId) -> bool {
+        matches!(self.ways.lock().get(&node), Some(Way::Up(link)) if link.is_up())
     }
 
     /// Closes the connections to a peer that is no member any more.

@@ -27,6 +27,8 @@ const WORDS: u32 = 1 << 31;
 #[derive(Debug)]
 pub struct Stream {
     address: SocketAddr,
+    /// The peer that passes it on, where it does not go directly, as whoever opened it knows.
+    through: Option<NodeId>,
     outgoing: Outgoing,
     incoming: Incoming,
 }
@@ -50,12 +52,23 @@ pub struct Incoming {
 
 impl Stream {
     pub(crate) fn new(peer: NodeId, address: SocketAddr, (send, receive): (quinn::SendStream, quinn::RecvStream)) -> Self {
-        Self { address, outgoing: Outgoing { peer, send }, incoming: Incoming { peer, receive, head: [0; 4], have: 0 } }
+        Self { address, through: None, outgoing: Outgoing { peer, send }, incoming: Incoming { peer, receive, head: [0; 4], have: 0 } }
     }
 
     /// Takes the stream apart into what carries its bytes. No frame may have been begun.
     pub(crate) fn into_halves(self) -> (quinn::SendStream, quinn::RecvStream) {
         (self.outgoing.send, self.incoming.receive)
+    }
+
+    /// The same stream, which goes through another peer.
+    pub(crate) fn around(mut self, through: NodeId) -> Self {
+        self.through = Some(through);
+        self
+    }
+
+    /// Returns the peer through which it goes, if this node opened it and it does not go directly.
+    pub fn through(&self) -> Option<NodeId> {
+        self.through
     }
 
     /// Returns where the other end's packets come from.

@@ -333,7 +333,15 @@ async fn a_peer_that_is_not_reached_directly_is_reached_through_another() {
         stream.send(frame.clone()).await.unwrap();
         assert!(stream.next().await.unwrap().unwrap() == frame, "{length} bytes came back otherwise");
     }
-    drop(stream);
+    assert_eq!((stream.through(), one.endpoint.is_outdated(&stream)), (Some(between.id), false));
+    assert_eq!(ask(&two, &one, "directly").await.unwrap(), "directly");
+    assert!(one.endpoint.is_outdated(&stream), "there is a shorter way now");
+    tokio::time::timeout(PATIENCE, one.endpoint.outdated(two.id, stream.through())).await.unwrap();
+    let direct = one.endpoint.open_stream(two.id, nowhere, ECHO).await.unwrap();
+    assert!(direct.through().is_none() && !one.endpoint.is_outdated(&direct));
+    drop((stream, direct));
+    one.endpoint.forget(two.id);
+    two.endpoint.forget(one.id);
     two.admission.refuses.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(1100)).await;
     assert!(around("not wanted").await.is_err());

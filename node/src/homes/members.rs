@@ -33,7 +33,7 @@ const FENCE_AFTER: Duration = Duration::from_secs(20);
 
 /// Looks until `stop`.
 pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
-    let (mut changes, mut presence, mut lost) = (api.cluster.raft().watch(), Presence::default(), HashMap::new());
+    let (mut changes, mut presence) = (api.cluster.raft().watch(), Presence::default());
     let settle = Duration::from_secs(api.config.calls.settle_seconds);
     let (mut look, mut seen) = (tokio::time::interval(EVERY), Arc::<State>::default());
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -62,14 +62,34 @@ pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
         }
         // Each node hears all others, whoever leads: a new leader need not begin to listen.
         if api.cluster.raft().leads() {
-            // One look for both: whose home is lost its calls must have another before anything is asked of it.
-            let gone: BTreeSet<NodeId> = state.nodes.keys().copied().filter(|node| api.reports.is_lost(*node)).collect();
-            replace_lost(&api, &state, &gone).await;
-            give_tasks_up(&api, &state, &gone, &mut lost).await;
+            replace_lost(&api, &state, &gone(&api, &state)).await;
+        }
+    }
+}
+
+/// Gives up the tasks of lost nodes, where this node leads, until `stop`.
+///
+/// Apart from [`run`]: it asks the homes of calls, and while one does not answer, those that are lost are replaced.
+pub(super) async fn run_lost_tasks(api: Api, stop: CancellationToken) {
+    let (mut look, mut lost) = (tokio::time::interval(EVERY), HashMap::new());
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let state = api.local();
+        if api.cluster.raft().leads() {
+            give_tasks_up(&api, &state, &gone(&api, &state), &mut lost).await;
         } else {
             lost.clear();
         }
     }
+}
+
+/// Returns the nodes that count as lost.
+fn gone(api: &Api, state: &State) -> BTreeSet<NodeId> {
+    state.nodes.keys().copied().filter(|node| api.reports.is_lost(*node)).collect()
 }
 
 /// Returns for how long each node has been silent, whatever it should have said, and whether it drains.
@@ -93,6 +113,10 @@ pub(super) fn tell_suspects(reports: &Reports, views: &[ShardView]) {
 async fn keep_own(api: &Api, facts: &Facts) -> Result<(), shoal_calls::Error> {
     let views = api.calls.views().await?;
     tell_suspects(&api.reports, &views);
+    // What a node asks that hears nobody may be heard: it would be left alone with its shards, and nobody reaches it.
+    if api.reports.hears_nobody(&api.local()) {
+        return Ok(());
+    }
     let me = api.cluster.node;
     let wanted =
         views.iter().filter_map(|view| Some((view.shard, view.config.epoch, next(view, me, &api.reports.suspects(view.shard), facts)?)));

@@ -83,7 +83,8 @@ pub(crate) async fn run(api: Api, outbox: Outbox, told: OrdMap<ShardId, Shard>, 
     let (raft, calls) = (api.cluster.raft().clone(), api.calls.clone());
     let copying = records::run(api.peers.clone(), raft.clone(), calls.clone(), outbox.clone(), stop.clone());
     let deciding = members::run(api.clone(), outbox, stop.clone());
-    tokio::join!(follow(raft, calls, api.reports.clone(), told, stop), copying, deciding);
+    let giving_up = members::run_lost_tasks(api.clone(), stop.clone());
+    tokio::join!(follow(raft, calls, api.reports.clone(), told, stop), copying, deciding, giving_up);
 }
 
 async fn follow(raft: Raft, calls: Calls, reports: Reports, mut told: OrdMap<ShardId, Shard>, stop: CancellationToken) {
@@ -122,12 +123,12 @@ async fn configure(raft: &Raft, calls: &Calls, reports: &Reports, changed: Vec<(
     // What a lost node's tasks ran is leased again, without waiting for its answer.
     let (lost, members): (Vec<NodeId>, Vec<NodeId>) = raft.local().members.keys().copied().partition(|node| reports.is_lost(*node));
     if members.len() < 2 {
-        return calls.take_over(came, &members, lost).await;
+        return calls.take_over(came, &members, lost, |_| std::future::pending()).await;
     }
     // Others must hear that this node is home before they answer; what happens to shards meanwhile must not wait for them.
-    let calls = calls.clone();
+    let (calls, reports) = (calls.clone(), reports.clone());
     tokio::spawn(async move {
-        if let Err(error) = calls.take_over(came, &members, lost).await {
+        if let Err(error) = calls.take_over(came, &members, lost, |node| reports.clone().until_lost(node)).await {
             tracing::warn!(%error, "cannot hear what tasks run of shards that came home; what nobody claims waits a little longer");
         }
     });

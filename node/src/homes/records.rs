@@ -63,7 +63,11 @@ pub(super) async fn run(peers: Peers, raft: Raft, calls: Calls, outbox: Outbox, 
 
 async fn copy(endpoint: &Endpoint, node: NodeId, address: &str, calls: &Calls, outbox: &Outbox) -> Result<(), String> {
     let stream = endpoint.open_stream(node, address, RECORDS).await.map_err(|error| error.to_string())?;
-    copies::copy(node, halves(stream), calls, outbox).await
+    let through = stream.through();
+    tokio::select! {
+        ended = copies::copy(node, halves(stream), calls, outbox) => ended,
+        () = endpoint.outdated(node, through) => Err("the node is reached directly again".to_owned()),
+    }
 }
 
 /// Keeps copies for the home at the other end of a stream.

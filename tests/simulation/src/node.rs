@@ -165,7 +165,8 @@ async fn configure(world: &World, node: &Rc<Node>, told: &mut OrdMap<ShardId, Sh
     let (lost, members): (Vec<NodeId>, Vec<NodeId>) = state.members.keys().copied().partition(is_lost);
     let (calls, asks) = (node.calls.clone(), !world.has(Mutant::AsksNobodyWhatRuns));
     world.runs.spawn(node.owner, async move {
-        let _ = if asks { calls.take_over(came, &members, lost).await } else { calls.reports_complete(came).await };
+        let _ =
+            if asks { calls.take_over(came, &members, lost, |_| std::future::pending()).await } else { calls.reports_complete(came).await };
     });
 }
 

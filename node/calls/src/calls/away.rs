@@ -402,7 +402,7 @@ mod tests {
     fn what_nodes_of_version_6_ask_and_tell_is_understood() {
         shoal_state::written::hold::<Asked>("what is asked", include_str!("../../tests/written/6/asked.txt"), 0);
         shoal_state::written::hold::<Told>("what is told", include_str!("../../tests/written/6/told.txt"), 0);
-    }
-}
         shoal_state::written::hold::<Asked>("what is asked of an object", include_str!("../../tests/written/6/objects-asked.txt"), 0);
         shoal_state::written::hold::<Told>("what is told of an object", include_str!("../../tests/written/6/objects-told.txt"), 0);
+    }
+}

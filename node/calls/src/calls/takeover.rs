@@ -23,15 +23,25 @@ type Came = BTreeMap<ShardId, u64>;
 impl Calls {
     /// Takes over what the tasks of all nodes run of shards that have come home, then lets the rest of what they inherited be leased.
     ///
-    /// `nodes` are the members that may be up; one that does not answer is taken for lost. `lost` are those that count as such. Either
-    /// may have tasks that live on: they are asked again for a while, so that their tasks hear what they work on in vain.
+    /// `nodes` are the members that may be up; one that does not answer, or for which `until_lost` ends before, is taken for lost. `lost`
+    /// are those that count as such already. Either may have tasks that live on: they are asked again for a while, so that their tasks hear
+    /// what they work on in vain.
     ///
     /// What was said of a shard that has left meanwhile is of no use any more, and of none should it have come back: whoever took it over
     /// then asks anew.
-    pub async fn take_over(&self, shards: Vec<ShardId>, nodes: &[NodeId], lost: Vec<NodeId>) -> Result<(), Error> {
+    pub async fn take_over<F>(
+        &self,
+        shards: Vec<ShardId>,
+        nodes: &[NodeId],
+        lost: Vec<NodeId>,
+        until_lost: impl Fn(NodeId) -> F,
+    ) -> Result<(), Error>
+    where
+        F: Future<Output = ()>,
+    {
         let came: Came = shards.iter().map(|shard| (*shard, self.away.moves(*shard))).collect();
         let others: Vec<NodeId> = nodes.iter().copied().filter(|node| *node != self.away.me).collect();
-        let silent = self.hear(&others, &came).await?;
+        let silent = self.hear(&others, &came, until_lost).await?;
         self.adopt_all(self.running.of(&shards), &came).await?;
         self.reports_complete(self.stay(&came)).await?;
         let silent: Vec<NodeId> = silent.into_iter().chain(lost.into_iter().filter(|node| *node != self.away.me)).collect();
@@ -47,12 +57,21 @@ impl Calls {
         came.iter().filter(|(shard, moves)| self.away.moves(**shard) == **moves).map(|(shard, _)| *shard).collect()
     }
 
-    /// Hears what the tasks of nodes run. Returns the nodes that did not say.
-    async fn hear(&self, nodes: &[NodeId], came: &Came) -> Result<Vec<NodeId>, Error> {
+    /// Hears what the tasks of nodes run, of each until `lost` ends. Returns the nodes that did not say.
+    async fn hear<F>(&self, nodes: &[NodeId], came: &Came, lost: impl Fn(NodeId) -> F) -> Result<Vec<NodeId>, Error>
+    where
+        F: Future<Output = ()>,
+    {
+        let lost = &lost;
         let asked = Asked::Running { home: self.away.me, shards: self.stay(came) };
         let reports = join_all(nodes.iter().map(async |node| {
-            let asking = self.ask_away(*node, "hear what its tasks run", Duration::ZERO, &asked);
-            match self.ground.within(REPORT_WAIT, asking).await {
+            let asking = async {
+                tokio::select! {
+                    told = self.ask_away(*node, "hear what its tasks run", Duration::ZERO, &asked) => Some(told),
+                    () = lost(*node) => None,
+                }
+            };
+            match self.ground.within(REPORT_WAIT, asking).await.flatten() {
                 Some(Ok(Told::Running(held, data))) => {
                     for key in data {
                         self.streams().origins().note(&key, *node, None);
@@ -97,7 +116,7 @@ impl Calls {
         let until = self.ground.now() + ASKED_FOR;
         while !silent.is_empty() && self.ground.now() < until && !self.stay(&came).is_empty() {
             self.ground.sleep(ASKED_AGAIN_AFTER).await;
-            match self.hear(&silent, &came).await {
+            match self.hear(&silent, &came, |_| std::future::pending()).await {
                 Ok(still) => silent = still,
                 Err(error) => return tracing::debug!(%error, "cannot take up what tasks of silent nodes run"),
             }
