@@ -114,9 +114,29 @@ pub(crate) struct Common {
     json: bool,
 }
 
+/// Has a command end without a word when whoever reads its output has enough, as `shoal status | head` does: printing would panic.
+fn end_with_the_reader() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if is_of_the_reader(&panic.to_string()) {
+            std::process::exit(0);
+        }
+        others(panic);
+    }));
+}
+
+fn is_of_the_reader(panic: &str) -> bool {
+    panic.contains("failed printing to std") && panic.contains("Broken pipe")
+}
+
 /// Runs the command; returns the exit code.
 pub(crate) fn run() -> anyhow::Result<i32> {
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // What serves for long ends by its own rules.
+    if !matches!(command, Command::Start(_) | Command::Serve(_) | Command::Connect(_)) {
+        end_with_the_reader();
+    }
+    match command {
         Command::Start(start) => start.keep(),
         Command::Serve(start) => start.serve(),
         Command::Connect(connect) => connect.run(),
@@ -154,6 +174,13 @@ mod tests {
     #[test]
     fn the_help_of_every_command_shows_how_to_use_it() {
         assert_eq!(without_examples(&Cli::command(), "shoal"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_a_reader_that_has_gone_ends_a_command_without_a_word() {
+        assert!(is_of_the_reader("panicked at library/std/src/io/stdio.rs:1:2:\nfailed printing to stdout: Broken pipe (os error 32)"));
+        assert!(!is_of_the_reader("failed printing to stdout: No space left on device (os error 28)"));
+        assert!(!is_of_the_reader("cannot write: Broken pipe (os error 32)"));
     }
 
     #[test]
