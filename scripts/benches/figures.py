@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
 from figure import RELAY, Figure, all_ms, interleaved, rates
-from fleet_figures import cluster_call, cluster_cold_start, cluster_failover, cluster_idle, cluster_transfer, cluster_writes
+from fleet_figures import cluster_call, cluster_cold_start, cluster_failover, cluster_idle, cluster_placements, cluster_transfer, cluster_writes
 from objects import dict_rate, queue_rate
 from rig import APP, MANY, NUMPY, SIZES, Rig
 from scaling import map_batched, map_concurrent, queued_memory, scale_out, spawn_rate
@@ -318,6 +318,6 @@ BENCHES: dict[str, Callable[[Rig], Iterator[Figure]]] = {
         container_start, cold_start, burst, image_size, numpy_bytes, build,
         warm_remote, map_throughput, map_concurrent, map_batched, submit, spawn_rate, scale_out, queued_memory,
         queue_rate, dict_rate, idle, log_lines, store_write, store_read,
-        cluster_writes, cluster_failover, cluster_transfer, cluster_cold_start, cluster_idle, cluster_call,
+        cluster_writes, cluster_placements, cluster_failover, cluster_transfer, cluster_cold_start, cluster_idle, cluster_call,
     )
 }  # fmt: skip

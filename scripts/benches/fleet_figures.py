@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -66,6 +67,26 @@ def cluster_writes(rig: Rig) -> Iterator[Figure]:
         yield one
         cpu = {of: [line["cpu_ms"] for line in found[of]] for of in (name, "etcd")}
         yield Figure(f"{figure}_cpu", "ms of CPU a write", cpu[name], cpu["etcd"], "as much of etcd's members")
+
+
+def cluster_placements(rig: Rig) -> Iterator[Figure]:
+    """Containers that are placed: decided by the scheduler, on the disks of a majority of three nodes, applied; beside keys of etcd."""
+    fleet, seconds = rig.fleet(), 3 if rig.quick else 8
+    found: dict[str, list[dict[str, float]]] = {"placements": [], "etcd": []}
+    with fleet.etcd_beside() as urls:
+        what = {
+            "placements": ["placements", "--dir", str(fleet.folder / "placements")],
+            "etcd": ["writes", "--what", "etcd", "--prefix", "bench", *(word for url in urls for word in ("--url", url))],
+        }
+        for turn in range(1 if rig.quick else 3):
+            for name in list(what)[:: 1 if turn % 2 == 0 else -1]:
+                found[name].append(fleet.tool_line(*what[name], "--seconds", str(seconds)))
+                shutil.rmtree(fleet.folder / "placements", ignore_errors=True)
+    rate = {name: [line["per_second"] for line in lines] for name, lines in found.items()}
+    one = Figure("cluster_placements", "placements/s", rate["placements"], rate["etcd"], ETCD, 1.0, higher_is_better=True)
+    middle = sorted(found["placements"], key=lambda line: line["round_p50_ms"])[len(found["placements"]) // 2]
+    one.notes.append(f"{middle['in_a_round']} containers at once have their places after {middle['round_p50_ms']:.0f} ms")
+    yield one
 
 
 # What a call may wait for, in milliseconds, when a node is lost that it needs.

@@ -5,6 +5,7 @@
 //! - `burst` does so with many of them at once ([`burst`]).
 //! - `lines` prints lines in a plain container ([`lines`]).
 //! - `writes` gives many small writes to Shoal or to etcd ([`writes`]).
+//! - `placements` places containers by three nodes that are nothing else ([`placements`]).
 //! - `objects` puts into queues and dicts, of Shoal or of Redis, and takes it out ([`objects`]).
 //! - `copy-serve` and `copy-fetch` copy a file by TLS over TCP ([`copy`]).
 //! - `store` writes and reads the chunk store and plain files, in turn ([`store`]).
@@ -21,6 +22,7 @@ mod lines;
 mod load;
 mod login;
 mod objects;
+mod placements;
 mod raw;
 mod relay;
 mod store;
@@ -47,6 +49,8 @@ enum Command {
     Store(store::Options),
     /// Writes to Shoal or etcd by many clients at once.
     Writes(writes::Options),
+    /// Places containers by the scheduler and Raft of three nodes.
+    Placements(placements::Options),
     /// Puts into queues and dicts, of Shoal or of Redis, by many clients at once, and takes it out again.
     Objects(objects::Options),
     /// Serves a file by TLS over TCP, until it is killed.
@@ -70,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         Command::Lines(options) => lines::run(options),
         Command::Store(options) => store::run(options),
         Command::Writes(options) => runtime.block_on(writes::run(options)),
+        Command::Placements(options) => runtime.block_on(placements::run(options)),
         Command::Objects(options) => runtime.block_on(objects::run(options)),
         Command::CopyServe(options) => runtime.block_on(copy::serve(options)),
         Command::CopyFetch(options) => runtime.block_on(copy::fetch(options)),
