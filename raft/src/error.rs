@@ -34,7 +34,7 @@ pub enum Error {
         why: String,
     },
     /// No leader is known. Nothing was proposed; a retry may help.
-    #[error("waited {waited:?} for a leader, and none is known; {}", needed(*voters))]
+    #[error("waited {} for a leader, and none is known; {}", seconds(*waited), needed(*voters))]
     NoLeader {
         /// How long the caller waited.
         waited: Duration,
@@ -42,7 +42,7 @@ pub enum Error {
         voters: usize,
     },
     /// The leader cannot be reached from here. Nothing was proposed; a retry may help.
-    #[error("waited {waited:?} for the leader {leader}, which cannot be reached: {why}")]
+    #[error("waited {} for the leader {leader}, which cannot be reached: {why}", seconds(*waited))]
     LeaderUnreachable {
         /// How long the caller waited.
         waited: Duration,
@@ -52,7 +52,7 @@ pub enum Error {
         why: String,
     },
     /// The log did not answer in time. The commands may have been applied, or may be applied later.
-    #[error("waited {waited:?} for the log to commit {commands} commands; they may still be applied")]
+    #[error("waited {} for the log to commit {commands} commands; they may still be applied", seconds(*waited))]
     Unanswered {
         /// How many commands wait for their answer.
         commands: usize,
@@ -68,13 +68,13 @@ pub enum Error {
         commands: usize,
     },
     /// The queue of proposals did not move. Nothing was proposed; a retry may help.
-    #[error("waited {waited:?} for a place in the queue of proposals")]
+    #[error("waited {} for a place in the queue of proposals", seconds(*waited))]
     Busy {
         /// How long the caller waited.
         waited: Duration,
     },
     /// The read could not be confirmed in time. A retry may help.
-    #[error("waited {waited:?} for a majority to confirm that the state here is the latest")]
+    #[error("waited {} for a majority to confirm that the state here is the latest", seconds(*waited))]
     Unconfirmed {
         /// How long the caller waited.
         waited: Duration,
@@ -121,6 +121,11 @@ impl Error {
                 | Self::Unconfirmed { .. }
         )
     }
+}
+
+/// Returns how long something took, as people say it.
+fn seconds(waited: Duration) -> String {
+    format!("{:.1} s", waited.as_secs_f64())
 }
 
 /// Why Raft stopped on this node: the first reason, as a sentence. Clones share it.

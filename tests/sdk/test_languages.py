@@ -169,7 +169,12 @@ def test_logs(said):
     assert said["logs"] == [True, True, True]
 
 
+def test_metrics(said):
+    """What a function did, in series."""
+    assert said["metrics"] is True
+
+
 def test_what_is_not_served_is_said(said):
-    """Volumes, proxies, metrics and tags of images get a sentence at once."""
+    """Volumes, proxies and tags of images get a sentence at once."""
     for found in said["unserved"].values():
         failed(found, "ClientError", "Shoal ", "is not served")

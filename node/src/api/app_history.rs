@@ -31,6 +31,8 @@ pub(super) async fn stats(
         since: Some(timestamp(since)),
         until: Some(timestamp(until)),
         functions: Some(pb::AppFunctionStatsGroup { total: Some(total(&by_name)), by_name }),
+        // Shoal has none.
+        servers: None,
         sandboxes: Some(sandboxes(&state, id, since, until)),
         lifecycle: Some(app::lifecycle(&state, id, &found)),
         deployment_count: (!found.deployments.is_empty()).then_some(deployments as u64),

@@ -328,7 +328,8 @@ pub(super) fn percentile(sorted: &[f64], points: u32) -> Option<f64> {
 
 fn ms(time: Option<Timestamp>) -> Option<Millis> {
     let time = time?;
-    Some(u64::try_from(time.seconds).unwrap_or(0) * 1000 + u64::try_from(time.nanos).unwrap_or(0) / 1_000_000)
+    let seconds = u64::try_from(time.seconds).unwrap_or(0);
+    Some(seconds.saturating_mul(1000).saturating_add(u64::try_from(time.nanos).unwrap_or(0) / 1_000_000))
 }
 
 pub(super) fn timestamp(ms: Millis) -> Timestamp {
@@ -365,6 +366,13 @@ mod tests {
         let p50 = |name: &str| said.input_percentile_stats[name].percentiles[0].value;
         assert!((p50("Execution time (s)") - 0.55).abs() < 1e-9 && (p50("End-to-end latency (s)") - 0.6).abs() < 1e-9);
         assert!(summed(&[], &[], 0, 1).input_percentile_stats.is_empty());
+    }
+
+    #[test]
+    fn a_time_may_be_anything() {
+        assert_eq!(ms(Some(Timestamp { seconds: 1, nanos: 2_000_000 })), Some(1002));
+        assert_eq!(ms(Some(Timestamp { seconds: i64::MAX, nanos: i32::MAX })), Some(u64::MAX));
+        assert_eq!(ms(Some(Timestamp { seconds: -1, nanos: -1 })), Some(0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Series of figures: what a function did, in equal spans of time, as [`function_history`] finds it in the records of calls.
+//! Series of figures: what a function did, in equal spans of time, as `function_history` finds it in the records of calls.
 //!
 //! Caveat: of a function with many inputs the newest are looked at. Of spans before the oldest of those nothing is said.
 

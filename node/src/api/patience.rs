@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn clients_are_patient_after_tries_of_their_own_and_not_for_ever() {
-        let heals = || Error::Heals("waited 10s for a leader".to_owned());
+        let heals = || Error::Heals("waited 10.0 s for a leader".to_owned());
         for (patience, method, headers) in [
             (false, "FunctionMap", &[][..]),
             (false, "FunctionMap", &[("x-retry-attempt", "1")]),

@@ -14,7 +14,7 @@ pub(crate) enum Who {
 /// What a method does, as far as its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Does {
-    /// It changes nothing, unless the request asks to create what is missing ([`Names::creates`]).
+    /// It changes nothing, unless the request asks to create what is missing (`Names::creates`).
     Look,
     /// It changes something.
     Change,

@@ -215,6 +215,11 @@ const parts = {
     return [streamed, tail, fetched].map((lines) => line.test(lines.join("")));
   },
 
+  async metrics() {
+    const { series } = await (await named("variable")).metrics.export();
+    return Object.keys(series).includes("successful_calls_count");
+  },
+
   // What is not served yet, each with a sentence and at once.
   async unserved() {
     await modal.images.fromId(image);
@@ -222,7 +227,6 @@ const parts = {
       volume: await failure(() => modal.volumes.fromName(unique("volume"), { createIfMissing: true })),
       ephemeral: await failure(() => modal.volumes.ephemeral()),
       proxy: await failure(() => modal.proxies.fromName("none")),
-      metrics: await failure(async () => (await named("variable")).metrics.export()),
       tagged: await failure(() => modal.images.fromName("none")),
     };
   },
