@@ -141,9 +141,9 @@ def test_any_machine_may_be_lost_the_founder_too(make):
 
 
 def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make, tmp_path):
-    """Of two nodes one is lost: the other one shows what it knows at once, with what to do. A client reads what it waits for, and goes
-    on when that is over. Recovered, the node is a cluster of its own, and the lost one is refused in words when it comes back, and
-    joins anew when it was wiped."""
+    """Of two nodes one is lost: a client of the other one reads what it waits for, and goes on when the first is back. Lost again, the
+    other one shows what it knows at once, with what to do. Recovered, it is a cluster of its own, and the lost one is refused in words
+    when it comes back, and joins anew when it was wiped."""
     a, b = make("a"), make("b")
     a.start()
     b.join(a)
@@ -152,6 +152,15 @@ def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make, tmp
     client = Client(b, b.create_token(), tmp_path / "home")
     a.lose()
     waiting = client.modal("secret", "create", "meanwhile", "KEY=value")
+    # Its own tries are over by then.
+    waiting.wait_line(r"Received Status.UNAVAILABLE", 90)
+    assert "cannot read the latest state: waited 10" in waiting.text()
+    a.start()
+    waiting.ok(60)
+    assert "meanwhile" in client.modal("secret", "list").ok(60).text()
+    client.close()
+    wait_voters(b, {"a", "b"})
+    a.lose()
     wait_for("the loss to be known", lambda: any("nothing can be decided" in line for line in consensus(b)["trouble"]), 20)
     began = time.monotonic()
     listed = b.shoal("node", "ls")
@@ -159,9 +168,6 @@ def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make, tmp
     assert "not reached" in listed.stdout and "run `shoal recover` on it" in listed.stderr, listed
     assert "shoal recover" in b.shoal("status").stdout
     assert "another node runs on the data folder" in refused(b, "recover", "--yes")
-    # Its own tries are over by then.
-    waiting.wait_line(r"Received Status.UNAVAILABLE", 90)
-    assert "cannot read the latest state: waited 10" in waiting.text()
     b.stop()
     done = b.shoal("recover", check=False)
     assert done.returncode == 1 and "Nothing was changed" in done.stdout and "a (no-" in done.stdout, done
@@ -170,9 +176,6 @@ def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make, tmp
     wait_voters(b, {"b"})
     assert [line["name"] for line in b.json("node", "list")] == ["b"]
     assert b.json("status")["generation"] == 2
-    waiting.ok(60)
-    assert "meanwhile" in client.modal("secret", "list").ok(60).text()
-    client.close()
     # What was lost comes back, and is told to go.
     with pytest.raises(AssertionError):
         a.start()
