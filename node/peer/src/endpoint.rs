@@ -257,14 +257,19 @@ impl Endpoint {
     /// Says whether a stream goes through another peer though the one at its other end is reached directly again. Whoever uses one for
     /// long opens another one then: the peer between may be lost one day, and this node would not notice.
     pub fn is_outdated(&self, stream: &Stream) -> bool {
-        stream.through().is_some() && self.inner.links.is_up(stream.peer())
+        self.is_detour(stream.peer(), stream.through())
     }
 
     /// Waits until a stream is outdated; for ever, if it goes directly.
     pub async fn outdated(&self, node: NodeId, through: Option<NodeId>) {
-        while through.is_none() || !self.inner.links.is_up(node) {
+        while !self.is_detour(node, through) {
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Says whether a way to a peer goes through another one, though there is a direct one.
+    fn is_detour(&self, node: NodeId, through: Option<NodeId>) -> bool {
+        through.is_some() && self.inner.links.is_up(node)
     }
 
     pub(crate) fn dead_ends(&self) -> &DeadEnds {

@@ -87,13 +87,13 @@ fn refuse_too_large(state: &State, needs: &Resources) -> Result<(), Error> {
     )))
 }
 
-/// Returns the ids of the secrets that a sandbox is given, of those that are kept.
-pub(super) fn secrets_of<'a>(wanted: &'a pb::Sandbox, from: &'a [pb::SecretSource]) -> impl Iterator<Item = &'a str> {
+/// Returns the ids of the secrets that a sandbox, or a process, is given: those that are named as such, and those among the sources.
+pub(super) fn secrets_of<'a>(named: &'a [String], from: &'a [pb::SecretSource]) -> impl Iterator<Item = &'a str> {
     let more = from.iter().filter_map(|source| match &source.source {
         Some(Source::SecretId(id)) => Some(id.as_str()),
         Some(Source::Env(_)) | None => None,
     });
-    wanted.secret_ids.iter().map(String::as_str).chain(more)
+    named.iter().map(String::as_str).chain(more)
 }
 
 /// Returns the variables of a sandbox alone.
@@ -120,7 +120,7 @@ async fn make(
     function::check_disk(&api.local(), "the sandbox", resources.disk_bytes)?;
     let id = SandboxId::derive(&[&caller.identity.scope(), caller.key().as_bytes()]);
     let own = variables_of(wanted, from);
-    let secrets = secrets_of(wanted, from).map(|id| Ok(id.parse()?)).collect::<Result<Vec<SecretId>, Error>>()?;
+    let secrets = secrets_of(&wanted.secret_ids, from).map(|id| Ok(id.parse()?)).collect::<Result<Vec<SecretId>, Error>>()?;
     let sealed = if own.is_empty() { Vec::new() } else { api.sealing.seal(SecretId::from_random(id.bits()), &own)? };
     if sealed.len() > SEALED_BYTES_MAX {
         let limit = SEALED_BYTES_MAX >> 10;

@@ -107,7 +107,7 @@ impl<'a> Record<'a> {
     /// Returns the record of a chunk that was stored before, here or on another node.
     pub(super) fn of(proven: &'a Proven) -> Self {
         let (header, stored) = proven.record();
-        Self::new(header, stored)
+        Self::new(header, Cow::Borrowed(stored))
     }
 
     /// Returns the parts of the record, one behind the other: what is long in them is not copied.

@@ -14,7 +14,7 @@ use shoal_state::Digest;
 use super::packs::{Packs, Writer};
 use super::record::{self, ALIGN, Entry, HEADER_BYTES, Header, PACK_HEADER_BYTES, Place};
 use super::{INDEX_BATCH, INLINE_BYTES_MAX, Options, Result};
-use crate::file::failed;
+use crate::file::{self, failed};
 use crate::kv::{Batch, Tree};
 
 /// How much is searched at once for the next record after damage.
@@ -158,11 +158,9 @@ impl Walk<'_> {
     fn next(&mut self) -> Result<Option<(u64, Header, Bytes)>> {
         while let Some((offset, header)) = self.next_header()? {
             let start = offset + HEADER_BYTES as u64;
-            let mut stored = vec![0; header.stored_bytes as usize];
-            let whole = start + stored.len() as u64 <= self.length;
-            if whole {
-                self.file.read_exact_at(&mut stored, start).map_err(failed("read", self.path))?;
-                if let Ok(plain) = record::unpack(&header, stored.into()) {
+            if start + u64::from(header.stored_bytes) <= self.length {
+                let stored = file::read_at(self.file, header.stored_bytes as usize, start).map_err(failed("read", self.path))?;
+                if let Ok(plain) = record::unpack(&header, stored) {
                     self.at = offset + header.stride();
                     return Ok(Some((offset, header, plain)));
                 }

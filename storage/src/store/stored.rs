@@ -1,7 +1,5 @@
 //! A chunk as it is kept, so that it can go from one node's store to another's without being made anew on the way.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use shoal_state::Digest;
 
@@ -79,12 +77,12 @@ impl Proven {
     }
 
     /// Returns what is written for the chunk.
-    pub(super) fn record(&self) -> (Header, Cow<'_, [u8]>) {
+    pub(super) fn record(&self) -> (Header, &[u8]) {
         let (lz4, bytes) = match &self.stored {
             Stored::Plain(bytes) => (false, bytes),
             Stored::Lz4 { block, .. } => (true, block),
         };
-        (Header::new(self.digest, lz4, bytes, &self.plain), Cow::Borrowed(bytes))
+        (Header::new(self.digest, lz4, bytes, &self.plain), bytes)
     }
 }
 

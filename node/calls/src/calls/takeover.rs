@@ -54,7 +54,12 @@ impl Calls {
 
     /// Returns the shards that have not left since they came.
     fn stay(&self, came: &Came) -> Vec<ShardId> {
-        came.iter().filter(|(shard, moves)| self.away.moves(**shard) == **moves).map(|(shard, _)| *shard).collect()
+        came.keys().copied().filter(|shard| self.stays(came, *shard)).collect()
+    }
+
+    /// Says whether a shard is one that came, and has not left since.
+    fn stays(&self, came: &Came, shard: ShardId) -> bool {
+        came.get(&shard).is_some_and(|moves| self.away.moves(shard) == *moves)
     }
 
     /// Hears what the tasks of nodes run, of each until `lost` ends. Returns the nodes that did not say.
@@ -104,7 +109,7 @@ impl Calls {
 
     async fn adopt_all(&self, held: Vec<Held>, came: &Came) -> Result<(), Error> {
         for Held { task, pool, inputs } in held {
-            if pool.shard().is_some_and(|shard| self.stay(came).contains(&shard)) {
+            if pool.shard().is_some_and(|shard| self.stays(came, shard)) {
                 self.adopt(task, pool, inputs).await?;
             }
         }

@@ -282,7 +282,8 @@ impl Names for pb::FunctionCreateRequest {
 
 /// Returns what a new sandbox is about: its app, and the secrets that it is given.
 fn of_sandbox<'a>(app: &'a str, sandbox: Option<&'a pb::Sandbox>, sources: &'a [pb::SecretSource]) -> Vec<Thing<'a>> {
-    let secrets = sandbox.into_iter().flat_map(|sandbox| sandbox::secrets_of(sandbox, sources)).map(|id| Thing::Secret(id.into()));
+    let named = sandbox.map(|sandbox| sandbox.secret_ids.as_slice()).unwrap_or_default();
+    let secrets = sandbox::secrets_of(named, sources).map(|id| Thing::Secret(id.into()));
     [Thing::App(app.into())].into_iter().chain(secrets).collect()
 }
 
@@ -312,12 +313,7 @@ impl Names for pb::SandboxGetCommandRouterAccessRequest {
 /// The process gets the variables of the secrets.
 impl Names for rpb::TaskExecStartRequest {
     fn names(&self) -> Vec<Thing<'_>> {
-        use pb::secret_source::Source;
-        let sources = self.secret_sources.iter().filter_map(|source| match &source.source {
-            Some(Source::SecretId(id)) => Some(id.as_str()),
-            _ => None,
-        });
-        let secrets = self.secret_ids.iter().map(String::as_str).chain(sources).map(|id| Thing::Secret(id.into()));
+        let secrets = sandbox::secrets_of(&self.secret_ids, &self.secret_sources).map(|id| Thing::Secret(id.into()));
         [Thing::Task(self.task_id.as_str().into())].into_iter().chain(secrets).collect()
     }
 }
