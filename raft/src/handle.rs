@@ -402,8 +402,9 @@ impl<'a> Attempt<'a> {
         let another = async {
             match self.raft.part() {
                 Part::Member(member) => {
-                    let mut metrics = member.core.metrics();
-                    let _ = metrics.wait_for(|metrics| metrics.running_state.is_err() || route_by(metrics) != *tried).await;
+                    let mut metrics = member.core.server_metrics();
+                    // An error says that it has ended: there is another way then, if any.
+                    let _ = metrics.wait_for(|metrics| route_by(metrics) != *tried).await;
                 }
                 Part::Follower(following) => {
                     let mut fed = following.follower.fed.clone();

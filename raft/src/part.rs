@@ -18,7 +18,7 @@ use std::time::Duration;
 use shoal_state::NodeId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::append::APPEND_PATIENCE;
@@ -43,6 +43,9 @@ const WISHES_QUEUED_MAX: usize = 16;
 
 /// How often is looked whether a node plays the right part, should nothing change.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long is waited between looks while entries come.
+const LOOK_NOT_BEFORE: Duration = Duration::from_millis(20);
 
 /// How long openraft may take to let go of the state.
 const LET_GO_MAX: Duration = Duration::from_secs(20);
@@ -210,22 +213,23 @@ impl Parts {
                 if turns {
                     return;
                 }
-                // Time passes too: what openraft says of the members may come after what was applied.
+                // Time passes too: what openraft says of the members may come after what was applied. Of many entries the last is enough.
                 let _ = timeout(LOOK_EVERY, applied.changed()).await;
+                sleep(LOOK_NOT_BEFORE).await;
             }
         };
         let ended = async {
             match driven {
                 Driven::Member(member, _) => {
-                    let mut metrics = member.core.metrics();
-                    let ended = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
-                    ended.map_or_else(
-                        |_| "its task has ended".to_owned(),
-                        |metrics| match &metrics.running_state {
-                            Err(openraft::error::Fatal::Stopped) | Ok(()) => "it was shut down".to_owned(),
-                            Err(fatal) => format!("{fatal}; this node's log says more"),
-                        },
-                    )
+                    // These change seldom, the others with each entry. Nobody tells them any more once openraft has ended, and why
+                    // was told before.
+                    let mut metrics = member.core.server_metrics();
+                    while metrics.changed().await.is_ok() {}
+                    match &member.core.metrics().borrow().running_state {
+                        Ok(()) => "its task has ended".to_owned(),
+                        Err(openraft::error::Fatal::Stopped) => "it was shut down".to_owned(),
+                        Err(fatal) => format!("{fatal}; this node's log says more"),
+                    }
                 }
                 Driven::Follower(..) => {
                     stores.stop.given().await;

@@ -8,7 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use serde::{Deserialize, Serialize};
 
 use crate::heard::Heard;
-use crate::route::{Route, route_by};
+use crate::route::{Route, route_in};
 use crate::types::{Core, Metrics, Peer};
 
 /// How often is looked.
@@ -50,7 +50,7 @@ pub(crate) async fn watch(core: Core, heard: Heard, me: Peer, told: watch::Sende
 fn pulse(metrics: &Metrics, heard: &Heard, me: &Peer) -> Pulse {
     let votes = metrics.membership_config.voter_ids().any(|id| id == metrics.id);
     let alone = metrics.membership_config.voter_ids().count() < 2;
-    let (leader, in_touch) = match route_by(metrics) {
+    let (leader, in_touch) = match route_in(metrics) {
         Route::Here => {
             let answered = metrics.millis_since_quorum_ack.map(Duration::from_millis);
             (Some(me.clone()), alone || answered.is_some_and(|ago| ago < TOUCH_LOST))

@@ -39,7 +39,7 @@ pub(crate) enum Way {
 impl Way {
     fn route(&self) -> Route {
         match self {
-            Self::Member(core) => route_by(&core.metrics().borrow()),
+            Self::Member(core) => route_by(&core.server_metrics().borrow()),
             Self::Follower(fed) => route_of(&fed.borrow()),
         }
     }

@@ -13,7 +13,7 @@ impl Raft {
     /// may be asked for again until there is a leader.
     pub async fn succeed(&self, gone: NodeId) {
         let Some(member) = self.member() else { return };
-        let is_vacant = match route_by(&member.core.metrics().borrow()) {
+        let is_vacant = match route_by(&member.core.server_metrics().borrow()) {
             Route::Here => false,
             Route::There(leader) => leader.node == gone,
             Route::Nowhere => true,
