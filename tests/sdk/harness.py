@@ -40,8 +40,9 @@ NODE_START_SECONDS = 90
 SANDBOXES_AHEAD = 2
 # How long a node may take to stop all its containers and exit, in seconds.
 NODE_STOP_SECONDS = 60
-# How long after the end of an app the last of its containers may live, in seconds.
-CONTAINER_GONE_SECONDS = 2.0
+# How long after the end of an app the last of its containers may live on a busy machine, in seconds. One that nobody ends stays for
+# the minute of its scaledown window.
+CONTAINER_GONE_SECONDS = 20.0
 
 
 def shoal_binary() -> Path:
@@ -235,7 +236,7 @@ class Door:
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 class Node:
@@ -398,11 +399,25 @@ class Node:
 
     def cpu_seconds(self) -> float:
         """Returns the CPU time that all containers of this node have used, as the machine counts it."""
-        for file in Path("/sys/fs/cgroup").glob(f"**/shoal-{self.tag}/cpuacct.usage"):
-            return int(file.read_text()) / 1e9
-        for file in Path("/sys/fs/cgroup").glob(f"**/shoal-{self.tag}/cpu.stat"):
-            return int(dict(line.split() for line in file.read_text().splitlines())["usage_usec"]) / 1e6
+        for used in self._cpu_seconds_of(f"shoal-{self.tag}").values():
+            return used
         raise AssertionError(f"no cgroup of this node counts CPU time (tag {self.tag})")
+
+    def cpu_seconds_of_each(self) -> dict[str, float]:
+        """Returns the CPU time that each of its containers has used, by the folders of their cgroups."""
+        return self._cpu_seconds_of(f"shoal-{self.tag}/*")
+
+    def _cpu_seconds_of(self, group: str) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for kind, read in (
+            ("cpuacct.usage", lambda text: int(text) / 1e9),
+            ("cpu.stat", lambda text: int(dict(line.split() for line in text.splitlines()).get("usage_usec", 0)) / 1e6),
+        ):
+            for file in () if found else Path("/sys/fs/cgroup").glob(f"**/{group}/{kind}"):
+                # A container may end meanwhile.
+                with contextlib.suppress(OSError):
+                    found[str(file.parent)] = read(file.read_text())
+        return found
 
     def log_tail(self, lines: int = 40) -> str:
         """Returns the last lines of what keeper and node printed."""

@@ -66,7 +66,7 @@ class Terminal:
         except AssertionError as error:
             raise AssertionError(f"{error}\nshown so far:\n{self.text()}") from None
 
-    def end(self, seconds: float = 30) -> int:
+    def end(self, seconds: float = 60) -> int:
         """Waits for the client's end and returns its exit code."""
         try:
             return self.process.wait(seconds)

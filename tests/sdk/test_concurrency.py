@@ -21,11 +21,11 @@ def running(token):
 
 def test_each_input_knows_itself(running):
     """Ten inputs at once, async and in threads: one container, ten input ids, in as much time as one takes."""
-    for function, seconds in ((concurrency.together, 1.0), (concurrency.in_threads, 1.0)):
+    for function in (concurrency.together, concurrency.in_threads):
         function.remote(0.0)
         begin = time.monotonic()
-        results = list(function.map([seconds] * 10))
-        assert time.monotonic() - begin < 6
+        results = list(function.map([2.0] * 10))
+        assert time.monotonic() - begin < 15
         assert len({result[0] for result in results}) == 1
         assert len({result[-1] for result in results}) == 10
 
@@ -40,15 +40,14 @@ def test_generators_side_by_side(running):
 
 def test_one_of_many_is_cancelled(running, sdk):
     """An async function: the cancelled input ends at once, those beside it go on in the same container."""
-    begin = time.monotonic()
+    task, _ = concurrency.together.remote(0.0)
     calls = [concurrency.together.spawn(6.0) for _ in range(3)]
     doomed = concurrency.together.spawn(100.0)
     wait_until_running(concurrency.together, 4)
     doomed.cancel()
     with pytest.raises(sdk.exception.RemoteError, match="cancelled"):
         doomed.get(timeout=20)
-    assert len({call.get(timeout=60)[0] for call in calls}) == 1
-    assert time.monotonic() - begin < 30
+    assert {call.get(timeout=60)[0] for call in calls} == {task}
 
 
 def wait_until_running(function, count: int) -> None:
@@ -58,7 +57,8 @@ def wait_until_running(function, count: int) -> None:
 
 def test_one_of_many_in_threads_is_cancelled(running, sdk):
     """A function that is not async: its container ends with the cancelled input, those beside it run again and succeed."""
-    calls = [concurrency.in_threads.spawn(3.0) for _ in range(2)]
+    concurrency.in_threads.remote(0.0)  # A container is there, so that all three are begun together.
+    calls = [concurrency.in_threads.spawn(4.0) for _ in range(2)]
     doomed = concurrency.in_threads.spawn(100.0)
     wait_until_running(concurrency.in_threads, 3)
     doomed.cancel()
@@ -68,28 +68,23 @@ def test_one_of_many_in_threads_is_cancelled(running, sdk):
 
 
 def test_one_of_many_takes_too_long(running, sdk):
-    """`timeout` is each input's own: the one that is over it fails, those beside it stay in their container."""
-    task = concurrency.in_time.remote(0.0)
-    late = concurrency.in_time.spawn(100.0)
-    time.sleep(2.0)
-    other = concurrency.in_time.spawn(3.5)
+    """`timeout` is each input's own: the one that is over it fails, or with `retries` is tried again in the same container, and those
+    beside it stay in theirs."""
+    task, again = concurrency.in_time.remote(0.0), concurrency.in_time_or_again.remote("first", 0.0)
+    late, late_again = concurrency.in_time.spawn(100.0), concurrency.in_time_or_again.spawn("late", 100.0)
+    time.sleep(4.0)
+    # These are at work when those are over their 8 s, and have 3 s left of their own.
+    other, other_again = concurrency.in_time.spawn(5.0), concurrency.in_time_or_again.spawn("other", 5.0)
     with pytest.raises(sdk.exception.FunctionTimeoutError):
-        late.get(timeout=20)
-    assert other.get(timeout=20) == task
-
-
-def test_one_of_many_is_tried_again(running):
-    """`timeout` with `retries`: the input that takes too long is tried again, in the same container, which goes on with those beside it."""
-    task = concurrency.in_time_or_again.remote("first", 0.0)
-    late = concurrency.in_time_or_again.spawn("late", 100.0)
-    time.sleep(2.0)
-    other = concurrency.in_time_or_again.spawn("other", 3.5)
-    assert late.get(timeout=20) == f"{task} again"
-    assert other.get(timeout=20) == task
+        late.get(timeout=60)
+    assert other.get(timeout=60) == task
+    assert late_again.get(timeout=60) == f"{again} again"
+    assert other_again.get(timeout=60) == again
 
 
 def test_a_full_batch_does_not_wait(running):
     """`wait_ms=8000`: four inputs are a batch and are done at once, one alone waits for company."""
+    assert concurrency.patient.for_each(range(4)) is None  # A container is there, so that what follows is not a start.
     begin = time.monotonic()
     assert list(concurrency.patient.map(range(4))) == [(x, 4) for x in range(4)]
     full = time.monotonic() - begin

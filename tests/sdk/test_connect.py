@@ -37,10 +37,10 @@ def test_a_token_that_is_revoked_ends_it(door, client, node):
     client.modal("app", "list", environment=through).ok(60)
     node.shoal("token", "revoke", door.token_id)
     assert client.modal("app", "list", environment=through).wait(60) != 0
-    assert door.process.wait(10) == 1
+    assert door.process.wait(30) == 1
     assert "is good no more" in door.log.read_text()
-    (refused,) = map(json.loads, node.shoal("audit", "--who", door.token_id, "--method", "connect", "--json").stdout.splitlines())
-    assert refused["what"] == "refused" and "was revoked" in refused["why"], refused
+    kept = [json.loads(line) for line in node.shoal("audit", "--who", door.token_id, "--method", "connect", "--json").stdout.splitlines()]
+    assert kept and all(one["what"] == "refused" and "was revoked" in one["why"] for one in kept), kept
 
 
 def test_what_lets_nobody_in_is_refused_in_words(node, tmp_path):

@@ -83,7 +83,7 @@ def test_what_was_put_is_there_after_a_crash(node, sdk, named):
         putting = pool.submit(lambda: [named.put("counter", n) and n for n in range(60)])
         old = node.kill_child()
         node.wait_reborn(old)
-        assert putting.result(timeout=60)[-1] == 59
+        assert putting.result(timeout=120)[-1] == 59
     assert named["counter"] == 59 and named["large"] == b"x" * (3 << 20)
     assert {k: v for k, v in named.items() if str(k).startswith("kept")} == {f"kept-{n}": n for n in range(1, 50, 2)}
 
@@ -133,10 +133,13 @@ def test_the_command_line(client, sdk, unique):
 
 
 def test_an_operation_takes_milliseconds(sdk):
-    """A put and a get are a few round trips and one sync of the disk: a hundred of both within seconds on a busy machine."""
+    """A put and a get are a few round trips and one sync of the disk: neither waits for somebody's next look. Single ones may be held up
+    by what else the machine does."""
     with sdk.Dict.ephemeral() as d:
-        began = time.monotonic()
-        for number in range(100):
+        took = []
+        for number in range(60):
+            began = time.monotonic()
             d["n"] = number
             assert d["n"] == number
-        assert time.monotonic() - began < 20
+            took.append(time.monotonic() - began)
+        assert sorted(took)[30] < 0.5, took

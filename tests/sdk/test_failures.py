@@ -46,8 +46,13 @@ def test_containers_that_crash_at_their_start_come_with_pauses(running, node, lo
         with pytest.raises(Exception, match="could not start.*9"):
             failures.Crashes().work.remote(number)
     calls = [failures.Crashes().work.spawn(number) for number in range(3)]
-    said = wait_for("the pause", lambda: "end as soon as they start" in (text := node.shoal("explain", calls[0].object_id).stdout) and text, 20, every=0.2)
-    assert " s" in said
+
+    def pause() -> str:
+        # One after the other fails, each after a longer pause.
+        said = [node.shoal("explain", call.object_id).stdout for call in calls]
+        return next((text for text in said if "end as soon as they start" in text), "")
+
+    assert " s" in wait_for("the pause", pause, 60, every=0.2)
     starts = logged("a start of Crashes")
     time.sleep(2)
     assert logged("a start of Crashes") - starts <= 2, "it is not started over and over"
@@ -61,26 +66,26 @@ def kill_all(node) -> None:
         kill(pid, signal.SIGKILL)
 
 
-def test_sigkill_from_outside_in_mid_input(running, node, logged):
+def test_sigkill_from_outside_in_mid_input(running, node, sdk, logged):
     """A sandbox that is killed from outside fails its input with a sentence; with `retries=1` the input runs again and succeeds."""
-    until = time.time() + 300
-    call = failures.stay.spawn(until)
+    call = failures.stay.spawn(300)
     wait_for("the function to run", lambda: logged("a try of stay\n") == 1, 60, every=0.2)
     kill_all(node)
     with pytest.raises(Exception, match="(?i)container ended while it worked.*9|killed"):
         call.get(timeout=60)
-    again = failures.stay_or_try_again.spawn(time.time() + 15)
-    wait_for("the function to run", lambda: logged("a try of stay_or_try_again") == 1, 60, every=0.2)
-    kill_all(node)
-    assert again.get(timeout=90)
-    assert logged("a try of stay_or_try_again") == 2
+    with sdk.Dict.ephemeral() as tries:
+        again = failures.stay_or_try_again.spawn(tries, 300)
+        wait_for("the function to run", lambda: logged("a try of stay_or_try_again") == 1, 60, every=0.2)
+        kill_all(node)
+        assert again.get(timeout=90)
+    wait_for("both tries in the log", lambda: logged("a try of stay_or_try_again") == 2, 30, every=0.2)
 
 
 def test_out_of_memory_is_a_try(running, logged):
     """A container over its memory is killed and told as such, each try in its turn."""
     with pytest.raises(Exception, match="(?i)out of memory"):
         failures.eats.remote()
-    wait_for("two tries in the log", lambda: logged("a try of eats") == 2, 10)
+    wait_for("two tries in the log", lambda: logged("a try of eats") == 2, 30)
 
 
 def test_children_and_threads_that_stay(running, tasks_of):

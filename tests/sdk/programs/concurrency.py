@@ -22,14 +22,14 @@ async def together(seconds: float) -> tuple[str, str]:
     return here(), modal.current_input_id()
 
 
-@app.function(scaledown_window=10, max_containers=1, timeout=4)
+@app.function(scaledown_window=10, max_containers=1, timeout=8)
 @modal.concurrent(max_inputs=10)
 async def in_time(seconds: float) -> str:
     await asyncio.sleep(seconds)
     return here()
 
 
-@app.function(scaledown_window=10, max_containers=1, timeout=4, retries=modal.Retries(max_retries=1, initial_delay=0.0))
+@app.function(scaledown_window=10, max_containers=1, timeout=8, retries=modal.Retries(max_retries=1, initial_delay=0.0))
 @modal.concurrent(max_inputs=10)
 async def in_time_or_again(mark: str, seconds: float) -> str:
     # Only the first try takes long.

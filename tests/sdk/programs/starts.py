@@ -54,12 +54,14 @@ def wait(seconds: float) -> str:
 
 
 @app.function(max_containers=2)
-def draw(seconds: float) -> tuple[str, list]:
-    """Holds its container for a while, and returns the container and what it drew."""
+def draw(drawn: modal.Dict) -> tuple[str, list]:
+    """Draws, holds its container until another one has drawn too, and returns the container and what it drew."""
     import random
     import ssl
     import uuid
 
-    drawn = [random.random(), uuid.uuid4().hex, ssl.RAND_bytes(8).hex()]
-    time.sleep(seconds)
-    return os.environ["MODAL_TASK_ID"], drawn
+    task, mine = os.environ["MODAL_TASK_ID"], [random.random(), uuid.uuid4().hex, ssl.RAND_bytes(8).hex()]
+    drawn[task] = True
+    while drawn.len() < 2:
+        time.sleep(0.1)
+    return task, mine
