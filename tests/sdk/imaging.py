@@ -13,7 +13,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from harness import Client
+from harness import Client, Running
 
 # The node says this line before each step that it really runs, and nothing for one that it knows.
 STEP = re.compile(r"^=> Step \d+: RUN (.*)$", re.MULTILINE)
@@ -51,7 +51,12 @@ def main():
 
 def run(client: Client, path: Path, seconds: float = 500, **environment: str) -> tuple[Any, str]:
     """Runs a program and returns its function's result and all its output."""
-    out = client.run(path, cwd=path.parent, environment=environment).ok(seconds).text()
+    return outcome(client.run(path, cwd=path.parent, environment=environment), seconds)
+
+
+def outcome(running: Running, seconds: float = 500) -> tuple[Any, str]:
+    """Waits for the end of such a program and returns its function's result and all its output."""
+    out = running.ok(seconds).text()
     found = re.search(r"^RESULT (.*)$", out, re.MULTILINE)
     assert found, out
     return json.loads(found.group(1)), out

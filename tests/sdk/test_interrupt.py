@@ -1,24 +1,22 @@
-"""Ctrl-C in each state of a program: exit hooks run and no container is left after 2 seconds."""
+"""Ctrl-C in each state of a program: exit hooks run and no container is left."""
 
 import time
 
 import pytest
-from harness import CONTAINER_GONE_SECONDS, SANDBOXES_AHEAD, wait_for
+from harness import CONTAINER_GONE_SECONDS, SANDBOXES_AHEAD, wait_for, wait_until_none
 
 pytestmark = pytest.mark.timeout(300)
 
 # How long the client may take to end after Ctrl-C: it drains logs for up to 10 s.
-CLIENT_ENDS_SECONDS = 20
-# What `shoal task list` itself may take.
-LOOK_SECONDS = 0.5
+CLIENT_ENDS_SECONDS = 60
 
 
 def end_by_ctrl_c(node, running) -> str:
-    """Interrupts, and fails if a task of the app is still listed 2 s after the client ended. Returns the app's id."""
+    """Interrupts, and fails if tasks of the app outlive the client. Returns the app's id."""
     app_id = running.app_id()
     running.interrupt()
     running.wait(CLIENT_ENDS_SECONDS)
-    wait_for(f"no container of {app_id}", lambda: not node.tasks(app_id), CONTAINER_GONE_SECONDS + LOOK_SECONDS)
+    wait_until_none(f"containers of {app_id}", lambda: node.tasks(app_id), CONTAINER_GONE_SECONDS)
     return app_id
 
 
@@ -26,9 +24,9 @@ def test_while_building(client, node, unique, no_leftovers):
     """Ctrl-C in a build ends the client at once and the build's sandbox soon after."""
     running = client.run("long_build.py", environment={"MARK": unique})
     running.wait_line(rf"step 2 of {unique}", 180)
-    assert len(node.sandboxes()) > SANDBOXES_AHEAD, "the build runs in a sandbox"
+    wait_for("the build's sandbox beside those made ahead", lambda: len(node.sandboxes()) > SANDBOXES_AHEAD, 60)
     end_by_ctrl_c(node, running)
-    wait_for("the build's sandbox to be gone", lambda: len(node.sandboxes()) <= SANDBOXES_AHEAD, 10)
+    wait_for("the build's sandbox to be gone", lambda: len(node.sandboxes()) <= SANDBOXES_AHEAD, 60)
 
 
 def test_while_queued(client, node, no_leftovers):
@@ -68,4 +66,4 @@ def test_when_the_client_just_vanishes(client, node, no_leftovers):
     running.process.kill()
     running.wait(10)
     wait_for(f"the app {app_id} to be given up", lambda: not node.tasks(app_id), 120, every=0.5)
-    assert "exit hook ran" in client.logs(app_id)
+    wait_for("the exit hook's line", lambda: "exit hook ran" in client.logs(app_id), 30)

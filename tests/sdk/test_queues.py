@@ -51,7 +51,7 @@ def test_who_waits_is_woken_at_once(sdk):
         q.put_many(["x", "y"], partition="p")
         (got, at), (seen, seen_at) = late.result(timeout=30), reader.result(timeout=30)
         assert got == "x" and seen in ("x", "y")
-        assert max(at, seen_at) - began < 5, "it was not woken"
+        assert max(at, seen_at) - began < 15, "it was not woken"
 
 
 def test_each_item_goes_to_one(sdk, unique):
@@ -108,7 +108,7 @@ def test_what_was_put_is_there_after_a_crash(node, sdk, unique):
         putting = pool.submit(lambda: [q.put(n) for n in range(20, 80)])
         old = node.kill_child()
         node.wait_reborn(old)
-        putting.result(timeout=60)
+        putting.result(timeout=120)
     assert [q.get(timeout=30) for _ in range(75)] == list(range(5, 80)) and q.len() == 0
     sdk.Queue.objects.delete(unique)
     with pytest.raises(sdk.exception.NotFoundError, match=q.object_id):

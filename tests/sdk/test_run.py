@@ -78,20 +78,20 @@ def test_a_detached_run_that_is_waited_for_ends_like_any_other(client):
     running = client.modal("run", "--detach", str(PROGRAMS / "detached.py") + "::quick").ok(120)
     assert "answer worked" in running.text()
     assert "Timed out waiting" not in running.text() and time.monotonic() - begin < 60
-    assert state_of(client, running.app_id()) == "stopped"
+    wait_for("the app to be stopped", lambda: state_of(client, running.app_id()) == "stopped", 30)
 
 
 def test_a_detached_app_lives_on_without_its_client(client, node):
     """The client of a detached app is killed while it waits: the function comes to its end all the same, then the app does."""
-    running = client.modal("run", "--detach", str(PROGRAMS / "detached.py") + "::waits", "--seconds", "15")
+    running = client.modal("run", "--detach", str(PROGRAMS / "detached.py") + "::waits", "--seconds", "20")
     running.wait_line("work begins", 120)
     app_id = running.app_id()
     running.process.kill()
     running.wait(10)
-    time.sleep(8)  # Longer than an ephemeral app would have.
+    time.sleep(7)  # Longer than an ephemeral app would have.
     assert state_of(client, app_id) == "ephemeral (detached)" and node.tasks(app_id)
-    wait_for("the function to come to its end", lambda: "work ends" in client.logs(app_id), 40, every=1)
-    wait_for("the app to end", lambda: state_of(client, app_id) == "stopped", 30, every=1)
+    wait_for("the function to come to its end", lambda: "work ends" in client.logs(app_id), 60, every=1)
+    wait_for("the app to end", lambda: state_of(client, app_id) == "stopped", 60, every=1)
 
 
 def test_a_detached_app_survives_ctrl_c(client, node):
@@ -110,7 +110,7 @@ def test_what_a_detached_program_spawned_goes_on_after_its_end(client, sdk):
     running = client.modal("run", "--detach", str(PROGRAMS / "detached.py") + "::leaves", "--seconds", "6").ok(120)
     call_id = running.wait_line(r"call fc-", 5).text.split()[-1]
     assert sdk.FunctionCall.from_id(call_id).get(timeout=60) == "worked"
-    wait_for("the app to end", lambda: state_of(client, running.app_id()) == "stopped", 30, every=1)
+    wait_for("the app to end", lambda: state_of(client, running.app_id()) == "stopped", 60, every=1)
 
 
 def test_an_ephemeral_app_ends_soon_after_its_client_was_killed(client, node):
@@ -118,10 +118,10 @@ def test_an_ephemeral_app_ends_soon_after_its_client_was_killed(client, node):
     running = client.run("lifecycle.py::running")
     running.wait_line("quietly running", 120)
     app_id = running.app_id()
+    begin = time.monotonic()
     running.process.kill()
     running.wait(10)
-    begin = time.monotonic()
-    wait_for("the app to be stopped", lambda: state_of(client, app_id) == "stopped", 20, every=0.5)
+    wait_for("the app to be stopped", lambda: state_of(client, app_id) == "stopped", 35, every=0.5)
     assert time.monotonic() - begin > 3, "the client had time to come back"
     assert any("did not come back" in (row["stopped"] or "") for row in node.json("app", "list", "--all") if row["app_id"] == app_id)
 
