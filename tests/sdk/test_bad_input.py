@@ -80,7 +80,7 @@ def test_a_port_in_use(rough, tmp_path):
         rough, "--data", str(tmp_path / "d"), "--api", f"127.0.0.1:{rough.api_port}", "--web", f"127.0.0.1:{free}"
     )
     assert code == 1 and seconds < 20
-    assert f"127.0.0.1:{rough.api_port}" in said and "--api" in said and re.search(r"process \d+ \(\S*shoal\)", said), said
+    assert f"127.0.0.1:{rough.api_port}" in said and "--api" in said and re.search(r"process \d+ \(\S*shoal\S*\)", said), said
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", other))
         taken.listen()
@@ -185,7 +185,7 @@ def test_garbage_on_the_port(rough, rough_client):
     """Bytes of anything, cut short, too long, never ending: connections end, the node does not."""
     dice, before, end = random.Random(SEED), rough.child(), time.monotonic() + 6
     while time.monotonic() < end:
-        with socket.create_connection(("127.0.0.1", rough.api_port), timeout=5) as one:
+        with socket.create_connection(("127.0.0.1", rough.api_port), timeout=30) as one:
             try:
                 one.sendall(dice.choice(BEGINNINGS) + dice.randbytes(dice.choice((0, 1, 9, 200, 20_000))))
                 if dice.random() < 0.5:
@@ -207,7 +207,7 @@ def test_urls_of_anything(rough, rough_client):
         method = dice.choice(("GET", "PUT", "POST", "HEAD", "DELETE", "OPTIONS"))
         body = dice.randbytes(dice.randrange(0, 50))
         head = f"{method} {path} HTTP/1.1\r\nhost: {dice.choice(pieces)}\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", rough.api_port), timeout=5) as one:
+        with socket.create_connection(("127.0.0.1", rough.api_port), timeout=30) as one:
             one.sendall(head.encode() + body)
             answer = one.recv(1000)
         if answer:
@@ -309,14 +309,17 @@ async def ask(channel: Channel, method, request: bytes, metadata: dict[str, str]
 
 def test_requests_of_anything(rough, rough_client):
     """Every RPC with fields of anything, and with bytes of anything: an answer that blames the request, never a panic."""
-    token, before, dice = rough.create_token(), rough.child(), random.Random(SEED)
+    token, before = rough.create_token(), rough.child()
     answers: dict[str, set[str]] = {}
 
-    async def several(worker: int, until: float) -> None:
+    def are_enough() -> bool:
+        return len(answers) > 100 and sum(any(text.startswith("INVALID_ARGUMENT") for text in said) for said in answers.values()) > 15
+
+    async def several(worker: int, until: float, latest: float) -> None:
         dice = random.Random(SEED + worker)
         channel = Channel("127.0.0.1", rough.api_port, codec=RawCodec())
         try:
-            while time.monotonic() < until:
+            while (now := time.monotonic()) < until or (now < latest and not are_enough()):
                 method = dice.choice(RPCS)
                 if dice.random() < 0.2:
                     request = dice.randbytes(dice.choice((1, 10, 100, 5000)))
@@ -327,14 +330,14 @@ def test_requests_of_anything(rough, rough_client):
             channel.close()
 
     async def all_of_them() -> None:
-        until = time.monotonic() + 12
-        await asyncio.gather(*(several(worker, until) for worker in range(8)))
+        # Longer on a machine that gets through few of them.
+        until, latest = time.monotonic() + 12, time.monotonic() + 120
+        await asyncio.gather(*(several(worker, until, latest) for worker in range(8)))
 
     asyncio.run(all_of_them())
     broken = {name: bad for name, said in answers.items() if (bad := {text for text in said if text.startswith(("broke off", "UNKNOWN", "INTERNAL"))})}
     assert not broken, f"seed {SEED}: {broken}"
-    assert len(answers) > 100 and sum(any(text.startswith("INVALID_ARGUMENT") for text in said) for said in answers.values()) > 15
-    assert dice is not None
+    assert are_enough(), answers
     still_well(rough, rough_client, before)
 
 
@@ -369,9 +372,9 @@ def test_ten_thousand_connections(rough, rough_client):
             one = socket.socket()
             held.append(one)
             one.connect(("127.0.0.1", rough.api_port))
+        # Some of the first are closed again when this has taken half a minute.
+        wait_for("the node to take the connections", lambda: len(os.listdir(f"/proc/{before}/fd")) > 9_000, 20)
         still_well(rough, rough_client, before)
-        files = len(os.listdir(f"/proc/{before}/fd"))
-        assert files > 9_000, f"the node has {files} files open: it did not take the connections"
         wait_for("the node to close what never spoke", lambda: len(os.listdir(f"/proc/{before}/fd")) < 1_000, 90, every=0.5)
         still_well(rough, rough_client, before)
     finally:
@@ -419,7 +422,7 @@ def test_a_full_disk(small_disk, tmp_path):
             assert refused()
         assert node.child() == before and node.json("status")["pid"] == before, node.log_tail()
         filler.unlink()
-        wait_for("the node to take new work again", lambda: not refused(), 30)
+        wait_for("the node to take new work again", lambda: not refused(), 60)
         names = client.modal("secret", "list").ok(60).text()
         assert "before" in names and "during" in names
         assert node.child() == before

@@ -6,20 +6,31 @@ import textwrap
 
 import pytest
 from harness import Client, Node, node_environment
-from imaging import program, programs_of_this_machine, run, steps
+from imaging import outcome, program, programs_of_this_machine, run, steps
 
 pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_build_goes_on_when_its_client_dies_and_another_joins(client, tmp_path, unique):
     """The second client gets all lines, those included that were said before it came, and the step runs once."""
-    image = f'modal.Image.debian_slim().run_commands("echo begin {unique}; date +%N > /when; sleep 6; echo end {unique}")'
-    path = program(tmp_path / "left", image, 'return open("/when").read()')
+    image = f'modal.Image.debian_slim().run_commands("echo begin {unique}; date +%N > /when; sleep 8; echo end {unique}")'
+    # A build that nobody waits for is left alone for some seconds only: the second client has done by then what takes it long.
+    held = """
+    if go := os.environ.get("GO"):
+        import time
+        print("loaded", flush=True)
+        while not os.path.exists(go):
+            time.sleep(0.02)
+    """
+    path, go = program(tmp_path / "left", image, 'return open("/when").read()', before=held), tmp_path / "go"
+    joining = client.run(path, cwd=path.parent, environment={"GO": str(go)})
+    joining.wait_line("^loaded", 60)
     first = client.run(path, cwd=path.parent)
     first.wait_line(f"^begin {unique}", 300)
     first.process.send_signal(signal.SIGKILL)
     first.wait(10)
-    second, out = run(client, path)
+    go.touch()
+    second, out = outcome(joining)
     lines = out.splitlines()
     assert lines.count(f"begin {unique}") == 1 and lines.count(f"end {unique}") == 1
     assert len(steps(out)) == 1, "it is the same build"

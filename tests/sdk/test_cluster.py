@@ -68,11 +68,14 @@ def drained(node: Node, name: str) -> Iterator[None]:
 def test_each_node_shows_both(pair):
     """`shoal node list` shows both from either, one leads, each reaches the other; details are in `shoal node show`."""
     for node in (pair.home, pair.other):
-        # One that joined a moment ago follows at first.
-        wait_for("a vote for both", lambda node=node: sorted(line["role"] for line in node.json("node", "list")) == ["leader", "voter"], 30)
-        lines = {line["name"]: line for line in node.json("node", "list")}
-        assert lines.keys() == {"home", "other"}
-        assert all(line["connected"] for line in lines.values())
+
+        def settled(node: Node = node) -> bool:
+            lines = node.json("node", "list")
+            # One that joined a moment ago follows at first.
+            return sorted(line["role"] for line in lines) == ["leader", "voter"] and all(line["connected"] for line in lines)
+
+        wait_for("a vote for both, and a way to both", settled, 60)
+        assert {line["name"] for line in node.json("node", "list")} == {"home", "other"}
     shown = pair.other.shoal("node", "show", "home").stdout
     assert f":{pair.home.api_port}/udp" in shown and "accepts tasks" in shown
 
@@ -110,7 +113,9 @@ def test_a_process_in_a_container_of_another_node(pair, tmp_path):
     terminal = Terminal(pair.of_other, "container", "exec", task, "bash")
     try:
         terminal.wait(r"[#$] $")
-        terminal.type("sleep 100; echo ended with $?; exit\r")
+        terminal.type("echo be''gins; sleep 100; echo ended with $?; exit\r")
+        # What is typed behind a line that is not read yet may take it away.
+        terminal.wait(r"begins\s")
         terminal.type("\x03")
         terminal.wait(r"\^C")
         terminal.type("exit\r")
@@ -412,7 +417,7 @@ def test_a_lost_machine_costs_nothing_that_was_accepted(pair, unique, tmp_path):
         lost, client = others.pop(name), third_client if name == "other" else pair.of_other
         ((left, kept),) = others.items()
         for _ in range(20):
-            leader = next(line["name"] for line in pair.home.json("node", "list") if line["role"] == "leader")
+            leader = wait_for("a leader", lambda: next((line["name"] for line in pair.home.json("node", "list") if line["role"] == "leader"), ""), 30)
             if leader == name:
                 break
             leads = {"home": pair.home, left: kept}[leader]

