@@ -13,7 +13,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 fn short() -> Options {
-    Options { read_time: Duration::from_millis(300), ..Options::default() }
+    Options { read_time: Duration::from_millis(1500), ..Options::default() }
 }
 
 #[test]

@@ -219,7 +219,7 @@ async fn a_peer_that_was_killed_and_started_anew_is_reached_again_at_once() {
     // What is still sent there is answered by its machine.
     let began = Instant::now();
     while one.endpoint.closed(two).is_none_or(|ago| ago > began.elapsed()) {
-        assert!(began.elapsed() < Duration::from_secs(4), "nobody said that the port is closed");
+        assert!(began.elapsed() < Duration::from_secs(8), "nobody said that the port is closed");
         let _ = one.endpoint.call(two, &address.to_string(), ECHO, Bytes::from("there?"), Duration::from_millis(50)).await;
     }
     let _second = Killed::start(&cluster, 2, address);
@@ -233,15 +233,20 @@ async fn a_peer_that_was_killed_and_started_anew_is_reached_again_at_once() {
 async fn what_takes_too_long_or_is_not_there_ends_with_words() {
     let cluster = Cluster::new();
     let (one, two) = (cluster.node(1), cluster.node(2));
-    let late = one.endpoint.call(two.id, &two.at(), ECHO, Bytes::from("sleep"), Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!(ask(&one, &two, "hello").await.unwrap(), "hello");
+    let late = one.endpoint.call(two.id, &two.at(), ECHO, Bytes::from("sleep"), Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(late, Error::Late { .. }) && !late.nothing_sent(), "{late:?}");
     let nobody = NodeId::from_random(9);
-    let error = one.endpoint.call(nobody, "127.0.0.1:9", ECHO, Bytes::new(), PATIENCE).await.unwrap_err();
+    let try_it = async || {
+        let began = Instant::now();
+        let error = one.endpoint.call(nobody, "127.0.0.1:9", ECHO, Bytes::new(), PATIENCE).await.unwrap_err();
+        (error, began.elapsed())
+    };
+    let (error, took) = try_it().await;
     assert!(error.nothing_sent() && error.to_string().contains(&nobody.to_string()), "{error}");
-    // Who comes soon after gets the same answer without another try.
-    let began = Instant::now();
-    one.endpoint.call(nobody, "127.0.0.1:9", ECHO, Bytes::new(), PATIENCE).await.unwrap_err();
-    assert!(began.elapsed() < Duration::from_millis(100));
+    // Who comes soon after gets the same answer without another try, but for one who was held up meanwhile.
+    let again = [try_it().await.1, try_it().await.1, try_it().await.1];
+    assert!(again.iter().any(|again| *again < took / 2), "{again:?} after {took:?}");
     let error = one.endpoint.call(nobody, "no.such.host.invalid:1", ECHO, Bytes::new(), PATIENCE).await.unwrap_err();
     assert!(error.to_string().contains("no.such.host.invalid"), "{error}");
 }

@@ -136,7 +136,7 @@ mod tests {
     async fn a_reader_that_takes_nothing_is_not_waited_for_long() {
         let readings = Readings::default();
         let reading = readings.enter(&at());
-        let (silence, began) = (Duration::from_millis(50), Instant::now());
+        let (silence, began) = (Duration::from_millis(400), Instant::now());
         let at = at();
         let drained = readings.drained(&at, silence);
         let takes = async {

@@ -19,8 +19,8 @@ use super::{Config, ContainerPlan, Driver, Ended, Engines, Failure, Phase, Provi
 use crate::log::{Filter, LogStore, Stream};
 
 const SOON: Duration = Duration::from_secs(20);
-const GRACE: Duration = Duration::from_millis(300);
-const HELLO_WAIT: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(900);
+const HELLO_WAIT: Duration = Duration::from_millis(900);
 
 fn node() -> NodeId {
     NodeId::from_random(1)
@@ -302,7 +302,7 @@ async fn a_task_that_is_to_stop_gets_its_signal_and_what_ignores_it_is_killed_af
     test.until_phase(2, Phase::Stopping).await;
     let early = test.driver.handle().wait_until_app_gone(app(), Duration::ZERO).await.unwrap_err();
     assert_eq!(early.tasks, [(ta(2), Phase::Stopping)]);
-    assert_eq!(test.end().await, (ta(2), "killed: it did not stop within 0.3 s (idle)".into()));
+    assert_eq!(test.end().await, (ta(2), "killed: it did not stop within 0.9 s (idle)".into()));
 }
 
 #[tokio::test]
@@ -314,7 +314,7 @@ async fn a_stopped_app_shortens_the_grace_of_a_container_that_stops_already() {
     test.until_phase(1, Phase::Stopping).await;
     test.apply(Command::StopApp { id: app(), at: Timestamp(1), why: "by user".into() });
     let (_, how) = test.end().await;
-    assert_eq!(how, "killed: it did not stop within 0.1 s (idle)");
+    assert_eq!(how, "killed: it did not stop within 0.3 s (idle)");
 }
 
 #[tokio::test]
@@ -344,7 +344,7 @@ async fn a_program_that_does_not_ask_for_inputs_in_time_is_killed() {
     assert_eq!(test.end().await.1, "killed: it did not start within 0.05 s");
     // One that never says hello had the time for that besides.
     test.assign(2, WAITS);
-    assert_eq!(test.end().await.1, "killed: it did not start within 0.35 s");
+    assert_eq!(test.end().await.1, "killed: it did not start within 0.95 s");
 }
 
 #[tokio::test]
