@@ -8,6 +8,29 @@ use crate::{AppId, ENVIRONMENT_DEFAULT, EnvironmentId, Event, Refused, SecretId,
 pub const SETTING_DEFAULT: &str = "environment.default";
 
 impl State {
+    pub(super) fn create_environment(&mut self, environment: &Environment) -> Applied {
+        if let Some(held) = self.environment_named(&environment.name) {
+            if held.id == environment.id {
+                return Ok(vec![]);
+            }
+            return Err(Refused::EnvironmentExists { name: environment.name.clone(), id: held.id });
+        }
+        // Its name was another when it was created under this id.
+        if let Some(renamed) = self.environments.get(&environment.id) {
+            return Err(Refused::EnvironmentExists { name: renamed.name.clone(), id: renamed.id });
+        }
+        self.environments.insert(environment.id, environment.clone());
+        Ok(vec![Event::RegistryChanged])
+    }
+
+    /// Finds an environment by name; the empty name means the default one.
+    pub fn environment_named(&self, name: &str) -> Option<&Environment> {
+        if name.is_empty() {
+            return self.environment_default();
+        }
+        self.environments.values().find(|environment| environment.name == name)
+    }
+
     /// Returns the environment that an empty name means.
     pub fn environment_default(&self) -> Option<&Environment> {
         let set = self.settings.get(SETTING_DEFAULT).and_then(|id| id.parse::<EnvironmentId>().ok());

@@ -2,9 +2,23 @@
 
 use super::{Applied, State};
 use crate::model::{Secret, SecretNotes};
-use crate::{AppId, Digest, Event, Refused, SecretId};
+use crate::{AppId, Digest, EnvironmentId, Event, Refused, SecretId};
 
 impl State {
+    pub(super) fn put_secret(&mut self, id: SecretId, secret: &Secret) -> Applied {
+        if !self.environments.contains_key(&secret.environment) {
+            return Err(Refused::NoEnvironment { id: secret.environment });
+        }
+        self.secrets.insert(id, secret.clone());
+        Ok(vec![Event::RegistryChanged])
+    }
+
+    /// Finds a secret by name.
+    pub fn secret_named(&self, environment: EnvironmentId, name: &str) -> Option<(SecretId, &Secret)> {
+        let named = |secret: &&Secret| secret.environment == environment && secret.name == name;
+        self.secrets.iter().find(|(_, secret)| !name.is_empty() && named(secret)).map(|(id, secret)| (*id, secret))
+    }
+
     pub(super) fn write_secret(
         &mut self,
         id: SecretId,
