@@ -5,6 +5,9 @@
 //! by the control socket and to the owner by orders. When the last handle is gone without
 //! [`Container::destroy`], the owner takes the container down all the same.
 
+mod owner;
+mod parts;
+
 use std::{
     fs, io,
     os::{
@@ -17,7 +20,6 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustix::process::WaitIdStatus;
 use serde_json::{Value, json};
 use tokio::{
     io::AsyncWriteExt,
@@ -25,15 +27,16 @@ use tokio::{
     time::timeout,
 };
 
+pub(crate) use self::owner::Order;
+use self::owner::{Ended, Owner};
+use self::parts::DEATH_DEADLINE;
+pub(crate) use self::parts::{Parts, Sandbox};
 use crate::{
-    Addresses, ContainerId, ContainerSpec, Error, Exec, ExecSpec, Exit, ExitStatus, OverDisk, Overlay, Result, Rooms, Stdio, Timings,
-    Usage, Way, blocking,
+    Addresses, ContainerId, ContainerSpec, Error, Exec, ExecSpec, Exit, Overlay, Result, Stdio, Timings, Usage, Way,
     cgroup::Cgroup,
     control::Control,
-    engine::Inner,
     exec::{self, Defaults, TO_FOREGROUND},
-    network::{Claim, link::Link, slot::Slot},
-    process::{self, Process},
+    network::{Claim, link::Link},
 };
 
 /// How long the sandbox may take to answer a call that does little.
@@ -47,8 +50,6 @@ const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(300);
 pub(crate) const SNAPSHOT_FILES: [&str; 3] = ["checkpoint.img", "pages_meta.img", "pages.img"];
 /// How long the export of a container's changes may take.
 const EXPORT_DEADLINE: Duration = Duration::from_secs(1800);
-/// How long a sandbox may live on after a SIGKILL, from inside or outside.
-const DEATH_DEADLINE: Duration = Duration::from_secs(5);
 /// How many orders may wait for the owner. There are two kinds; senders wait when it is full.
 const ORDERS_MAX: usize = 4;
 
@@ -70,21 +71,6 @@ pub struct Container {
     sandbox_pid: i32,
     ended: watch::Receiver<Option<Ended>>,
     orders: mpsc::Sender<Order>,
-}
-
-/// What became of the sandbox.
-#[derive(Clone, Copy, Debug)]
-enum Ended {
-    Exit(Exit),
-    /// The error number of the wait.
-    Lost(i32),
-}
-
-/// What the owner is told.
-pub(crate) enum Order {
-    /// Kill the sandbox, perhaps because of what it took of the disk.
-    Kill(Option<OverDisk>),
-    Dismantle(oneshot::Sender<Result<()>>),
 }
 
 impl Container {
@@ -350,210 +336,5 @@ impl Container {
         }
         // No answer: another call's order was carried out first, and the owner is gone.
         answer.await.unwrap_or(Ok(()))
-    }
-}
-
-/// Owns the parts of one container.
-struct Owner {
-    parts: Parts,
-    ended: watch::Sender<Option<Ended>>,
-    /// Why it was killed, if that was because of what it took of the disk.
-    over_disk: Option<OverDisk>,
-    orders: mpsc::Receiver<Order>,
-}
-
-impl Owner {
-    async fn run(mut self) {
-        loop {
-            tokio::select! {
-                waited = self.parts.sandbox_ended(), if self.ended.borrow().is_none() => self.bury(waited),
-                order = self.orders.recv() => match order {
-                    Some(Order::Kill(why)) => {
-                        self.over_disk = self.over_disk.or(why);
-                        self.parts.kill();
-                    }
-                    Some(Order::Dismantle(reply)) => {
-                        let done = self.dismantle().await;
-                        let gone = done.is_ok();
-                        let _ = reply.send(done);
-                        if gone {
-                            return;
-                        }
-                    }
-                    None => {
-                        if let Err(error) = self.dismantle().await {
-                            tracing::warn!(container = %self.parts.id, %error, "left something behind");
-                        }
-                        return;
-                    }
-                },
-            }
-        }
-    }
-
-    /// Takes the exit status of a sandbox that has ended.
-    fn bury(&mut self, waited: io::Result<()>) {
-        let found = waited.and_then(|()| self.parts.reap_sandbox());
-        let ended = match found {
-            Ok(Some(status)) => {
-                let disk = self.over_disk.filter(|_| status == ExitStatus::Signal(libc::SIGKILL));
-                Ended::Exit(Exit { status, oom: self.parts.oom_killed(), disk })
-            }
-            Ok(None) => return,
-            Err(error) => Ended::Lost(error.raw_os_error().unwrap_or(libc::EIO)),
-        };
-        self.parts.engine.overlays.leave(self.parts.id);
-        self.ended.send_replace(Some(ended));
-    }
-
-    async fn dismantle(&mut self) -> Result<()> {
-        if self.ended.borrow().is_none() {
-            self.parts.kill();
-            let waited = timeout(DEATH_DEADLINE, self.parts.sandbox_ended()).await;
-            match waited {
-                Ok(waited) => self.bury(waited),
-                Err(_) => return Err(self.parts.stuck()),
-            }
-        }
-        self.parts.dismantle().await
-    }
-}
-
-/// The host processes of a container.
-#[derive(Debug)]
-pub(crate) struct Sandbox {
-    sandbox: Process,
-    /// The file server beside it; it ends with the sandbox.
-    gofer: Option<Process>,
-}
-
-impl Sandbox {
-    pub(crate) fn hold(sandbox: i32, gofer: i32) -> io::Result<Self> {
-        Ok(Self { sandbox: Process::open(sandbox)?, gofer: Process::open(gofer).ok() })
-    }
-}
-
-/// What a container consists of on the host. Each part exists or does not, so that it can be taken
-/// down at any point of its making or its end.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    engine: Arc<Inner>,
-    pub(crate) id: ContainerId,
-    /// A network without an address yet.
-    pub(crate) slot: Option<Slot>,
-    pub(crate) claim: Option<Claim>,
-    /// The room that is its root, by name.
-    pub(crate) room: Option<(Arc<dyn Rooms>, String)>,
-    pub(crate) cgroup: Option<Arc<Cgroup>>,
-    pub(crate) sandbox: Option<Sandbox>,
-}
-
-impl Parts {
-    pub(crate) fn new(engine: Arc<Inner>, id: ContainerId) -> Self {
-        Self { engine, id, slot: None, claim: None, room: None, cgroup: None, sandbox: None }
-    }
-
-    /// Whether its sandbox is there and runs.
-    pub(crate) fn is_alive(&self) -> bool {
-        self.sandbox.as_ref().is_some_and(|sandbox| sandbox.sandbox.is_alive())
-    }
-
-    async fn sandbox_ended(&self) -> io::Result<()> {
-        match &self.sandbox {
-            Some(sandbox) => sandbox.sandbox.ended().await,
-            None => Ok(()),
-        }
-    }
-
-    fn reap_sandbox(&self) -> io::Result<Option<ExitStatus>> {
-        let Some(sandbox) = &self.sandbox else { return Err(io::ErrorKind::NotFound.into()) };
-        Ok(sandbox.sandbox.reap()?.map(status_of))
-    }
-
-    fn oom_killed(&self) -> bool {
-        self.cgroup.as_ref().is_some_and(|group| group.oom_killed())
-    }
-
-    fn kill(&self) {
-        if let Some(sandbox) = &self.sandbox {
-            sandbox.sandbox.kill();
-        }
-    }
-
-    fn stuck(&self) -> Error {
-        let pid = self.sandbox.as_ref().map_or(0, |sandbox| sandbox.sandbox.pid());
-        Error::Stuck { container: self.id, pid }
-    }
-
-    /// Takes everything down, in the order in which one thing holds the next.
-    pub(crate) async fn dismantle(&mut self) -> Result<()> {
-        if let Some(Sandbox { sandbox, gofer }) = &self.sandbox {
-            for process in [Some(sandbox), gofer.as_ref()].into_iter().flatten() {
-                process.kill();
-                if timeout(DEATH_DEADLINE, process.ended()).await.is_err() {
-                    return Err(self.stuck());
-                }
-                // The sandbox was reaped already if its exit was taken.
-                let _ = process.reap();
-            }
-        }
-        if let Some(group) = self.cgroup.clone() {
-            // Kills the stub processes too, and waits for them.
-            blocking(move || group.remove()).await?;
-            self.cgroup = None;
-        }
-        self.sweep();
-        if let Some(slot) = self.slot.take() {
-            blocking(move || slot.remove()).await?;
-        }
-        if let Some(claim) = self.claim.take() {
-            self.engine.release(claim).await?;
-        }
-        if let Some((rooms, name)) = self.room.take() {
-            blocking(move || rooms.close(&name)).await;
-        }
-        let (engine, id) = (self.engine.clone(), self.id);
-        blocking(move || remove_files(&engine, id)).await?;
-        self.sandbox = None;
-        Ok(())
-    }
-
-    /// Reaps what the sandbox left to us.
-    fn sweep(&self) {
-        let mut sessions = self.engine.sessions.lock();
-        process::sweep(&sessions);
-        if let Some(Sandbox { sandbox, gofer }) = &self.sandbox {
-            sessions.remove(&sandbox.pid());
-            gofer.iter().for_each(|gofer| {
-                sessions.remove(&gofer.pid());
-            });
-        }
-    }
-}
-
-/// Removes the bundle and what runsc keeps about a container. Ids have one length, so a name that
-/// holds this one is of no other.
-fn remove_files(engine: &Inner, id: ContainerId) -> Result<()> {
-    let (root, name) = (engine.root(), id.to_string());
-    let files = match fs::read_dir(&root) {
-        // The engine was closed.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        files => files.map_err(Error::file("list", &root))?,
-    };
-    for entry in files.flatten() {
-        if entry.file_name().to_string_lossy().contains(&name) {
-            fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
-        }
-    }
-    [engine.bundle(id), engine.own(id)].iter().try_for_each(|folder| match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", folder)(e)),
-        _ => Ok(()),
-    })
-}
-
-fn status_of(status: WaitIdStatus) -> ExitStatus {
-    match status.terminating_signal() {
-        Some(signal) => ExitStatus::Signal(signal),
-        None => ExitStatus::Code(status.exit_status().unwrap_or_default()),
     }
 }
