@@ -1,51 +1,40 @@
 //! The one UDP socket of a node, and all that is said through it.
 
+mod connections;
+mod wire;
+
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use quinn::{Connection, IdleTimeout, TransportConfig, VarInt};
+use quinn::TransportConfig;
 use shoal_state::{BootId, NodeId, TokenId};
 use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use self::connections::{accept, dial};
+use self::wire::{PACKET_BYTES_MAX, socket};
+pub(crate) use self::wire::{outbound, transport};
 use crate::admission::{Admission, Member};
-use crate::clients::{self, ServeClient, Tunnel};
+use crate::clients::{ServeClient, Tunnel};
 use crate::closed::Closed;
 use crate::complaints::Complaints;
 use crate::detour::{self, DeadEnds};
 use crate::error::{Error, Result, bind};
-use crate::hello;
-use crate::identity::{Identity, host};
-use crate::links::{self, Acknowledged, Link, Links};
+use crate::identity::Identity;
+use crate::links::{Acknowledged, Links};
 use crate::seeds::{self, Door, Secret};
 use crate::stream::Stream;
 use crate::tls;
 
-/// How long dialling a peer may take, hello included.
-const DIAL_DEADLINE: Duration = Duration::from_secs(5);
-/// After how long without a packet a connection is given up: then what is said to the peer goes through another. On wires on which packets
-/// take long it is longer by itself.
-const IDLE_MAX: Duration = Duration::from_secs(3);
-/// How often a quiet connection is kept alive.
-const KEEP_ALIVE: Duration = Duration::from_millis(700);
 /// How long [`Endpoint::close`] waits for peers to hear of it.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// How often is looked whether a peer is reached directly again.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How many streams a peer may have open to this node at once. It waits with further ones.
-const STREAMS_MAX: u32 = 1024;
-/// Windows of flow control, in bytes: measured to fill a fast link.
-const STREAM_WINDOW: u32 = 16 << 20;
-const CONNECTION_WINDOW: u32 = 64 << 20;
-/// What the kernel may hold of packets, in bytes; it gives less where its limit is lower.
-const SOCKET_BYTES: usize = 4 << 20;
-/// The longest packets that are tried. Ten of them go to the kernel at once, and 64 KiB is the most it takes.
-const PACKET_BYTES_MAX: u16 = 6000;
 
 /// What an endpoint is opened with.
 #[derive(Debug)]
@@ -326,162 +315,5 @@ impl Endpoint {
         self.inner.services.write().clear();
         *self.inner.door.write() = None;
         *self.inner.clients.write() = None;
-    }
-}
-
-pub(crate) fn transport(segmentation: bool) -> TransportConfig {
-    let mut transport = TransportConfig::default();
-    let mut packets = quinn::MtuDiscoveryConfig::default();
-    packets.upper_bound(PACKET_BYTES_MAX);
-    transport
-        .max_idle_timeout(Some(IdleTimeout::try_from(IDLE_MAX).expect("it is short")))
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(CONNECTION_WINDOW.into())
-        .enable_segmentation_offload(segmentation)
-        .mtu_discovery_config(Some(packets));
-    transport
-}
-
-fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(address)?;
-    // Less is slower, and no reason not to run.
-    let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BYTES);
-    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BYTES);
-    Ok(socket)
-}
-
-/// Opens an endpoint that only dials, towards one address.
-pub(crate) fn outbound(to: SocketAddr) -> Result<quinn::Endpoint> {
-    let any = match to {
-        SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
-        SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
-    };
-    quinn::Endpoint::client(any).map_err(bind(any))
-}
-
-async fn dial(endpoint: Endpoint, node: NodeId, address: String) -> Result<Link> {
-    let reached = dial_once(endpoint.clone(), node, address).await;
-    match &reached {
-        Err(error) if endpoint.inner.unreached.due(node, &error.to_string()) => tracing::warn!(%node, %error, "a peer is not reached"),
-        Ok(_) => {
-            let (was_unreached, was_around) = (endpoint.inner.unreached.over(node), endpoint.inner.around.over(node));
-            if was_unreached || was_around {
-                tracing::info!(%node, "a peer is reached again");
-            }
-        }
-        _ => {}
-    }
-    reached
-}
-
-async fn dial_once(endpoint: Endpoint, node: NodeId, address: String) -> Result<Link> {
-    let peer = || format!("node {node}");
-    let unreachable = |why: String| Error::Unreachable { peer: peer(), address: address.clone(), why };
-    let reaching = async {
-        let there = links::resolve(&address).await?;
-        endpoint.inner.closed.note(node, there);
-        let config = endpoint.inner.dialling.read().clone();
-        let connecting =
-            endpoint.inner.endpoint.connect_with(config, there, &host(node)).map_err(|error| unreachable(error.to_string()))?;
-        let connection = connecting.await.map_err(|error| unreachable(links::explain(&error)))?;
-        let member = hello::say(&connection, &*endpoint.inner.admission).await.map_err(|error| match error {
-            Error::Failed { why, .. } => Error::Refused { peer: peer(), address: address.clone(), why },
-            other => unreachable(connection.close_reason().map_or_else(|| other.to_string(), |error| links::explain(&error))),
-        })?;
-        Ok(Link { connection, member: Arc::new(member) })
-    };
-    let reached = tokio::time::timeout(DIAL_DEADLINE, reaching).await;
-    let link = reached.unwrap_or_else(|_| Err(unreachable(format!("nobody answered within {DIAL_DEADLINE:?}"))))?;
-    // The peer may ask on the same connection.
-    endpoint.inner.tasks.spawn(streams(endpoint.clone(), link.connection.clone(), Some(link.member.clone())));
-    Ok(link)
-}
-
-/// Lets peers in until the endpoint is closed.
-async fn accept(endpoint: Endpoint) {
-    while let Some(incoming) = endpoint.inner.endpoint.accept().await {
-        endpoint.inner.tasks.spawn(greet(endpoint.clone(), incoming));
-    }
-}
-
-async fn greet(endpoint: Endpoint, incoming: quinn::Incoming) {
-    let address = incoming.remote_address();
-    let connection = match incoming.await {
-        Ok(connection) => connection,
-        Err(error) => return tracing::debug!(%address, %error, "somebody began to connect and did not come through"),
-    };
-    match tls::protocol_of(&connection).as_deref() {
-        Some(tls::JOINING) => return streams(endpoint, connection, None).await,
-        Some(tls::CLIENTS) => {
-            let serve = endpoint.inner.clients.read().clone();
-            return clients::let_in(&connection, serve, endpoint.inner.clients_away.subscribe()).await;
-        }
-        Some(tls::SEEDING) => {
-            let door = endpoint.inner.door.read().clone();
-            let known = seeds::answer(&connection, door.as_ref()).await;
-            if matches!(known, Ok(false)) && endpoint.inner.refused.due(NodeId::from_random(0), &address.ip().to_string()) {
-                tracing::warn!(%address, "somebody asked as a seed of this cluster, with another secret");
-            }
-            return;
-        }
-        _ => {}
-    }
-    match hello::hear(&connection, &*endpoint.inner.admission, &endpoint.inner.refused).await {
-        Ok(Some(member)) => {
-            let link = Link { connection, member: Arc::new(member) };
-            endpoint.inner.closed.note(link.member.node, address);
-            endpoint.inner.links.accepted(&link);
-            streams(endpoint, link.connection, Some(link.member)).await;
-        }
-        Ok(None) => connection.close(1u32.into(), b"refused"),
-        Err(error) => {
-            tracing::debug!(%address, %error, "a connection without a hello");
-            connection.close(1u32.into(), b"no hello");
-        }
-    }
-}
-
-/// Serves the streams that the other side opens, until the connection ends.
-async fn streams(endpoint: Endpoint, connection: Connection, member: Option<Arc<Member>>) {
-    while let Ok((send, mut receive)) = connection.accept_bi().await {
-        let (endpoint, member, address) = (endpoint.clone(), member.clone(), connection.remote_address());
-        let tasks = endpoint.inner.tasks.clone();
-        tasks.spawn(async move {
-            let number = match &member {
-                // Without a certificate there is one thing to ask, and it is not named.
-                None => Service::JOIN.number,
-                Some(_) => {
-                    let mut number = [0];
-                    match receive.read_exact(&mut number).await {
-                        Ok(()) if number[0] != Service::JOIN.number => number[0],
-                        _ => return,
-                    }
-                }
-            };
-            let node = member.as_ref().map_or(NodeId::from_random(0), |member| member.node);
-            let mut stream = Stream::new(node, address, (send, receive));
-            let (mut number, mut member) = (number, member);
-            match (number, &member) {
-                (detour::ASKED, Some(member)) => return detour::lead_on(endpoint, stream, member.clone()).await,
-                (detour::ARRIVED, Some(_)) => match detour::arrive(&*endpoint.inner.admission, &mut stream).await {
-                    Ok((origin, address, service)) => {
-                        stream = Stream::new(origin.node, address, stream.into_halves());
-                        (number, member) = (service, Some(origin));
-                    }
-                    Err(error) => return tracing::debug!(peer = %node, %error, "a stream through a peer did not arrive"),
-                },
-                _ => {}
-            }
-            let serve = endpoint.inner.services.read().get(&number).cloned();
-            match serve {
-                Some(serve) => serve(stream, member).await,
-                // The peer is told; whether it hears is its affair.
-                None => drop(stream.fail("this node does not do that yet: it is starting, or older").await),
-            }
-        });
     }
 }
