@@ -7,6 +7,9 @@
 //! When the log fails the owner ends, and every request is answered with why: what was not acknowledged may or may not be in
 //! the log, and only a start from the log says which.
 
+mod answers;
+mod heads;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,25 +20,24 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use shoal_state::model::{Shard, ShardChange};
-use shoal_state::{InputId, NodeId, ShardId, TaskId};
-use shoal_storage::log::{self, Log, Position};
+use shoal_state::{NodeId, ShardId};
+use shoal_storage::log::{self, Log};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::away::{About, about};
+pub(super) use self::answers::Reply;
+use self::answers::Waiting;
+use self::heads::{Head, Heads};
+use super::away::about;
 use super::boot::Boot;
 use super::clock::Clock;
-use super::confirm::Witness;
 use super::ground::Ground;
 use super::info::Load;
 use super::model::Millis;
 use super::options::{Failed, Options};
-use super::record::{NotARecord, Record};
-use super::refused as rules;
-use super::rules::{Answer, Effect, Request, Rules, Ticket};
-use super::state::CallsState;
+use super::rules::{Effect, Request, Rules, Ticket};
 use super::streams::{self, Streams};
+use crate::objects::ObjectRequest;
 use crate::objects::record::ObjectRecord;
-use crate::objects::{ObjectAnswer, ObjectRequest, ObjectsState};
 use crate::shards::replica::Refused;
 use crate::shards::{self, Ack, Append, Counted, Draft, Kind, Mark, Replicas, Role, ShardView, Shards, StoreError};
 
@@ -45,26 +47,17 @@ pub(super) const REQUESTS_WAITING_MAX: usize = 4096;
 /// How many requests one turn takes.
 const REQUESTS_AT_ONCE: usize = 128;
 
-/// A task is given inputs of so many bytes at once, or one: what it is told has to fit into a message, and a batch may have hundreds.
-const LEASED_BYTES_MAX: u64 = 64 << 20;
-
 /// Records that nobody waits for are synced after this time at the latest.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// The load is told so often at most; the first input of a pool without a waiting task is told at once.
 const LOAD_EVERY: Duration = Duration::from_millis(10);
 
+/// How many bytes of records are read at once for a node that catches up.
+const FEED_BYTES_MAX: u64 = 4 << 20;
+
 /// How often log space is looked after. Who reads a record at an old place has this long to finish.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
-
-/// An answer, with where in the log its payloads stand, one for each item.
-#[derive(Debug)]
-pub(super) struct Reply {
-    pub(super) answer: Answer,
-    /// Who must confirm it, see [`super::confirm`].
-    pub(super) witnesses: Vec<Witness>,
-    pub(super) places: Vec<Position>,
-}
 
 /// Records of a shard's home were refused. It feeds this node from where its own log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -135,34 +128,6 @@ pub(super) enum Event {
     Stop {
         reply: oneshot::Sender<()>,
     },
-}
-
-/// Who waits for an answer.
-struct Waiting {
-    reply: oneshot::Sender<Reply>,
-    about: About,
-    /// For a lease: what to take back when nobody is there any more.
-    lease: Option<(TaskId, String)>,
-}
-
-/// Heads of records found at start, until their shards are told apart.
-type Heads = HashMap<(ShardId, u64), Head>;
-
-/// What a record says, whatever it is of.
-enum Head {
-    Calls(Record),
-    Objects(ObjectRecord),
-}
-
-impl Head {
-    /// Reads the head at the front of a body; none for a record that is about the shard itself.
-    fn decode(kind: Kind, body: &[u8]) -> Option<Result<Self, NotARecord>> {
-        match kind {
-            Kind::Calls => Some(Record::decode(body).map(|(record, _)| Self::Calls(record))),
-            Kind::Objects => Some(ObjectRecord::decode(body).map(|(record, _)| Self::Objects(record))),
-            Kind::Began | Kind::Cut | Kind::Dropped | Kind::Tail | Kind::Kept => None,
-        }
-    }
 }
 
 /// What waits for the disk: up to which record of which shard.
@@ -438,30 +403,6 @@ impl Driver {
         self.short.store(ShardId::all().filter(is_short).count(), Ordering::Relaxed);
     }
 
-    fn rebuild(&mut self, shard: ShardId) -> Result<(CallsState, ObjectsState), StoreError> {
-        let (mut calls, mut objects) = (CallsState::default(), ObjectsState::default());
-        for slot in self.shards.index_of(shard).iter() {
-            let index = slot.header.mark.index;
-            // A head may be of a record that was cut off, in whose place one without a head stands.
-            if !matches!(slot.header.kind, Kind::Calls | Kind::Objects) {
-                continue;
-            }
-            let head = match self.heads.remove(&(shard, index)) {
-                Some(head) => head,
-                None => {
-                    let bytes = self.shards.log().read(slot.position)?;
-                    let Some(read) = Head::decode(slot.header.kind, &bytes[shards::record::HEADER_BYTES..]) else { continue };
-                    read.map_err(|source| StoreError::Body { shard, index, source: Box::new(source) })?
-                }
-            };
-            match head {
-                Head::Calls(record) => calls.apply(index, &record),
-                Head::Objects(record) => objects.apply(index, &record),
-            }
-        }
-        Ok((calls, objects))
-    }
-
     /// Notes in the folder that this start of the machine is known, once no shard waits because of it.
     fn remember_boot(&mut self) {
         if ShardId::all().any(|shard| self.shards.replica(shard).role() == Role::Suspect) {
@@ -528,74 +469,6 @@ impl Driver {
         Ok(())
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        let Some(Waiting { reply, about, lease }) = self.waiting.remove(&ticket) else { return };
-        let answer = self.fitting(answer);
-        let (places, witnesses) = (self.places(&answer), self.witnesses(&answer, about));
-        if reply.send(Reply { answer, witnesses, places }).is_err()
-            && let Some((task, key)) = lease
-        {
-            self.ask(self.clock.now(), Request::Undelivered { task, key }, None);
-        }
-    }
-
-    /// Leaves as many inputs to a task as fit into a message. The others go back to where they stood.
-    fn fitting(&mut self, answer: Answer) -> Answer {
-        let Answer::Leased(mut leased) = answer else { return answer };
-        let length = |input: InputId, index| {
-            let slot = input.shard().and_then(|shard| self.shards.index_of(shard).get(index));
-            slot.map_or(0, |slot| u64::from(slot.bytes))
-        };
-        let mut bytes = 0;
-        let fits = leased.iter().take_while(|at| {
-            bytes += length(at.input, at.payload);
-            bytes <= LEASED_BYTES_MAX
-        });
-        let surplus = leased.split_off(fits.count().max(1).min(leased.len()));
-        // The first of them is to be the first again.
-        for at in surplus.into_iter().rev() {
-            self.rules.give_back(self.clock.now(), at.input);
-        }
-        Answer::Leased(leased)
-    }
-
-    /// Returns who must confirm an answer: one that tells how things stand, or a no.
-    fn witnesses(&self, answer: &Answer, about: About) -> Vec<Witness> {
-        let may_be_out_of_date = match answer {
-            Answer::Outputs(found) => found.items.is_empty(),
-            Answer::Infos(_) | Answer::Inputs(_) => true,
-            Answer::Objects { looked, .. } => *looked,
-            Answer::Refused(refused) => !matches!(refused, rules::Refused::NotHome { .. }),
-            _ => false,
-        };
-        let of = |shard: ShardId| {
-            let replica = self.shards.replica(shard);
-            replica.witnesses().into_iter().map(move |node| Witness { shard, epoch: replica.config().epoch, node })
-        };
-        match about {
-            _ if !may_be_out_of_date => Vec::new(),
-            About::One(shard) => shard.into_iter().flat_map(of).collect(),
-            About::All => ShardId::all().flat_map(of).collect(),
-        }
-    }
-
-    /// Returns where the payloads of an answer stand.
-    fn places(&self, answer: &Answer) -> Vec<Position> {
-        let place = |shard: Option<ShardId>, index| {
-            let slot = shard.and_then(|shard| self.shards.index_of(shard).get(index));
-            slot.map_or(Position::START, |slot| slot.position)
-        };
-        match answer {
-            Answer::Outputs(found) => found.items.iter().map(|item| place(item.input.shard(), item.entry.index)).collect(),
-            Answer::Objects { shard, answer: ObjectAnswer::Found(found), .. } => found
-                .iter()
-                .map(|found| if found.piece.blob.is_some() { Position::START } else { place(Some(*shard), found.piece.record) })
-                .collect(),
-            Answer::Leased(leased) => leased.iter().map(|item| place(item.input.shard(), item.payload)).collect(),
-            _ => Vec::new(),
-        }
-    }
-
     /// Begins a sync if one is wanted, tells the load if it changed, gives back space.
     fn look_after(&mut self) -> Result<(), StoreError> {
         let now = self.ground.now();
@@ -638,6 +511,3 @@ impl Driver {
         }
     }
 }
-
-/// How many bytes of records are read at once for a node that catches up.
-const FEED_BYTES_MAX: u64 = 4 << 20;

@@ -5,18 +5,26 @@
 //!
 //! Caveats: a node whose log lost its middle to damage does not start; the operator must let it join as a new one.
 
+mod collect;
+mod found;
+#[cfg(test)]
+mod tests;
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use shoal_state::model::{Shard, ShardChange};
 use shoal_state::{NodeId, ShardId};
 use shoal_storage::log::{self, Log, Position};
 
+use self::found::{Found, read_kept, write_kept};
+use self::words::encode;
+pub use self::words::{Ack, Append, Draft, Replicas, ShardView, StoreError};
 use super::index::{Index, Release, Slot, Space};
-use super::record::{HEADER_BYTES, Header, Kind, NotARecord};
-use super::replica::{Counted, Mark, Refused, Replica, Role};
+use super::record::{HEADER_BYTES, Header, Kind};
+use super::replica::{Counted, Mark, Replica, Role};
 
 /// How the shards of a node are kept.
 #[derive(Debug, Clone)]
@@ -29,103 +37,6 @@ pub struct Options {
     pub segment_bytes: u64,
     /// On how many nodes records must be to count.
     pub min_copies: usize,
-}
-
-/// A record to be written.
-#[derive(Debug, Clone)]
-pub struct Draft {
-    /// The shard it belongs to.
-    pub shard: ShardId,
-    /// What it is for.
-    pub kind: Kind,
-    /// What it belongs to within the shard.
-    pub owner: u128,
-    /// Its body in parts, which are written one after the other.
-    pub body: [Bytes; 2],
-}
-
-/// Records of one shard on their way from its home to another node. Without records it asks how far the node has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Append {
-    /// The shard.
-    pub shard: ShardId,
-    /// The home's epoch. Records may be of older ones.
-    pub epoch: u64,
-    /// The record before the first one.
-    pub after: Mark,
-    /// The records, headers included.
-    pub records: Vec<Bytes>,
-}
-
-/// How far a node has come with a shard: what it tells the shard's home.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ack {
-    /// The shard.
-    pub shard: ShardId,
-    /// The epoch that the node has applied.
-    pub epoch: u64,
-    /// Up to which record it has written and synced.
-    pub far: Counted,
-}
-
-/// The way to the other nodes.
-pub trait Replicas: Send + 'static {
-    /// Sends records to a node, in order of the calls. Must not block. Once something was lost on the way,
-    /// [`Shards::gone`] must be told, and the node be fed anew ([`Shards::feed`]).
-    fn send(&mut self, to: NodeId, append: Append);
-
-    /// Asks a node to sync what it was sent so far, and to say when that is done.
-    fn sync(&mut self, to: NodeId);
-}
-
-/// What is known of a shard at one node, for whoever decides about its members.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardView {
-    /// Which.
-    pub shard: ShardId,
-    /// The members as this node knows them.
-    pub config: Shard,
-    /// What this node is to it.
-    pub role: Role,
-    /// The last record here.
-    pub tail: Mark,
-    /// The change that the home has asked for and not heard of.
-    pub asked: Option<ShardChange>,
-    /// The nodes that have told that they have everything that counts, and are sent each new record; known by its home.
-    pub caught_up: Vec<NodeId>,
-    /// The nodes that are sent each new record.
-    pub fed: Vec<NodeId>,
-}
-
-/// What went wrong in [`Shards`].
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The log failed. What was not acknowledged may or may not be there; nothing works until the node process starts anew.
-    #[error("the log of the shards failed")]
-    Log(#[from] log::Error),
-    /// A record cannot be understood.
-    #[error("the record at {position} of the log of the shards cannot be read")]
-    Record {
-        /// Where it stands.
-        position: Position,
-        /// Why not.
-        #[source]
-        source: NotARecord,
-    },
-    /// The body of a record cannot be understood.
-    #[error("record {index} of {shard} cannot be understood")]
-    Body {
-        /// Its shard.
-        shard: ShardId,
-        /// Its index.
-        index: u64,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The rules of the shard say no.
-    #[error(transparent)]
-    Refused(#[from] Refused),
 }
 
 struct One {
@@ -157,78 +68,6 @@ impl std::fmt::Debug for Shards {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shards").field("me", &self.me).field("log", &self.log).finish_non_exhaustive()
     }
-}
-
-#[derive(Default)]
-struct Found {
-    tail: Mark,
-    began: Vec<Mark>,
-    index: Index,
-    tail_at: Position,
-}
-
-impl Found {
-    fn take(&mut self, slot: Slot, body: &[u8], space: &mut Space) -> Result<(), NotARecord> {
-        let mark = slot.header.mark;
-        if slot.header.kind == Kind::Kept {
-            self.index.take(slot, space);
-            self.index.keep_only(mark.index, &read_kept(body)?, space);
-            return Ok(());
-        }
-        if slot.header.kind == Kind::Cut {
-            self.began.retain(|began| began.index <= mark.index);
-            let epoch = self.began.last().map_or(0, |began| began.epoch);
-            self.tail = Mark { epoch, index: mark.index };
-            self.tail_at = slot.position;
-        } else {
-            if slot.header.kind == Kind::Began && !self.began.contains(&mark) {
-                self.began.push(mark);
-                self.began.sort();
-            }
-            // What was carried forward stands behind records with greater marks.
-            if mark.index >= self.tail.index {
-                self.tail = mark;
-                self.tail_at = slot.position;
-            }
-        }
-        self.index.take(slot, space);
-        Ok(())
-    }
-}
-
-impl Append {
-    /// Returns the last record that it brings, or after which it would.
-    pub fn end(&self) -> Mark {
-        let headers = self.records.iter().rev().filter_map(|record| Header::decode(record).ok());
-        headers.filter(|header| header.kind != Kind::Kept).map(|header| header.mark).next().unwrap_or(self.after)
-    }
-
-    /// Says whether it brings no record.
-    pub fn is_empty(&self) -> bool {
-        self.records.iter().all(|record| is_kept(record))
-    }
-}
-
-fn is_kept(record: &[u8]) -> bool {
-    Header::decode(record).is_ok_and(|header| header.kind == Kind::Kept)
-}
-
-/// Writes which records live: how far each is from the one before.
-fn write_kept(indexes: impl Iterator<Item = u64>) -> Bytes {
-    let mut last = 0;
-    let steps: Vec<u64> = indexes.map(|index| index - std::mem::replace(&mut last, index)).collect();
-    postcard::to_stdvec(&steps).expect("numbers can be written").into()
-}
-
-fn read_kept(body: &[u8]) -> Result<BTreeSet<u64>, NotARecord> {
-    let steps: Vec<u64> = postcard::from_bytes(body).map_err(|_| NotARecord::Kept)?;
-    let mut last = 0_u64;
-    let mut indexes = BTreeSet::new();
-    for step in steps {
-        last = last.saturating_add(step);
-        indexes.insert(last);
-    }
-    Ok(indexes)
 }
 
 impl Shards {
@@ -528,188 +367,8 @@ impl Shards {
         let (epoch, far) = (one.replica.config().epoch, Counted { written: one.synced, synced: one.synced });
         one.replica.acked(me, epoch, far).unwrap_or_else(|_| one.replica.counted())
     }
-
-    /// Gives back log space in two steps: what was carried forward the last time is released, then what still lives in a front part
-    /// of little worth is carried forward. Calls should be a minute or so apart, so that who still reads at an old place is done.
-    ///
-    /// Blocks for a sync when something was carried forward.
-    pub fn collect(&mut self) -> Result<(), StoreError> {
-        if let Some(release) = self.releasing.take() {
-            self.log.sync()?;
-            self.log.release_before(release.before)?;
-            self.space.released(release.before);
-        }
-        if let Some(release) = self.space.releasable() {
-            self.carry_forward(release)?;
-            self.releasing = Some(release);
-        }
-        Ok(())
-    }
-
-    fn carry_forward(&mut self, release: Release) -> Result<(), StoreError> {
-        let ends = self.shards.iter().filter(|(_, one)| one.replica.tail().index > 0 && one.tail_at < release.before);
-        let tails = ends.map(|(id, one)| Header { kind: Kind::Tail, shard: *id, mark: one.replica.tail(), owner: 0 });
-        let all = self.shards.values().flat_map(|one| one.index.iter());
-        let live: Vec<Slot> = all.filter(|slot| release.live > 0 && slot.position < release.before).collect();
-        let mut headers: Vec<Header> = live.iter().map(|slot| slot.header).collect();
-        let mut records = Vec::with_capacity(headers.len());
-        for slot in &live {
-            records.push(self.log.read(slot.position)?);
-        }
-        for tail in tails {
-            headers.push(tail);
-            records.push(Bytes::copy_from_slice(&tail.encode()));
-        }
-        let slices: Vec<&[u8]> = records.iter().map(|record| &record[..]).collect();
-        let positions = self.log.append(&slices)?;
-        for ((header, record), position) in headers.into_iter().zip(&records).zip(positions) {
-            let one = self.shards.get_mut(&header.shard).expect("every shard is there from open on");
-            one.index.take(Slot { header, position, bytes: length(record.len()) }, &mut self.space);
-            if header.mark == one.replica.tail() {
-                one.tail_at = position;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn encode(draft: &Draft, mark: Mark) -> Bytes {
-    let header = Header { kind: draft.kind, shard: draft.shard, mark, owner: draft.owner };
-    let mut out = Vec::with_capacity(HEADER_BYTES + draft.body[0].len() + draft.body[1].len());
-    out.extend_from_slice(&header.encode());
-    out.extend_from_slice(&draft.body[0]);
-    out.extend_from_slice(&draft.body[1]);
-    out.into()
 }
 
 fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("the log takes no records of 4 GiB")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(number: u128) -> NodeId {
-        NodeId::from_random(number)
-    }
-
-    fn shard() -> ShardId {
-        ShardId::new(7).unwrap()
-    }
-
-    fn open(dir: &Path) -> Shards {
-        let options = Options { node: node(1), machine_restarted: false, segment_bytes: 64 << 10, min_copies: 1 };
-        Shards::open(dir, &options, None, |_, _| ()).unwrap()
-    }
-
-    fn alone(epoch: u64) -> Shard {
-        Shard { epoch, home: node(1), in_sync: vec![node(1)], joining: vec![] }
-    }
-
-    fn draft(kind: Kind, owner: u128) -> Draft {
-        Draft { shard: shard(), kind, owner, body: [Bytes::from_static(b"head"), vec![7; 4 << 10].into()] }
-    }
-
-    fn live(shards: &Shards) -> Vec<(u64, u128)> {
-        let all = shards.index_of(shard()).iter().filter(|slot| slot.header.kind == Kind::Calls);
-        all.map(|slot| (slot.header.mark.index, slot.header.owner)).collect()
-    }
-
-    #[test]
-    fn space_is_given_back_and_survivors_keep_their_indexes() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut shards = open(dir.path());
-        shards.adopt(shard(), alone(1)).unwrap();
-        for owner in 1..=200 {
-            shards.append(&[draft(Kind::Calls, owner)]).unwrap();
-        }
-        for owner in (1..=200).filter(|owner| owner % 50 != 0) {
-            shards.append(&[Draft { body: [Bytes::new(), Bytes::new()], ..draft(Kind::Dropped, owner) }]).unwrap();
-        }
-        let (before, tail, front) = (live(&shards), shards.replica(shard()).tail(), shards.log().front());
-        assert_eq!(before, [(51, 50), (101, 100), (151, 150), (201, 200)]);
-
-        // Carried forward first; released only when nobody reads at the old places any more.
-        let old = shards.index_of(shard()).get(51).unwrap().position;
-        shards.collect().unwrap();
-        assert!(shards.log().read(old).is_ok());
-        shards.collect().unwrap();
-        assert!(shards.log().read(old).is_err());
-        assert!(shards.log().front() > front);
-        let new = shards.index_of(shard()).get(51).unwrap().position;
-        assert_eq!(&shards.log().read(new).unwrap()[HEADER_BYTES..HEADER_BYTES + 4], b"head");
-
-        // After a restart the same is there, and no index is given twice, though the last records are gone.
-        drop(shards);
-        let mut shards = open(dir.path());
-        assert_eq!((live(&shards), shards.replica(shard()).tail()), (before, tail));
-        shards.adopt(shard(), alone(1)).unwrap();
-        assert_eq!(shards.append(&[draft(Kind::Calls, 9)]).unwrap()[0].index, tail.index + 1);
-    }
-
-    #[test]
-    fn a_rejoined_node_is_cut_back_and_stays_so_after_a_restart() {
-        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut shards = open(dir.path());
-        shards.adopt(shard(), alone(1)).unwrap();
-        for owner in 1..=3 {
-            shards.append(&[draft(Kind::Calls, owner)]).unwrap();
-        }
-        // Another home began epoch 2 after record 2, and has other records since.
-        let options = Options { node: node(2), machine_restarted: false, segment_bytes: 64 << 10, min_copies: 1 };
-        let mut home = Shards::open(other.path(), &options, None, |_, _| ()).unwrap();
-        let joining = |epoch, home, other| Shard { epoch, home, in_sync: vec![home], joining: vec![other] };
-        home.adopt(shard(), joining(1, node(1), node(2))).unwrap();
-        let mut feed = shards.feed(node(2), shard(), Mark::default(), u64::MAX).unwrap();
-        feed.records.truncate(2);
-        home.receive(&feed).unwrap();
-        home.adopt(shard(), joining(2, node(2), node(1))).unwrap();
-        home.append(&[draft(Kind::Calls, 99)]).unwrap();
-
-        shards.adopt(shard(), joining(2, node(2), node(1))).unwrap();
-        let feed = home.feed(node(1), shard(), shards.replica(shard()).tail(), u64::MAX).unwrap();
-        assert_eq!(shards.receive(&feed).unwrap().far.written, home.replica(shard()).tail().index);
-        let same = live(&home);
-        assert_eq!((live(&shards), &same[..]), (same.clone(), &[(2, 1), (4, 99)][..]));
-        drop(shards);
-        let shards = open(dir.path());
-        assert_eq!((live(&shards), shards.replica(shard()).tail()), (same, home.replica(shard()).tail()));
-    }
-
-    #[test]
-    fn a_node_that_was_away_hears_which_records_died_and_remembers() {
-        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut home = open(dir.path());
-        let joining = |epoch| Shard { epoch, home: node(1), in_sync: vec![node(1)], joining: vec![node(2)] };
-        home.adopt(shard(), joining(1)).unwrap();
-        let objects = |owner| draft(Kind::Objects, owner);
-        let dead = |owner| Draft { body: [Bytes::new(), Bytes::new()], ..draft(Kind::Dropped, owner) };
-        home.append(&[objects(1), objects(2), objects(3)]).unwrap();
-        let options = Options { node: node(2), machine_restarted: false, segment_bytes: 64 << 10, min_copies: 1 };
-        let mut away = Shards::open(other.path(), &options, None, |_, _| ()).unwrap();
-        away.adopt(shard(), joining(1)).unwrap();
-        away.receive(&home.feed(node(2), shard(), Mark::default(), u64::MAX).unwrap()).unwrap();
-        let owners = |shards: &Shards| {
-            let slots = shards.index_of(shard()).iter().filter(|slot| slot.header.kind == Kind::Objects);
-            slots.map(|slot| slot.header.owner).collect::<Vec<_>>()
-        };
-        assert_eq!(owners(&away), [1, 2, 3]);
-
-        // Away when one died, it has the record still, and nothing that it lacks says so.
-        home.append(&[dead(2), objects(4)]).unwrap();
-        let tail = away.replica(shard()).tail();
-        let feed = home.feed(node(2), shard(), tail, u64::MAX).unwrap();
-        assert_eq!((feed.end(), feed.is_empty()), (home.replica(shard()).tail(), false));
-        away.receive(&feed).unwrap();
-        assert_eq!((owners(&away), away.replica(shard()).tail()), (vec![1, 3, 4], feed.end()));
-        let last = home.feed(node(2), shard(), feed.end(), u64::MAX).unwrap();
-        assert!(last.is_empty() && last.end() == feed.end());
-        let end = away.log().end();
-        away.receive(&last).unwrap();
-        assert_eq!(away.log().end(), end, "what says nothing new is not written");
-        drop(away);
-        let away = Shards::open(other.path(), &options, None, |_, _| ()).unwrap();
-        assert_eq!((owners(&away), away.replica(shard()).tail()), (vec![1, 3, 4], feed.end()));
-    }
 }

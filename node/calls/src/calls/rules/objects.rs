@@ -2,57 +2,27 @@
 //!
 //! What can be seen is what records say; who waits is in memory alone, and asks again when the shard moves.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+mod dicts;
+mod queues;
+
+use std::collections::HashSet;
 
 use bytes::Bytes;
-use shoal_state::{ObjectId, QueueId, ShardId};
+use shoal_state::{ObjectId, ShardId};
 
+pub(super) use self::queues::Waits;
+use self::queues::{ANSWER_BYTES_MAX, PAGE_MAX, Put, Want};
 use super::{Answer, Due, Effect, Needs, Rules, Ticket, TimerKey};
-use crate::calls::model::{Entry, Millis, PAYLOAD_BYTES_MAX};
+use crate::calls::model::{Millis, PAYLOAD_BYTES_MAX};
 use crate::calls::refused::Refused;
 use crate::objects::record::ObjectRecord;
-use crate::objects::{
-    Content, ENTRY_KEPT_MS, EntryKey, NewEntry, ObjectAnswer, ObjectRequest, ObjectsState, PARTITION_NAME_BYTES_MAX, Place, SILENCE_MAX_MS,
-    SWEEP_EVERY_MS,
-};
-
-/// How many bytes of entries or items one answer has, unless the first is longer.
-const ANSWER_BYTES_MAX: u64 = 8 << 20;
-
-/// How many bytes of items one request may take, unless the first is longer. What it does not get stays for the next one.
-const TAKEN_BYTES_MAX: u64 = 32 << 20;
-
-/// How many entries or items one answer has at most, where the request does not say.
-const PAGE_MAX: usize = 1000;
+use crate::objects::{Content, ENTRY_KEPT_MS, ObjectAnswer, ObjectRequest, ObjectsState, Place, SILENCE_MAX_MS, SWEEP_EVERY_MS};
 
 /// How many entries one record removes or notes.
 const ENTRIES_MAX: usize = 4096;
 
 /// How many records are dropped at once.
 const DROPS_MAX: usize = 4096;
-
-/// What is no record: who waits, and which ephemeral objects were heard of.
-#[derive(Debug, Default)]
-pub(super) struct Waits {
-    at: BTreeMap<(QueueId, Bytes), VecDeque<Ticket>>,
-    of: HashMap<Ticket, Wait>,
-    heard: HashMap<ObjectId, Millis>,
-}
-
-/// Somebody waits for items.
-#[derive(Debug)]
-struct Wait {
-    queue: QueueId,
-    partition: Bytes,
-    want: Want,
-    timer: TimerKey,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Want {
-    Take { max: u32, key: u128 },
-    Peek { after: Entry },
-}
 
 /// What of a shard's home is about objects.
 #[derive(Debug, Default)]
@@ -74,16 +44,6 @@ impl Rules {
     /// Returns the dicts and queues of a shard that is at home here.
     pub fn objects(&self, shard: ShardId) -> Option<&ObjectsState> {
         self.homes.get(&shard).map(|home| &home.objects.state)
-    }
-
-    /// Returns the requests that wait for an item of a queue.
-    pub fn waiting_for_items(&self) -> impl Iterator<Item = Ticket> {
-        self.waits.of.keys().copied()
-    }
-
-    /// Forgets a request for an item: nobody waits for its answer.
-    pub fn abandon(&mut self, ticket: Ticket) {
-        self.unwait(ticket);
     }
 
     pub(super) fn leave_objects(&mut self, shard: ShardId, left: &ObjectsHome) {
@@ -242,52 +202,6 @@ impl Rules {
         true
     }
 
-    fn update(
-        &mut self,
-        now: Millis,
-        ticket: Ticket,
-        (shard, id): (ShardId, ObjectId),
-        (entries, content): (Vec<NewEntry>, Content),
-        if_not_exists: bool,
-        key: u128,
-    ) -> Result<(), Refused> {
-        let ObjectId::Dict(dict) = id else { return Err(Refused::NoObject { object: id }) };
-        if self.again(ticket, shard, key) {
-            return Ok(());
-        }
-        let (blob, payload) = parts(id, content)?;
-        let home = &self.homes[&shard];
-        // Of a key that is there twice the last counts.
-        let mut later = HashSet::new();
-        let mut chosen: Vec<(NewEntry, bool)> = Vec::with_capacity(entries.len());
-        for new in entries.into_iter().rev() {
-            let set = later.insert(new.entry) && !(if_not_exists && home.objects.state.has(id, new.entry));
-            chosen.push((new, set));
-        }
-        chosen.reverse();
-        if !chosen.iter().any(|(_, set)| *set) {
-            self.answer_look(ticket, shard, id, ObjectAnswer::Bool(chosen.is_empty()));
-            return Ok(());
-        }
-        let record = ObjectRecord::Updated { dict, entries: chosen, blob, key, at_ms: now };
-        let index = self.append_object(shard, record, payload);
-        self.answer_object(ticket, shard, index, ObjectAnswer::Bool(true));
-        Ok(())
-    }
-
-    fn pop(&mut self, now: Millis, ticket: Ticket, (shard, id): (ShardId, ObjectId), entry: EntryKey, key: u128) {
-        let ObjectId::Dict(dict) = id else { return };
-        if self.again(ticket, shard, key) {
-            return;
-        }
-        if !self.homes[&shard].objects.state.has(id, entry) {
-            self.answer_look(ticket, shard, id, ObjectAnswer::Found(Vec::new()));
-            return;
-        }
-        self.append_object(shard, ObjectRecord::Removed { dict, entries: vec![entry], key, at_ms: now }, Bytes::new());
-        self.again(ticket, shard, key);
-    }
-
     fn clear(&mut self, now: Millis, ticket: Ticket, (shard, id): (ShardId, ObjectId), partition: Option<Bytes>, key: u128) {
         if self.again(ticket, shard, key) {
             return;
@@ -298,114 +212,6 @@ impl Rules {
         }
         self.append_object(shard, ObjectRecord::Cleared { object: id, partition, key, at_ms: now }, Bytes::new());
         self.again(ticket, shard, key);
-    }
-
-    fn put_items(&mut self, now: Millis, ticket: Ticket, shard: ShardId, put: Put) -> Result<(), Refused> {
-        let Put { queue, partition, kept_ms, lengths, content, key } = put;
-        let id = ObjectId::from(queue);
-        if self.again(ticket, shard, key) {
-            return Ok(());
-        }
-        if partition.len() > PARTITION_NAME_BYTES_MAX {
-            return Err(Refused::TooLong { what: format!("the name of a partition of queue {queue}"), bytes: partition.len() });
-        }
-        if let Some(why) = self.homes[&shard].objects.state.is_full(id, &partition, &lengths) {
-            let name = String::from_utf8_lossy(&partition).into_owned();
-            return Err(Refused::QueueFull { queue, partition: name, why });
-        }
-        if lengths.is_empty() {
-            self.answer_look(ticket, shard, id, ObjectAnswer::Done);
-            return Ok(());
-        }
-        let (blob, payload) = parts(id, content)?;
-        let until_ms = now.saturating_add(kept_ms);
-        let record = ObjectRecord::Put { queue, partition: partition.clone(), until_ms, lengths, blob, key, at_ms: now };
-        let index = self.append_object(shard, record, payload);
-        self.answer_object(ticket, shard, index, ObjectAnswer::Done);
-        self.serve_waits(now, shard, queue, &partition);
-        Ok(())
-    }
-
-    fn take_items(&mut self, now: Millis, ticket: Ticket, shard: ShardId, (queue, partition, wait_ms): (QueueId, Bytes, u64), want: Want) {
-        if let Want::Take { key, .. } = want {
-            if self.again(ticket, shard, key) {
-                return;
-            }
-            // The request came again, and whoever waits for the answer to the first one is gone.
-            let same = |wait: &Wait| matches!(wait.want, Want::Take { key: waits, .. } if waits == key);
-            let before = self.waits.of.iter().find(|(_, wait)| same(wait)).map(|(ticket, _)| *ticket);
-            if let Some(before) = before {
-                self.unwait(before);
-                self.answer_look(before, shard, queue.into(), ObjectAnswer::Found(Vec::new()));
-            }
-        }
-        if self.give(now, ticket, shard, queue, &partition, want) {
-            return;
-        }
-        if wait_ms == 0 {
-            self.answer_look(ticket, shard, queue.into(), ObjectAnswer::Found(Vec::new()));
-            return;
-        }
-        let timer = self.timers.set(now.saturating_add(wait_ms), Due::Items(ticket));
-        self.waits.at.entry((queue, partition.clone())).or_default().push_back(ticket);
-        self.waits.of.insert(ticket, Wait { queue, partition, want, timer });
-    }
-
-    /// Gives items to somebody, if there are any.
-    fn give(&mut self, now: Millis, ticket: Ticket, shard: ShardId, queue: QueueId, partition: &Bytes, want: Want) -> bool {
-        let (id, state) = (ObjectId::from(queue), &self.homes[&shard].objects.state);
-        match want {
-            Want::Peek { after } => {
-                let found = state.items(id, partition, after, PAGE_MAX, ANSWER_BYTES_MAX);
-                if found.is_empty() {
-                    return false;
-                }
-                self.answer_look(ticket, shard, id, ObjectAnswer::Found(found));
-            }
-            Want::Take { max, key } => {
-                let max = usize::try_from(max).unwrap_or(usize::MAX);
-                let found = state.items(id, partition, Entry::default(), max, TAKEN_BYTES_MAX);
-                let (Some(first), Some(last)) = (found.first(), found.last()) else { return false };
-                let (first, upto) = (first.at, last.at);
-                let record = ObjectRecord::Taken { queue, partition: partition.clone(), first, upto, key, at_ms: now };
-                let index = self.append_object(shard, record, Bytes::new());
-                self.answer_object(ticket, shard, index, ObjectAnswer::Found(found));
-            }
-        }
-        true
-    }
-
-    /// Gives what has come to those who wait for it, the first first.
-    fn serve_waits(&mut self, now: Millis, shard: ShardId, queue: QueueId, partition: &Bytes) {
-        let waiting = self.waits.at.get(&(queue, partition.clone())).cloned().unwrap_or_default();
-        for ticket in waiting {
-            let Some(want) = self.waits.of.get(&ticket).map(|wait| wait.want) else { continue };
-            if self.give(now, ticket, shard, queue, partition, want) {
-                self.unwait(ticket);
-            }
-        }
-    }
-
-    fn unwait(&mut self, ticket: Ticket) -> Option<Wait> {
-        let wait = self.waits.of.remove(&ticket)?;
-        self.timers.unset(wait.timer);
-        let place = (wait.queue, wait.partition.clone());
-        if let Some(tickets) = self.waits.at.get_mut(&place) {
-            tickets.retain(|waits| *waits != ticket);
-            if tickets.is_empty() {
-                self.waits.at.remove(&place);
-            }
-        }
-        Some(wait)
-    }
-
-    /// Answers somebody for whom no item came in time.
-    pub(super) fn items_late(&mut self, ticket: Ticket) {
-        if let Some(wait) = self.unwait(ticket)
-            && let Some(shard) = wait.queue.shard()
-        {
-            self.answer_look(ticket, shard, wait.queue.into(), ObjectAnswer::Found(Vec::new()));
-        }
     }
 
     /// Does what is due in a shard.
@@ -420,14 +226,6 @@ impl Rules {
         }
         self.drop_unneeded(shard);
         self.arm(shard);
-    }
-
-    /// Ends the partitions of a shard whose time is over.
-    fn end_partitions(&mut self, now: Millis, shard: ShardId) {
-        while let Some((object, partition)) = self.homes.get_mut(&shard).and_then(|home| home.objects.state.ended(now)) {
-            let record = ObjectRecord::Cleared { object, partition: Some(partition), key: 0, at_ms: now };
-            self.append_object(shard, record, Bytes::new());
-        }
     }
 
     /// Removes what was not used for long, and notes what was.
@@ -506,16 +304,6 @@ impl Rules {
         let needs = [Needs { shard, index: home.objects.state.last(object), durable: true }];
         self.answer_after(ticket, &needs, Answer::Objects { shard, looked: true, answer });
     }
-}
-
-/// Items that are to be put.
-struct Put {
-    queue: QueueId,
-    partition: Bytes,
-    kept_ms: Millis,
-    lengths: Vec<u32>,
-    content: Content,
-    key: u128,
 }
 
 /// Takes content apart: the blob that has it, or the bytes that follow the record's head.
