@@ -7,8 +7,8 @@ use shoal_proto::modal_client as pb;
 use shoal_state::{AppId, State};
 
 use super::error::Error;
-use super::function_history::{self, span, timestamp};
-use super::{Api, Caller, app};
+use super::function_history::{self, span};
+use super::{Api, Caller, app, times};
 
 /// How many functions are looked at beside one another.
 const FUNCTIONS_AT_ONCE: usize = 4;
@@ -28,8 +28,8 @@ pub(super) async fn stats(
     let state = api.local();
     let deployments = found.deployments.iter().filter(|deployment| (since..until).contains(&deployment.at.0)).count();
     Ok(pb::AppGetTimeRangeStatsResponse {
-        since: Some(timestamp(since)),
-        until: Some(timestamp(until)),
+        since: Some(times::of_ms(since)),
+        until: Some(times::of_ms(until)),
         functions: Some(pb::AppFunctionStatsGroup { total: Some(total(&by_name)), by_name }),
         // Shoal has none.
         servers: None,

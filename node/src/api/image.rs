@@ -14,7 +14,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tonic::Status;
 
 use super::error::Error;
-use super::{Api, Caller, Identity, gpu};
+use super::{Api, Caller, Identity, gpu, times};
 use crate::images::{self, Asked, ImageRecord, Joined};
 use crate::upkeep::Thing;
 use crate::upkeep::gc::users_of;
@@ -220,7 +220,7 @@ pub(super) async fn build_chain(
     let image = state.images.get(&id).ok_or_else(|| Error::NotFound(format!("Image '{id}' not found")))?;
     let record = images::read_record(api, image).await?;
     let (app, task) = images::build_log(id);
-    let time = |ms: u64| Some(super::logs::timestamp(ms * 1_000_000));
+    let time = |ms: u64| Some(times::of_ms(ms));
     let step = pb::ImageBuildStep {
         image_id: id.to_string(),
         started_at: time(record.started_ms),

@@ -10,6 +10,7 @@ use tonic::Status;
 
 use super::error::Error;
 use super::joined_logs::Place;
+use super::times::{self, NANOS};
 use super::typing::Follower;
 use super::{Api, Caller, app};
 use crate::images;
@@ -27,7 +28,6 @@ const TOLD_APART_MAX: usize = 100;
 const QUEUE: usize = 16;
 /// Lines in one answer: as many as clients ask for at the most.
 const LINES_MAX: usize = 20_000;
-const NANOS: u64 = 1_000_000_000;
 
 fn id<T: std::str::FromStr<Err = shoal_state::NotAnId>>(text: &str) -> Result<Option<T>, Error> {
     if text.is_empty() { Ok(None) } else { Ok(Some(text.parse()?)) }
@@ -218,12 +218,7 @@ async fn stream_lines(
 
 /// Narrows a selection to a window of time.
 fn within(filter: Filter, since: Option<prost_types::Timestamp>, until: Option<prost_types::Timestamp>) -> Filter {
-    Filter { since_ns: nanos(since), until_ns: nanos(until), ..filter }
-}
-
-fn nanos(time: Option<prost_types::Timestamp>) -> Option<u64> {
-    let time = time?;
-    u64::try_from(time.seconds).ok()?.checked_mul(NANOS)?.checked_add(u64::try_from(time.nanos).ok()?)
+    Filter { since_ns: since.map(times::to_ns), until_ns: until.map(times::to_ns), ..filter }
 }
 
 /// Finds whose lines are wanted: an app, or the builds of an image, which the client reads in the same way.
@@ -248,18 +243,12 @@ pub(super) async fn count(api: &Api, _caller: &Caller, request: pb::AppCountLogs
         return Err(Error::Invalid(format!("the lines fill {} buckets, more than {BUCKETS_MAX}: ask for longer ones", counted.len())));
     }
     let buckets = counted.into_iter().map(|(at, counts)| pb::app_count_logs_response::LogBucket {
-        bucket_start_at: Some(timestamp(at)),
+        bucket_start_at: Some(times::of_ns(at)),
         stdout_logs: counts.stdout,
         stderr_logs: counts.stderr,
         system_logs: counts.system,
     });
     Ok(pb::AppCountLogsResponse { app_id: request.app_id, buckets: buckets.collect() })
-}
-
-/// Turns nanoseconds since 1970 into the wire's time.
-#[expect(clippy::cast_possible_wrap, reason = "the nanoseconds of a u64 end in the year 2554")]
-pub(super) fn timestamp(ns: u64) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: (ns / NANOS) as i64, nanos: (ns % NANOS) as i32 }
 }
 
 pub(super) async fn fetch(api: &Api, _caller: &Caller, request: pb::AppFetchLogsRequest) -> Result<pb::AppFetchLogsResponse, Error> {

@@ -10,8 +10,8 @@ use shoal_proto::modal_client::FunctionCallInputStatus as Stands;
 use shoal_proto::modal_client::metrics_get_info_request::MetricsTargetType as Target;
 
 use super::error::Error;
-use super::function_history::{INPUTS_MAX, Row, functions, percentile, rows, span, timestamp, touches};
-use super::{Api, Caller};
+use super::function_history::{INPUTS_MAX, Row, functions, percentile, rows, span, touches};
+use super::{Api, Caller, times};
 
 /// How long the spans may be, in seconds, that are chosen where nobody says it: the shortest of which there are not too many.
 const WIDTHS: [u32; 9] = [60, 120, 300, 600, 900, 1800, 3600, 4 * 3600, 24 * 3600];
@@ -104,7 +104,12 @@ pub(super) async fn of_function(
         pb::FunctionMetricSeries { name, unit, description, points: spans.points(&series.value, &rows, known_from) }
     });
     let series = told.collect();
-    Ok(pb::FunctionGetMetricsResponse { since: Some(timestamp(start)), until: Some(timestamp(end)), bucket_secs: spans.seconds, series })
+    Ok(pb::FunctionGetMetricsResponse {
+        since: Some(times::of_ms(start)),
+        until: Some(times::of_ms(end)),
+        bucket_secs: spans.seconds,
+        series,
+    })
 }
 
 fn definition(of: &Series) -> pb::MetricDefinition {
@@ -176,7 +181,7 @@ impl Spans {
                     percentile(&seconds, *points)
                 }
             };
-            pb::FunctionMetricPoint { timestamp: Some(timestamp(at)), value }
+            pb::FunctionMetricPoint { timestamp: Some(times::of_ms(at)), value }
         };
         let begins = self.of.clone().step_by(usize::try_from(self.length()).unwrap_or(usize::MAX));
         begins.zip(in_span).map(point).collect()

@@ -46,6 +46,7 @@ pub(crate) mod secret;
 mod service;
 mod suggest;
 mod task;
+mod times;
 pub(crate) mod token;
 pub(crate) mod transport;
 pub(crate) mod typing;

@@ -9,7 +9,7 @@ use shoal_state::model::{Token, TokenPurpose};
 use shoal_state::{Command, Timestamp, TokenId};
 
 use super::error::Error;
-use super::{Api, Caller, Identity, identity};
+use super::{Api, Caller, Identity, identity, times};
 use crate::audit::{Event, What};
 
 /// The one workspace of a cluster.
@@ -56,7 +56,7 @@ pub(super) async fn info(api: &Api, caller: &Caller, _request: pb::TokenInfoGetR
     };
     let state = api.read_latest_unless(|state| state.tokens.contains_key(&id)).await?;
     let token = state.tokens.get(&id).ok_or_else(|| Error::NotFound(format!("token {id} is not known to this cluster")))?;
-    let time = |at: Timestamp| super::logs::timestamp(at.0.saturating_mul(1_000_000));
+    let time = |at: Timestamp| times::of_ms(at.0);
     Ok(pb::TokenInfoGetResponse {
         token_id: id.to_string(),
         workspace_id: WORKSPACE.to_owned(),

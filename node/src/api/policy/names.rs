@@ -55,14 +55,24 @@ pub(crate) trait Names {
     }
 }
 
+/// Says whether a request to get something asks to create it where it is missing.
+fn may_create(how: pb::ObjectCreationType) -> bool {
+    how != pb::ObjectCreationType::Unspecified
+}
+
 macro_rules! names {
-    ($($request:ty, $it:ident => [$($kind:ident($value:expr)),* $(,)?];)*) => {$(
+    ($($request:ty, $it:ident => [$($kind:ident($value:expr)),* $(,)?] $(, creates by $how:ident)?;)*) => {$(
         impl Names for $request {
             fn names(&self) -> Vec<Thing<'_>> {
                 let $it = self;
                 let _ = $it;
                 vec![$(Thing::$kind(Cow::from($value))),*]
             }
+            $(
+                fn creates(&self) -> bool {
+                    may_create(self.$how())
+                }
+            )?
         }
     )*};
 }
@@ -178,16 +188,10 @@ names! {
     pb::FunctionPutOutputsRequest, it => [];
     pb::FunctionCallPutDataRequest, it => [];
     pb::FunctionGetDynamicConcurrencyRequest, it => [];
-}
-
-impl Names for pb::EnvironmentGetOrCreateRequest {
-    fn names(&self) -> Vec<Thing<'_>> {
-        vec![Thing::Environment(self.deployment_name.as_str().into())]
-    }
-
-    fn creates(&self) -> bool {
-        self.object_creation_type() != pb::ObjectCreationType::Unspecified
-    }
+    pb::EnvironmentGetOrCreateRequest, it => [Environment(it.deployment_name.as_str())], creates by object_creation_type;
+    pb::SecretGetOrCreateRequest, it => [Environment(it.environment_name.as_str()), App(it.app_id.as_str())], creates by object_creation_type;
+    pb::DictGetOrCreateRequest, it => [Environment(it.environment_name.as_str())], creates by object_creation_type;
+    pb::QueueGetOrCreateRequest, it => [Environment(it.environment_name.as_str())], creates by object_creation_type;
 }
 
 /// An app by itself is in one environment, whatever the default one is.
@@ -209,37 +213,7 @@ impl Names for pb::AppGetOrCreateRequest {
     }
 
     fn creates(&self) -> bool {
-        self.object_creation_type() != pb::ObjectCreationType::Unspecified
-    }
-}
-
-impl Names for pb::SecretGetOrCreateRequest {
-    fn names(&self) -> Vec<Thing<'_>> {
-        vec![Thing::Environment(self.environment_name.as_str().into()), Thing::App(self.app_id.as_str().into())]
-    }
-
-    fn creates(&self) -> bool {
-        self.object_creation_type() != pb::ObjectCreationType::Unspecified
-    }
-}
-
-impl Names for pb::DictGetOrCreateRequest {
-    fn names(&self) -> Vec<Thing<'_>> {
-        vec![Thing::Environment(self.environment_name.as_str().into())]
-    }
-
-    fn creates(&self) -> bool {
-        self.object_creation_type() != pb::ObjectCreationType::Unspecified
-    }
-}
-
-impl Names for pb::QueueGetOrCreateRequest {
-    fn names(&self) -> Vec<Thing<'_>> {
-        vec![Thing::Environment(self.environment_name.as_str().into())]
-    }
-
-    fn creates(&self) -> bool {
-        self.object_creation_type() != pb::ObjectCreationType::Unspecified
+        may_create(self.object_creation_type())
     }
 }
 
