@@ -5,18 +5,18 @@
 //! so that no container ends while others start.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde_json::json;
-use shoal_runtime::{Container, ContainerSpec, Engine, EngineConfig};
+use shoal_runtime::{Container, ContainerSpec, Engine};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use crate::containers::{environment_of, ms};
-use crate::raw::{self, Program, Raw};
+use crate::containers::ms;
+use crate::raw::{self, Raw};
+use crate::root::Root;
 use crate::{ahead, say};
 
 /// What is started: a program that says a word and waits.
@@ -28,18 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// Where the root is, and how much to start.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// The root, a folder with a python3.
-    #[arg(long)]
-    folder: PathBuf,
-    /// The image's own environment, "NAME=value".
-    #[arg(long)]
-    env: Vec<String>,
-    /// An empty folder to work in.
-    #[arg(long)]
-    work: PathBuf,
-    /// The program that runs containers.
-    #[arg(long, default_value = "/usr/local/bin/runsc")]
-    runsc: PathBuf,
+    #[command(flatten)]
+    root: Root,
     /// How many containers at once.
     #[arg(long, default_value_t = 20)]
     count: usize,
@@ -53,17 +43,14 @@ pub(crate) struct Options {
 
 /// Measures, and prints a line for each side of a round: {"by", "ms"}.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let engine = EngineConfig { runsc: options.runsc.clone(), ..EngineConfig::new(options.work.join("engine")) };
-    let engine = Engine::open(engine).await.context("cannot open an engine")?;
-    let shown = ahead::show(&options.folder, &options.work, options.ahead).context("cannot show the folder as a tree")?;
-    engine.make_ahead(shown.config.clone());
+    let (engine, shown) = options.root.engine(options.ahead).await?;
     let measured = rounds(&options, &engine, &shown).await;
     engine.close().await.context("cannot close the engine")?;
     measured
 }
 
 async fn rounds(options: &Options, engine: &Engine, shown: &ahead::Shown) -> anyhow::Result<()> {
-    let mut raw = Raw::new(&options.runsc, &options.work.join("raw"), &[])?;
+    let mut raw = options.root.raw()?;
     // The first round reads everything from disk; it is not counted.
     for round in 0..=options.times {
         for turn in 0..2 {
@@ -81,7 +68,7 @@ async fn rounds(options: &Options, engine: &Engine, shown: &ahead::Shown) -> any
 }
 
 async fn by_engine(options: &Options, engine: &Engine, shown: &ahead::Shown) -> anyhow::Result<Duration> {
-    let spec = shown.container(&PROGRAM, environment_of(&options.env), &options.work)?;
+    let spec = shown.container(&PROGRAM, options.root.environment(), &options.root.work)?;
     let until = Instant::now() + DEADLINE;
     while engine.waiting() < options.ahead {
         ensure!(Instant::now() < until, "{} sandboxes were not made ahead within {DEADLINE:?}", options.ahead);
@@ -125,13 +112,7 @@ async fn one_by_engine(engine: Engine, spec: ContainerSpec) -> anyhow::Result<Co
 }
 
 async fn by_runsc(options: &Options, raw: &mut Raw) -> anyhow::Result<Duration> {
-    let program = Program {
-        root: options.folder.clone(),
-        argv: PROGRAM.map(str::to_owned).to_vec(),
-        env: environment_of(&options.env).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
-        cwd: "/".to_owned(),
-        binds: vec![],
-    };
+    let program = options.root.program(&PROGRAM);
     let (mut words, mut running) = (JoinSet::new(), Vec::<(raw::Container, Child)>::new());
     // Writing the descriptions counts: the engine does it too.
     let began = Instant::now();

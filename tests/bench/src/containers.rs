@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde_json::json;
-use shoal_runtime::{ContainerSpec, DEFAULT_PATH, Engine, EngineConfig, NetworkMode, Way};
+use shoal_runtime::{ContainerSpec, DEFAULT_PATH, Engine, NetworkMode, Way};
 
 use crate::ahead;
-use crate::raw::{Program, Raw};
+use crate::raw::Raw;
+use crate::root::Root;
 use crate::say;
 
 /// What is started: (name, arguments). Both print something at once.
@@ -27,24 +28,14 @@ const MADE_AHEAD_WITHIN: Duration = Duration::from_secs(60);
 /// Where the roots are, and how often each start is measured.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// The root for the engine: a tree that a node shows.
+    /// The root for the engine: a tree that a node shows, with the same content.
     #[arg(long)]
     tree: PathBuf,
-    /// The root for `runsc run`: a folder with the same content.
-    #[arg(long)]
-    folder: PathBuf,
-    /// The image's own environment, "NAME=value".
-    #[arg(long)]
-    env: Vec<String>,
+    #[command(flatten)]
+    root: Root,
     /// Gives the engine's containers no network either, to see what it costs.
     #[arg(long)]
     no_network: bool,
-    /// An empty folder to work in.
-    #[arg(long)]
-    work: PathBuf,
-    /// The program that runs containers.
-    #[arg(long, default_value = "/usr/local/bin/runsc")]
-    runsc: PathBuf,
     /// How many starts of each kind.
     #[arg(long, default_value_t = 20)]
     times: usize,
@@ -52,17 +43,14 @@ pub(crate) struct Options {
 
 /// Measures, and prints a line for each start: {"program", "by", "ms", …}.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let engine = EngineConfig { runsc: options.runsc.clone(), ..EngineConfig::new(options.work.join("engine")) };
-    let engine = Engine::open(engine).await.context("cannot open an engine")?;
-    let shown = ahead::show(&options.folder, &options.work, 1).context("cannot show the folder as a tree")?;
-    engine.make_ahead(shown.config.clone());
+    let (engine, shown) = options.root.engine(1).await?;
     let measured = rounds(&options, &engine, &shown).await;
     engine.close().await.context("cannot close the engine")?;
     measured
 }
 
 async fn rounds(options: &Options, engine: &Engine, shown: &ahead::Shown) -> anyhow::Result<()> {
-    let mut raw = Raw::new(&options.runsc, &options.work.join("raw"), &[])?;
+    let mut raw = options.root.raw()?;
     // The first round reads everything from disk; it is not counted.
     for round in 0..=options.times {
         for (name, argv) in PROGRAMS {
@@ -91,10 +79,6 @@ pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-fn environment(options: &Options) -> Vec<(String, String)> {
-    environment_of(&options.env)
-}
-
 /// Returns the environment of a program: PATH, and what "NAME=value"s say.
 pub(crate) fn environment_of(own: &[String]) -> Vec<(String, String)> {
     let own = own.iter().filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -104,14 +88,14 @@ pub(crate) fn environment_of(own: &[String]) -> Vec<(String, String)> {
 /// A container that gets a sandbox of its own.
 fn made(options: &Options, argv: &[&str]) -> ContainerSpec {
     let mut spec = ContainerSpec::new(&options.tree, argv.iter().copied());
-    spec.env = environment(options);
+    spec.env = options.root.environment();
     spec.network = if options.no_network { NetworkMode::None } else { NetworkMode::Nat };
     spec
 }
 
 /// Waits until a sandbox is there, which is not counted, and starts a container in it.
 async fn in_one_made_ahead(options: &Options, engine: &Engine, shown: &ahead::Shown, argv: &[&str]) -> anyhow::Result<serde_json::Value> {
-    let spec = shown.container(argv, environment(options), &options.work)?;
+    let spec = shown.container(argv, options.root.environment(), &options.root.work)?;
     let until = Instant::now() + MADE_AHEAD_WITHIN;
     while engine.waiting() == 0 {
         ensure!(Instant::now() < until, "no sandbox was made ahead within {MADE_AHEAD_WITHIN:?}");
@@ -141,13 +125,7 @@ async fn by_engine(engine: &Engine, spec: ContainerSpec, by: &str) -> anyhow::Re
 }
 
 fn by_runsc(options: &Options, raw: &mut Raw, argv: &[&str]) -> anyhow::Result<Duration> {
-    let program = Program {
-        root: options.folder.clone(),
-        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-        env: environment(options).into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
-        cwd: "/".to_owned(),
-        binds: vec![],
-    };
+    let program = options.root.program(argv);
     // Writing the description counts: the engine does it too.
     let began = Instant::now();
     let container = raw.prepare(&program)?;

@@ -1,7 +1,6 @@
 //! How fast a program's lines come out of a plain container, by a pipe.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -10,23 +9,14 @@ use clap::Args;
 use serde_json::json;
 
 use crate::raw::{Program, Raw};
+use crate::root::Root;
 use crate::say;
 
 /// Where the root is, and how much to print.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// The root, a folder with a python3.
-    #[arg(long)]
-    folder: PathBuf,
-    /// The image's own environment, "NAME=value".
-    #[arg(long)]
-    env: Vec<String>,
-    /// An empty folder to work in.
-    #[arg(long)]
-    work: PathBuf,
-    /// The program that runs containers.
-    #[arg(long, default_value = "/usr/local/bin/runsc")]
-    runsc: PathBuf,
+    #[command(flatten)]
+    root: Root,
     /// How many lines.
     #[arg(long, default_value_t = 20_000)]
     lines: usize,
@@ -34,14 +24,14 @@ pub(crate) struct Options {
 
 /// Measures once, and prints {"seconds"} from the first line to the last.
 pub(crate) fn run(options: Options) -> anyhow::Result<()> {
-    let mut raw = Raw::new(&options.runsc, &options.work, &[])?;
+    let mut raw = Raw::new(&options.root.runsc, &options.root.work, &[])?;
     let text =
         format!("print('first'); [print(f'line {{i}} of a program that says much') for i in range({})]; print('last')", options.lines);
     let program = Program {
-        root: options.folder,
+        root: options.root.folder,
         // Unbuffered, as the node's entrypoints are.
         argv: ["python3", "-u", "-c", &text].map(str::to_owned).to_vec(),
-        env: options.env,
+        env: options.root.env,
         cwd: "/".to_owned(),
         binds: vec![],
     };

@@ -25,6 +25,7 @@ mod objects;
 mod placements;
 mod raw;
 mod relay;
+mod root;
 mod store;
 mod writes;
 
