@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness import shoal_binary, worker
 from scenarios.__main__ import play
-from scenarios.cluster import Cluster, make_seed
+from scenarios.cluster import CONFIG, Cluster, make_seed
 from scenarios.faults import SCENARIOS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SEED = int(os.environ.get("SHOAL_TEST_SEED", "1"))
 # Played in every run; the others in a full one.
 SHORT = [name for name, one in SCENARIOS.items() if one.short]
-LONG = [name for name, one in SCENARIOS.items() if not one.short and name != "upgrade"]
+LONG = [name for name, one in SCENARIOS.items() if not one.short and name != "upgrade" and not one.nodes]
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +29,11 @@ def fleet(module_folder: Path, seed: Path) -> Iterator[tuple[Cluster, str]]:
     yield from made(module_folder, seed, None)
 
 
-def made(folder: Path, seed: Path, binary: Path | None) -> Iterator[tuple[Cluster, str]]:
-    cluster, app = Cluster(folder, seed, worker(), binary), f"fleet-{uuid.uuid4().hex[:6]}"
+def made(folder: Path, seed: Path, binary: Path | None, nodes: int = 3, config: str = CONFIG, containers: int = 0) -> Iterator[tuple[Cluster, str]]:
+    cluster, app = Cluster(folder, seed, worker(), binary, config), f"fleet-{uuid.uuid4().hex[:6]}"
     try:
-        for which in (2, 3):
-            cluster.join(which)
-        cluster.client().deploy("fleet.py", app, seconds=300)
+        cluster.grow(nodes)
+        cluster.deploy(app, containers)
         yield cluster, app
     finally:
         cluster.close()
@@ -54,6 +53,16 @@ def test_longer_faults_cost_nothing_either(fleet, name, full):
         pytest.skip("only in a full run (--full)")
     cluster, app = fleet
     assert not play(cluster, app, name, SEED).broken
+
+
+@pytest.mark.timeout(2400)
+def test_four_of_twenty_nodes_are_lost_in_the_midst_of_a_map(tmp_path, seed, full):
+    """The leader and three that follow are lost at once: all that was accepted has its one outcome, another node votes, and they follow again."""
+    if not full:
+        pytest.skip("only in a full run (--full)")
+    one = SCENARIOS["twenty"]
+    for cluster, app in made(tmp_path, seed, None, one.nodes, one.config, one.containers):
+        assert not play(cluster, app, "twenty", SEED).broken
 
 
 def test_nodes_are_upgraded_one_by_one_under_load(tmp_path):

@@ -2,3 +2,4 @@
 
 from . import faults as faults
 from . import masses as masses
+from . import twenty as twenty

@@ -17,6 +17,7 @@ from harness import shoal_binary
 
 from .cluster import Cluster, make_seed
 from .faults import SCENARIOS
+from .idle import idle
 from .world import Report, under_load
 
 
@@ -66,21 +67,24 @@ def main() -> int:
     bad: list[Report] = []
     folder, cluster, app = base / f"run-{os.getpid()}", None, f"fleet-{uuid.uuid4().hex[:6]}"
     folder.mkdir()
-    reports = []
+    reports, last_alone = [], False
     try:
         for number in range(options.rounds):
             for name in names:
-                if cluster is not None and name == "upgrade":
+                alone = name == "upgrade" or SCENARIOS[name].nodes > 0
+                if cluster is not None and (alone or last_alone):
                     cluster.close()
                     cluster = None
                     shutil.rmtree(folder)
                     folder.mkdir()
                 if cluster is None:
                     older = Path(old) if name == "upgrade" and old else None
-                    cluster = Cluster(folder, base / ("seed-old" if older else "seed"), options.network, older)
-                    for which in range(2, options.nodes + 1):
-                        cluster.join(which)
-                    cluster.client().deploy("fleet.py", app, seconds=300)
+                    cluster = Cluster(folder, base / ("seed-old" if older else "seed"), options.network, older, SCENARIOS[name].config)
+                    cluster.grow(SCENARIOS[name].nodes or options.nodes)
+                    if SCENARIOS[name].nodes:
+                        print(idle(cluster), flush=True)
+                    cluster.deploy(app, SCENARIOS[name].containers)
+                last_alone = alone
                 report = play(cluster, app, name, seed + number, shoal_binary())
                 reports.append(report)
                 if report.broken:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,8 +29,9 @@ replace_voter_seconds = 60
 after_seconds = 10
 every_seconds = 1
 """
-# How long a cluster may take until all nodes are there, have led and followed, and calls have their copies, in seconds.
-SETTLE_SECONDS = 120
+# How long a cluster may take until all nodes are there, have led and followed, and calls have their copies, in seconds; and for each of its
+# nodes besides, which are all on the cores of this machine.
+SETTLE_SECONDS, SETTLE_SECONDS_EACH = 120, 10
 
 
 class Cluster:
@@ -44,6 +46,14 @@ class Cluster:
         copy_folder(seed, founder.data)
         founder.start()
         self.token: Token = founder.create_token()
+
+    def grow(self, nodes: int) -> None:
+        """Lets nodes join until there are so many, one after the other."""
+        began = time.monotonic()
+        for which in range(len(self.nodes) + 1, nodes + 1):
+            self.join(which)
+        self.settled()
+        print(f"{nodes} nodes are a cluster within {time.monotonic() - began:.1f} s", flush=True)
 
     def place(self, which: int) -> Placed:
         """Makes a node that does not run yet."""
@@ -90,14 +100,22 @@ class Cluster:
 
         return wait_for("a leader", look, 30, every=0.2)
 
-    def homes(self, app: str) -> dict[int, int]:
-        """Returns at which node the calls of each function of fleet.py are at home."""
+    def voters(self) -> set[int]:
+        """Returns the nodes that vote and answer."""
+        return {int(voter["name"].removeprefix("node-")) for voter in self.ask("status")["consensus"]["voters"] if voter["answers"]}
+
+    def holders(self, app: str) -> dict[int, list[int]]:
+        """Returns which nodes have the calls of each function of fleet.py, the one where they are at home first."""
         found = {}
         for function in self.ask("explain", app)["parts"]:
             for sentence in function["says"]:
-                if match := re.search(r"at home at node node-(\d+)", sentence):
-                    found[int(function["name"].removeprefix("work"))] = int(match.group(1))
+                if "at home at node" in sentence:
+                    found[int(function["name"].removeprefix("work"))] = [int(which) for which in re.findall(r"node-(\d+)", sentence)]
         return found
+
+    def homes(self, app: str) -> dict[int, int]:
+        """Returns at which node the calls of each function of fleet.py are at home."""
+        return {function: nodes[0] for function, nodes in self.holders(app).items()}
 
     def workers(self) -> set[int]:
         """Returns the nodes that have containers."""
@@ -117,10 +135,15 @@ class Cluster:
             enough = len(voters) == (n if (n := min(len(self.nodes), 5)) % 2 or n == 2 else n - 1)
             return good and enough and not any("copy at nowhere" in says for says in self.says(app))
 
-        wait_for("the cluster to settle", look, SETTLE_SECONDS, every=0.5)
+        wait_for("the cluster to settle", look, SETTLE_SECONDS + SETTLE_SECONDS_EACH * len(self.nodes), every=0.5)
 
     def says(self, app: str | None) -> list[str]:
         return [says for part in self.ask("explain", app)["parts"] for says in part["says"]] if app else []
+
+    def deploy(self, app: str, containers: int = 0) -> None:
+        """Deploys fleet.py, each of its functions with at most so many containers if that is said."""
+        most = {"FLEET_CONTAINERS": str(containers)} if containers else {}
+        self.client().modal("deploy", "--name", app, str(PROGRAMS / "fleet.py"), environment=most).ok(300)
 
     def client(self, url: str | None = None, node: Node | None = None) -> Client:
         """Returns client processes that come through a node, or through `shoal connect`."""

@@ -12,33 +12,40 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness import NODE_START_SECONDS, wait_for
 
+from .cluster import CONFIG
 from .network import Placed
 from .world import World
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """`play` gets a world under load. `short` ones are a few seconds, and run in every test."""
+    """`play` gets a world under load. `short` ones are a few seconds, and run in every test.
+
+    One with `nodes` needs a cluster of its own with that many, `config`, and an app with at most so many `containers` a function."""
 
     name: str
     says: str
     play: Callable[[World], None]
     short: bool
     registry: bool = True
+    nodes: int = 0
+    config: str = CONFIG
+    containers: int = 0
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(short: bool = False, registry: bool = True) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+def scenario(short: bool = False, registry: bool = True, **own: Any) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
     """Enters a function among the scenarios, under its name and with the first line of what it says of itself."""
 
     def enter(play: Callable[[World], None]) -> Callable[[World], None]:
         name = play.__name__
-        SCENARIOS[name] = Scenario(name, (play.__doc__ or "").splitlines()[0], play, short, registry)
+        SCENARIOS[name] = Scenario(name, (play.__doc__ or "").splitlines()[0], play, short, registry, **own)
         return play
 
     return enter

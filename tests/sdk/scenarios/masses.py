@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from harness import PROGRAMS
+from harness import PROGRAMS, Running
 
 from .faults import back, home_of, scenario
 from .world import World
@@ -26,17 +27,23 @@ def masses(world: World) -> None:
         world.excuse(which)
         world.fault(f"node {which}, {role}, is lost")
         world.cluster.nodes[which].lose()
-        facts = [json.loads(line) for line in asked.ok(SECONDS).text("stdout").splitlines() if line.startswith("{")]
-        world.say(f"all {INPUTS} inputs and {CALLS} calls are answered")
-        (mapped,) = [fact for fact in facts if fact["kind"] == "mapped"]
-        if not mapped["whole"] or mapped["marks"] != INPUTS:
-            world.report.broken.append(f"one_outcome: the map of {INPUTS} inputs gave {mapped} when {role} was lost")
-        calls = {fact["call"] for fact in facts if fact["kind"] == "result"}
-        if len(calls) != CALLS:
-            world.report.broken.append(f"accepted_survives: {len(calls)} of {CALLS} calls have a result when {role} was lost")
+        facts = answered(world, asked.ok(SECONDS), f"{role} was lost")
         back(world, which)
         # Through every node, also the one that was lost.
-        world.check_calls(facts)
+        world.check_calls(facts, *world.cluster.running())
+
+
+def answered(world: World, asked: Running, when: str) -> list[dict[str, Any]]:
+    """Holds what a client that has ended was told against what it asked for, and returns it."""
+    facts = [json.loads(line) for line in asked.text("stdout").splitlines() if line.startswith("{")]
+    (mapped,) = [fact for fact in facts if fact["kind"] == "mapped"]
+    calls = {fact["call"] for fact in facts if fact["kind"] == "result"}
+    world.say(f"{mapped['count']} inputs and {len(calls)} calls are answered, the map within {mapped['took']:.0f} s")
+    if not mapped["whole"] or mapped["marks"] != INPUTS:
+        world.report.broken.append(f"one_outcome: the map of {INPUTS} inputs gave {mapped} when {when}")
+    if len(calls) != CALLS:
+        world.report.broken.append(f"accepted_survives: {len(calls)} of {CALLS} calls have a result when {when}")
+    return facts
 
 
 def who(world: World, role: str) -> int:

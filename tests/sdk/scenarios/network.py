@@ -17,7 +17,7 @@ from pathlib import Path
 from harness import HERE, Node, kill, node_environment
 
 # More than any scenario has.
-NODES_MAX = 9
+NODES_MAX = 24
 
 
 def run(*words: str, check: bool = True, stdin: str | None = None) -> None:
