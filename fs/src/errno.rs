@@ -27,6 +27,7 @@ pub(crate) fn read(error: &ReadError) -> Errno {
         | ReadError::TooMany { .. }
         | ReadError::Malformed { .. }
         | ReadError::Killed { .. }
+        | ReadError::Ending { .. }
         | ReadError::Ended => Errno::EIO,
     }
 }

@@ -36,12 +36,14 @@ mod error;
 mod layout;
 mod mount;
 mod queue;
+mod readers;
 mod reads;
 mod source;
 mod trees;
 mod view;
 
 pub use error::Error;
+pub use reads::Trouble;
 pub use source::{Source, SourceError, StoreSource};
 pub use trees::{Options, Trees};
 pub use view::Touch;

@@ -2,10 +2,10 @@
 //!
 //! A read that needs a chunk joins the chunk's *flight* and is put aside; it holds no thread. Flights go through two queues:
 //! first threads that only look at this machine, then threads that may wait for others; so a slow peer never holds up what
-//! is on the disk, and the threads that talk to the kernel never wait at all. One more thread answers the reads whose time is
-//! up, whatever the source does, and those of processes that were killed: the kernel lets none of them end before.
+//! is on the disk, and the threads that talk to the kernel never wait at all. One more thread, in `watch`, answers the reads
+//! whose time is up, whatever the source does.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -21,6 +21,7 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::layout::Inode;
 use crate::queue::Queue;
+use crate::readers::Readers;
 use crate::source::{Source, SourceError};
 
 /// How many threads look for chunks on this machine.
@@ -35,9 +36,6 @@ const FLIGHTS_MAX: usize = 16 << 10;
 /// How many chunks after the current one are brought when a file is read from front to back.
 const READ_AHEAD_CHUNKS: u64 = 2;
 
-/// How often is looked whether those who wait were killed.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
 /// Why a read failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ReadError {
@@ -51,6 +49,8 @@ pub(crate) enum ReadError {
     Malformed { digest: Digest, why: &'static str },
     #[error("process {reader}, which waited for chunk {digest}, was killed")]
     Killed { digest: Digest, reader: u32 },
+    #[error("process {reader}, which waited {waited:?} for chunk {digest}, is to end")]
+    Ending { digest: Digest, reader: u32, waited: Duration },
     #[error("the mount is ending")]
     Ended,
 }
@@ -60,6 +60,9 @@ pub(crate) type Answer = Box<dyn FnOnce(Result<&[u8], ReadError>) + Send>;
 
 /// Is told of a file that is not on this machine, before it is fetched.
 pub(crate) type Missed = Box<dyn Fn(&Inode) + Send + Sync>;
+
+/// Is told of a file whose bytes do not come.
+pub(crate) type Troubled = Box<dyn Fn(&Inode, Trouble) + Send + Sync>;
 
 /// One read on its way.
 struct Read {
@@ -71,6 +74,8 @@ struct Read {
     /// The chunk that the read waited for, so that it has it even if the cache does not keep it.
     brought: Option<(Digest, Bytes)>,
     started: Instant,
+    /// Somebody was told that it waits for long.
+    told: bool,
     answer: Answer,
 }
 
@@ -88,6 +93,8 @@ pub(crate) struct Reads {
 struct Shared {
     source: Arc<dyn Source>,
     missed: Missed,
+    troubled: Troubled,
+    readers: Readers,
     /// How long a read may take.
     time: Duration,
     cache: Mutex<Cache>,
@@ -105,10 +112,12 @@ struct Shared {
 }
 
 impl Reads {
-    pub(crate) fn start(source: Arc<dyn Source>, missed: Missed, time: Duration, cache_bytes: usize) -> Result<Self> {
+    pub(crate) fn start(source: Arc<dyn Source>, missed: Missed, troubled: Troubled, time: Duration, cache_bytes: usize) -> Result<Self> {
         let shared = Arc::new(Shared {
             source,
             missed,
+            troubled,
+            readers: Readers::default(),
             time,
             cache: Mutex::new(Cache::new(cache_bytes)),
             flights: Mutex::default(),
@@ -145,7 +154,7 @@ impl Reads {
     pub(crate) fn read(&self, inode: Arc<Inode>, offset: u64, length: u32, reader: u32, answer: Answer) {
         let Kind::File { size, .. } = &inode.entry.kind else { return answer(Ok(&[])) };
         let ahead: VecDeque<_> = pieces(*size, offset..offset.saturating_add(length.into())).collect();
-        let read = Read { inode, reader, ahead, done: Vec::new(), brought: None, started: Instant::now(), answer };
+        let read = Read { inode, reader, ahead, done: Vec::new(), brought: None, started: Instant::now(), told: false, answer };
         self.shared.go_on(read);
     }
 
@@ -156,6 +165,13 @@ impl Reads {
         if before {
             (chunk + 1..=chunk + READ_AHEAD_CHUNKS).for_each(|next| self.shared.bring(content, next));
         }
+    }
+
+    /// Lets reads of a process that is to end wait no longer than `limit`, and not at all once one of them waited so long in vain.
+    pub(crate) fn hurry(&self, process: u32, limit: Duration) {
+        self.shared.readers.hurry(process, limit);
+        // What waits already may be over its time.
+        self.shared.took_off.notify_one();
     }
 
     /// Returns how many chunks were asked of the source so far.
@@ -188,16 +204,11 @@ enum Next {
 }
 
 impl Read {
-    fn finish(self, result: Result<(), ReadError>) {
-        let bytes = match (&result, &self.done[..]) {
-            (Err(error), _) => {
-                tracing::warn!(ino = self.inode.ino, error = error as &dyn std::error::Error, "a read failed");
-                return (self.answer)(Err(error.clone()));
-            }
-            (Ok(()), [one]) => return (self.answer)(Ok(one)),
-            (Ok(()), many) => many.concat(),
-        };
-        (self.answer)(Ok(&bytes));
+    fn finish(self) {
+        match &self.done[..] {
+            [one] => (self.answer)(Ok(one)),
+            many => (self.answer)(Ok(&many.concat())),
+        }
     }
 
     fn find(&self, chunk: u64) -> Option<Place> {
@@ -212,10 +223,18 @@ impl Shared {
     /// Takes a read as far as the chunks at hand allow; answers it, or lets it wait for the next chunk.
     fn go_on(&self, mut read: Read) {
         match self.next(&mut read) {
-            Next::Done => read.finish(Ok(())),
-            Next::Fail(error) => read.finish(Err(error)),
+            Next::Done => read.finish(),
+            Next::Fail(error) => self.fail(read, error),
             Next::Wait(digest) => self.join(digest, read),
         }
+    }
+
+    fn fail(&self, read: Read, error: ReadError) {
+        tracing::warn!(ino = read.inode.ino, error = &error as &dyn std::error::Error, "a read failed");
+        if let Some(trouble) = self.trouble_of(&read, &error) {
+            (self.troubled)(&read.inode, trouble);
+        }
+        (read.answer)(Err(error));
     }
 
     fn next(&self, read: &mut Read) -> Next {
@@ -260,7 +279,7 @@ impl Shared {
         let mut flights = self.flights.lock();
         if self.ended.load(Ordering::Acquire) {
             drop(flights);
-            return read.finish(Err(ReadError::Ended));
+            return self.fail(read, ReadError::Ended);
         }
         let landed = self.cache.lock().get(&digest);
         if let Some(bytes) = landed {
@@ -271,7 +290,7 @@ impl Shared {
         }
         if !self.take_off(&mut flights, digest, read.started) {
             drop(flights);
-            return read.finish(Err(ReadError::TooMany { digest }));
+            return self.fail(read, ReadError::TooMany { digest });
         }
         flights.get_mut(&digest).expect("the chunk is on its way").reads.push(read);
     }
@@ -327,7 +346,7 @@ impl Shared {
                     read.brought = Some((digest, bytes.clone()));
                     self.go_on(read);
                 }
-                Err(error) => read.finish(Err(ReadError::Source(error.clone()))),
+                Err(error) => self.fail(read, ReadError::Source(error.clone())),
             }
         }
     }
@@ -367,92 +386,15 @@ impl Shared {
             }
         }
     }
-
-    /// Fails the reads of processes that were killed, of those that wait for some time.
-    fn fail_killed(&self) {
-        let waits = |read: &&Read| read.reader != 0 && read.started.elapsed() >= LOOK_EVERY;
-        let readers = |flights: &HashMap<Digest, Flight>| -> HashSet<u32> {
-            flights.values().flat_map(|flight| &flight.reads).filter(waits).map(|read| read.reader).collect()
-        };
-        let waiting = readers(&self.flights.lock());
-        let killed: HashSet<u32> = waiting.into_iter().filter(|reader| is_killed(*reader)).collect();
-        if killed.is_empty() {
-            return;
-        }
-        let mut found = Vec::new();
-        for (digest, flight) in self.flights.lock().iter_mut() {
-            found.extend(flight.reads.extract_if(.., |read| killed.contains(&read.reader)).map(|read| (*digest, read)));
-        }
-        for (digest, read) in found {
-            let reader = read.reader;
-            read.finish(Err(ReadError::Killed { digest, reader }));
-        }
-    }
-
-    /// Fails reads when their time is up or their process was killed, until all ends.
-    fn watch_deadlines(&self) {
-        let mut flights = self.flights.lock();
-        let mut looked = Instant::now();
-        while !self.ended.load(Ordering::Acquire) {
-            let now = Instant::now();
-            if now.duration_since(looked) >= LOOK_EVERY && !flights.is_empty() {
-                looked = now;
-                drop(flights);
-                self.fail_killed();
-                flights = self.flights.lock();
-                continue;
-            }
-            let late = take_late(&mut flights, now, self.time);
-            if !late.is_empty() {
-                drop(flights);
-                for (digest, read) in late {
-                    let waited = now - read.started;
-                    read.finish(Err(ReadError::Late { digest, waited }));
-                }
-                flights = self.flights.lock();
-                continue;
-            }
-            let first = flights.values().flat_map(|flight| flight.reads.iter().map(|read| read.started).chain([flight.started])).min();
-            match first {
-                Some(started) => drop(self.took_off.wait_until(&mut flights, (started + self.time).min(looked + LOOK_EVERY))),
-                None => {
-                    self.took_off.wait(&mut flights);
-                    looked = Instant::now();
-                }
-            }
-        }
-    }
-}
-
-/// Says whether a process or thread was killed, and ends once its reads do; or has ended.
-fn is_killed(reader: u32) -> bool {
-    match std::fs::read_to_string(format!("/proc/{reader}/status")) {
-        Ok(status) => has_to_die(&status),
-        Err(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
-    }
-}
-
-/// Reads from the kernel's words on a thread whether it has to die: SIGKILL waits for it, or it is dead.
-fn has_to_die(status: &str) -> bool {
-    let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let pending = value("SigPnd:").and_then(|signals| u64::from_str_radix(signals, 16).ok()).unwrap_or(0);
-    pending & (1 << (libc::SIGKILL - 1)) != 0 || value("State:").is_some_and(|state| state.starts_with(['Z', 'X']))
-}
-
-/// Takes out the reads whose time is up, and forgets flights that are as old: the next read sends for the chunk anew.
-fn take_late(flights: &mut HashMap<Digest, Flight>, now: Instant, time: Duration) -> Vec<(Digest, Read)> {
-    let late = |started: Instant| now.saturating_duration_since(started) >= time;
-    let mut found = Vec::new();
-    flights.retain(|digest, flight| {
-        found.extend(flight.reads.extract_if(.., |read| late(read.started)).map(|read| (*digest, read)));
-        !(flight.reads.is_empty() && late(flight.started))
-    });
-    found
 }
 
 fn chunk_of_list(bytes: &[u8], index: usize) -> Option<Digest> {
     List::decode(bytes).ok()?.chunks.get(index).copied()
 }
+
+mod watch;
+
+pub use watch::Trouble;
 
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,13 @@ pub trait Source: Send + Sync + 'static {
     fn expect(&self, digests: &[Digest]) {
         let _ = digests;
     }
+
+    /// Says why a chunk that is asked for has not come yet, in words: who was asked, and what stood in the way. None where nothing
+    /// stands in the way so far. The default knows nothing.
+    fn why_not(&self, digest: &Digest) -> Option<String> {
+        let _ = digest;
+        None
+    }
 }
 
 /// Why a chunk could not be had.
@@ -89,5 +96,9 @@ impl Source for StoreSource {
     fn expect(&self, digests: &[Digest]) {
         // It is a hint: whoever needs a chunk gets it, or hears why not.
         let _ = self.store.expect(digests);
+    }
+
+    fn why_not(&self, digest: &Digest) -> Option<String> {
+        self.store.why_not(digest)
     }
 }

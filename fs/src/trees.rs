@@ -4,21 +4,21 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 use parking_lot::Mutex;
 use shoal_state::Digest;
-use shoal_storage::manifest::{Tree, is_name};
+use shoal_storage::manifest::{Path, Tree, is_name};
 
 use crate::adapter::Adapter;
 use crate::error::{Error, Result};
 use crate::mount::{self, Connection, Mounted};
-use crate::reads::{Missed, Reads};
+use crate::reads::{Missed, Reads, Trouble, Troubled};
 use crate::source::Source;
 use crate::view::{ROOT_INO, Touch, View};
 
@@ -43,6 +43,9 @@ impl Default for Options {
     }
 }
 
+/// Is told of reads whose bytes do not come, with the path of the file in its tree where that is known. Must not wait.
+type Told = Box<dyn Fn(Option<Path>, Trouble) + Send + Sync>;
+
 /// The mount of a node. Dropping it ends it.
 pub struct Trees {
     mounted: Mounted,
@@ -50,6 +53,7 @@ pub struct Trees {
     view: Arc<View>,
     reads: Arc<Reads>,
     notifier: Notifier,
+    troubled: Arc<OnceLock<Told>>,
     /// Told when the last thread that serves the kernel has ended. In a mutex only to be shared.
     ended: Mutex<Receiver<()>>,
 }
@@ -58,24 +62,26 @@ impl Trees {
     /// Mounts at `mountpoint`, which is made if it is missing. What a former process left mounted there is taken off.
     ///
     /// Needs the rights of root and `/dev/fuse`.
-    pub fn mount(mountpoint: &Path, source: Arc<dyn Source>) -> Result<Self> {
+    pub fn mount(mountpoint: &std::path::Path, source: Arc<dyn Source>) -> Result<Self> {
         Self::mount_with(mountpoint, source, Options::default())
     }
 
     /// Mounts as [`Self::mount`] does, with other options.
-    pub fn mount_with(mountpoint: &Path, source: Arc<dyn Source>, options: Options) -> Result<Self> {
+    pub fn mount_with(mountpoint: &std::path::Path, source: Arc<dyn Source>, options: Options) -> Result<Self> {
         let view = Arc::new(View::new());
         let missed = tell_of_neighbours(view.clone(), source.clone());
-        let reads = Arc::new(Reads::start(source, missed, options.read_time, options.cache_bytes)?);
+        let troubled = Arc::new(OnceLock::<Told>::new());
+        let tells = tell_of_trouble(view.clone(), troubled.clone());
+        let reads = Arc::new(Reads::start(source, missed, tells, options.read_time, options.cache_bytes)?);
         let adapter = Adapter { view: view.clone(), reads: reads.clone() };
         let started = start(mountpoint, adapter);
         let (mounted, connection, notifier, ended) = started.inspect_err(|_| reads.end())?;
         connection.raise_read_ahead();
-        Ok(Self { mounted, connection, view, reads, notifier, ended: Mutex::new(ended) })
+        Ok(Self { mounted, connection, view, reads, notifier, troubled, ended: Mutex::new(ended) })
     }
 
     /// Returns where the trees are.
-    pub fn mountpoint(&self) -> &Path {
+    pub fn mountpoint(&self) -> &std::path::Path {
         &self.mounted.mountpoint
     }
 
@@ -170,6 +176,18 @@ impl Trees {
         self.view.touched_chunks(name.as_bytes())
     }
 
+    /// Lets `told` hear of each read whose bytes do not come: once when it has waited for some seconds, and when it fails. Only the first
+    /// call counts. `told` gets the path of the file in a tree, and must not wait.
+    pub fn on_trouble(&self, told: impl Fn(Option<Path>, Trouble) + Send + Sync + 'static) {
+        let _the_first_stays = self.troubled.set(Box::new(told));
+    }
+
+    /// Lets reads of a process that is to end wait no longer than `limit` from now on. Once one of them has waited so long in vain none
+    /// waits any more: what is not on this machine is EIO then.
+    pub fn hurry(&self, process: u32, limit: Duration) {
+        self.reads.hurry(process, limit);
+    }
+
     /// Returns how many chunks this machine did not have and were asked of the source.
     pub fn chunks_asked(&self) -> u64 {
         self.reads.asked()
@@ -201,8 +219,16 @@ fn tell_of_neighbours(view: Arc<View>, source: Arc<dyn Source>) -> Missed {
     })
 }
 
+fn tell_of_trouble(view: Arc<View>, troubled: Arc<OnceLock<Told>>) -> Troubled {
+    Box::new(move |inode, trouble| {
+        if let Some(told) = troubled.get() {
+            told(view.path(inode), trouble);
+        }
+    })
+}
+
 /// Mounts and starts the threads that serve the kernel.
-fn start(mountpoint: &Path, adapter: Adapter) -> Result<(Mounted, Connection, Notifier, Receiver<()>)> {
+fn start(mountpoint: &std::path::Path, adapter: Adapter) -> Result<(Mounted, Connection, Notifier, Receiver<()>)> {
     let (mounted, device) = mount::mount(mountpoint)?;
     let served = serve(&mounted, device, adapter).and_then(|(notifier, ended)| Ok((mounted.connection()?, notifier, ended)));
     match served {

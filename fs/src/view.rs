@@ -409,6 +409,13 @@ impl View {
         children.filter_map(small).filter_map(chunk).take(NEIGHBOURS_MAX).collect()
     }
 
+    /// Returns where a file is in the tree that it came with; none when that is bound no more.
+    pub(crate) fn path(&self, inode: &Inode) -> Option<Path> {
+        let (tree, number) = self.place(inode.ino).ok()?;
+        let node = tree.node(number).filter(|node| node.inode.ino == inode.ino)?;
+        Some(tree.shown.layout.path(node))
+    }
+
     /// Notes that a chunk of a file is read.
     pub(crate) fn touch(&self, inode: &Inode, chunk: u64) {
         inode.uses.lock().entry(chunk).or_insert_with(|| self.next_use.fetch_add(1, Ordering::Relaxed));

@@ -41,6 +41,7 @@ mod tasks;
 mod terminals;
 mod timeouts;
 mod touched;
+mod unread;
 mod upkeep;
 mod zygotes;
 

@@ -284,6 +284,10 @@ impl Provider for NodeProvider {
         self.zygotes.distrust(snapshot);
     }
 
+    fn is_to_end(&self, readers: &[u32], patience: Duration) {
+        self.api.roots.hurry(readers, patience);
+    }
+
     fn ended(&self, id: TaskId, generation: u64, end: Ended) -> BoxFuture<'_, Result<(), Failure>> {
         async move { self.end(id, generation, &end).await.map_err(|error| tonic::Status::from(error).message().to_owned().into()) }.boxed()
     }

@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
-use shoal_fs::Trees;
+use shoal_fs::{Trees, Trouble};
 use shoal_image::build::add_mount_points;
 use shoal_state::Digest;
 use shoal_storage::manifest::{Kind, Path, Tree};
@@ -93,6 +94,16 @@ impl Roots {
             )
         })
         .await
+    }
+
+    /// Lets reads of processes that are to end wait no longer than `patience`.
+    pub(crate) fn hurry(&self, readers: &[u32], patience: Duration) {
+        readers.iter().for_each(|reader| self.inner.trees.hurry(*reader, patience));
+    }
+
+    /// Lets `told` hear of each read whose bytes do not come, with the path of the file. Only the first call counts.
+    pub(crate) fn on_trouble(&self, told: impl Fn(Option<Path>, Trouble) + Send + Sync + 'static) {
+        self.inner.trees.on_trouble(told);
     }
 
     /// Returns how many bytes of files were brought from the store for what containers and builds read.

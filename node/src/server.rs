@@ -67,6 +67,7 @@ use crate::standing;
 use crate::sweep;
 use crate::tasks::Tasks;
 use crate::touched::Touched;
+use crate::unread;
 use crate::upkeep::{self, Upkeep};
 use crate::zygotes::{self, Zygotes};
 
@@ -244,6 +245,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let serving = tokio::spawn(transport::serve(api.clone(), listener, connections, stop_serving.clone()));
     let apps = tokio::spawn(sweep::run(api.clone(), stop.clone()));
     let disk = tokio::spawn(upkeep::run(api.clone(), stop.clone()));
+    let unread = tokio::spawn(unread::run(api.clone(), stop.clone()));
     let homes = tokio::spawn(homes::run(api.clone(), outbox, told, stop.clone()));
     let reports = tokio::spawn(reports::run(api.reports.clone(), peers.clone(), stop.clone()));
     let gangs_alone = tokio::spawn(gangs::alone::run(api.clone(), stop.clone()));
@@ -295,6 +297,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         away,
         repair,
         blobs,
+        unread,
         gangs_alone
     );
     images.close();

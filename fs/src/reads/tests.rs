@@ -6,6 +6,7 @@ use shoal_storage::chunk::CHUNK_BYTES;
 use shoal_storage::manifest::{Entry, Memory, Objects, put_content};
 
 use super::*;
+use crate::readers::Patience;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -35,6 +36,10 @@ impl Source for Told {
         }
         self.objects.get(digest).map_err(|error| SourceError::Failed { digest: *digest, source: error.into() })
     }
+
+    fn why_not(&self, _: &Digest) -> Option<String> {
+        Some("the far node sleeps".to_owned())
+    }
 }
 
 impl Told {
@@ -51,7 +56,7 @@ impl Told {
 
 fn start(time: Duration, cache_bytes: usize) -> (Arc<Told>, Reads) {
     let told = Arc::new(Told::default());
-    let reads = Reads::start(told.clone(), Box::new(|_| ()), time, cache_bytes).unwrap();
+    let reads = Reads::start(told.clone(), Box::new(|_| ()), Box::new(|_, _| ()), time, cache_bytes).unwrap();
     (told, reads)
 }
 
@@ -222,8 +227,59 @@ fn who_was_killed_waits_for_nothing_and_others_go_on() {
 }
 
 #[test]
+fn who_is_to_end_waits_for_little_and_once_in_vain_for_nothing() {
+    let (told, reads) = start(PATIENCE * 10, 8 << 20);
+    let (far, near) = (told.file(b"far"), told.file(b"near"));
+    told.near.lock().push(Digest::of(b"near"));
+    *told.closed.lock() = true;
+    let mut ends = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    let waiting = read_for(&reads, &far, 0, 3, ends.id());
+    let other = read(&reads, &far, 0, 3);
+    wait_for("the request", || !told.asked.lock().is_empty());
+    let limit = Duration::from_millis(300);
+    let hurried = Instant::now();
+    reads.hurry(ends.id(), limit);
+    assert!(got(&waiting).unwrap_err().contains("is to end"));
+    assert!(hurried.elapsed() < PATIENCE, "it was not given all its time");
+    assert_eq!(got(&read_for(&reads, &near, 0, 4, ends.id())).unwrap(), b"near", "what is here is read on");
+    let patience = |process| reads.shared.readers.look(process).patience;
+    assert_eq!(patience(ends.id()), Patience::Upto(Duration::ZERO), "it waits for nothing more");
+    reads.hurry(ends.id(), limit);
+    assert_eq!(patience(ends.id()), Patience::Upto(Duration::ZERO), "what was said before stays");
+    assert!(got(&read_for(&reads, &far, 0, 3, ends.id())).unwrap_err().contains("is to end"));
+    assert!(other.try_recv().is_err() && patience(std::process::id()) == Patience::Full, "others wait on");
+    ends.kill().unwrap();
+    ends.wait().unwrap();
+    told.open();
+    assert_eq!(got(&other).unwrap(), b"far");
+    reads.end();
+}
+
+#[test]
+fn a_read_that_waits_for_long_and_one_that_fails_are_told_of_once() {
+    let told = Arc::new(Told::default());
+    let (tell, heard) = mpsc::channel();
+    let troubled = Box::new(move |inode: &Inode, trouble: Trouble| tell.send((inode.ino, trouble)).unwrap());
+    let reads = Reads::start(told.clone(), Box::new(|_| ()), troubled, Duration::from_secs(4), 8 << 20).unwrap();
+    let file = told.file(b"far");
+    *told.closed.lock() = true;
+    let waiting = read(&reads, &file, 0, 3);
+    let next = || heard.recv_timeout(PATIENCE).expect("it is told of");
+    let (ino, long) = next();
+    assert_eq!((ino, long.process, long.failed, &*long.why), (7, std::process::id(), false, "the far node sleeps"));
+    assert!(long.chunk == Digest::of(b"far") && long.waited >= Duration::from_secs(3) && waiting.try_recv().is_err());
+    got(&waiting).unwrap_err();
+    let failed = next().1;
+    assert!(failed.failed && failed.chunk == Digest::of(b"far"), "{failed:?}");
+    assert!(heard.try_recv().is_err(), "each is told of once");
+    told.open();
+    reads.end();
+}
+
+#[test]
 fn a_thread_has_to_die_when_sigkill_waits_for_it() {
     let status = |state: &str, signals: &str| format!("Name:\tsleep\nState:\t{state}\nSigPnd:\t{signals}\nShdPnd:\t0000000000000100\n");
+    let has_to_die = crate::readers::has_to_die;
     assert!(has_to_die(&status("D (disk sleep)", "0000000000000100")) && has_to_die(&status("Z (zombie)", "0000000000000000")));
     assert!(!has_to_die(&status("D (disk sleep)", "0000000000004000")) && !has_to_die(""));
 }

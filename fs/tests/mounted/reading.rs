@@ -106,6 +106,27 @@ fn a_process_that_is_killed_ends_though_its_read_waits() {
 }
 
 #[test]
+fn a_process_that_is_to_end_gets_an_error_while_others_wait() {
+    if !can_mount() {
+        return;
+    }
+    let mount = Mount::with(Options { read_time: PATIENCE * 10, ..Options::default() });
+    let dir = mount.bind("t", &mount.far.tree(&[("hangs", "never")]));
+    mount.far.hold(Digest::of(b"never"));
+    let mut reader = std::process::Command::new("cat").arg(dir.join("hangs")).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    wait_for("the read to reach the source", || mount.trees().chunks_asked() == 1);
+    mount.trees().hurry(reader.id(), std::time::Duration::ZERO);
+    let mut said = reader.stderr.take().unwrap();
+    let ended = in_thread(move || {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut said, &mut text).unwrap();
+        (reader.wait(), text)
+    });
+    let (status, text) = ended.recv_timeout(PATIENCE).expect("it ends");
+    assert!(status.unwrap().code() == Some(1) && text.contains("Input/output error"), "{text}");
+}
+
+#[test]
 fn a_chunk_that_came_too_late_once_can_come_later() {
     if !can_mount() {
         return;

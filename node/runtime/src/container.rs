@@ -69,6 +69,7 @@ pub struct Container {
     job: Mutex<Option<(OwnedFd, Vec<u8>)>>,
     snapshot: Option<PathBuf>,
     sandbox_pid: i32,
+    gofer_pid: Option<i32>,
     ended: watch::Receiver<Option<Ended>>,
     orders: mpsc::Sender<Order>,
 }
@@ -105,6 +106,7 @@ impl Container {
         let (ended, ended_seen) = watch::channel(None);
         let (orders, received) = mpsc::channel(ORDERS_MAX);
         let sandbox_pid = parts.sandbox.as_ref().map_or(0, |s| s.sandbox.pid());
+        let gofer_pid = parts.sandbox.as_ref().and_then(|s| s.gofer.as_ref()).map(Process::pid);
         if spec.overlay == Overlay::Disk {
             parts.engine.overlays.enter(parts.id, sandbox_pid, orders.downgrade());
         }
@@ -120,6 +122,7 @@ impl Container {
             job: Mutex::new(job),
             snapshot,
             sandbox_pid,
+            gofer_pid,
             ended: ended_seen,
             orders,
         };
@@ -135,6 +138,16 @@ impl Container {
     /// Its own address and the node's; `None` without a network.
     pub fn addresses(&self) -> Option<Addresses> {
         self.addresses
+    }
+
+    /// The host processes that read its files.
+    pub fn readers(&self) -> Vec<u32> {
+        [Some(self.sandbox_pid), self.gofer_pid]
+            .into_iter()
+            .flatten()
+            .filter_map(|pid| u32::try_from(pid).ok())
+            .filter(|pid| *pid > 0)
+            .collect()
     }
 
     /// How long the phases of its beginning took.
@@ -277,14 +290,15 @@ impl Container {
     /// [`Error::Stuck`] when not even that helps.
     pub async fn stop(&self, signal: i32, grace: Duration) -> Result<Exit> {
         // A sandbox that refuses the signal, such as one that was not started, needs no grace.
-        if self.signal(signal, false).await.is_ok()
+        if !grace.is_zero()
+            && self.signal(signal, false).await.is_ok()
             && let Ok(exit) = timeout(grace, self.exit()).await
         {
             return exit;
         }
-        if self.signal(libc::SIGKILL, true).await.is_ok()
-            && let Ok(exit) = timeout(DEATH_DEADLINE, self.exit()).await
-        {
+        // One that does not answer is killed all the same, within the same time.
+        let dies = async { if self.signal(libc::SIGKILL, true).await.is_ok() { Some(self.exit().await) } else { None } };
+        if let Ok(Some(exit)) = timeout(DEATH_DEADLINE, dies).await {
             return exit;
         }
         let _ = self.orders.send(Order::Kill(None)).await;

@@ -3,11 +3,13 @@
 //! The store itself is of this node. What it lacks may be had from elsewhere, where somebody has said how: for reading a chunk,
 //! not for saying whether it is here.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use shoal_state::Digest;
 
 use super::{Error, Result, Store};
@@ -33,6 +35,20 @@ pub trait Elsewhere: Debug + Send + Sync + 'static {
     fn expect(&self, digests: Vec<Digest>);
 }
 
+/// Why chunks that somebody waits for could not be had so far.
+#[derive(Debug, Default)]
+pub(super) struct Unreached(Mutex<HashMap<Digest, String>>);
+
+impl Unreached {
+    fn note(&self, digest: Digest, why: &str) {
+        self.0.lock().insert(digest, why.to_owned());
+    }
+
+    fn forget(&self, digest: &Digest) {
+        self.0.lock().remove(digest);
+    }
+}
+
 impl Store {
     /// Says from where chunks can be had that are not here. Only the first call counts.
     pub fn set_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
@@ -56,11 +72,13 @@ impl Store {
         let fetched = loop {
             let fetched = elsewhere.fetch(digest, deadline);
             let again = Instant::now() + ASK_AGAIN_AFTER;
-            if fetched.is_ok() || patient_until.is_none_or(|until| again >= until) {
-                break fetched;
+            match &fetched {
+                Err(why) if patient_until.is_some_and(|until| again < until) => self.inner.unreached.note(*digest, why),
+                _ => break fetched,
             }
             std::thread::sleep(ASK_AGAIN_AFTER);
         };
+        self.inner.unreached.forget(digest);
         match fetched {
             Ok(Some(bytes)) => {
                 // A full disk is no reason not to answer.
@@ -72,6 +90,11 @@ impl Store {
             Ok(None) => found,
             Err(why) => Err(Error::Unreached { digest: *digest, why }),
         }
+    }
+
+    /// Says why a chunk that somebody waits for could not be had from elsewhere so far; none where nothing was in the way.
+    pub fn why_not(&self, digest: &Digest) -> Option<String> {
+        self.inner.unreached.0.lock().get(digest).cloned()
     }
 
     /// Brings chunks here that are elsewhere, as many as can be had until the deadline. Returns whether there is an elsewhere.
@@ -137,5 +160,22 @@ mod tests {
         assert_eq!(read(2, Some(Duration::from_secs(20))).unwrap(), "bytes");
         assert!(matches!(read(u32::MAX, Some(Duration::from_millis(600))), Err(Error::Unreached { .. })));
         assert!(matches!(read(1, None), Err(Error::Unreached { .. })), "others are told at once");
+    }
+
+    #[test]
+    fn who_waits_for_a_chunk_can_be_told_why_it_does_not_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), Options::default()).unwrap();
+        store.set_elsewhere(Arc::new(Slow { silent: AtomicU32::new(u32::MAX) }));
+        let (reader, digest) = (store.clone(), Digest::of(b"bytes"));
+        let reads = std::thread::spawn(move || reader.get_anywhere(&digest, Some(Instant::now() + Duration::from_secs(2))));
+        let end = Instant::now() + Duration::from_secs(20);
+        while store.why_not(&digest).is_none() {
+            assert!(Instant::now() < end && !reads.is_finished(), "it is never said");
+            std::thread::yield_now();
+        }
+        assert_eq!(store.why_not(&digest).unwrap(), "the node does not answer");
+        assert!(matches!(reads.join().unwrap(), Err(Error::Unreached { .. })));
+        assert_eq!(store.why_not(&digest), None, "nobody waits for it any more");
     }
 }

@@ -117,6 +117,7 @@ struct Inner {
     core: Arc<Core>,
     group: Group<Error>,
     elsewhere: OnceLock<Arc<dyn Elsewhere>>,
+    unreached: elsewhere::Unreached,
 }
 
 impl Store {
@@ -150,7 +151,7 @@ impl Store {
         let of_thread = core.clone();
         let group = Group::start_restless("store-sync", UNSYNCED_FOR_MAX, move || of_thread.sync())
             .map_err(failed("start the syncing thread of", dir))?;
-        Ok(Self { inner: Arc::new(Inner { core, group, elsewhere: OnceLock::new() }) })
+        Ok(Self { inner: Arc::new(Inner { core, group, elsewhere: OnceLock::new(), unreached: elsewhere::Unreached::default() }) })
     }
 
     /// Stores a chunk and returns its name. It is readable at once, and lasts after [`Self::sync`].

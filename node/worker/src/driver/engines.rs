@@ -51,6 +51,11 @@ pub trait Provider: Send + Sync + 'static {
     fn distrust(&self, snapshot: &Path) {
         let _ = snapshot;
     }
+
+    /// Is told that processes which read a container's files are to end: a read waits no longer than this from now on.
+    fn is_to_end(&self, readers: &[u32], patience: Duration) {
+        let _ = (readers, patience);
+    }
 }
 
 /// Makes containers.
@@ -64,6 +69,10 @@ pub trait Running: Send + Sync + 'static {
     /// In which way it begins.
     fn way(&self) -> Way {
         Way::Made
+    }
+    /// The host processes that read its files.
+    fn readers(&self) -> Vec<u32> {
+        Vec::new()
     }
     /// Hands out our ends of the program's streams.
     fn take_stdio(&self) -> Option<Stdio>;
@@ -98,6 +107,10 @@ impl Engines for Engine {
 impl Running for Container {
     fn way(&self) -> Way {
         self.timings().way
+    }
+
+    fn readers(&self) -> Vec<u32> {
+        Container::readers(self)
     }
 
     fn take_stdio(&self) -> Option<Stdio> {

@@ -19,6 +19,9 @@ use crate::log::Stream;
 
 /// How long a killed container may take until it is given up and cleaned in the background.
 pub(super) const DEATH_WAIT: Duration = Duration::from_secs(20);
+/// How long a read of a container's file may wait once it is to stop. Its exit hooks may need files; what has not come by then does not
+/// come soon, and would take all of the grace.
+pub(super) const ENDING_READ_WAIT: Duration = Duration::from_secs(2);
 /// Between two attempts to report an end, or to take down what does not go.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often a container that does not go is taken down.
@@ -233,6 +236,7 @@ impl Life {
         let asked = Instant::now();
         if let Order::Stop { .. } = order {
             self.enter(Phase::Stopping).await;
+            self.provider.is_to_end(&container.readers(), ENDING_READ_WAIT);
             if let Err(error) = container.signal(plan.stop_signal).await {
                 tracing::warn!(task = %self.id, %error, "cannot ask a container to stop");
             }
@@ -253,6 +257,8 @@ impl Life {
             Order::Run => String::new(),
         };
         self.enter(Phase::Dying).await;
+        // It hears of no signal in the middle of a read.
+        self.provider.is_to_end(&container.readers(), Duration::ZERO);
         let exit = match timeout(DEATH_WAIT, container.kill()).await {
             Ok(exit) => exit.map_err(|error| in_full(&error)),
             Err(_) => Err(format!("it did not die within {DEATH_WAIT:?}")),
@@ -262,6 +268,7 @@ impl Life {
 
     /// Takes the container down. What does not go is tried again in the background: the task's end must not wait for it.
     async fn destroy(&self, container: &Arc<dyn Running>) {
+        self.provider.is_to_end(&container.readers(), Duration::ZERO);
         let Err(error) = container.destroy().await else { return };
         tracing::warn!(task = %self.id, %error, "a container is not gone yet");
         let (container, task) = (container.clone(), self.id);

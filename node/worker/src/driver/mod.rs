@@ -177,6 +177,11 @@ impl Handle {
         let _ = self.requests.send(Request::Ready { task }).await;
     }
 
+    /// Puts a sentence for the user among what a task has printed. Nothing happens when it is not here.
+    pub async fn say(&self, task: TaskId, sentence: impl Into<String>) {
+        let _ = self.requests.send(Request::Say { task, sentence: sentence.into() }).await;
+    }
+
     /// Sets what the lines that a task prints from now on are tagged with; `None` when it has no input, or several.
     pub fn set_input(&self, task: TaskId, input: Option<(InputId, CallId)>) {
         let mut inputs = self.inputs.lock();

@@ -31,6 +31,7 @@ pub(super) enum Request {
     Kill { task: TaskId, why: String },
     Hello { task: TaskId },
     Ready { task: TaskId },
+    Say { task: TaskId, sentence: String },
     Container { task: TaskId, reply: oneshot::Sender<Option<Arc<Container>>> },
     Keyboard { task: TaskId, reply: oneshot::Sender<Option<Arc<Keyboard>>> },
     Shutdown { grace: Duration },
@@ -150,7 +151,7 @@ impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
         let (orders, told) = watch::channel(Order::Run);
         let (hello, said_hello) = watch::channel(false);
         let (ready, became_ready) = watch::channel(false);
-        let printer = Printer { id, task: task.clone(), logs: self.logs.clone(), inputs: self.inputs.clone() };
+        let printer = self.printer(id, &task);
         let life = Life {
             id,
             task: task.clone(),
@@ -174,6 +175,10 @@ impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
         let life = steps::Life::Runs;
         self.held
             .insert(id, Held { generation: task.generation, life, status, orders, hello, ready, container: None, keyboard: None, running });
+    }
+
+    fn printer(&self, id: TaskId, task: &Task) -> Printer {
+        Printer { id, task: task.clone(), logs: self.logs.clone(), inputs: self.inputs.clone() }
     }
 
     /// Reports the end of a task that has no container.
@@ -204,6 +209,7 @@ impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
             News::Made(task, container, keyboard) => {
                 if let Some(held) = self.held.get_mut(&task) {
                     held.status.way = Some(container.way());
+                    held.status.readers = container.readers();
                     held.container = Some(container);
                     held.keyboard = keyboard;
                 }
@@ -247,6 +253,11 @@ impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
                     held.ready.send_replace(true);
                 }
             }
+            Request::Say { task, sentence } => {
+                if let Some(assigned) = self.held.contains_key(&task).then(|| (self.state)().tasks.get(&task).cloned()).flatten() {
+                    self.printer(task, &assigned).say(&sentence);
+                }
+            }
             Request::Container { task, reply } => {
                 let container = self.held.get(&task).and_then(|held| held.container.clone());
                 let _ = reply.send(container.and_then(|container| container.container()));
@@ -282,5 +293,5 @@ impl<S: Fn() -> Arc<State> + Send + Sync + 'static> Owner<S> {
 fn status_of(id: TaskId, task: &Task, phase: Phase) -> ContainerStatus {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let since = Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-    ContainerStatus { task: id, app: task.app, function: task.function, phase, since, phases: Vec::new(), way: None }
+    ContainerStatus { task: id, app: task.app, function: task.function, phase, since, phases: Vec::new(), way: None, readers: Vec::new() }
 }

@@ -71,6 +71,8 @@ pub struct ContainerStatus {
     pub phases: Vec<PhaseTime>,
     /// In which way its sandbox began; `None` before there is one.
     pub way: Option<Way>,
+    /// The host processes that read its files.
+    pub readers: Vec<u32>,
 }
 
 /// How a task ended.

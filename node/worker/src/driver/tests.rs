@@ -56,6 +56,10 @@ impl Played {
 }
 
 impl Running for Played {
+    fn readers(&self) -> Vec<u32> {
+        vec![7, 8]
+    }
+
     fn take_stdio(&self) -> Option<Stdio> {
         self.stdio.lock().take()
     }
@@ -121,6 +125,8 @@ struct World {
     destroyed: Arc<Mutex<Vec<String>>>,
     startup_timeout: Option<Duration>,
     report_failures: Mutex<u32>,
+    /// Whose reads were to wait how long.
+    hurried: Mutex<Vec<(Vec<u32>, Duration)>>,
 }
 
 struct Stage(Arc<World>);
@@ -176,6 +182,10 @@ impl Provider for Stage {
         }
         .boxed()
     }
+
+    fn is_to_end(&self, readers: &[u32], patience: Duration) {
+        self.0.hurried.lock().push((readers.to_vec(), patience));
+    }
 }
 
 const WAITS: u128 = 0;
@@ -211,8 +221,8 @@ impl Test {
         let logs = LogStore::open(dir.path()).unwrap();
         let (ends, received) = mpsc::unbounded_channel();
         let state = watch::Sender::new(state);
-        let (made, destroyed, report_failures) = Default::default();
-        let world = Arc::new(World { state, made, ends, destroyed, startup_timeout, report_failures });
+        let (made, destroyed, report_failures, hurried) = Default::default();
+        let world = Arc::new(World { state, made, ends, destroyed, startup_timeout, report_failures, hurried });
         let config =
             Config { grace: GRACE, grace_app_stopped: GRACE / 3, hello_wait: HELLO_WAIT, ..Config::new(node(), BootId::from_random(1)) };
         let seen = world.clone();
@@ -302,7 +312,20 @@ async fn a_task_that_is_to_stop_gets_its_signal_and_what_ignores_it_is_killed_af
     test.until_phase(2, Phase::Stopping).await;
     let early = test.driver.handle().wait_until_app_gone(app(), Duration::ZERO).await.unwrap_err();
     assert_eq!(early.tasks, [(ta(2), Phase::Stopping)]);
+    test.world.hurried.lock().clear();
     assert_eq!(test.end().await, (ta(2), "killed: it did not stop within 0.9 s (idle)".into()));
+    assert_eq!(test.world.hurried.lock()[..1], [(vec![7, 8], Duration::ZERO)], "a killed container waits for none of its files");
+}
+
+#[tokio::test]
+async fn a_container_that_is_to_stop_waits_for_its_files_no_longer_than_its_hooks_may_need() {
+    let mut test = Test::new();
+    test.assign(1, WAITS);
+    test.until_phase(1, Phase::Loading).await;
+    assert!(test.world.hurried.lock().is_empty());
+    test.apply(Command::StopTask { id: ta(1), why: "idle".into() });
+    test.end().await;
+    assert_eq!(test.world.hurried.lock()[0], (vec![7, 8], super::life::ENDING_READ_WAIT));
 }
 
 #[tokio::test]
