@@ -106,8 +106,7 @@ pub(crate) async fn open(endpoint: &Endpoint, node: NodeId, address: &str, servi
 }
 
 async fn ask(endpoint: &Endpoint, through: NodeId, goal: &Goal) -> Result<Stream> {
-    // It is connected: its address is not needed.
-    let mut stream = endpoint.open_direct(through, "", ASKED).await?;
+    let mut stream = endpoint.open_connected(through, ASKED).await?;
     stream.send(encode(goal)).await?;
     agreed(&mut stream).await?;
     Ok(Stream::new(goal.node, stream.address(), stream.into_halves()).around(through))

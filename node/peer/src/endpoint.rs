@@ -243,6 +243,13 @@ impl Endpoint {
         Ok(Stream::new(node, link.connection.remote_address(), (send, receive)))
     }
 
+    /// Opens a stream to a peer that is connected.
+    pub(crate) async fn open_connected(&self, node: NodeId, number: u8) -> Result<Stream> {
+        let address = self.inner.links.address(node);
+        let address = address.ok_or_else(|| Error::Broken { peer: node, why: "it is not connected any more".into() })?;
+        self.open_direct(node, &address.to_string(), number).await
+    }
+
     /// Says whether a stream goes through another peer though the one at its other end is reached directly again. Whoever uses one for
     /// long opens another one then: the peer between may be lost one day, and this node would not notice.
     pub fn is_outdated(&self, stream: &Stream) -> bool {

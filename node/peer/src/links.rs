@@ -173,6 +173,14 @@ impl Links {
         links.collect()
     }
 
+    /// Returns where a peer is that is connected.
+    pub(crate) fn address(&self, node: NodeId) -> Option<SocketAddr> {
+        match self.ways.lock().get(&node) {
+            Some(Way::Up(link)) if link.is_up() => Some(link.connection.remote_address()),
+            _ => None,
+        }
+    }
+
     /// Says whether there is a connection to a peer.
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
         matches!(self.ways.lock().get(&node), Some(Way::Up(link)) if link.is_up())
