@@ -28,9 +28,21 @@ pub(crate) enum Error {
         /// Who has it, as far as that is known.
         holder: Option<u32>,
     },
+    /// Its node runs, and must not.
+    #[error(
+        "a node runs on the data folder {}{}: stop it, then say this again",
+        data.display(),
+        holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
+    Runs {
+        /// The folder.
+        data: PathBuf,
+        /// Who has it, as far as that is known.
+        holder: Option<u32>,
+    },
     /// Somebody looks at it.
     #[error(
-        "`shoal store check` looks at the data folder {}{}: start this node when it has ended",
+        "`shoal store check` or `shoal recover` looks at the data folder {}{}: start this node when it has ended",
         data.display(),
         holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
     )]
@@ -98,14 +110,31 @@ impl Folder {
         Ok(Self { _lock: lock })
     }
 
+    /// Takes the folder of a node that does not run, to change what it holds.
+    pub(crate) fn take_stopped(data: &Path) -> anyhow::Result<Self> {
+        if read_format(&data.join(FORMAT_FILE))?.is_none() {
+            return Err(Error::None { data: data.to_owned() }.into());
+        }
+        Self::take(data).map_err(not_stopped)
+    }
+
     /// Takes a folder that a node had before, to look at it: no node starts on it meanwhile, and what it holds stays as it is.
     pub(crate) fn look(data: &Path) -> anyhow::Result<Self> {
         let format = read_format(&data.join(FORMAT_FILE))?;
         match format {
             None => Err(Error::None { data: data.to_owned() }.into()),
             Some(Format { format, writer }) if format > FORMAT => Err(Error::Newer { data: data.to_owned(), writer, format }.into()),
-            Some(_) => Ok(Self { _lock: lock(data, &data.join("run/lock"), LOOKS)? }),
+            Some(_) => Ok(Self { _lock: lock(data, &data.join("run/lock"), LOOKS).map_err(not_stopped)? }),
         }
+    }
+}
+
+/// Who does not want to start a node is told nothing of starting one.
+fn not_stopped(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Error>() {
+        Ok(Error::Held { data, holder }) => Error::Runs { data, holder }.into(),
+        Ok(other) => other.into(),
+        Err(error) => error,
     }
 }
 
@@ -162,10 +191,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let said = Folder::look(dir.path()).unwrap_err().to_string();
         assert!(said.contains("is not the data folder of a node"), "{said}");
+        assert_eq!(Folder::take_stopped(dir.path()).unwrap_err().to_string(), said);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a look made something");
         let node = Folder::take(dir.path()).unwrap();
         let said = Folder::look(dir.path()).unwrap_err().to_string();
-        assert!(said.contains("another node runs"), "{said}");
+        assert!(said.contains("stop it, then say this again") && !said.contains("start this one"), "{said}");
+        assert_eq!(Folder::take_stopped(dir.path()).unwrap_err().to_string(), said);
         drop(node);
         let looks = Folder::look(dir.path()).unwrap();
         let refused = Folder::take(dir.path()).unwrap_err();

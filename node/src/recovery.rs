@@ -11,7 +11,7 @@ use shoal_raft::{Left, Peer};
 use shoal_state::{NodeId, State};
 
 use crate::api;
-use crate::folder::Folder;
+use crate::folder::{self, Folder};
 use crate::keys::Orphan;
 
 /// What a recovery would leave behind.
@@ -98,8 +98,18 @@ fn tasks_elsewhere(state: &State, node: NodeId) -> usize {
 
 /// Says what a recovery of the node in a data folder would leave behind. The node must not run.
 pub(crate) fn plan(data: &Path) -> anyhow::Result<Plan> {
-    let _folder = Folder::look(data)?;
+    let _folder = stopped(Folder::look(data))?;
     planned(data).map(|(plan, _)| plan)
+}
+
+/// Says what to look at first where the node runs: its cluster may have all that it needs.
+fn stopped(folder: anyhow::Result<Folder>) -> anyhow::Result<Folder> {
+    folder.map_err(|error| match error.downcast_ref() {
+        Some(folder::Error::Runs { .. }) => {
+            anyhow::anyhow!("{error}. Look at `shoal status` before: while it names a leader there is nothing to recover from")
+        }
+        _ => error,
+    })
 }
 
 fn planned(data: &Path) -> anyhow::Result<(Plan, Orphan)> {
@@ -110,7 +120,7 @@ fn planned(data: &Path) -> anyhow::Result<(Plan, Orphan)> {
 
 /// Makes the node in a data folder the only one of its cluster, durably. Once more is fine, should it have been interrupted.
 pub(crate) fn recover(data: &Path) -> anyhow::Result<Plan> {
-    let _folder = Folder::take(data)?;
+    let _folder = stopped(Folder::take_stopped(data))?;
     let (plan, orphan) = planned(data)?;
     let left = shoal_raft::look(&data.join("raft"))?;
     let address = left.state.members.get(&orphan.node).map(|member| member.address.clone()).unwrap_or_default();

@@ -58,11 +58,16 @@ impl fmt::Debug for ShardId {
 
 /// A text that is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not an id of a {kind}: expected {prefix:?} and 22 letters or digits")]
+#[error("{text:?} is not an id of {} {kind}: expected {prefix:?} and 22 letters or digits", article(kind))]
 pub struct NotAnId {
     text: String,
     kind: &'static str,
     prefix: &'static str,
+}
+
+/// Returns which article a word takes, by its first letter.
+fn article(word: &str) -> &'static str {
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 fn encode(mut value: u128) -> [u8; LENGTH] {
@@ -228,6 +233,13 @@ mod tests {
             assert_eq!(id.to_string().len(), 25);
             assert_eq!(id.to_string().parse(), Ok(id));
         }
+    }
+
+    #[test]
+    fn what_is_no_id_is_told_so_in_a_sentence() {
+        let said = |said: NotAnId| said.to_string();
+        assert_eq!(said("x".parse::<ImageId>().unwrap_err()), r#""x" is not an id of an image: expected "im-" and 22 letters or digits"#);
+        assert_eq!(said("".parse::<TaskId>().unwrap_err()), r#""" is not an id of a task: expected "ta-" and 22 letters or digits"#);
     }
 
     #[test]
