@@ -12,6 +12,7 @@ mod removal;
 mod schedules;
 mod store;
 mod tokens;
+mod undecided;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -41,6 +42,7 @@ pub(crate) use logs::{LogAnswer, LogLine, LogsWanted, TAIL_MAX};
 pub(crate) use schedules::ScheduleLine;
 pub(crate) use store::{DoingLine, GcWanted, LongAnswer, RepairWanted, Repaired, RepairedLine};
 pub(crate) use tokens::{TokenLine, TokenMade, TokenPurpose, TokenWanted};
+pub(crate) use undecided::UNDECIDED;
 
 /// A refusal, as the command line prints it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -216,6 +218,7 @@ pub(crate) async fn serve(api: Api, path: &Path, stop: CancellationToken) -> any
         .route("/logs", post(logs::logs))
         .route("/explain", post(explain::explain))
         .fallback(unknown)
+        .layer(axum::middleware::from_fn_with_state(api.clone(), undecided::note))
         // What follows ends with the node: it would hold up the end of the server.
         .layer(Extension(stop.clone()))
         .with_state(api);
@@ -263,7 +266,7 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
 }
 
 async fn apps(Shared(api): Shared<Api>) -> Answer<Vec<AppLine>> {
-    let state = api.read_latest().await?;
+    let state = undecided::latest_or_known(&api).await;
     let line = |(id, app): (&AppId, &App)| AppLine {
         app_id: id.to_string(),
         name: app.name.clone(),
@@ -285,6 +288,24 @@ fn find_app(state: &State, which: &str, environment: &str) -> Option<AppId> {
     which.parse::<AppId>().ok().filter(|id| state.apps.contains_key(id)).or_else(by_name)
 }
 
+/// The longest label of a token or a node, in bytes: every node has all of them in memory.
+const LABEL_BYTES_MAX: usize = 256;
+
+/// Refuses what is too long to be a label.
+fn check_label(what: &str, text: &str) -> Result<(), api::Error> {
+    if text.len() <= LABEL_BYTES_MAX {
+        return Ok(());
+    }
+    let (length, begin) = (text.len(), text.chars().take(20).collect::<String>());
+    Err(api::Error::Invalid(format!("{begin:?}… cannot be the {what}: it has {length} bytes, and the limit is {LABEL_BYTES_MAX}")))
+}
+
+/// Refuses an environment that there is none of.
+fn check_environment(state: &State, name: &str) -> Result<(), api::Error> {
+    // The default one is there for as long as the cluster, and not before.
+    if name.is_empty() { Ok(()) } else { api::environment_named(state, name).map(drop) }
+}
+
 async fn app_stop(
     Shared(api): Shared<Api>,
     UrlPath(which): UrlPath<String>,
@@ -292,6 +313,7 @@ async fn app_stop(
 ) -> Answer<()> {
     let state = api.read_latest().await?;
     let environment = query.get("environment").map_or("", String::as_str);
+    check_environment(&state, environment)?;
     let absent = || api::Error::NotFound(format!("cannot stop app {which:?}: no app has that id or name; `shoal app list` shows them"));
     let id = find_app(&state, &which, environment).ok_or_else(absent)?;
     api::app::stop(&api, id, "stopped by an operator").await?;
@@ -299,7 +321,7 @@ async fn app_stop(
 }
 
 async fn tasks(Shared(api): Shared<Api>) -> Answer<Vec<TaskLine>> {
-    let state = api.read_latest().await?;
+    let state = undecided::latest_or_known(&api).await;
     let line = |(id, task): (&TaskId, &Task)| TaskLine {
         task_id: id.to_string(),
         app_id: task.app.to_string(),
@@ -316,6 +338,8 @@ async fn tasks(Shared(api): Shared<Api>) -> Answer<Vec<TaskLine>> {
 
 async fn task_stop(Shared(api): Shared<Api>, UrlPath(id): UrlPath<String>) -> Answer<()> {
     let id: TaskId = id.parse()?;
+    let absent = || api::Error::NotFound(format!("cannot stop task {id}: there is none with this id; `shoal task list` shows them"));
+    api.read_latest_unless(|state| state.tasks.contains_key(&id)).await?.tasks.get(&id).ok_or_else(absent)?;
     api.propose(Command::StopTask { id, why: "stopped by an operator".to_owned() }).await?;
     Ok(Json(()))
 }

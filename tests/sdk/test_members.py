@@ -167,7 +167,11 @@ def test_a_cluster_without_a_majority_says_so_and_is_recovered_by_hand(make, tmp
     assert time.monotonic() - began < 10
     assert "not reached" in listed.stdout and "run `shoal recover` on it" in listed.stderr, listed
     assert "shoal recover" in b.shoal("status").stdout
-    assert "another node runs on the data folder" in refused(b, "recover", "--yes")
+    for look in (("app", "list"), ("task", "list"), ("token", "list"), ("explain", "b")):
+        began, shown = time.monotonic(), b.shoal(*look)
+        assert time.monotonic() - began < 10 and "this is what the node knows: the cluster has no leader" in shown.stderr, shown
+    assert "nothing can be decided" in refused(b, "node", "drain", "a")
+    assert "a node runs on the data folder" in (said := refused(b, "recover", "--yes")) and "`shoal status`" in said, said
     b.stop()
     done = b.shoal("recover", check=False)
     assert done.returncode == 1 and "Nothing was changed" in done.stdout and "a (no-" in done.stdout, done

@@ -178,7 +178,7 @@ def test_an_image_that_is_needed_is_not_removed(user, small_node, unique):
     user.start("-c", delete).ok(60)
     assert image not in images(small_node)
     absent = small_node.shoal("image", "rm", image, check=False)
-    assert absent.returncode == 1 and image in absent.stderr and "not found" in absent.stderr
+    assert absent.returncode == 1 and image in absent.stderr and "`shoal image list` shows them" in absent.stderr
     check(small_node)
 
 

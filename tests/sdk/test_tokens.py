@@ -63,7 +63,9 @@ def test_create_refuses_what_cannot_be(node, token):
     huge = node.shoal("token", "create", "--expires-in", "99999999999999d", check=False)
     assert huge.returncode == 0, "a time beyond all calendars is as good as never"
     unknown = node.shoal("token", "revoke", "ak-" + "0" * 22, check=False)
-    assert unknown.returncode == 1 and "does not exist" in unknown.stderr
+    assert unknown.returncode == 1 and "`shoal token list` shows them" in unknown.stderr
+    at_once = node.shoal("token", "create", "--expires-in", "0s", check=False)
+    assert at_once.returncode == 1 and "ends at once" in at_once.stderr
 
 
 def test_an_expired_token(node, client):

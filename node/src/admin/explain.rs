@@ -14,7 +14,9 @@ use shoal_scheduler::Load;
 use shoal_state::{AppId, CallId, DictId, FunctionId, ImageId, NodeId, ObjectId, QueueId, ShardId, State, TaskId, Timestamp};
 use shoal_worker::{Phase, PhaseTime};
 
-use super::{Answer, Failure, find_app};
+use super::lists::find;
+use super::undecided::latest_or_known;
+use super::{Answer, Failure, check_environment, find_app};
 use crate::api::{Api, environment_name, object};
 use crate::images::ImageRecord;
 use crate::scheduling;
@@ -59,7 +61,8 @@ impl Explanation {
 
 /// Explains what the request names.
 pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<ExplainWanted>) -> Answer<Explanation> {
-    let state = api.read_latest().await?;
+    let state = latest_or_known(&api).await;
+    check_environment(&state, &wanted.environment)?;
     let now = api.now();
     let load = scheduling::load(&api, &state, now).await;
     let known = |task: TaskId| api.tasks.get(task);
@@ -86,7 +89,8 @@ pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<Explain
         let counted = counted.map_err(|error| error.to_string());
         about.object(id, &counted)
     } else {
-        find_app(&state, of, &wanted.environment).and_then(|id| about.app(id))
+        let app = find_app(&state, of, &wanted.environment).and_then(|id| about.app(id));
+        app.or_else(|| about.node(find(&state, of).ok()?))
     };
     found.map(Json).ok_or_else(|| absent(of))
 }
@@ -94,9 +98,12 @@ pub(super) async fn explain(Shared(api): Shared<Api>, Json(wanted): Json<Explain
 fn absent(of: &str) -> Failure {
     let hint = match of.get(..3) {
         Some(TaskId::PREFIX) => "it ended long ago, or before this node was started last, or never was; `shoal logs` has what it printed",
-        Some(FunctionId::PREFIX | ImageId::PREFIX | NodeId::PREFIX | DictId::PREFIX | QueueId::PREFIX) => "there is none with this id",
+        Some(AppId::PREFIX) => "there is no app with this id; `shoal app list` shows them",
+        Some(ImageId::PREFIX) => "there is no image with this id; `shoal image list` shows them",
+        Some(NodeId::PREFIX) => "there is no node with this id; `shoal node list` shows them",
+        Some(FunctionId::PREFIX | DictId::PREFIX | QueueId::PREFIX) => "there is none with this id",
         _ => {
-            "expected the id of a function (fu-…), task (ta-…), app (ap-…), call (fc-…), image (im-…), dict (di-…), queue (qu-…) or node (no-…), or the name of a deployed app"
+            "expected the id of a function (fu-…), task (ta-…), app (ap-…), call (fc-…), image (im-…), dict (di-…), queue (qu-…) or node (no-…), or the name of a deployed app or of a node"
         }
     };
     Failure(StatusCode::NOT_FOUND, format!("cannot explain {of:?}: {hint}"))

@@ -14,6 +14,7 @@ use shoal_storage::store::Store;
 
 use super::lists::find;
 use super::store::long;
+use super::undecided::latest_or_known;
 use super::{Answer, Failure};
 use crate::api::{self, Api, blocking};
 use crate::copies::asks::Ask;
@@ -79,7 +80,7 @@ pub(crate) struct WarmLine {
 }
 
 pub(super) async fn images(Shared(api): Shared<Api>) -> Answer<Vec<ImageLine>> {
-    let state = api.read_latest().await?;
+    let state = latest_or_known(&api).await;
     let whole = whole(&api, &state).await;
     let used = last_anywhere(&api, state.images.keys().copied().map(Thing::Image).collect()).await;
     let store = api.store.clone();
@@ -159,6 +160,9 @@ fn line(state: &State, store: &Store, used: Option<u64>, whole: &HashMap<Digest,
 }
 
 pub(super) async fn remove(Shared(api): Shared<Api>, UrlPath(id): UrlPath<String>) -> Answer<()> {
-    api::image::remove(&api, id.parse()?).await?;
+    let id: ImageId = id.parse()?;
+    let absent = || api::Error::NotFound(format!("cannot remove image {id}: there is none with this id; `shoal image list` shows them"));
+    api.read_latest_unless(|state| state.images.contains_key(&id)).await?.images.get(&id).ok_or_else(absent)?;
+    api::image::remove(&api, id).await?;
     Ok(Json(()))
 }

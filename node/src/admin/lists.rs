@@ -9,13 +9,11 @@ use shoal_state::model::{Member, Node, Voting};
 use shoal_state::{Command, NodeId, State};
 
 use super::cluster::name;
-use super::{Answer, removal};
+use super::undecided::latest_or_known;
+use super::{Answer, check_label, removal};
 use crate::api::{self, Api};
 use crate::audit::{Event, What};
 use crate::standing::{self, Standing};
-
-/// How long the latest state is waited for by somebody who only looks.
-const READ_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A line of `shoal node list`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,7 +63,7 @@ pub(crate) struct NodeLine {
 
 pub(super) async fn nodes(Shared(api): Shared<Api>) -> Answer<Vec<NodeLine>> {
     // Whoever looks while nothing can be decided is shown what this node knows.
-    let (state, standings) = tokio::join!(api.cluster.read_within(READ_PATIENCE), standing::of_all(&api));
+    let (state, standings) = tokio::join!(latest_or_known(&api), standing::of_all(&api));
     let raft = api.cluster.raft().status();
     let up: BTreeMap<NodeId, Standing> = standings.into_iter().filter_map(|(node, said)| Some((node, said.ok()?))).collect();
     let newest = up.values().map(|said| said.applied).max().unwrap_or(raft.applied);
@@ -150,31 +148,39 @@ pub(crate) enum NodeWish {
 pub(super) async fn node_do(Shared(api): Shared<Api>, UrlPath(which): UrlPath<String>, Json(wish): Json<NodeWish>) -> Answer<String> {
     let state = api.read_latest().await?;
     let id = find(&state, &which)?;
+    let plain = |command, what: &str| (command, what.to_owned());
     let (command, what) = match wish {
-        NodeWish::Drain => (Command::DrainNode { id, draining: true }, "drains: it gets no new tasks"),
-        NodeWish::Undrain => (Command::DrainNode { id, draining: false }, "gets tasks again"),
+        NodeWish::Drain => plain(Command::DrainNode { id, draining: true }, "drains: it gets no new tasks"),
+        NodeWish::Undrain => plain(Command::DrainNode { id, draining: false }, "gets tasks again"),
         NodeWish::Label(changes) => {
             let mut labels = state.nodes.get(&id).map(|node| node.labels.clone()).unwrap_or_default();
             for (key, value) in changes {
+                check_label("key of a label", &key)?;
+                check_label("value of a label", &value)?;
                 match value.is_empty() {
                     true => drop(labels.remove(&key)),
                     false => drop(labels.insert(key, value)),
                 }
             }
-            (Command::LabelNode { id, labels }, "has new labels")
+            let what = if labels.is_empty() { "has no labels now".to_owned() } else { format!("has the labels {} now", said(&labels)) };
+            (Command::LabelNode { id, labels }, what)
         }
         NodeWish::Promote => {
             answers(&api, id).await?;
-            (Command::SetVoting { id, voting: Some(Voting::Must) }, "votes from now on, whenever it is there")
+            plain(Command::SetVoting { id, voting: Some(Voting::Must) }, "votes from now on, whenever it is there")
         }
-        NodeWish::Demote => (Command::SetVoting { id, voting: Some(Voting::MustNot) }, "votes no more; it follows"),
-        NodeWish::Unpin => (Command::SetVoting { id, voting: None }, "votes or follows as the cluster needs it"),
+        NodeWish::Demote => plain(Command::SetVoting { id, voting: Some(Voting::MustNot) }, "votes no more; it follows"),
+        NodeWish::Unpin => plain(Command::SetVoting { id, voting: None }, "votes or follows as the cluster needs it"),
         NodeWish::Remove => return remove(&api, &state, id).await,
     };
     api.propose(command).await?;
-    let why = format!("node {id} {what}");
+    let why = format!("node {} ({id}) {what}", name(&state, id));
     note(&api, &why);
     Ok(Json(why))
+}
+
+fn said<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+    labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 fn note(api: &Api, why: &str) {
@@ -197,7 +203,7 @@ async fn remove(api: &Api, state: &State, id: NodeId) -> Answer<String> {
     crate::homes::vacate(api, id).await?;
     let why = "removed by an operator".to_owned();
     api.propose(Command::RemoveNode { id, at: api.now(), why }).await?;
-    let why = format!("node {id} was removed; should it come back, it must be wiped and joined anew. {cost}");
+    let why = format!("node {} ({id}) was removed; should it come back, it must be wiped and joined anew. {cost}", name(state, id));
     note(api, &why);
     Ok(Json(why))
 }

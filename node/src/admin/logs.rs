@@ -17,7 +17,8 @@ use shoal_state::{AppId, CallId, FunctionId, State, TaskId};
 use shoal_worker::log::{Entry, Filter, Stream};
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Refusal, find_app};
+use super::undecided::latest_or_known;
+use super::{Failure, Refusal, check_environment, find_app};
 use crate::api::Api;
 use crate::api::joined_logs::{JoinedLogs, Place, Reading};
 use crate::api::logs::with_bound;
@@ -121,7 +122,8 @@ pub(super) async fn logs(
     Extension(stop): Extension<CancellationToken>,
     Json(wanted): Json<LogsWanted>,
 ) -> Result<Response, Failure> {
-    let state = api.read_latest().await?;
+    let state = latest_or_known(&api).await;
+    check_environment(&state, &wanted.environment)?;
     let mut filter = filter(&state, &wanted)?;
     if let Some(call) = filter.call.filter(|_| filter.functions.is_empty())
         && let Ok(info) = api.calls.info(call).await

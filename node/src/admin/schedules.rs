@@ -39,7 +39,7 @@ pub(crate) struct ScheduleLine {
 }
 
 pub(super) async fn schedules(Shared(api): Shared<Api>) -> Answer<Vec<ScheduleLine>> {
-    let state = api.read_latest().await?;
+    let state = super::undecided::latest_or_known(&api).await;
     let mut lines: Vec<ScheduleLine> = state.schedules.iter().map(|(id, schedule)| line(&state, *id, schedule)).collect();
     lines.sort_by_key(|line| line.next_ms);
     Ok(Json(lines))

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use shoal_state::model::{self, Token, TokenLimits};
 use shoal_state::{Command, State, Timestamp, TokenId};
 
-use super::Answer;
+use super::{Answer, check_label};
 use crate::api::{self, Api};
 use crate::audit::{Event, What};
 use crate::authority;
@@ -107,7 +107,7 @@ fn line(state: &State, id: TokenId, token: &Token, now: Timestamp) -> TokenLine 
 }
 
 pub(super) async fn list(Shared(api): Shared<Api>) -> Answer<Vec<TokenLine>> {
-    let (state, now) = (api.read_latest().await?, api.now());
+    let (state, now) = (super::undecided::latest_or_known(&api).await, api.now());
     let mut lines: Vec<_> = state.tokens.iter().map(|(id, token)| line(&state, *id, token, now)).collect();
     lines.sort_by_key(|line| line.created_ms);
     Ok(Json(lines))
@@ -116,6 +116,10 @@ pub(super) async fn list(Shared(api): Shared<Api>) -> Answer<Vec<TokenLine>> {
 pub(super) async fn create(Shared(api): Shared<Api>, Json(wanted): Json<TokenWanted>) -> Answer<TokenMade> {
     let state = api.read_latest().await?;
     let environment = wanted.environment.as_deref().map(|name| api::environment_named(&state, name)).transpose()?;
+    check_label("label of a token", &wanted.label)?;
+    if wanted.expires_in_seconds == Some(0) {
+        return Err(api::Error::Invalid("cannot make a token that ends at once: say --expires-in of a second or more".to_owned()).into());
+    }
     let (purpose, seconds) = match wanted.purpose {
         TokenPurpose::Node if environment.is_some() => {
             return Err(api::Error::Invalid("a node belongs to no environment: leave --environment out".to_owned()).into());
@@ -161,6 +165,8 @@ fn said(line: &TokenLine) -> String {
 
 pub(super) async fn revoke(Shared(api): Shared<Api>, UrlPath(id): UrlPath<String>) -> Answer<()> {
     let id: TokenId = id.parse()?;
+    let absent = || api::Error::NotFound(format!("cannot revoke token {id}: there is none with this id; `shoal token list` shows them"));
+    api.read_latest_unless(|state| state.tokens.contains_key(&id)).await?.tokens.get(&id).ok_or_else(absent)?;
     api.propose(Command::RevokeToken { id, at: api.now() }).await?;
     note(&api, What::TokenRevoked, format!("token {id} was revoked"));
     Ok(Json(()))

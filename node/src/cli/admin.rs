@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use super::Common;
 use shoal_runtime::ShortPath;
 
-use crate::admin::Refusal;
+use crate::admin::{Refusal, UNDECIDED};
 use crate::config::admin_socket;
 
 /// How long a node may take to answer, and be silent in the middle of an answer.
@@ -113,13 +113,21 @@ async fn send(common: &Common, method: &str, path: &str, body: &impl Serialize) 
         .body(Full::new(bytes::Bytes::from(bytes)))
         .context("cannot make the request")?;
     let response = sender.send_request(request).await.with_context(|| format!("the node did not answer {method} {path}"))?;
+    let undecided = response.headers().get(UNDECIDED).map(|why| String::from_utf8_lossy(why.as_bytes()).into_owned());
     if response.status().is_success() {
+        // These tell of it themselves.
+        if let Some(why) = undecided.filter(|_| !["/status", "/nodes"].contains(&path)) {
+            eprintln!("note: this is what the node knows: {why}");
+        }
         return Ok(response);
     }
     let bytes = response.into_body().collect().await.context("the node's answer broke off")?.to_bytes();
     let refusal: Refusal =
         serde_json::from_slice(&bytes).unwrap_or_else(|_| Refusal { error: String::from_utf8_lossy(&bytes).into_owned() });
-    bail!("{}", refusal.error);
+    match undecided {
+        Some(why) => bail!("{}\nnote: {why}", refusal.error),
+        None => bail!("{}", refusal.error),
+    }
 }
 
 /// Writes a text so that it can be a part of a path or the value of a query.
