@@ -353,7 +353,8 @@ class Node:
         # Until its last thread is gone a process holds its ports.
         wait_until_none("processes of the lost node", lambda: [pid for pid in below if threads(pid)], 20)
         for mount in Path("/proc/self/mounts").read_text().splitlines():
-            if (point := mount.split()[1]).startswith(str(self.data)):
+            # Not those of a folder whose name begins alike: node 1 has nothing of node 12.
+            if (point := mount.split()[1]) == str(self.data) or point.startswith(f"{self.data}/"):
                 subprocess.run(["umount", "--lazy", point], check=False)
 
     def wait_reborn(self, old: int, seconds: float = NODE_START_SECONDS) -> int:

@@ -6,16 +6,26 @@ import time
 
 from harness import NODE_START_SECONDS, PROGRAMS, wait_for
 
-from .cluster import CONFIG
 from .faults import scenario
 from .masses import CALLS, INPUTS, answered
 from .network import Placed
 from .world import World
 
 NODES, LOST, VOTERS = 20, 4, 5
-# What has its copies on one node more than are lost at once is had all the same. A sandbox made ahead on each of twenty nodes would take the
-# machine's cores from what is tried.
-TWENTY = f"copies = {LOST + 1}\n" + CONFIG.replace("sandboxes_ahead = 1", "sandboxes_ahead = 0")
+# What has its copies on one node more than are lost at once is had all the same. Twenty nodes share the cores of one machine: a sandbox made
+# ahead on each, and a look each second at what each is to keep, would take them from what is tried.
+TWENTY = f"""
+copies = {LOST + 1}
+[containers]
+sandboxes_ahead = 0
+[calls]
+settle_seconds = 2
+[cluster]
+replace_voter_seconds = 60
+[repair]
+after_seconds = 120
+every_seconds = 10
+"""
 # How long all inputs may take, with the loss of four nodes on two cores; how long it may take until another node votes, in seconds.
 SECONDS, VOTE_SECONDS = 600, 240
 
