@@ -8,7 +8,6 @@ mod explain;
 mod images;
 mod lists;
 mod logs;
-mod removal;
 mod schedules;
 mod store;
 mod tokens;
@@ -245,7 +244,7 @@ async fn status(Shared(api): Shared<Api>) -> Answer<StatusReport> {
         data: api.config.data.display().to_string(),
         tag: api.engine.tag().to_string(),
         leader: raft.leader.map(|leader| leader.to_string()),
-        leader_name: raft.leader.map(|leader| cluster::name(&state, leader)),
+        leader_name: raft.leader.map(|leader| shoal_members::removal::name(&state, leader)),
         generation: api.gate.cluster.generation,
         consensus,
         term: raft.term,

@@ -271,9 +271,10 @@ impl Promise {
     pub(crate) fn keep(data: &Path, founder: NodeId) -> anyhow::Result<()> {
         static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
         let _one = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match Self::read(data)? {
-            Some(held) if held == founder => Ok(()),
-            Some(held) => anyhow::bail!("it has promised to follow node {held}"),
+        let held = Self::read(data)?;
+        shoal_members::formation::keeps(held, founder).map_err(anyhow::Error::msg)?;
+        match held {
+            Some(_) => Ok(()),
             None => Files::of(data)?.write(Self::FILE, &serde_json::to_vec(&founder)?),
         }
     }

@@ -107,29 +107,6 @@ pub(crate) fn undecided(raft: &Raft) -> Option<String> {
     }
 }
 
-/// A node's Raft that leads these, for tests.
-#[cfg(test)]
-pub(crate) fn led_by(node: NodeId, voters: Vec<shoal_raft::Peer>, learners: Vec<shoal_raft::Peer>) -> shoal_raft::Status {
-    shoal_raft::Status {
-        node,
-        role: Role::Member,
-        leader: Some(node),
-        term: 1,
-        applied: 1,
-        last_log: 1,
-        snapshot: 0,
-        purged: 0,
-        voters,
-        learners,
-        changing_to: None,
-        followers: vec![],
-        quorum_heard: None,
-        version: shoal_state::VERSION_KNOWN,
-        marks: vec![],
-        stopped: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use shoal_state::written::hold;

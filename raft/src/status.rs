@@ -68,6 +68,30 @@ pub struct Status {
     pub stopped: Option<String>,
 }
 
+impl Status {
+    /// Returns how a node stands that leads these, if nothing else is known of it.
+    pub fn of_leader(node: NodeId, voters: Vec<Peer>, learners: Vec<Peer>) -> Self {
+        Self {
+            node,
+            role: Role::Member,
+            leader: Some(node),
+            term: 1,
+            applied: 1,
+            last_log: 1,
+            snapshot: 0,
+            purged: 0,
+            voters,
+            learners,
+            changing_to: None,
+            followers: vec![],
+            quorum_heard: None,
+            version: shoal_state::VERSION_KNOWN,
+            marks: vec![],
+            stopped: None,
+        }
+    }
+}
+
 impl Raft {
     /// Returns the leader, as far as this node knows.
     pub fn leader(&self) -> Option<Peer> {

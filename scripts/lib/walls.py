@@ -23,6 +23,7 @@ MAY_USE = {
     "shoal-peer": {"shoal-state"},
     "shoal-scheduler": {"shoal-state", "shoal-gpu"},
     "shoal-timing": {"shoal-state"},
+    "shoal-members": {"shoal-state", "shoal-raft"},
     "shoal-image": {"shoal-state", "shoal-storage", "shoal-fs", "shoal-runtime"},
     "shoal-worker": {"shoal-state", "shoal-storage", "shoal-fs", "shoal-gpu", "shoal-runtime"},
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use shoal_members::removal::name;
 use shoal_raft::Status;
 use shoal_state::{NodeId, State};
 
@@ -37,11 +38,6 @@ pub(crate) struct Consensus {
     pub(crate) learners: Vec<MemberStands>,
     /// What is wrong, and what to do; empty when all is well.
     pub(crate) trouble: Vec<String>,
-}
-
-/// Returns what a node is called.
-pub(super) fn name(state: &State, node: NodeId) -> String {
-    state.nodes.get(&node).map_or_else(|| node.to_string(), |known| known.name.clone())
 }
 
 /// Puts together what members said of themselves. `undecided`: why nothing is decided, if so.
@@ -97,7 +93,7 @@ mod tests {
     #[test]
     fn each_member_is_shown_with_what_it_lacks_and_trouble_is_named() {
         let peer = |number| Peer { node: id(number), address: String::new() };
-        let raft = Status { applied: 90, last_log: 100, ..crate::standing::led_by(id(1), vec![peer(1), peer(2)], vec![peer(3)]) };
+        let raft = Status { applied: 90, last_log: 100, ..Status::of_leader(id(1), vec![peer(1), peer(2)], vec![peer(3)]) };
         let stands = |applied, lets_in| Ok(Standing { applied, term: 1, leader: None, lets_in, told_by: (applied == 60).then(|| id(1)) });
         let said = [(id(1), stands(100, true)), (id(2), Err("nobody answers there".to_owned())), (id(3), stands(60, false))];
         let seen = consensus(&State::default(), &raft, &said, None);

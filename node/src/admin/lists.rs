@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Path as UrlPath, State as Shared};
 use serde::{Deserialize, Serialize};
+use shoal_members::removal::{judge, name};
 use shoal_state::model::{Member, Node, Voting};
 use shoal_state::{Command, NodeId, State};
 
 use super::cluster::name;
 use super::undecided::latest_or_known;
-use super::{Answer, check_label, removal};
+use super::{Answer, check_label};
 use crate::api::{self, Api};
 use crate::audit::{Event, What};
 use crate::standing::{self, Standing};
@@ -198,8 +199,8 @@ async fn answers(api: &Api, id: NodeId) -> Result<(), api::Error> {
 
 async fn remove(api: &Api, state: &State, id: NodeId) -> Answer<String> {
     let raft = api.cluster.raft().status();
-    let standings = standing::of_all(api).await;
-    let cost = removal::judge(state, &raft, &standings, id).map_err(api::Error::Precondition)?;
+    let lets_in = standing::of_all(api).await.into_iter().filter_map(|(node, said)| Some((node, said.ok()?.lets_in))).collect();
+    let cost = judge(state, &raft, &lets_in, id).map_err(api::Error::Precondition)?;
     crate::homes::vacate(api, id).await?;
     let why = "removed by an operator".to_owned();
     api.propose(Command::RemoveNode { id, at: api.now(), why }).await?;

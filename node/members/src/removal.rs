@@ -1,23 +1,26 @@
 //! Whether a node can be taken out of the cluster, and what that costs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shoal_raft::Status;
 use shoal_state::model::Voting;
 use shoal_state::{NodeId, State};
 
-use super::cluster::name;
-use crate::members::voters_of;
-use crate::standing::Standing;
+use crate::voters::voters_of;
 
-/// Says what the removal of a node costs, or why it cannot be. What the rules forbid is not looked at.
-pub(super) fn judge(state: &State, raft: &Status, standings: &[(NodeId, Result<Standing, String>)], id: NodeId) -> Result<String, String> {
+/// Returns what people call a node.
+pub fn name(state: &State, node: NodeId) -> String {
+    state.nodes.get(&node).map_or_else(|| node.to_string(), |known| known.name.clone())
+}
+
+/// Says what the removal of a node costs, or why it cannot be. What the rules forbid is not looked at. `lets_in`: those that answered,
+/// and whether each has the key of the cluster's CA.
+pub fn judge(state: &State, raft: &Status, lets_in: &BTreeMap<NodeId, bool>, id: NodeId) -> Result<String, String> {
     let left: BTreeSet<NodeId> = state.members.keys().copied().filter(|node| *node != id).collect();
     if left.is_empty() || !state.members.contains_key(&id) {
         return Ok(String::new());
     }
-    let said = |node: &NodeId| standings.iter().find(|(asked, _)| asked == node).and_then(|(_, said)| said.as_ref().ok());
-    if !left.iter().any(|node| said(node).is_some_and(|said| said.lets_in)) {
+    if !left.iter().any(|node| lets_in.get(node).is_some_and(|lets_in| *lets_in)) {
         return Err(format!(
             "cannot remove node {id}: of the others none that answers has the key of the cluster's CA, so that nobody could join any more. \
              Nodes that vote fetch it within seconds: see `shoal status`, and try again"
@@ -27,7 +30,7 @@ pub(super) fn judge(state: &State, raft: &Status, standings: &[(NodeId, Result<S
     let votes = |node: &NodeId| raft.voters.iter().any(|peer| peer.node == *node);
     // Those that vote stay; those that answer may take the places of others.
     let voters = voters_of(may_vote.len());
-    let (there, away): (Vec<NodeId>, Vec<NodeId>) = may_vote.into_iter().partition(|node| said(node).is_some());
+    let (there, away): (Vec<NodeId>, Vec<NodeId>) = may_vote.into_iter().partition(|node| lets_in.contains_key(node));
     if there.len() <= voters / 2 {
         let away: Vec<String> = away.iter().filter(|node| votes(node)).map(|node| name(state, *node)).collect();
         return Err(format!(
@@ -69,10 +72,9 @@ mod tests {
         let mut state = State::default();
         state.members = (1..=members).map(|number| (id(number), member.clone())).collect();
         let voters = voters.iter().map(|number| Peer { node: id(*number), address: String::new() }).collect();
-        let raft = Status { leader: None, ..crate::standing::led_by(id(1), voters, vec![]) };
-        let stands = |number: &u128| Standing { applied: 1, term: 1, leader: None, lets_in: keys.contains(number), told_by: None };
-        let standings: Vec<_> = there.iter().map(|number| (id(*number), Ok(stands(number)))).collect();
-        judge(&state, &raft, &standings, id(1))
+        let raft = Status { leader: None, ..Status::of_leader(id(1), voters, vec![]) };
+        let lets_in = there.iter().map(|number| (id(*number), keys.contains(number))).collect();
+        judge(&state, &raft, &lets_in, id(1))
     }
 
     #[test]

@@ -19,7 +19,7 @@ fn peer(number: u128) -> Peer {
 
 fn raft(voters: &[u128], learners: &[u128]) -> Status {
     let peers = |numbers: &[u128]| numbers.iter().map(|number| peer(*number)).collect();
-    crate::standing::led_by(id(1), peers(voters), peers(learners))
+    Status::of_leader(id(1), peers(voters), peers(learners))
 }
 
 fn wanted(numbers: std::ops::RangeInclusive<u128>) -> Wanted {
@@ -212,13 +212,13 @@ fn a_node_counts_as_gone_only_after_it_was_silent_for_the_whole_time() {
     let follower = |number, heard| shoal_raft::Follower { node: id(number), matched: 0, heard };
     let status = |followers| Status { followers, last_log: 1000, ..raft(&[1, 2, 3], &[]) };
     let now = Some(Duration::ZERO);
-    let mut silent = BTreeMap::new();
+    let (mut silent, at) = (BTreeMap::new(), Instant::now());
     let down = status(vec![follower(2, now), follower(3, None)]);
-    note_silent(&mut silent, &down);
-    assert_eq!(Reach::of(&down, &silent, Duration::from_secs(600)).gone, ids(&[]));
-    let reach = Reach::of(&down, &silent, Duration::ZERO);
+    note_silent(&mut silent, &down, at);
+    assert_eq!(Reach::of(&down, &silent, Duration::from_secs(600), at).gone, ids(&[]));
+    let reach = Reach::of(&down, &silent, Duration::ZERO, at);
     assert_eq!((reach.gone, reach.there, reach.ready), (ids(&[3]), ids(&[1, 2]), ids(&[1])));
-    note_silent(&mut silent, &status(vec![follower(2, now), follower(3, now)]));
+    note_silent(&mut silent, &status(vec![follower(2, now), follower(3, now)]), at);
     assert!(silent.is_empty(), "it has come back");
 }
 
@@ -245,7 +245,7 @@ fn rules_wait_for_the_oldest_member() {
 /// - a change is begun only where both the old and the new voters have a majority that is there;
 /// - in the end, when all are there, none is under way and those vote that are to.
 ///
-/// `SHOAL_SEED=n` replays one, `SHOAL_SEEDS=n` runs that many: `cargo test -p shoal joint_is_finished`.
+/// `SHOAL_SEED=n` replays one, `SHOAL_SEEDS=n` runs that many: `cargo test -p shoal-members joint_is_finished`.
 mod changes {
     use super::*;
 

@@ -1,7 +1,7 @@
 //! `formation_once`: machines that are to become one cluster look and act at any pace, on what they saw a while ago, do not reach each
 //! other, start anew and are wiped, from a seed. However that goes, none founds a cluster while another one has one.
 //!
-//! `SHOAL_SEED=n` replays one, `SHOAL_SEEDS=n` runs that many: `cargo test -p shoal formation_once`.
+//! `SHOAL_SEED=n` replays one, `SHOAL_SEEDS=n` runs that many: `cargo test -p shoal-members formation_once`.
 
 use std::collections::BTreeSet;
 
