@@ -122,12 +122,9 @@ pub(super) fn data_of_attempt(token: &str, direction: Direction) -> Result<Strea
     }
 }
 
-/// Finds the data of a call's current attempt.
+/// Finds the data of the attempt of a call that counts.
 pub(super) async fn data_of_call(api: &Api, id: &str, direction: Direction) -> Result<StreamKey, Error> {
-    let call: CallId = id.parse()?;
-    let inputs = api.calls.inputs(call).await.map_err(refused)?;
-    let attempt = inputs.first().map_or(0, |input| input.retry_count).to_string();
-    Ok(StreamKey { call, input: None, attempt, direction })
+    api.calls.data_key(id.parse()?, direction).await.map_err(refused)
 }
 
 /// Finds the data that a reader asks for.

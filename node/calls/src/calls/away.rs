@@ -313,14 +313,12 @@ impl Calls {
             Asked::Running { home, shards } => self.report(home, &shards).await,
             Asked::ReadUp { call, wait_ms } => Ok(Told::Chunks(self.streams().read_up(call, millis(wait_ms)).await)),
             Asked::DataHere { key, node } => {
-                self.streams().origins().note(&key, node, None);
+                self.streams().origins().note(&key, node);
                 Ok(Told::Done)
             }
-            Asked::WhereData { key, wait_ms } => {
-                Ok(Told::Nodes(self.streams().origins().of(&key, millis(wait_ms)).await.into_iter().collect()))
-            }
+            Asked::WhereData { key, wait_ms } => Ok(Told::Nodes(self.streams().origins().of(&key, self.away.me, millis(wait_ms)).await)),
             Asked::Vouch { epochs } => Ok(Told::NotVouched(self.not_vouched(epochs).await?)),
-            Asked::WhereAll { call } => Ok(Told::Nodes(self.streams().origins().of_call(call))),
+            Asked::WhereAll { call } => Ok(Told::Nodes(self.streams().origins().of_call(call, self.away.me))),
         }
     }
 

@@ -187,7 +187,7 @@ impl Driver {
         if let Some(failed) = unreadable {
             return Err(failed);
         }
-        let streams = Streams::open(&dir.with_extension("streams"))?;
+        let streams = Streams::open(&dir.with_extension("streams"), ground.clone())?;
         let now = ground.now();
         Ok(Self {
             dir,

@@ -58,12 +58,12 @@ impl Ground for Machine {
 
 impl dyn Ground {
     /// Waits for so long.
-    pub(super) fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
+    pub(crate) fn sleep(&self, wait: Duration) -> BoxFuture<'static, ()> {
         self.sleep_until(self.now() + wait)
     }
 
     /// Waits for something, up to `wait`; none if it did not come.
-    pub(super) async fn within<F: Future>(&self, wait: Duration, what: F) -> Option<F::Output> {
+    pub(crate) async fn within<F: Future>(&self, wait: Duration, what: F) -> Option<F::Output> {
         let late = self.sleep(wait);
         match select(pin!(what), late).await {
             Either::Left((found, _)) => Some(found),

@@ -44,7 +44,7 @@ pub struct Calls {
     /// How many copies records must have, and how many shards at home here have fewer.
     min_copies: usize,
     short: Arc<AtomicUsize>,
-    pub(super) ground: Arc<dyn Ground>,
+    pub(crate) ground: Arc<dyn Ground>,
     pub(super) away: Arc<Away>,
     pub(super) running: Arc<Running>,
     pub(super) rounds: Arc<Rounds>,

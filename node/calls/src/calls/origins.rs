@@ -1,93 +1,136 @@
 //! On which node the data of a call are: that of the container which puts them.
 //!
 //! The node tells the call's home, which tells readers; they then read from node to node. Soft: a new home hears of it with what
-//! the tasks of a node run.
+//! the tasks of a node run. Several nodes may have the data of one try: where one was taken for lost by mistake, and where a container
+//! ended and its input began anew elsewhere. Readers ask all of them, and take what comes first: any may have what comes next.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use shoal_state::{CallId, NodeId, ShardId};
 use tokio::sync::Notify;
 
+use super::ground::Ground;
 use super::streams::StreamKey;
 
-/// Where one stream is, and which home was told so last.
-#[derive(Debug, Clone, Copy)]
-struct Origin {
-    node: NodeId,
-    told: Option<NodeId>,
+/// Where one stream is.
+#[derive(Debug)]
+struct Known {
+    /// On these nodes, as they or the home have said; who has said so last comes first. One that was taken for lost by mistake goes on
+    /// beside the one that its input was given to.
+    nodes: Vec<NodeId>,
+    /// It is on this node, which has told this home so; none if this node was home itself.
+    own: Option<Option<NodeId>>,
     touched: Instant,
 }
 
 /// Where streams are, as far as this node knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Origins {
-    calls: Mutex<HashMap<CallId, BTreeMap<StreamKey, Origin>>>,
+    ground: Arc<dyn Ground>,
+    calls: Mutex<HashMap<CallId, BTreeMap<StreamKey, Known>>>,
     changed: Notify,
 }
 
 impl Origins {
-    /// Notes where a stream is. `told` is the home that knows it, where that is another node.
-    pub(super) fn note(&self, key: &StreamKey, node: NodeId, told: Option<NodeId>) {
-        let known = self.calls.lock().entry(key.call).or_default().insert(key.clone(), Origin { node, told, touched: Instant::now() });
-        if known.is_none_or(|known| known.node != node) {
+    /// Begins knowing nothing.
+    pub(super) fn new(ground: Arc<dyn Ground>) -> Self {
+        Self { ground, calls: Mutex::default(), changed: Notify::new() }
+    }
+
+    fn change(&self, key: &StreamKey, change: impl FnOnce(&mut Known) -> bool) {
+        let now = self.ground.now();
+        let mut calls = self.calls.lock();
+        let streams = calls.entry(key.call).or_default();
+        let known = streams.entry(key.clone()).or_insert_with(|| Known { nodes: vec![], own: None, touched: now });
+        known.touched = now;
+        let is_new = change(known);
+        drop(calls);
+        if is_new {
             self.changed.notify_waiters();
         }
     }
 
-    /// Says whether this home was told that a stream is at this node.
-    pub(super) fn is_told(&self, key: &StreamKey, node: NodeId, home: NodeId) -> bool {
-        self.find(key).is_some_and(|origin| origin.node == node && origin.told == Some(home))
+    /// Notes that a stream is on a node.
+    pub(super) fn note(&self, key: &StreamKey, node: NodeId) {
+        self.change(key, |known| {
+            let is_new = !known.nodes.contains(&node);
+            known.nodes.retain(|other| *other != node);
+            known.nodes.insert(0, node);
+            is_new
+        });
     }
 
-    fn find(&self, key: &StreamKey) -> Option<Origin> {
+    /// Notes that a stream is on this node. `told` is the home that knows it, where that is another node.
+    pub(super) fn note_own(&self, key: &StreamKey, told: Option<NodeId>) {
+        self.change(key, |known| known.own.replace(told).is_none());
+    }
+
+    /// Says whether this home was told that a stream is on this node.
+    pub(super) fn is_told(&self, key: &StreamKey, home: NodeId) -> bool {
+        self.find(key, |known| known.own == Some(Some(home))) == Some(true)
+    }
+
+    fn find<T>(&self, key: &StreamKey, what: impl FnOnce(&Known) -> T) -> Option<T> {
         let mut calls = self.calls.lock();
-        let origin = calls.get_mut(&key.call)?.get_mut(key)?;
-        origin.touched = Instant::now();
-        Some(*origin)
+        let known = calls.get_mut(&key.call)?.get_mut(key)?;
+        known.touched = self.ground.now();
+        Some(what(known))
     }
 
-    /// Returns where a stream is; waits until that is known, up to `wait`.
-    pub(super) async fn of(&self, key: &StreamKey, wait: Duration) -> Option<NodeId> {
+    /// Returns on which nodes a stream was found, or is said to be.
+    pub(super) fn found(&self, key: &StreamKey) -> Vec<NodeId> {
+        self.find(key, |known| known.nodes.clone()).unwrap_or_default()
+    }
+
+    /// Returns where a stream is, this node `me` as well; waits until that is known, up to `wait`. None is known then if it is empty.
+    pub(super) async fn of(&self, key: &StreamKey, me: NodeId, wait: Duration) -> Vec<NodeId> {
         let found = async {
             loop {
                 let changed = self.changed.notified();
-                if let Some(origin) = self.find(key) {
-                    return origin.node;
+                let nodes = self.find(key, |known| known.all(me)).unwrap_or_default();
+                if !nodes.is_empty() {
+                    return nodes;
                 }
                 changed.await;
             }
         };
-        tokio::time::timeout(wait, found).await.ok()
+        self.ground.within(wait, found).await.unwrap_or_default()
     }
 
-    /// Returns the nodes where streams of a call are.
-    pub(super) fn of_call(&self, call: CallId) -> Vec<NodeId> {
-        let mut nodes: Vec<NodeId> = self.calls.lock().get(&call).into_iter().flatten().map(|(_, origin)| origin.node).collect();
+    /// Returns the nodes where streams of a call are, this node `me` as well.
+    pub(super) fn of_call(&self, call: CallId, me: NodeId) -> Vec<NodeId> {
+        let calls = self.calls.lock();
+        let mut nodes: Vec<NodeId> = calls.get(&call).into_iter().flatten().flat_map(|(_, known)| known.all(me)).collect();
         nodes.sort_unstable();
         nodes.dedup();
         nodes
     }
 
-    /// Returns the streams at a node of calls in these shards.
-    pub(super) fn at(&self, node: NodeId, shards: &[ShardId]) -> Vec<StreamKey> {
+    /// Returns the streams on this node of calls in these shards.
+    pub(super) fn own(&self, shards: &[ShardId]) -> Vec<StreamKey> {
         let calls = self.calls.lock();
         let wanted = calls.iter().filter(|(call, _)| call.shard().is_some_and(|shard| shards.contains(&shard)));
-        wanted.flat_map(|(_, streams)| streams).filter(|(_, origin)| origin.node == node).map(|(key, _)| key.clone()).collect()
+        let mut own: Vec<StreamKey> =
+            wanted.flat_map(|(_, streams)| streams).filter(|(_, known)| known.own.is_some()).map(|(key, _)| key.clone()).collect();
+        own.sort_unstable();
+        own
     }
 
     /// Forgets where a stream was found: it may be elsewhere now.
     pub(super) fn doubt(&self, key: &StreamKey) {
-        if let Some(streams) = self.calls.lock().get_mut(&key.call) {
-            streams.remove(key);
+        if let Some(known) = self.calls.lock().get_mut(&key.call).and_then(|streams| streams.get_mut(key)) {
+            known.nodes.clear();
         }
     }
 
     /// Forgets what nobody has asked for or told for `idle`.
     pub(super) fn remove_idle(&self, idle: Duration) {
+        let now = self.ground.now();
         self.calls.lock().retain(|_, streams| {
-            streams.retain(|_, origin| origin.touched.elapsed() < idle);
+            streams.retain(|_, known| now.saturating_duration_since(known.touched) < idle);
             !streams.is_empty()
         });
     }
@@ -97,8 +140,16 @@ impl Origins {
     }
 }
 
+impl Known {
+    fn all(&self, me: NodeId) -> Vec<NodeId> {
+        let own = self.own.map(|_| me).filter(|me| !self.nodes.contains(me));
+        self.nodes.iter().copied().chain(own).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::ground::Machine;
     use super::super::streams::Direction;
     use super::*;
 
@@ -107,23 +158,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_is_found_where_it_was_put_last() {
+    async fn a_stream_is_found_wherever_it_was_put_last_first() {
         let shard = ShardId::new(3).unwrap();
         let call = CallId::in_shard(shard, 1);
         let key = StreamKey { call, input: None, attempt: String::new(), direction: Direction::Out };
-        let origins = Origins::default();
-        assert_eq!(origins.of(&key, Duration::ZERO).await, None);
-        let (found, ()) = tokio::join!(origins.of(&key, Duration::from_secs(10)), async { origins.note(&key, node(1), None) });
-        assert_eq!(found, Some(node(1)), "a reader that waits is told");
-        assert_eq!(origins.at(node(1), &[shard]), std::slice::from_ref(&key));
-        assert!(!origins.is_told(&key, node(1), node(9)));
-        origins.note(&key, node(1), Some(node(9)));
-        assert!(origins.is_told(&key, node(1), node(9)) && !origins.is_told(&key, node(1), node(8)));
-        origins.note(&key, node(2), None);
-        assert_eq!((origins.of(&key, Duration::ZERO).await, origins.of_call(call)), (Some(node(2)), vec![node(2)]));
+        let origins = Origins::new(Arc::new(Machine));
+        let me = node(7);
+        let now = async |origins: &Origins| origins.of(&key, me, Duration::ZERO).await;
+        assert!(now(&origins).await.is_empty());
+        let (found, ()) = tokio::join!(origins.of(&key, me, Duration::from_secs(10)), async { origins.note(&key, node(1)) });
+        assert_eq!(found, [node(1)], "a reader that waits is told");
+        assert_eq!(origins.own(&[shard]), []);
+        assert!(!origins.is_told(&key, node(9)));
+        origins.note_own(&key, Some(node(9)));
+        assert!(origins.is_told(&key, node(9)) && !origins.is_told(&key, node(8)));
+        assert_eq!((now(&origins).await, origins.found(&key)), (vec![node(1), me], vec![node(1)]));
+        origins.note(&key, node(2));
+        assert_eq!(now(&origins).await, [node(2), node(1), me], "one that goes on beside is not forgotten");
+        origins.doubt(&key);
+        assert_eq!((now(&origins).await, origins.found(&key), origins.own(&[shard])), (vec![me], vec![], vec![key.clone()]));
         origins.remove_idle(Duration::from_secs(60));
-        assert_eq!(origins.of_call(call), [node(2)]);
+        assert_eq!(origins.of_call(call, me), [me]);
         origins.remove_call(call);
-        assert_eq!((origins.of_call(call), origins.at(node(2), &[shard])), (vec![], vec![]));
+        assert_eq!((origins.of_call(call, me), origins.own(&[shard])), (vec![], vec![]));
     }
 }

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use shoal_state::{CallId, InputId};
 use tokio::sync::Notify;
 
+use super::ground::Ground;
 use super::origins::Origins;
 
 /// How many bytes of one stream are held in memory. What comes beyond goes to a file.
@@ -65,6 +66,13 @@ pub struct StreamKey {
     pub attempt: String,
     /// Which way it runs.
     pub direction: Direction,
+}
+
+impl StreamKey {
+    /// Names the data of a try.
+    pub fn of_try(call: CallId, retry_count: u32, direction: Direction) -> Self {
+        Self { call, input: None, attempt: retry_count.to_string(), direction }
+    }
 }
 
 /// A chunk with its number.
@@ -136,6 +144,7 @@ struct Shared {
     calls: Mutex<HashMap<CallId, BTreeMap<StreamKey, Arc<Stream>>>>,
     in_memory: Arc<AtomicU64>,
     origins: Origins,
+    ground: Arc<dyn Ground>,
     /// How many files were made.
     files: AtomicU64,
 }
@@ -175,7 +184,7 @@ enum Place {
 
 impl Streams {
     /// Keeps long streams in files in `dir`, and removes those of an earlier process.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
+    pub fn open(dir: &Path, ground: Arc<dyn Ground>) -> Result<Self, Error> {
         let failed = |what, path: &Path| {
             let path = path.to_owned();
             move |source| Error::File { what, path, source }
@@ -189,7 +198,8 @@ impl Streams {
                 dir: dir.to_owned(),
                 calls: Mutex::default(),
                 in_memory: Arc::default(),
-                origins: Origins::default(),
+                origins: Origins::new(ground.clone()),
+                ground,
                 files: AtomicU64::new(0),
             }),
         })
@@ -209,9 +219,9 @@ impl Streams {
                     changed.await;
                 }
             };
-            match tokio::time::timeout(wait, put).await {
-                Ok(put) => put?,
-                Err(_) => return Err(Error::Full { call: key.call, waited: wait }),
+            match self.shared.ground.within(wait, put).await {
+                Some(put) => put?,
+                None => return Err(Error::Full { call: key.call, waited: wait }),
             }
         }
         Ok(())
@@ -227,7 +237,7 @@ impl Streams {
         if content.removed {
             return Err(Error::Unknown { call: key.call });
         }
-        content.touched = Instant::now();
+        content.touched = self.shared.ground.now();
         let expected = content.chunks.len() as u64 + 1;
         if chunk.index < expected {
             return Ok(true);
@@ -284,14 +294,14 @@ impl Streams {
         let get = async {
             loop {
                 let changed = stream.changed.notified();
-                let chunks = stream.read(key.call, after, bytes_max)?;
+                let chunks = stream.read(key.call, after, bytes_max, self.shared.ground.now())?;
                 if !chunks.is_empty() {
                     return Ok(chunks);
                 }
                 changed.await;
             }
         };
-        tokio::time::timeout(wait, get).await.unwrap_or_else(|_| Ok(Vec::new()))
+        self.shared.ground.within(wait, get).await.unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// Waits up to `wait` until all that a call has put out was read. Returns how many chunks that is.
@@ -299,7 +309,7 @@ impl Streams {
         let of_call = self.shared.calls.lock().get(&call).cloned().unwrap_or_default();
         let mut chunks = 0;
         for (_, stream) in of_call.into_iter().filter(|(key, _)| key.direction == Direction::Out) {
-            let _ = tokio::time::timeout(wait, stream.is_read()).await;
+            let _ = self.shared.ground.within(wait, stream.is_read()).await;
             chunks += u32::try_from(stream.content.lock().chunks.len()).unwrap_or(u32::MAX);
         }
         chunks
@@ -322,10 +332,10 @@ impl Streams {
     /// Removes the streams that nobody has touched for `idle`.
     pub fn remove_idle(&self, idle: Duration) {
         self.shared.origins.remove_idle(idle);
-        let mut calls = self.shared.calls.lock();
+        let (now, mut calls) = (self.shared.ground.now(), self.shared.calls.lock());
         for streams in calls.values_mut() {
             streams.retain(|_, stream| {
-                let keep = stream.content.lock().touched.elapsed() < idle;
+                let keep = now.saturating_duration_since(stream.content.lock().touched) < idle;
                 if !keep {
                     stream.remove();
                 }
@@ -338,13 +348,13 @@ impl Streams {
     fn stream(&self, key: &StreamKey) -> Arc<Stream> {
         let mut calls = self.shared.calls.lock();
         let streams = calls.entry(key.call).or_default();
-        streams.entry(key.clone()).or_insert_with(|| Arc::new(Stream::new(self.shared.in_memory.clone()))).clone()
+        streams.entry(key.clone()).or_insert_with(|| Arc::new(Stream::new(self.shared.in_memory.clone(), self.shared.ground.now()))).clone()
     }
 }
 
 impl Stream {
-    fn new(all_in_memory: Arc<AtomicU64>) -> Self {
-        let content = Content { chunks: Vec::new(), bytes: 0, in_memory: 0, file: None, read: 0, touched: Instant::now(), removed: false };
+    fn new(all_in_memory: Arc<AtomicU64>, now: Instant) -> Self {
+        let content = Content { chunks: Vec::new(), bytes: 0, in_memory: 0, file: None, read: 0, touched: now, removed: false };
         Self { content: Mutex::new(content), changed: Notify::new(), all_in_memory }
     }
 
@@ -367,13 +377,13 @@ impl Stream {
         self.changed.notify_waiters();
     }
 
-    fn read(&self, call: CallId, after: u64, bytes_max: u64) -> Result<Vec<DataChunk>, Error> {
+    fn read(&self, call: CallId, after: u64, bytes_max: u64, now: Instant) -> Result<Vec<DataChunk>, Error> {
         let (places, file) = {
             let mut content = self.content.lock();
             if content.removed {
                 return Err(Error::Unknown { call });
             }
-            content.touched = Instant::now();
+            content.touched = now;
             let from = usize::try_from(after).unwrap_or(usize::MAX).min(content.chunks.len());
             let mut bytes = 0;
             let fits = |place: &&Place| {
@@ -425,6 +435,7 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ground::Machine;
     use super::*;
 
     fn key() -> StreamKey {
@@ -436,13 +447,17 @@ mod tests {
         DataChunk { index, data: vec![u8::try_from(index % 251).unwrap(); bytes].into() }
     }
 
+    fn streams(dir: &tempfile::TempDir) -> Streams {
+        Streams::open(&dir.path().join("streams"), Arc::new(Machine)).unwrap()
+    }
+
     const SOON: Duration = Duration::from_secs(10);
     const NOW: Duration = Duration::ZERO;
 
     #[tokio::test]
     async fn chunks_are_read_in_order_again_and_again_also_from_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        let streams = streams(&dir);
         let chunks: Vec<DataChunk> = (1..=12).map(|index| chunk(index, 1 << 20)).collect();
         streams.put(&key(), chunks.clone(), SOON).await.unwrap();
         streams.put(&key(), chunks[..3].to_vec(), SOON).await.unwrap();
@@ -457,7 +472,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_is_woken_by_a_chunk_and_by_the_removal_of_its_call() {
         let dir = tempfile::tempdir().unwrap();
-        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        let streams = streams(&dir);
         let (key1, key2) = (key(), key());
         let reader = streams.clone();
         let read = tokio::spawn(async move { reader.get(&key1, 0, 1, SOON).await });
@@ -475,7 +490,7 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_touches_is_removed_and_its_memory_with_it() {
         let dir = tempfile::tempdir().unwrap();
-        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        let streams = streams(&dir);
         streams.put(&key(), vec![chunk(1, 1000)], SOON).await.unwrap();
         streams.remove_idle(SOON);
         assert_eq!(streams.get(&key(), 0, 1, NOW).await.unwrap().len(), 1);
@@ -487,7 +502,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_put_out_is_waited_for_until_it_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        let streams = streams(&dir);
         assert_eq!(streams.read_up(key().call, SOON).await, 0, "a call without streams");
         streams.put(&key(), vec![chunk(1, 5), chunk(2, 5)], SOON).await.unwrap();
         let waits = streams.clone();
@@ -502,7 +517,7 @@ mod tests {
     #[tokio::test]
     async fn a_writer_waits_for_its_reader() {
         let dir = tempfile::tempdir().unwrap();
-        let streams = Streams::open(&dir.path().join("streams")).unwrap();
+        let streams = streams(&dir);
         let room = usize::try_from(STREAM_BYTES_MAX / 16 - CHUNK_COST_BYTES).unwrap();
         let chunks = (1..=16).map(|index| chunk(index, room)).collect();
         streams.put(&key(), chunks, SOON).await.unwrap();

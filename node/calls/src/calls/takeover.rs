@@ -79,7 +79,7 @@ impl Calls {
             match self.ground.within(REPORT_WAIT, asking).await.flatten() {
                 Some(Ok(Told::Running(held, data))) => {
                     for key in data {
-                        self.streams().origins().note(&key, *node, None);
+                        self.streams().origins().note(&key, *node);
                     }
                     Ok(held)
                 }
@@ -132,7 +132,7 @@ impl Calls {
     pub(super) async fn report(&self, home: NodeId, shards: &[ShardId]) -> Result<Told, Error> {
         let known = self.away.until(|| shards.iter().all(|shard| self.away.is_home(home, Some(*shard))));
         match self.ground.within(REPORT_WAIT, known).await {
-            Some(()) => Ok(Told::Running(self.running.of(shards), self.streams().origins().at(self.away.me, shards))),
+            Some(()) => Ok(Told::Running(self.running.of(shards), self.streams().origins().own(shards))),
             None => Err(Error::Late { what: "learn that shards have moved", waited: REPORT_WAIT }),
         }
     }
