@@ -185,7 +185,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         reports: Reports::new(&peers, cluster.raft(), &calls, &crashes, &lifecycle),
         crashes,
         yields: Yields::default(),
-        gangs: Gangs::new(&peers, cluster.raft()),
+        gangs: Gangs::new(&peers, cluster.raft(), &calls),
         placements: Placements::default(),
         images: images.clone(),
         build_functions: BuildFunctions::default(),

@@ -4,10 +4,12 @@
 //!   bytes stand in one [`shoal_storage::log::Log`] per node.
 //! - [`objects`] are dicts and queues, what they hold, as records of shards; pure.
 //! - [`calls`] are functions' calls with their inputs and outcomes, as records of shards.
+//! - [`gangs`] give each input to all containers of a gang, and make one outcome of theirs.
 //!
 //! Start with [`Calls`], the handle. Nothing here knows gRPC, protobuf or containers: payloads and results are opaque bytes.
 
 pub mod calls;
+pub mod gangs;
 pub mod objects;
 pub mod shards;
 

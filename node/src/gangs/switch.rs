@@ -208,11 +208,13 @@ async fn take(ports: Ports, mut stream: Stream) {
 mod tests {
     use std::net::Ipv4Addr;
 
+    use super::super::Place;
     use super::*;
 
     fn port(rank: u16) -> (Member, Port) {
         let node = Some(NodeId::from_random(1));
-        let member = Member { gang: GangId::from_random(5), rank, nodes: vec![node; 3], cluster: [1; 16] };
+        let place = Place { gang: GangId::from_random(5), rank, nodes: vec![node; 3] };
+        let member = Member { place, cluster: [1; 16] };
         let (socket, _) = UnixDatagram::pair().unwrap();
         let port = Port { gang: member.gang, rank, address: member.address(rank), nodes: member.nodes.clone(), socket };
         (member, port)
@@ -233,7 +235,8 @@ mod tests {
         assert_eq!(port.destination(&packet_v6(own, member.address(2))), Some(2));
         assert_eq!(port.destination(&packet_v6(own, member.address(3))), None, "there are three");
         assert_eq!(port.destination(&packet_v6(member.address(0), member.address(2))), None, "a forged sender");
-        let other = Member { gang: GangId::from_random(6), ..member.clone() };
+        let mut other = member.clone();
+        other.place.gang = GangId::from_random(6);
         assert_eq!(port.destination(&packet_v6(own, other.address(0))), None, "another gang");
         assert_eq!(port.destination(&packet_v6(own, "ff02::2".parse().unwrap())), None);
         let v4 = Member::address_v4;

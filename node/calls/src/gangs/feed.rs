@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use shoal_state::GangId;
 use tokio::sync::watch;
 
+use crate::calls::Ground;
+
 /// How many words a slow container may be behind. Of inputs there is never more than one; of cancellations the oldest are forgotten:
 /// what they were about is over by then.
 const WORDS_MAX: usize = 64;
@@ -85,15 +87,15 @@ impl Words {
 pub(super) struct Feeds {
     gangs: Arc<Mutex<HashMap<GangId, Words>>>,
     changed: Arc<watch::Sender<()>>,
-}
-
-impl Default for Feeds {
-    fn default() -> Self {
-        Self { gangs: Arc::default(), changed: Arc::new(watch::channel(()).0) }
-    }
+    ground: Arc<dyn Ground>,
 }
 
 impl Feeds {
+    /// Begins with none.
+    pub(super) fn new(ground: Arc<dyn Ground>) -> Self {
+        Self { gangs: Arc::default(), changed: Arc::new(watch::channel(()).0), ground }
+    }
+
     /// Adds a word.
     pub(super) fn tell(&self, gang: GangId, kind: Kind, word: Bytes) {
         self.gangs.lock().entry(gang).or_default().of(kind).tell(word);
@@ -119,7 +121,7 @@ impl Feeds {
                 }
             }
         };
-        tokio::time::timeout(wait, heard).await.ok().flatten()
+        self.ground.within(wait, heard).await.flatten()
     }
 
     /// Waits until all others have had all inputs, and wait for the next; false after `wait`.
@@ -133,7 +135,7 @@ impl Feeds {
             }
             true
         };
-        tokio::time::timeout(wait, waiting).await.unwrap_or(false)
+        self.ground.within(wait, waiting).await.unwrap_or(false)
     }
 
     /// Forgets a gang.
