@@ -19,6 +19,8 @@ use crate::mutant::Mutant;
 use crate::world::{World, dict, function, queue, shards};
 
 mod cancels;
+mod gangs;
+mod generators;
 
 /// How many clients there are.
 pub const COUNT: u64 = 5;
@@ -56,6 +58,8 @@ pub async fn run(world: World, number: u64) {
     while !client.world.is_healed() {
         match client.dice.below(10) {
             0..2 if client.world.there_are(Extra::Cancels) => client.cancelled().await,
+            2..4 if client.world.there_are(Extra::Generators) => client.generator().await,
+            4 if client.world.there_are(Extra::Gangs) => client.gang().await,
             0..4 => client.call().await,
             4..6 => client.look().await,
             6..8 => client.items().await,

@@ -146,6 +146,11 @@ impl Council {
         self.inner.borrow().voters[node].leads
     }
 
+    /// Returns who leads, as far as a node knows.
+    pub fn follows(&self, node: usize) -> Option<usize> {
+        self.inner.borrow().voters[node].leader
+    }
+
     /// Returns who leads.
     pub fn leader(&self) -> Option<usize> {
         self.inner.borrow().leader

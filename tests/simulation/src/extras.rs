@@ -9,10 +9,14 @@ use crate::dice::Dice;
 pub enum Extra {
     /// Calls that work for long, until a client cancels them.
     Cancels,
+    /// Calls that yield data.
+    Generators,
+    /// A clustered function, and a node that is apart for long enough that its gang is replaced.
+    Gangs,
 }
 
 /// All that there may be besides.
-pub const ALL: [Extra; 1] = [Extra::Cancels];
+pub const ALL: [Extra; 3] = [Extra::Cancels, Extra::Generators, Extra::Gangs];
 
 /// Returns what there is in the world of a seed.
 pub fn of(seed: u64) -> BTreeSet<Extra> {

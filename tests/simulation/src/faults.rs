@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::extras::Extra;
 use crate::history::Event;
 use crate::time::WORLD;
 use crate::world::World;
@@ -49,6 +50,15 @@ pub async fn run(world: World) {
         _ => ALL.to_vec(),
     };
     world.time.sleep(Duration::from_millis(FIRST_MS)).await;
+    if world.there_are(Extra::Gangs) && world.draw(0, 1) == 0 {
+        // Long enough that what may not run twice is replaced; all is whole again when the last of the faults is over.
+        let (waits, lasts) = (world.draw(0, 6_000), world.draw(25_000, 28_000));
+        let long = world.clone();
+        world.runs.spawn(WORLD, async move {
+            long.time.sleep(Duration::from_millis(waits)).await;
+            fault(long, Fault::Apart, Duration::from_millis(lasts)).await;
+        });
+    }
     while world.time.now() < LAST {
         let kind = kinds[usize::try_from(world.draw(0, kinds.len() as u64 - 1)).unwrap_or(0)];
         let lasts = if world.draw(0, 3) == 0 { world.draw(4_000, 12_000) } else { world.draw(200, 4_000) };

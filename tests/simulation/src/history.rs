@@ -135,6 +135,39 @@ pub enum Event {
         began: Duration,
         why: String,
     },
+    /// A container of a gang, of another rank than 0, was given an input; it is done with it.
+    RankBegan {
+        task: TaskId,
+        node: usize,
+        input: InputId,
+        retry_count: u32,
+    },
+    RankEnded {
+        task: TaskId,
+        input: InputId,
+        retry_count: u32,
+    },
+    /// A node has taken an item that a container yielded; items are counted from 1.
+    YieldTaken {
+        call: CallId,
+        task: TaskId,
+        node: usize,
+        index: u64,
+    },
+    /// A client read what a call yields, from `after` on: the number of each item, and what it says.
+    Yielded {
+        call: CallId,
+        reader: u64,
+        after: u64,
+        seen: Vec<(u64, u64)>,
+    },
+    /// A client has the outcome of a call, by this task, and does not get what comes after item `has`.
+    YieldedGone {
+        call: CallId,
+        reader: u64,
+        has: u64,
+        task: Option<TaskId>,
+    },
     /// In the end, what a call is: its inputs, each with its output.
     Final {
         call: CallId,

@@ -2,10 +2,11 @@
 //! goes wrong. What happened is a [`history`]; each promise is a file of [`invariants`] that is held against it.
 //!
 //! Real are the state and its rules, applied by each node on its own; the records of calls with their logs on a disk, their owner, the
-//! requests between nodes, the takeover of shards and the copies of records; the rules of who holds a shard, who counts as lost and since
-//! when; the plan; what is due of schedules. Played are time and who runs in it ([`time`]), the network ([`net`]), syncs of disks and what
-//! they forget ([`ground`]), consensus ([`council`]), containers ([`worker`]) and clients ([`clients`]); and the loops in which the binary
-//! brings the real parts together, which are short ([`node`], [`homes`], [`planner`], [`schedules`]).
+//! requests between nodes, the takeover of shards and the copies of records; data that calls yield; what containers of a gang are given;
+//! the rules of who holds a shard, who counts as lost and since when; the plan; what is due of schedules. Played are time and who runs in
+//! it ([`time`]), the network ([`net`]), syncs of disks and what they forget ([`ground`]), consensus ([`council`]), containers ([`worker`])
+//! and clients ([`clients`]); and the loops in which the binary brings the real parts together, which are short ([`node`], [`homes`],
+//! [`planner`], [`schedules`], [`gangs`]).
 //!
 //! Equal seeds are equal worlds: one thread polls what is ready, in an order that the seed says, and time jumps when nothing is. No
 //! result may follow from the order of a hash map; `a_seed_is_one_world` holds two runs against each other.
@@ -21,25 +22,29 @@
 //! | a new leader takes for lost whom it has not heard since it leads | `new_leader_kills_nothing` |
 //! | a home answers how things stand without asking whether it is one still | `no_stale_read` |
 //! | a client that asks again gives its request another key | `retry_is_once`, `pop_not_lost` |
-//! | a reader moves its cursor though it was told nothing | `cursor_never_skips`, `everything_ends` |
+//! | a reader moves its cursor though it was told nothing | `cursor_never_skips`, `yields_in_order`, `everything_ends` |
 //! | a schedule's call gets another id each time it is made | `fire_once` |
 //! | a container does not ask what is cancelled; a client takes a cancellation for done once a node has heard of it | `cancelled_stays` |
+//! | the first container of a gang does not wait for the others | `gang_begins_together` |
+//! | a node that is cut off does not stop its own | `gang_ends_together` |
+//! | what other containers of a gang bring counts | `gang_has_one_outcome` |
 //!
-//! **What is not in every world** ([`extras`]): calls that are cancelled. The seed says which of these a world has; what comes anew is one
-//! more of them, so that the worlds that showed something once stay what they were.
+//! **What is not in every world** ([`extras`]): calls that are cancelled, calls that yield data, a clustered function. The seed says which
+//! of these a world has; what comes anew is one more of them, so that the worlds that showed something once stay what they were.
 //!
 //! What else is played from a seed: one shard on four nodes, record by record (`node/calls/tests/replication.rs`); the calls of one node
 //! (`simulation.rs` beside it), dicts and queues through moves (`objects.rs`); changes of those that vote, `joint_is_finished`
 //! (`node/src/members/tests.rs`); machines that become one cluster, `formation_once` (`node/src/formation/once.rs`); deletes of chunks while others name them, `have_then_sweep` (`node/src/upkeep/gc/tests/race.rs`).
 //!
 //! Caveats: all nodes vote, and who votes does not change. Nothing is passed on by a third node, as the real network does where a wire
-//! is cut. Calls here have few inputs, and data of generators, sandboxes and gangs are not played.
+//! is cut. Calls here have few inputs, and sandboxes are not played.
 
 pub mod clients;
 pub mod council;
 pub mod dice;
 pub mod extras;
 pub mod faults;
+pub mod gangs;
 pub mod ground;
 pub mod history;
 pub mod homes;

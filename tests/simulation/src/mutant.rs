@@ -19,17 +19,25 @@ pub enum Mutant {
     TriesAgainByAnotherKey,
     /// A reader moves its cursor though it was told nothing.
     CursorRunsAhead,
+    /// A reader of what a call yields moves its cursor though it was told nothing.
+    DataCursorRunsAhead,
     /// A schedule's call gets another id each time it is made.
     FiringHasNoId,
     /// A container does not ask which of its inputs are cancelled.
     DeafToCancels,
     /// A client takes a cancellation for done once a node has heard of it.
     CancelledWhenAsked,
+    /// The container of rank 0 of a gang takes inputs though the others do not wait for them.
+    GangWaitsForNobody,
+    /// A node that is cut off lets its containers of gangs go on.
+    GangGoesOnAlone,
+    /// What the other containers of a gang bring counts as what rank 0 does.
+    GangOthersBringOutcomes,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::AckedWhenSent,
         Self::LyingDisk,
         Self::AsksNobodyWhatRuns,
@@ -38,8 +46,12 @@ impl Mutant {
         Self::AnswersUnconfirmed,
         Self::TriesAgainByAnotherKey,
         Self::CursorRunsAhead,
+        Self::DataCursorRunsAhead,
         Self::FiringHasNoId,
         Self::DeafToCancels,
         Self::CancelledWhenAsked,
+        Self::GangWaitsForNobody,
+        Self::GangGoesOnAlone,
+        Self::GangOthersBringOutcomes,
     ];
 }

@@ -23,7 +23,7 @@ use crate::mutant::Mutant;
 use crate::net::{Net, Way};
 use crate::time::Owner;
 use crate::world::{World, registered, shards};
-use crate::{homes, planner, schedules, worker};
+use crate::{Extra, gangs, homes, planner, schedules, worker};
 
 /// Size of a segment of a node's log.
 pub const SEGMENT_BYTES: u64 = 64 << 10;
@@ -55,6 +55,8 @@ pub struct Node {
     pub calls: Calls,
     /// The way of its records to others.
     pub outbox: Outbox,
+    /// The gangs that have containers here.
+    pub gangs: gangs::Here,
     ground: Played,
     heard: RefCell<BTreeMap<usize, Heard>>,
     awake: Cell<Awake>,
@@ -112,6 +114,7 @@ pub async fn start(world: World, me: usize, owner: Owner) {
         me,
         owner,
         boot,
+        gangs: gangs::Here::new(&calls),
         calls,
         outbox,
         ground,
@@ -136,6 +139,9 @@ pub async fn start(world: World, me: usize, owner: Owner) {
     world.runs.spawn(owner, schedules::decide(world.clone(), node.clone()));
     world.runs.spawn(owner, schedules::call_all(world.clone(), node.clone()));
     world.runs.spawn(owner, stay_awake(world.clone(), node.clone()));
+    if world.there_are(Extra::Gangs) {
+        world.runs.spawn(owner, gangs::stop_when_alone(world.clone(), node.clone()));
+    }
     let runs = world.runs.clone();
     runs.spawn(owner, worker::run(world, node));
 }
@@ -241,6 +247,11 @@ impl Node {
         let hearing = heard.iter().filter(|(node, heard)| **node != other && heard.hears.contains(&other)).map(|(node, _)| world.id(*node));
         let is_gone = |node: NodeId| self.silent(world, world.net.number(node)) >= DROPPED_AFTER;
         presence::is_lost(world.id(other), is_gone, hearing.collect::<Vec<_>>())
+    }
+
+    /// Says whether another node has said that it hears this one.
+    pub fn is_heard_by(&self, other: usize) -> bool {
+        self.heard.borrow().get(&other).is_some_and(|heard| heard.hears.contains(&self.me))
     }
 
     /// Forgets what others told.

@@ -1,12 +1,13 @@
 //! The leader plans: the plan is the real one, what it starts from is told by homes.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use shoal_scheduler::{Barrier, Load, PoolLoad, plan};
+use shoal_scheduler::{Barrier, Load, Placement, PoolLoad, plan};
 use shoal_state::{Command, FunctionId, State, Timestamp};
 
+use crate::extras::Extra;
+use crate::gangs;
 use crate::history::Event;
 use crate::mutant::Mutant;
 use crate::node::Node;
@@ -64,13 +65,14 @@ fn reported(world: &World, node: &Rc<Node>, state: &State, now: Timestamp) -> Lo
     };
     let is_told = |function: &&FunctionId| function.shard().is_some_and(|shard| calls.homes.contains(&shard));
     let idle = calls.tasks.iter().filter_map(|(task, load)| Some((*task, Timestamp(load.idle_since_ms?))));
+    let gangs = world.there_are(Extra::Gangs);
     let down = state.nodes.keys().copied().filter(|id| node.is_lost(world, world.net.number(*id)));
     Load {
         pools: state.functions.keys().filter(is_told).map(|function| (*function, pool(function))).collect(),
         idle_since: idle.collect(),
         asked: calls.tasks.keys().copied().collect(),
         used: calls.tasks.iter().filter(|(_, load)| load.used && load.running == 0).map(|(task, _)| *task).collect(),
-        placements: BTreeMap::new(),
+        placements: gangs.then(|| (gangs::function(), Placement { gang: Some(gangs::SIZE), ..Placement::default() })).into_iter().collect(),
         down: down.collect(),
         ..Load::default()
     }

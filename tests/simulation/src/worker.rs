@@ -6,23 +6,33 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::{Either, select};
 use shoal_calls::Error;
 use shoal_calls::calls::{LeaseRequest, Leased, LeasedInput, Lost, Outcome, Status};
+use shoal_calls::gangs::{Host as _, Place};
 use shoal_state::model::{Task, TaskEnd};
-use shoal_state::{Command, InputId, TaskId};
+use shoal_state::{Command, FunctionId, InputId, TaskId};
 use tokio::sync::watch;
 
 use crate::extras::Extra;
+use crate::gangs::Side;
 use crate::history::Event;
 use crate::mutant::Mutant;
 use crate::node::Node;
 use crate::world::World;
+
+mod gang;
+mod generator;
+
+pub use generator::yielding;
 
 /// How often a node looks at its tasks, should nothing change.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a container waits until it repeats what failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(300);
 
+/// How long a container waits for inputs until it asks again.
+const INPUTS_WAIT: Duration = Duration::from_secs(3);
 /// How long a container waits to hear that an input of it is cancelled, and until it asks again.
 const LISTENS_FOR: Duration = Duration::from_secs(5);
 const LISTENS_EVERY: Duration = Duration::from_secs(1);
@@ -37,6 +47,13 @@ type Cancels = watch::Sender<BTreeSet<InputId>>;
 #[derive(Debug)]
 pub struct Container {
     kill: watch::Sender<bool>,
+}
+
+impl Container {
+    /// Ends it at once.
+    pub fn kill(&self) {
+        self.kill.send_replace(true);
+    }
 }
 
 /// Runs the containers of a node, for as long as it runs.
@@ -60,7 +77,7 @@ pub async fn run(world: World, node: Rc<Node>) {
         }
         for (id, container) in node.containers.borrow().iter() {
             if !state.tasks.contains_key(id) {
-                container.kill.send_replace(true);
+                container.kill();
             }
         }
         world.time.within(LOOK_EVERY, changed.changed()).await;
@@ -71,23 +88,48 @@ pub async fn run(world: World, node: Rc<Node>) {
 async fn container(world: World, node: Rc<Node>, id: TaskId, task: Task, mut killed: watch::Receiver<bool>) {
     let (start_ms, dies) = (world.draw(100, 900), world.draw(0, 7) == 0);
     world.time.sleep(Duration::from_millis(start_ms)).await;
+    let (side, place) = (Side { world: world.clone(), node: node.clone() }, Place::of(&world.council.local(node.me), id));
+    if place.is_some() && *killed.borrow() {
+        return ended(world, node, id, task, "killed before it began").await;
+    }
     world.history.note(Event::ContainerBegan { task: id, node: node.me });
-    let how = {
+    let (how, is_own_doing) = {
         let cancels = Cancels::default();
         let listens = listen(&world, &node, id, &task, &cancels);
-        let works =
-            Box::pin(async { futures::future::select(Box::pin(work(&world, &node, id, &task, &cancels)), Box::pin(listens)).await });
+        let works = Box::pin(async {
+            match place {
+                Some(_) => gang::work(&side, id, &task).await,
+                None => drop(select(Box::pin(work(&world, &node, id, &task, &cancels)), Box::pin(listens)).await),
+            }
+        });
         let over = Box::pin(async {
-            let _ = killed.wait_for(|killed| *killed).await;
+            let killed = Box::pin(killed.wait_for(|killed| *killed));
+            match place {
+                Some(_) => drop(select(killed, Box::pin(told_to_stop(&side, id))).await),
+                None => drop(killed.await),
+            }
         });
         let lives = if dies { world.draw(2_000, 20_000) } else { 3_600_000 };
         let dies = Box::pin(world.time.sleep(Duration::from_millis(lives)));
-        match futures::future::select(works, futures::future::select(over, dies)).await {
-            futures::future::Either::Left(_) => "exit code 0",
-            futures::future::Either::Right(_) => "killed",
+        match select(works, select(over, dies)).await {
+            Either::Left(_) => ("exit code 0", false),
+            Either::Right((by, _)) => ("killed", matches!(by, Either::Right(_))),
         }
     };
     world.history.note(Event::ContainerEnded { task: id, node: node.me });
+    if let Some(place) = &place {
+        gang::leave(&side, id, place, is_own_doing).await;
+    }
+    ended(world, node, id, task, how).await;
+}
+
+/// A container of a gang is told to stop, and does in a moment.
+async fn told_to_stop(side: &Side, id: TaskId) {
+    side.stops(id).await;
+    side.world.time.sleep(Duration::from_millis(side.world.draw(50, 2_000))).await;
+}
+
+async fn ended(world: World, node: Rc<Node>, id: TaskId, task: Task, how: &str) {
     end(world.clone(), node.clone(), id, task, how).await;
     node.containers.borrow_mut().remove(&id);
 }
@@ -122,8 +164,8 @@ async fn work(world: &World, node: &Rc<Node>, id: TaskId, task: &Task, cancels: 
     let mut number = 0;
     loop {
         number += 1;
-        let request =
-            || LeaseRequest { pool: task.function, task: id, max: 2, wait_ms: 3_000, linger_ms: 0, key: format!("{id}-{number}") };
+        let wait_ms = u64::try_from(INPUTS_WAIT.as_millis()).unwrap_or(u64::MAX);
+        let request = || LeaseRequest { pool: task.function, task: id, max: 2, wait_ms, linger_ms: 0, key: format!("{id}-{number}") };
         let leased = loop {
             match node.calls.lease(request()).await {
                 Ok(leased) => break leased,
@@ -142,12 +184,16 @@ async fn do_them(world: &World, node: &Rc<Node>, (id, task): (TaskId, &Task), in
     for LeasedInput { input, retry_count, .. } in &inputs {
         world.history.note(Event::RunBegan { task: id, node: node.me, input: *input, retry_count: *retry_count });
     }
-    for LeasedInput { input, retry_count, payload, .. } in inputs {
+    for LeasedInput { call, input, retry_count, payload, .. } in inputs {
         let ms = if world.draw(0, 9) == 0 { world.draw(2_000, 9_000) } else { world.draw(10, 600) };
         let ms = if &payload[..] == LONG { LONG_MS } else { ms };
         cancels.send_modify(BTreeSet::clear);
         let mut told = cancels.subscribe();
-        let is_cancelled = world.time.within(Duration::from_millis(ms), told.wait_for(|told| told.contains(&input))).await.is_some();
+        let is_cancelled = {
+            let cancelled = std::pin::pin!(told.wait_for(|told| told.contains(&input)));
+            let works = generator::work(world, node, (id, call, retry_count), &payload, Duration::from_millis(ms));
+            matches!(select(cancelled, Box::pin(works)).await, Either::Left(_))
+        };
         let status = if is_cancelled {
             world.history.note(Event::RunStopped { task: id, input });
             Status::Terminated
@@ -157,12 +203,17 @@ async fn do_them(world: &World, node: &Rc<Node>, (id, task): (TaskId, &Task), in
         };
         let result = Bytes::from(format!("{input} {retry_count} by {id}"));
         let outcome = || Outcome { input, retry_count, status, result: result.clone() };
-        loop {
-            match node.calls.finish(Some((id, task.function)), vec![outcome()]).await {
-                Ok(()) | Err(Error::Refused(_)) => break,
-                Err(_) => world.time.sleep(AGAIN_AFTER).await,
-            }
-        }
+        finish(world, node, (id, task.function), outcome).await;
         world.history.note(Event::RunEnded { task: id, input, retry_count });
+    }
+}
+
+/// Brings an outcome until it counts, or is dropped.
+async fn finish(world: &World, node: &Rc<Node>, from: (TaskId, FunctionId), outcome: impl Fn() -> Outcome) {
+    loop {
+        match node.calls.finish(Some(from), vec![outcome()]).await {
+            Ok(()) | Err(Error::Refused(_)) => return,
+            Err(_) => world.time.sleep(AGAIN_AFTER).await,
+        }
     }
 }

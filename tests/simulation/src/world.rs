@@ -25,7 +25,7 @@ use crate::mutant::Mutant;
 use crate::net::Net;
 use crate::node::{self, Node};
 use crate::time::{Owner, Runs, Time, WORLD};
-use crate::{clients, faults, ground};
+use crate::{clients, faults, gangs, ground};
 
 /// So long a healed world may take until all clients have what they wanted.
 const HEALS_WITHIN: Duration = Duration::from_secs(120);
@@ -112,7 +112,7 @@ impl std::ops::Deref for World {
 }
 
 /// What is there before anything happens.
-fn first(ids: &[NodeId]) -> Vec<Command> {
+fn first(ids: &[NodeId], extras: &BTreeSet<Extra>) -> Vec<Command> {
     let (app, environment, image, at) =
         (AppId::from_random(1), EnvironmentId::from_random(1), ImageId::from_random(1), Timestamp(BEGAN_MS));
     let mut commands = vec![
@@ -136,6 +136,10 @@ fn first(ids: &[NodeId]) -> Vec<Command> {
         let put = Function { image: Some(image), scaling, resources, ..Function::new(app, tag.clone(), at) };
         commands.push(Command::PutFunction { id: function(shard), function: Box::new(put) });
         layout.functions.insert(tag, function(shard));
+    }
+    if extras.contains(&Extra::Gangs) {
+        commands.push(gangs::put(app, image, at));
+        layout.functions.insert("gang".to_owned(), gangs::function());
     }
     commands.push(Command::PublishApp { id: app, layout, deployment: None, detached: true });
     commands.extend(scheduled(environment, image));
@@ -179,7 +183,7 @@ impl World {
         let time = runs.time();
         let net = Net::new(time.clone(), runs.inbox(), ids.clone(), Dice::new(seed, 3));
         let history = History::new(&time);
-        let council = Council::new(size, first(&ids), |state| admit(state, &ids), &net, &runs, &history, Dice::new(seed, 4));
+        let council = Council::new(size, first(&ids, &extras), |state| admit(state, &ids), &net, &runs, &history, Dice::new(seed, 4));
         let places = RefCell::new((0..size).map(|_| Place::default()).collect());
         let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder for the nodes");
         let (dice, calls, healed, busy) = (RefCell::new(dice), RefCell::default(), RefCell::new(false), RefCell::default());

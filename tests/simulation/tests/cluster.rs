@@ -67,7 +67,7 @@ fn what_is_promised_holds_whatever_goes_wrong() {
 }
 
 /// Worlds that broke a promise once, each with what was wrong.
-const FOUND: [(u64, &[Extra], &str); 7] = [
+const FOUND: [(u64, &[Extra], &str); 8] = [
     (3152, &[], "a home that took over gave an input away that was put again, before it knew that a task had it from the home before"),
     (3725, &[], "the same, with a try that a client asked for"),
     (
@@ -79,6 +79,7 @@ const FOUND: [(u64, &[Extra], &str); 7] = [
     (583, &[Extra::Cancels], "a node was silent when a new home asked what runs: its container went on with what was cancelled"),
     (193, &[Extra::Cancels], "the same, where the container counted as lost before its node was heard again"),
     (3946, &[], "a home that took over believed a report that was older than what the task said since: its input waited for ever"),
+    (22, &[Extra::Cancels, Extra::Generators], "data of a try were read where they were put last, by a node that had been taken for lost"),
 ];
 
 #[test]
@@ -110,8 +111,12 @@ fn shows(mutant: Mutant) -> &'static [&'static str] {
         Mutant::AnswersUnconfirmed => &["no_stale_read"],
         Mutant::TriesAgainByAnotherKey => &["retry_is_once", "pop_not_lost"],
         Mutant::CursorRunsAhead => &["cursor_never_skips"],
+        Mutant::DataCursorRunsAhead => &["yields_in_order"],
         Mutant::FiringHasNoId => &["fire_once"],
         Mutant::DeafToCancels | Mutant::CancelledWhenAsked => &["cancelled_stays"],
+        Mutant::GangWaitsForNobody => &["gang_begins_together"],
+        Mutant::GangGoesOnAlone => &["gang_ends_together"],
+        Mutant::GangOthersBringOutcomes => &["gang_has_one_outcome"],
     }
 }
 
@@ -131,6 +136,8 @@ fn each_bug_shows() {
         };
         let extras: &[Extra] = match mutant {
             Mutant::DeafToCancels | Mutant::CancelledWhenAsked => &[Extra::Cancels],
+            Mutant::DataCursorRunsAhead => &[Extra::Generators],
+            Mutant::GangWaitsForNobody | Mutant::GangGoesOnAlone | Mutant::GangOthersBringOutcomes => &[Extra::Gangs],
             _ => &[],
         };
         let ran = run_all(from..from + count, Some((mutant, extras)), enough);

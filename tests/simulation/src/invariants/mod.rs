@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use shoal_state::{Command, GangId, TaskId};
+
 use crate::faults::OVER;
 use crate::history::Event;
 
@@ -11,6 +13,9 @@ mod cancelled_stays;
 mod cursor_never_skips;
 mod everything_ends;
 mod fire_once;
+mod gang_begins_together;
+mod gang_ends_together;
+mod gang_has_one_outcome;
 mod new_leader_kills_nothing;
 mod no_stale_read;
 mod no_two_homes_ack;
@@ -19,6 +24,7 @@ mod plan_after_barrier;
 mod pop_not_lost;
 mod retry_is_once;
 mod running_not_rerun_on_failover;
+mod yields_in_order;
 
 /// What happened, in order, with times.
 pub type Events = [(Duration, Event)];
@@ -27,7 +33,7 @@ pub type Events = [(Duration, Event)];
 pub type Invariant = (&'static str, fn(&Events) -> Result<(), String>);
 
 /// All promises. That everything ends is the last: where another is broken, that may follow.
-pub const ALL: [Invariant; 13] = [
+pub const ALL: [Invariant; 17] = [
     ("acked_survives", acked_survives::check),
     ("no_two_homes_ack", no_two_homes_ack::check),
     ("one_outcome", one_outcome::check),
@@ -37,9 +43,13 @@ pub const ALL: [Invariant; 13] = [
     ("plan_after_barrier", plan_after_barrier::check),
     ("no_stale_read", no_stale_read::check),
     ("cursor_never_skips", cursor_never_skips::check),
+    ("yields_in_order", yields_in_order::check),
     ("pop_not_lost", pop_not_lost::check),
     ("fire_once", fire_once::check),
     ("cancelled_stays", cancelled_stays::check),
+    ("gang_begins_together", gang_begins_together::check),
+    ("gang_ends_together", gang_ends_together::check),
+    ("gang_has_one_outcome", gang_has_one_outcome::check),
     ("everything_ends", everything_ends::check),
 ];
 
@@ -70,4 +80,30 @@ impl Troubles {
 /// Says whether some machine restarted: what was not to last through that may then be lost.
 fn machines_restarted(events: &Events) -> bool {
     events.iter().any(|(_, event)| matches!(event, Event::NodeStarted { machine_restarted: true, .. }))
+}
+
+/// Of a task of a gang, which gang, and which place in it.
+#[derive(Default)]
+struct Ranks {
+    of: BTreeMap<TaskId, (GangId, usize)>,
+    all: BTreeMap<GangId, Vec<TaskId>>,
+}
+
+impl Ranks {
+    /// Takes what is decided of gangs.
+    fn hear(&mut self, event: &Event) {
+        if let Event::Decided { command, taken: true, .. } = event
+            && let Command::AssignGang { id, tasks } = &**command
+        {
+            let tasks: Vec<TaskId> = tasks.iter().map(|(task, _)| *task).collect();
+            self.of.extend(tasks.iter().enumerate().map(|(rank, task)| (*task, (*id, rank))));
+            self.all.insert(*id, tasks);
+        }
+    }
+
+    /// Returns all tasks of a task's gang; none if it is of no gang.
+    fn gang(&self, task: TaskId) -> Option<&[TaskId]> {
+        let (gang, _) = self.of.get(&task)?;
+        self.all.get(gang).map(Vec::as_slice)
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_state::model::ShardChange;
 use shoal_state::{Command, InputId, NodeId, ShardId, TaskId};
 
-use super::{Events, Troubles};
+use super::{Events, Ranks, Troubles};
 use crate::history::Event;
 
 /// A container that has worked for so long is known to.
@@ -23,6 +23,7 @@ struct Known {
     node_of: BTreeMap<TaskId, usize>,
     numbers: BTreeMap<NodeId, usize>,
     homes: BTreeMap<ShardId, usize>,
+    ranks: Ranks,
     trouble: Troubles,
     /// Since when a node runs without any trouble. A node whose machine restarted may miss records, and is not counted.
     there: BTreeMap<usize, Duration>,
@@ -35,11 +36,15 @@ impl Known {
 
     fn decided(&self, by: usize, command: &Command, at: Duration) -> Result<(), String> {
         match command {
+            // That is said by the node of its gang's rank 0, whoever leads.
+            Command::StopTask { why, .. } if why.starts_with("the container of rank") => Ok(()),
             Command::StopTask { id, why } => {
                 let works = self.works.range((*id, InputId::MIN)..=(*id, InputId::MAX)).map(|(_, since)| *since).min();
                 // What it has may have been given to others while its node was taken for lost.
-                let trouble =
-                    |since: Duration| self.node_of.get(id).is_some_and(|node| self.trouble.since(*node, since.saturating_sub(THERE_FOR)));
+                let was_wrong = |of: &TaskId, since| self.node_of.get(of).is_some_and(|node| self.trouble.since(*node, since));
+                // A gang ends as one.
+                let all = self.ranks.gang(*id).unwrap_or(std::slice::from_ref(id));
+                let trouble = |since: Duration| all.iter().any(|of| was_wrong(of, since.saturating_sub(THERE_FOR)));
                 let known = |since: &Duration| *since + WORKS_FOR <= at && !trouble(*since);
                 match works.filter(known) {
                     Some(since) => Err(format!("{id} is stopped ({why}) while it works, since {since:?}")),
@@ -63,6 +68,7 @@ impl Known {
 pub(super) fn check(events: &Events) -> Result<(), String> {
     let mut known = Known::default();
     for (at, event) in events {
+        known.ranks.hear(event);
         match event {
             Event::NodeStarted { node, id, machine_restarted } => {
                 known.numbers.insert(*id, *node);
