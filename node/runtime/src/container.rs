@@ -106,7 +106,7 @@ impl Container {
         let (ended, ended_seen) = watch::channel(None);
         let (orders, received) = mpsc::channel(ORDERS_MAX);
         let sandbox_pid = parts.sandbox.as_ref().map_or(0, |s| s.sandbox.pid());
-        let gofer_pid = parts.sandbox.as_ref().and_then(|s| s.gofer.as_ref()).map(Process::pid);
+        let gofer_pid = parts.sandbox.as_ref().and_then(Sandbox::gofer_pid);
         if spec.overlay == Overlay::Disk {
             parts.engine.overlays.enter(parts.id, sandbox_pid, orders.downgrade());
         }

@@ -9,7 +9,6 @@ use shoal_members::removal::{judge, name};
 use shoal_state::model::{Member, Node, Voting};
 use shoal_state::{Command, NodeId, State};
 
-use super::cluster::name;
 use super::undecided::latest_or_known;
 use super::{Answer, check_label};
 use crate::api::{self, Api};

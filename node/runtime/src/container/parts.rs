@@ -28,6 +28,11 @@ impl Sandbox {
     pub(crate) fn hold(sandbox: i32, gofer: i32) -> io::Result<Self> {
         Ok(Self { sandbox: Process::open(sandbox)?, gofer: Process::open(gofer).ok() })
     }
+
+    /// The host's process of the file server, where there is one.
+    pub(super) fn gofer_pid(&self) -> Option<i32> {
+        self.gofer.as_ref().map(Process::pid)
+    }
 }
 
 /// What a container consists of on the host. Each part exists or does not, so that it can be taken
