@@ -95,12 +95,21 @@ async fn container(world: World, node: Rc<Node>, id: TaskId, task: Task, mut kil
     world.history.note(Event::ContainerBegan { task: id, node: node.me });
     let (how, is_own_doing) = {
         let cancels = Cancels::default();
-        let listens = listen(&world, &node, id, &task, &cancels);
-        let works = Box::pin(async {
-            match place {
-                Some(_) => gang::work(&side, id, &task).await,
-                None => drop(select(Box::pin(work(&world, &node, id, &task, &cancels)), Box::pin(listens)).await),
+        let hears = world.there_are(Extra::Cancels) || place.is_some();
+        let listens = async {
+            if hears && !world.has(Mutant::DeafToCancels) {
+                listen(&world, &node, id, &task, &cancels).await;
             }
+            std::future::pending::<()>().await;
+        };
+        let works = Box::pin(async {
+            let works = async {
+                match place {
+                    Some(_) => gang::work(&side, id, &task).await,
+                    None => work(&world, &node, id, &task, &cancels).await,
+                }
+            };
+            drop(select(Box::pin(works), Box::pin(listens)).await);
         });
         let over = Box::pin(async {
             let killed = Box::pin(killed.wait_for(|killed| *killed));
@@ -148,9 +157,6 @@ async fn end(world: World, node: Rc<Node>, id: TaskId, task: Task, how: &str) {
 
 /// Hears which inputs are cancelled, for ever.
 async fn listen(world: &World, node: &Rc<Node>, id: TaskId, task: &Task, cancels: &Cancels) {
-    if !world.there_are(Extra::Cancels) || world.has(Mutant::DeafToCancels) {
-        return std::future::pending().await;
-    }
     loop {
         if let Ok(inputs) = node.calls.held_cancels(id, task.function, LISTENS_FOR).await {
             cancels.send_modify(|known| known.extend(inputs));
@@ -212,7 +218,8 @@ async fn do_them(world: &World, node: &Rc<Node>, (id, task): (TaskId, &Task), in
 async fn finish(world: &World, node: &Rc<Node>, from: (TaskId, FunctionId), outcome: impl Fn() -> Outcome) {
     loop {
         match node.calls.finish(Some(from), vec![outcome()]).await {
-            Ok(()) | Err(Error::Refused(_)) => return,
+            Ok(()) => return,
+            Err(Error::Refused(why)) => return tracing::debug!(task = %from.0, %why, outcome = ?outcome(), "an outcome is not taken"),
             Err(_) => world.time.sleep(AGAIN_AFTER).await,
         }
     }

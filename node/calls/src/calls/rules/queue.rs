@@ -292,7 +292,7 @@ impl Rules {
             let Some(queue) = self.pools.get_mut(&pool) else { return };
             let max = request.max.max(1) as usize;
             let task = self.tasks.get(&request.task);
-            let may_have = |id: &InputId| task.is_none_or(|task| task.may_have(*id));
+            let may_have = |id: &InputId| task.is_none_or(|task| task.may_have(now, *id));
             let taken: Vec<(u64, InputId)> =
                 queue.waiting.iter().filter(|(_, id)| may_have(id)).take(max).map(|(order, id)| (*order, *id)).collect();
             for (order, input) in &taken {
@@ -327,7 +327,7 @@ impl Rules {
                 continue;
             }
             let task = self.tasks.get(&request.task);
-            if task.is_some_and(|task| !queue.waiting.values().any(|input| task.may_have(*input))) {
+            if task.is_some_and(|task| !queue.waiting.values().any(|input| task.may_have(now, *input))) {
                 continue;
             }
             let busy = task.map_or(0, |task| task.running_count());

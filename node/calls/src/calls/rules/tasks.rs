@@ -32,6 +32,12 @@ struct Cancel {
     until_ms: Option<Millis>,
 }
 
+impl Cancel {
+    fn is_over(&self, now: Millis) -> bool {
+        self.until_ms.is_some_and(|until| until <= now)
+    }
+}
+
 /// A task that asked for work. One that ended is kept if it had something: it may live on, taken for lost by mistake.
 #[derive(Debug)]
 pub(super) struct Task {
@@ -78,8 +84,8 @@ impl Task {
     }
 
     /// Says whether it may be given an input: it would take another try for the one that it has not let go of yet.
-    pub(super) fn may_have(&self, input: InputId) -> bool {
-        !self.cancels.contains_key(&input)
+    pub(super) fn may_have(&self, now: Millis, input: InputId) -> bool {
+        self.cancels.get(&input).is_none_or(|cancel| cancel.is_over(now))
     }
 
     pub(super) fn begins(&mut self, input: InputId) {
@@ -105,7 +111,7 @@ impl Task {
     /// Takes the cancellations that it has not been told of, or long ago.
     fn untold(&mut self, now: Millis) -> Vec<InputId> {
         let mut untold = Vec::new();
-        self.cancels.retain(|_, cancel| cancel.until_ms.is_none_or(|until| now < until));
+        self.cancels.retain(|_, cancel| !cancel.is_over(now));
         for (input, cancel) in &mut self.cancels {
             if cancel.told_ms.is_none_or(|at| now >= at + TOLD_AGAIN_MS) {
                 cancel.told_ms = Some(now);
