@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use shoal_state::model::ShardChange;
+use shoal_state::model::{ShardChange, Task};
 use shoal_state::{Command, InputId, NodeId, ShardId, TaskId};
 
 use super::{Events, Ranks, Troubles};
@@ -34,6 +34,11 @@ impl Known {
         self.there.get(&node).is_some_and(|since| *since + for_long <= at) && !self.trouble.since(node, at.saturating_sub(for_long))
     }
 
+    /// Says whether the node of a task was not there all the time since then.
+    fn left(&self, task: &TaskId, since: Duration) -> bool {
+        self.node_of.get(task).is_some_and(|node| self.there.get(node).is_none_or(|from| *from > since))
+    }
+
     fn decided(&self, by: usize, command: &Command, at: Duration) -> Result<(), String> {
         match command {
             // That is said by the node of its gang's rank 0, whoever leads.
@@ -44,7 +49,7 @@ impl Known {
                 let was_wrong = |of: &TaskId, since| self.node_of.get(of).is_some_and(|node| self.trouble.since(*node, since));
                 // A gang ends as one.
                 let all = self.ranks.gang(*id).unwrap_or(std::slice::from_ref(id));
-                let trouble = |since: Duration| all.iter().any(|of| was_wrong(of, since.saturating_sub(THERE_FOR)));
+                let trouble = |since: Duration| all.iter().any(|of| was_wrong(of, since.saturating_sub(THERE_FOR)) || self.left(of, since));
                 let known = |since: &Duration| *since + WORKS_FOR <= at && !trouble(*since);
                 match works.filter(known) {
                     Some(since) => Err(format!("{id} is stopped ({why}) while it works, since {since:?}")),
@@ -90,6 +95,10 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
             Event::RunStopped { task, input } => drop(known.works.remove(&(*task, *input))),
             Event::Decided { by, command, taken: true } => {
                 known.decided(*by, command, *at).map_err(|why| format!("at {at:?} {why}"))?;
+                if let Command::AssignGang { tasks, .. } = &**command {
+                    let numbered = |(id, task): &(TaskId, Task)| Some((*id, *known.numbers.get(&task.node)?));
+                    known.node_of.extend(tasks.iter().filter_map(numbered));
+                }
                 if let Command::ChangeShard { shard, change: ShardChange::Promote(to), .. } = &**command {
                     let home = known.numbers.get(to).copied().unwrap_or_default();
                     known.homes.insert(*shard, home);
