@@ -1,9 +1,11 @@
-//! Consensus, played: one log of what is decided, leaders with terms, and for each node how much of it it has and has applied.
+//! Consensus, played: one log of what is decided, leaders with terms, and for each node how much of it it has and has applied. Who votes is
+//! an entry of it ([`config`], [`changes`]); nodes that do not are told by those that do.
 //!
 //! What openraft promises is taken for granted here (`raft/tests` and the power-cut rig look after that); what the rest must live with
 //! is not: entries that come late, leaders that were replaced and do not know it, proposals of which nobody hears what became.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +16,12 @@ use crate::dice::Dice;
 use crate::history::{Event, History};
 use crate::net::Net;
 use crate::time::{Runs, Time, WORLD};
+
+mod changes;
+mod config;
+
+pub use changes::Change;
+pub use config::Config;
 
 /// How often leaders and followers look.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -49,12 +57,18 @@ struct Voter {
     changed: watch::Sender<usize>,
     /// Applies slowly for now.
     slow: bool,
+    /// Members that a leader of this term has put behind all that, and that are not decided yet.
+    tail: Option<(u64, Config)>,
+    /// When others answered it last, as a leader.
+    answered: BTreeMap<usize, Duration>,
 }
 
 #[derive(Debug)]
 struct Inner {
     dice: Dice,
     log: Vec<Entry>,
+    /// The members that were decided, and by which entries.
+    configs: Vec<(usize, Config)>,
     truth: State,
     term: u64,
     leader: Option<usize>,
@@ -72,9 +86,9 @@ pub struct Council {
 }
 
 impl Council {
-    /// Begins with what all have applied.
+    /// Begins with what all have applied, and with these that vote.
     pub fn new(
-        nodes: usize,
+        (nodes, voters): (usize, BTreeSet<usize>),
         first: Vec<Command>,
         then: impl FnOnce(&mut State),
         net: &Net,
@@ -82,6 +96,7 @@ impl Council {
         history: &History,
         mut dice: Dice,
     ) -> Self {
+        let configs = vec![(0, Config::of(voters))];
         let mut truth = State::default();
         for command in &first {
             truth.apply(command).expect("the first commands are taken");
@@ -101,9 +116,11 @@ impl Council {
             came: watch::channel(0).0,
             changed: watch::channel(0).0,
             slow: false,
+            tail: None,
+            answered: BTreeMap::new(),
         });
         let voters = voters.collect();
-        let inner = Inner { dice, log, truth, term: 0, leader: None, voters };
+        let inner = Inner { dice, log, configs, truth, term: 0, leader: None, voters };
         let inner = Rc::new(RefCell::new(inner));
         let council = Self { inner, net: net.clone(), runs: runs.clone(), time: runs.time(), history: history.clone() };
         let looks = council.clone();
@@ -175,6 +192,7 @@ impl Council {
         let voter = &mut inner.voters[node];
         (voter.leads, voter.leader, voter.alone) = (None, None, None);
         (voter.heard, voter.patience) = (now, patience);
+        voter.answered.clear();
     }
 
     /// Applies what a node gets, for as long as it runs.
@@ -229,6 +247,7 @@ impl Council {
     fn look(&self) {
         self.lead();
         self.elect();
+        self.feed();
     }
 
     /// The leader is heard; those that believe to lead and are answered by nobody give up.
@@ -247,7 +266,9 @@ impl Council {
                 inner.voters[node].term = latest;
                 continue;
             }
-            let majority = reached.len() * 2 > nodes;
+            let config = inner.config(node).clone();
+            inner.voters[node].answered.extend(reached.iter().map(|other| (*other, now)));
+            let majority = config.decides(|voter| reached.contains(&voter));
             let alone = inner.voters[node].alone.get_or_insert(now);
             if majority {
                 inner.voters[node].alone = None;
@@ -255,7 +276,7 @@ impl Council {
                 inner.voters[node].leads = None;
                 continue;
             }
-            for other in heard_by {
+            for other in heard_by.into_iter().filter(|other| config.has(*other)) {
                 let voter = &mut inner.voters[other];
                 if voter.term > term {
                     continue;
@@ -264,10 +285,12 @@ impl Council {
                 if other != node {
                     voter.leads = None;
                 }
-                if term == inner.term && reached.contains(&other) && voter.has < inner.log.len() {
-                    voter.has = inner.log.len();
-                    voter.came.send_replace(voter.has);
+                if term == inner.term && reached.contains(&other) {
+                    inner.copy(node, other);
                 }
+            }
+            if term == inner.term {
+                self.settle(inner, node, &reached);
             }
         }
     }
@@ -279,7 +302,10 @@ impl Council {
             let stands = {
                 let inner = self.inner.borrow();
                 let voter = &inner.voters[node];
-                self.is_awake(node) && voter.leads.is_none() && now.saturating_sub(voter.heard) >= voter.patience
+                self.is_awake(node)
+                    && inner.config(node).votes(node)
+                    && voter.leads.is_none()
+                    && now.saturating_sub(voter.heard) >= voter.patience
             };
             if !stands {
                 continue;
@@ -291,18 +317,23 @@ impl Council {
             let free = |other: &usize| now.saturating_sub(inner.voters[*other].heard) >= LEASE.min(inner.voters[*other].patience);
             let votes: Vec<usize> = reached.into_iter().filter(free).collect();
             // One with less of the log than a voter does not get its vote.
-            let has = inner.voters[node].has;
-            let votes: Vec<usize> = votes.into_iter().filter(|other| inner.voters[*other].has <= has).collect();
-            if votes.len() * 2 <= nodes {
+            let (has, config) = (inner.voters[node].has, inner.config(node).clone());
+            let votes = votes.into_iter().filter(|other| config.votes(*other) && inner.last(*other) <= inner.last(node));
+            let votes: Vec<usize> = votes.collect();
+            if !config.decides(|voter| votes.contains(&voter)) {
                 continue;
             }
             assert_eq!(has, inner.log.len(), "a majority has all that was decided");
             inner.term += 1;
             let term = inner.term;
+            if let Some((began, config)) = inner.voters[node].tail.clone() {
+                // What a leader before it began is decided by its election.
+                self.decide_members(inner, node, began, config);
+            }
             inner.log.push(Entry { term, commands: vec![] });
             for other in votes {
                 let voter = &mut inner.voters[other];
-                (voter.term, voter.heard, voter.leads, voter.has) = (term, now, None, inner.log.len());
+                (voter.term, voter.heard, voter.leads, voter.has, voter.tail) = (term, now, None, inner.log.len(), None);
                 voter.came.send_replace(voter.has);
             }
             inner.leader = Some(node);
@@ -314,11 +345,12 @@ impl Council {
 
     /// Says whether a node decides: it leads the latest term, and a majority answers it.
     fn decides(&self, node: usize, term: u64) -> bool {
-        let (latest, leader, nodes) = {
+        let (latest, leader, config) = {
             let inner = self.inner.borrow();
-            (inner.term, inner.leader, inner.voters.len())
+            (inner.term, inner.leader, inner.config(node).clone())
         };
-        latest == term && leader == Some(node) && self.is_awake(node) && self.reaches(node).len() * 2 > nodes
+        let reached = self.reaches(node);
+        latest == term && leader == Some(node) && self.is_awake(node) && config.decides(|voter| reached.contains(&voter))
     }
 
     /// Waits until a node decides; false if it does not.
@@ -341,6 +373,9 @@ impl Council {
         loop {
             let known = self.inner.borrow().voters[node].leader;
             if let Some(leader) = known {
+                if self.inner.borrow().voters[leader].state.removed.contains_key(&self.net.id(node)) {
+                    return Err("it is out of the cluster".to_owned());
+                }
                 return if self.net.carry(node, leader).await && self.net.is_up(leader) { Ok(leader) } else { Err("lost".to_owned()) };
             }
             if waited >= PROPOSAL_WAIT {
@@ -365,12 +400,17 @@ impl Council {
         let reached = self.reaches(leader);
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
+        let config = inner.config(leader).clone();
+        if inner.voters[leader].tail.is_some() {
+            reached.iter().filter(|other| config.has(**other)).for_each(|other| inner.copy(leader, *other));
+            self.settle(inner, leader, &reached);
+        }
         let answers: Vec<Result<(), Refused>> = commands.iter().map(|command| inner.truth.apply(command).map(drop)).collect();
         for (command, answer) in commands.iter().zip(&answers) {
             self.history.note(Event::Decided { by, command: Box::new(command.clone()), taken: answer.is_ok() });
         }
         inner.log.push(Entry { term: inner.term, commands });
-        for other in reached {
+        for other in reached.into_iter().filter(|other| config.has(*other)) {
             let voter = &mut inner.voters[other];
             voter.has = inner.log.len();
             voter.came.send_replace(voter.has);

@@ -13,10 +13,12 @@ pub enum Extra {
     Generators,
     /// A clustered function, and a node that is apart for long enough that its gang is replaced.
     Gangs,
+    /// Others vote by and by: nodes join later and are taken out, operators wish and label, who is gone for long is replaced.
+    Voters,
 }
 
 /// All that there may be besides.
-pub const ALL: [Extra; 3] = [Extra::Cancels, Extra::Generators, Extra::Gangs];
+pub const ALL: [Extra; 4] = [Extra::Cancels, Extra::Generators, Extra::Gangs, Extra::Voters];
 
 /// Returns what there is in the world of a seed.
 pub fn of(seed: u64) -> BTreeSet<Extra> {

@@ -142,6 +142,10 @@ async fn fault(world: World, kind: Fault, lasts: Duration) {
         }
         Fault::Pause => {
             let owner = world.owner(node);
+            // One that has not joined yet runs as nobody.
+            if owner == WORLD {
+                return;
+            }
             trouble("stands still");
             world.runs.pause(owner, true);
             world.time.sleep(lasts).await;

@@ -5,8 +5,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use shoal_calls::calls::{Entry, Status};
+use shoal_state::model::Voting;
 use shoal_state::{CallId, Command, FunctionId, InputId, NodeId, QueueId, ShardId, TaskId, Timestamp};
 
+use crate::council::Config;
 use crate::time::Time;
 
 /// An output as somebody saw it.
@@ -46,6 +48,44 @@ pub enum Event {
     Elected {
         node: usize,
         term: u64,
+    },
+    /// A leader put other members of consensus behind its log; with these it was in touch then.
+    MembersBegun {
+        by: usize,
+        old: Config,
+        new: Config,
+        there: Vec<usize>,
+    },
+    /// The members of consensus are others from here on.
+    MembersDecided {
+        by: usize,
+        config: Config,
+    },
+    /// In the end: who votes, and who is to by the wishes of operators; each node of the cluster, with its zone and what is wished of it.
+    MembersFinal {
+        config: Config,
+        nodes: Vec<(usize, String, Option<Voting>)>,
+    },
+    /// A node that is out of the cluster has stopped for good.
+    Departed {
+        node: usize,
+    },
+    /// A machine founded a cluster, or has joined one; all that it had on its disk is gone.
+    Founded {
+        machine: usize,
+        cluster: u64,
+    },
+    Joined {
+        machine: usize,
+        cluster: u64,
+    },
+    Wiped {
+        machine: usize,
+    },
+    /// In the end, of which cluster each machine is, and whether one was wiped.
+    FormationFinal {
+        clusters: Vec<Option<u64>>,
+        wiped: bool,
     },
     /// A leader planned first in its term, on a state with so many entries; so many were decided before.
     Planned {

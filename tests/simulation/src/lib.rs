@@ -28,30 +28,41 @@
 //! | the first container of a gang does not wait for the others | `gang_begins_together` |
 //! | a node that is cut off does not stop its own | `gang_ends_together` |
 //! | what other containers of a gang bring counts | `gang_has_one_outcome` |
+//! | a leader does not see that one before it has begun a change of the voters | `joint_is_finished` |
+//! | a leader changes the voters without a look at who is there | `never_below_quorum` |
+//! | a leader does not see in which zones nodes are | `voters_as_wished` |
+//! | a machine founds a cluster though a seed does not answer | `formation_once` |
 //!
-//! **What is not in every world** ([`extras`]): calls that are cancelled, calls that yield data, a clustered function. The seed says which
-//! of these a world has; what comes anew is one more of them, so that the worlds that showed something once stay what they were.
+//! **What is not in every world** ([`extras`]): calls that are cancelled, calls that yield data, a clustered function; voters that change ([`members`], [`operators`]): nodes join later
+//! and one is taken out, operators wish and label, another one votes in place of who is gone for long. The seed says which of these a world
+//! has; what comes anew is one more of them, so that the worlds that showed something once stay what they were.
+//!
+//! **Worlds of another kind** ([`formation`]): machines that become one cluster, or wait, and never two.
 //!
 //! What else is played from a seed: one shard on four nodes, record by record (`node/calls/tests/replication.rs`); the calls of one node
-//! (`simulation.rs` beside it), dicts and queues through moves (`objects.rs`); changes of those that vote, `joint_is_finished`
-//! (`node/src/members/tests.rs`); machines that become one cluster, `formation_once` (`node/src/formation/once.rs`); deletes of chunks while others name them, `have_then_sweep` (`node/src/upkeep/gc/tests/race.rs`).
+//! (`simulation.rs` beside it), dicts and queues through moves (`objects.rs`); steps of voters and of machines that form a cluster, without
+//! time (`node/members/src/voters/tests.rs`, `formation/once.rs`); deletes of chunks while others name them, `have_then_sweep`
+//! (`node/src/upkeep/gc/tests/race.rs`).
 //!
-//! Caveats: all nodes vote, and who votes does not change. Nothing is passed on by a third node, as the real network does where a wire
-//! is cut. Calls here have few inputs, and sandboxes are not played.
+//! Caveats: nothing is passed on by a third node, as the real network does where a wire is cut. Of entries that are not decided only
+//! members of consensus are played. Calls here have few inputs, and sandboxes are not played.
 
 pub mod clients;
 pub mod council;
 pub mod dice;
 pub mod extras;
 pub mod faults;
+pub mod formation;
 pub mod gangs;
 pub mod ground;
 pub mod history;
 pub mod homes;
 pub mod invariants;
+pub mod members;
 pub mod mutant;
 pub mod net;
 pub mod node;
+pub mod operators;
 pub mod planner;
 pub mod run;
 pub mod schedules;
@@ -61,4 +72,4 @@ pub mod world;
 
 pub use extras::Extra;
 pub use mutant::Mutant;
-pub use run::{Failure, Ran, run, run_with};
+pub use run::{Failure, Ran, form, run, run_with};

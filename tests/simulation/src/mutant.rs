@@ -33,11 +33,21 @@ pub enum Mutant {
     GangGoesOnAlone,
     /// What the other containers of a gang bring counts as what rank 0 does.
     GangOthersBringOutcomes,
+    /// A leader does not see that one before it has begun a change of the voters.
+    ForgetsBegunChanges,
+    /// A leader changes the voters without a look at who is there.
+    ChangesVotersBlindly,
+    /// A leader does not see in which zones nodes are.
+    SeesNoZones,
+    /// A machine of the seeds founds a cluster though a seed does not answer.
+    FoundsWhileASeedIsSilent,
 }
 
 impl Mutant {
-    /// All of them.
-    pub const ALL: [Self; 15] = [
+    /// Those of worlds in which machines become one cluster.
+    pub const FORMATION: [Self; 1] = [Self::FoundsWhileASeedIsSilent];
+    /// All others.
+    pub const ALL: [Self; 18] = [
         Self::AckedWhenSent,
         Self::LyingDisk,
         Self::AsksNobodyWhatRuns,
@@ -53,5 +63,8 @@ impl Mutant {
         Self::GangWaitsForNobody,
         Self::GangGoesOnAlone,
         Self::GangOthersBringOutcomes,
+        Self::ForgetsBegunChanges,
+        Self::ChangesVotersBlindly,
+        Self::SeesNoZones,
     ];
 }

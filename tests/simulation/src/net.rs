@@ -60,6 +60,11 @@ impl Net {
         self.nodes.iter().position(|known| *known == node).expect("a node of this world")
     }
 
+    /// Returns the id of a node.
+    pub fn id(&self, node: usize) -> NodeId {
+        self.nodes[node]
+    }
+
     /// Notes that the process of a node runs; its calls answer once there are any.
     pub fn came(&self, node: usize, owner: Owner, calls: Option<&Calls>) {
         self.links.lock().up.insert(node, Up { owner, calls: calls.cloned() });

@@ -18,12 +18,13 @@ use shoal_state::model::Shard;
 use shoal_state::{BootId, Command, NodeId, ShardId, State, TaskId};
 
 use crate::dice::Dice;
+use crate::extras::Extra;
 use crate::ground::Played;
 use crate::mutant::Mutant;
 use crate::net::{Net, Way};
 use crate::time::Owner;
 use crate::world::{World, registered, shards};
-use crate::{Extra, gangs, homes, planner, schedules, worker};
+use crate::{gangs, homes, members, planner, schedules, worker};
 
 /// Size of a segment of a node's log.
 pub const SEGMENT_BYTES: u64 = 64 << 10;
@@ -141,6 +142,10 @@ pub async fn start(world: World, me: usize, owner: Owner) {
     world.runs.spawn(owner, stay_awake(world.clone(), node.clone()));
     if world.there_are(Extra::Gangs) {
         world.runs.spawn(owner, gangs::stop_when_alone(world.clone(), node.clone()));
+    }
+    if world.there_are(Extra::Voters) {
+        world.runs.spawn(owner, members::run(world.clone(), node.clone()));
+        world.runs.spawn(owner, members::depart(world.clone(), node.clone()));
     }
     let runs = world.runs.clone();
     runs.spawn(owner, worker::run(world, node));

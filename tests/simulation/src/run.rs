@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use crate::extras::{self, Extra};
+use crate::formation;
 use crate::history::{Event, hash};
 use crate::invariants::ALL;
 use crate::mutant::Mutant;
@@ -28,6 +29,8 @@ pub struct Failure {
     pub seed: u64,
     /// Which, and how.
     pub broken: Vec<(&'static str, String)>,
+    /// Which test replays it.
+    pub test: &'static str,
 }
 
 impl Failure {
@@ -42,7 +45,7 @@ impl std::fmt::Display for Failure {
         for (invariant, why) in &self.broken {
             writeln!(f, "seed {} breaks {invariant}: {why}", self.seed)?;
         }
-        write!(f, "replay it by: SHOAL_SEED={} cargo test -p shoal-simulation --test cluster holds", self.seed)
+        write!(f, "replay it by: SHOAL_SEED={} cargo test -p shoal-simulation --test {}", self.seed, self.test)
     }
 }
 
@@ -59,16 +62,25 @@ pub fn run_with(seed: u64, mutant: Option<Mutant>, extras: BTreeSet<Extra>) -> R
         assert!(world.council.agrees(), "nodes that have applied the same have different states");
         events
     };
+    judge(seed, "cluster holds", world)
+}
+
+/// Runs the world of a seed in which machines become one cluster.
+pub fn form(seed: u64, mutant: Option<Mutant>) -> Result<Ran, Failure> {
+    judge(seed, "formation", || formation::run(seed, mutant))
+}
+
+fn judge(seed: u64, test: &'static str, world: impl FnOnce() -> Vec<(Duration, Event)>) -> Result<Ran, Failure> {
     let events = match catch_unwind(AssertUnwindSafe(world)) {
         Ok(events) => events,
         Err(panic) => {
             let words = panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
-            return Err(Failure { seed, broken: vec![("no_panic", words.unwrap_or_default())] });
+            return Err(Failure { seed, broken: vec![("no_panic", words.unwrap_or_default())], test });
         }
     };
     let broken = broken(&events);
     if !broken.is_empty() {
-        return Err(Failure { seed, broken });
+        return Err(Failure { seed, broken, test });
     }
     let lasted = events.last().map_or(Duration::ZERO, |(at, _)| *at);
     Ok(Ran { hash: hash(&events), events: events.len(), lasted })

@@ -7,9 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use shoal_state::imbl::OrdMap;
-use shoal_state::model::{
-    App, AppLayout, AppState, Definition, Environment, Function, Image, Member, Node as Registered, Resources, Scaling,
-};
+use shoal_state::model::{App, AppLayout, AppState, Definition, Environment, Function, Image, Node as Registered, Resources, Scaling};
 use shoal_state::model::{Deployment, Lasting, NewRelease, NewSchedule, Period, Publish, Timing};
 use shoal_state::{
     AppId, BootId, CallId, Command, DictId, Digest, EnvironmentId, FunctionId, ImageId, NodeId, QueueId, ShardId, State, Timestamp,
@@ -25,7 +23,7 @@ use crate::mutant::Mutant;
 use crate::net::Net;
 use crate::node::{self, Node};
 use crate::time::{Owner, Runs, Time, WORLD};
-use crate::{clients, faults, gangs, ground};
+use crate::{clients, faults, gangs, ground, operators};
 
 /// So long a healed world may take until all clients have what they wanted.
 const HEALS_WITHIN: Duration = Duration::from_secs(120);
@@ -65,6 +63,8 @@ struct Place {
     node: Option<Rc<Node>>,
     owner: Owner,
     starts: u64,
+    /// It is out of the cluster for good.
+    departed: bool,
 }
 
 /// What clients know of each other's calls.
@@ -81,6 +81,8 @@ pub struct Inner {
     pub seed: u64,
     /// How many nodes there are.
     pub size: usize,
+    /// How many of them, the first ones, are there from the beginning.
+    founders: usize,
     mutant: Option<Mutant>,
     extras: BTreeSet<Extra>,
     ids: Vec<NodeId>,
@@ -168,8 +170,7 @@ fn scheduled(environment: EnvironmentId, image: ImageId) -> Vec<Command> {
 
 fn admit(state: &mut State, ids: &[NodeId]) {
     for id in ids {
-        let member = Member { address: String::new(), version: VERSION_KNOWN, release: String::new(), joined: Timestamp(BEGAN_MS) };
-        state.members.insert(*id, member);
+        state.members.insert(*id, operators::member());
     }
 }
 
@@ -177,25 +178,52 @@ impl World {
     /// Makes the world of a seed, with these things in it besides.
     pub fn new(seed: u64, mutant: Option<Mutant>, extras: BTreeSet<Extra>) -> Self {
         let mut dice = Dice::new(seed, 1);
-        let size = usize::try_from(dice.from(3, 5)).unwrap_or(3);
+        let founders = usize::try_from(dice.from(3, 5)).unwrap_or(3);
+        let (later, voters) = operators::beginning(seed, founders, extras.contains(&Extra::Voters));
+        let size = founders + later;
         let ids: Vec<NodeId> = (1..=size as u128).map(NodeId::from_random).collect();
         let runs = Runs::new(Dice::new(seed, 2));
         let time = runs.time();
         let net = Net::new(time.clone(), runs.inbox(), ids.clone(), Dice::new(seed, 3));
         let history = History::new(&time);
-        let council = Council::new(size, first(&ids, &extras), |state| admit(state, &ids), &net, &runs, &history, Dice::new(seed, 4));
+        let (there, mut commands) = (&ids[..founders], first(&ids[..founders], &extras));
+        commands.extend(operators::tokens(founders..size));
+        let (voters, admit) = ((0..voters.min(founders)).collect(), |state: &mut State| admit(state, there));
+        let council = Council::new((size, voters), commands, admit, &net, &runs, &history, Dice::new(seed, 4));
         let places = RefCell::new((0..size).map(|_| Place::default()).collect());
         let root = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder for the nodes");
         let (dice, calls, healed, busy) = (RefCell::new(dice), RefCell::default(), RefCell::new(false), RefCell::default());
-        Self(Rc::new(Inner { seed, size, mutant, extras, ids, root, places, dice, runs, time, net, council, history, calls, healed, busy }))
+        Self(Rc::new(Inner {
+            seed,
+            size,
+            founders,
+            mutant,
+            extras,
+            ids,
+            root,
+            places,
+            dice,
+            runs,
+            time,
+            net,
+            council,
+            history,
+            calls,
+            healed,
+            busy,
+        }))
     }
 
     /// Runs it to its end, and returns what happened.
     pub fn run(&self) -> Vec<(Duration, Event)> {
-        for node in 0..self.size {
+        for node in 0..self.founders {
             self.start(node, false);
         }
         self.runs.spawn(WORLD, faults::run(self.clone()));
+        if self.there_are(Extra::Voters) {
+            self.runs.spawn(WORLD, operators::run(self.clone()));
+            self.runs.spawn(WORLD, operators::wait_for_the_end(self.clone()));
+        }
         for client in 0..clients::COUNT {
             self.busy.borrow_mut().insert(client, "start");
             self.runs.spawn(WORLD, clients::run(self.clone(), client));
@@ -233,6 +261,11 @@ impl World {
     /// Says whether there is this in the world.
     pub fn there_are(&self, extra: Extra) -> bool {
         self.extras.contains(&extra)
+    }
+
+    /// Returns the nodes that join later.
+    pub fn joining(&self) -> std::ops::Range<usize> {
+        self.founders..self.size
     }
 
     /// Returns the id of a node.
@@ -307,12 +340,23 @@ impl World {
         let owner = {
             let mut places = self.places.borrow_mut();
             let place = &mut places[me];
+            if place.departed {
+                return;
+            }
             place.starts += 1;
             place.owner = (me as u64 + 1) * 1_000 + place.starts;
             place.owner
         };
         self.history.note(Event::NodeStarted { node: me, id: self.id(me), machine_restarted });
         self.runs.spawn(owner, node::start(self.clone(), me, owner));
+    }
+
+    /// A node that is out of the cluster stops, and does not start again.
+    pub fn depart(&self, me: usize) {
+        self.places.borrow_mut()[me].departed = true;
+        self.history.note(Event::Departed { node: me });
+        let world = self.clone();
+        self.runs.spawn(WORLD, async move { world.stop(me, false).await });
     }
 
     /// Ends the process of a node, and lets its machine restart if that is said. May be started again in a moment.

@@ -117,6 +117,10 @@ fn shows(mutant: Mutant) -> &'static [&'static str] {
         Mutant::GangWaitsForNobody => &["gang_begins_together"],
         Mutant::GangGoesOnAlone => &["gang_ends_together"],
         Mutant::GangOthersBringOutcomes => &["gang_has_one_outcome"],
+        Mutant::ForgetsBegunChanges => &["joint_is_finished"],
+        Mutant::ChangesVotersBlindly => &["never_below_quorum"],
+        Mutant::SeesNoZones => &["voters_as_wished"],
+        Mutant::FoundsWhileASeedIsSilent => &["formation_once"],
     }
 }
 
@@ -138,6 +142,7 @@ fn each_bug_shows() {
             Mutant::DeafToCancels | Mutant::CancelledWhenAsked => &[Extra::Cancels],
             Mutant::DataCursorRunsAhead => &[Extra::Generators],
             Mutant::GangWaitsForNobody | Mutant::GangGoesOnAlone | Mutant::GangOthersBringOutcomes => &[Extra::Gangs],
+            Mutant::ForgetsBegunChanges | Mutant::ChangesVotersBlindly | Mutant::SeesNoZones => &[Extra::Voters],
             _ => &[],
         };
         let ran = run_all(from..from + count, Some((mutant, extras)), enough);

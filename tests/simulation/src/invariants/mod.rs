@@ -13,9 +13,12 @@ mod cancelled_stays;
 mod cursor_never_skips;
 mod everything_ends;
 mod fire_once;
+mod formation_once;
 mod gang_begins_together;
 mod gang_ends_together;
 mod gang_has_one_outcome;
+mod joint_is_finished;
+mod never_below_quorum;
 mod new_leader_kills_nothing;
 mod no_stale_read;
 mod no_two_homes_ack;
@@ -24,6 +27,7 @@ mod plan_after_barrier;
 mod pop_not_lost;
 mod retry_is_once;
 mod running_not_rerun_on_failover;
+mod voters_as_wished;
 mod yields_in_order;
 
 /// What happened, in order, with times.
@@ -33,7 +37,7 @@ pub type Events = [(Duration, Event)];
 pub type Invariant = (&'static str, fn(&Events) -> Result<(), String>);
 
 /// All promises. That everything ends is the last: where another is broken, that may follow.
-pub const ALL: [Invariant; 17] = [
+pub const ALL: [Invariant; 21] = [
     ("acked_survives", acked_survives::check),
     ("no_two_homes_ack", no_two_homes_ack::check),
     ("one_outcome", one_outcome::check),
@@ -50,6 +54,10 @@ pub const ALL: [Invariant; 17] = [
     ("gang_begins_together", gang_begins_together::check),
     ("gang_ends_together", gang_ends_together::check),
     ("gang_has_one_outcome", gang_has_one_outcome::check),
+    ("formation_once", formation_once::check),
+    ("joint_is_finished", joint_is_finished::check),
+    ("never_below_quorum", never_below_quorum::check),
+    ("voters_as_wished", voters_as_wished::check),
     ("everything_ends", everything_ends::check),
 ];
 
