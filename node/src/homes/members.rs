@@ -87,6 +87,39 @@ pub(super) async fn run_lost_tasks(api: Api, stop: CancellationToken) {
     }
 }
 
+/// Has inputs of this node's shards leased elsewhere whose task has ended without a word to this node, until `stop`: its node was removed
+/// from the cluster, or this node did not answer whoever gave the task up.
+pub(super) async fn run_ended_tasks(api: Api, stop: CancellationToken) {
+    let (mut look, mut told) = (tokio::time::interval(EVERY), BTreeSet::new());
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => free_ended(&api, &mut told).await,
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn free_ended(api: &Api, told: &mut BTreeSet<TaskId>) {
+    let load = api.calls.load().borrow().clone();
+    told.retain(|task| load.tasks.contains_key(task));
+    if load.ended(&api.local()).iter().all(|(task, _)| told.contains(task)) {
+        return;
+    }
+    // That a task has begun may not have come here yet. Nobody decides at the moment? It is looked again.
+    let Ok(state) = api.read_latest().await else { return };
+    for (task, pool) in load.ended(&state).into_iter().filter(|(task, _)| !told.contains(task)).collect::<Vec<_>>() {
+        let result = crate::provider::platform_failure("the container that ran it has ended with its node");
+        match tokio::time::timeout(TASK_LOST_WAIT, api.calls.task_lost(task, pool, Lost::Platform { result })).await {
+            Ok(Ok(())) => drop(told.insert(task)),
+            Ok(Err(error)) => tracing::warn!(%task, %error, "cannot lease the inputs of an ended task elsewhere; it is tried again"),
+            Err(_) => {
+                tracing::warn!(%task, waited = ?TASK_LOST_WAIT, "cannot lease the inputs of an ended task elsewhere; it is tried again")
+            }
+        }
+    }
+}
+
 /// Returns the nodes that count as lost.
 fn gone(api: &Api, state: &State) -> BTreeSet<NodeId> {
     state.nodes.keys().copied().filter(|node| api.reports.is_lost(*node)).collect()

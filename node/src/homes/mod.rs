@@ -84,7 +84,8 @@ pub(crate) async fn run(api: Api, outbox: Outbox, told: OrdMap<ShardId, Shard>, 
     let copying = records::run(api.peers.clone(), raft.clone(), calls.clone(), outbox.clone(), stop.clone());
     let deciding = members::run(api.clone(), outbox, stop.clone());
     let giving_up = members::run_lost_tasks(api.clone(), stop.clone());
-    tokio::join!(follow(raft, calls, api.reports.clone(), told, stop), copying, deciding, giving_up);
+    let freeing = members::run_ended_tasks(api.clone(), stop.clone());
+    tokio::join!(follow(raft, calls, api.reports.clone(), told, stop), copying, deciding, giving_up, freeing);
 }
 
 async fn follow(raft: Raft, calls: Calls, reports: Reports, mut told: OrdMap<ShardId, Shard>, stop: CancellationToken) {

@@ -38,11 +38,13 @@ pub async fn tell_suspects(node: &Rc<Node>) {
 /// Looks, for as long as the node runs.
 pub async fn run(world: World, node: Rc<Node>) {
     let (mut presence, mut lost, mut led) = (Presence::default(), GivenUp::new(), false);
+    let mut told = BTreeSet::new();
     loop {
         world.time.sleep(EVERY).await;
         let state = world.council.local(node.me);
         let facts = look(&world, &node, &state, &mut presence);
         keep_own(&world, &node, &facts).await;
+        free_ended(&world, &node, &mut told).await;
         let leads = world.council.leads(node.me).is_some();
         if leads && !led && world.has(Mutant::NewLeaderHearsNobody) {
             node.forget_heard();
@@ -107,6 +109,25 @@ async fn replace_lost(world: &World, node: &Rc<Node>, state: &State, gone: &BTre
     let commands: Vec<Command> = promoted.collect();
     if !commands.is_empty() {
         let _ = world.council.propose(node.me, commands).await;
+    }
+}
+
+/// Has inputs leased elsewhere whose task has ended without a word to this node.
+async fn free_ended(world: &World, node: &Rc<Node>, told: &mut BTreeSet<TaskId>) {
+    let load = node.calls.load().borrow().clone();
+    told.retain(|task| load.tasks.contains_key(task));
+    if load.ended(&world.council.local(node.me)).iter().all(|(task, _)| told.contains(task)) {
+        return;
+    }
+    if world.council.read_latest(node.me).await.is_err() {
+        return;
+    }
+    for (task, pool) in load.ended(&world.council.local(node.me)) {
+        let lost = Lost::Platform { result: Bytes::from_static(b"its container has ended with its node") };
+        if !told.contains(&task) && matches!(world.time.within(TASK_LOST_WAIT, node.calls.task_lost(task, pool, lost)).await, Some(Ok(())))
+        {
+            told.insert(task);
+        }
     }
 }
 

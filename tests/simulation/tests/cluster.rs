@@ -67,7 +67,7 @@ fn what_is_promised_holds_whatever_goes_wrong() {
 }
 
 /// Worlds that broke a promise once, each with what was wrong.
-const FOUND: [(u64, &[Extra], &str); 8] = [
+const FOUND: [(u64, &[Extra], &str); 10] = [
     (3152, &[], "a home that took over gave an input away that was put again, before it knew that a task had it from the home before"),
     (3725, &[], "the same, with a try that a client asked for"),
     (
@@ -80,6 +80,8 @@ const FOUND: [(u64, &[Extra], &str); 8] = [
     (193, &[Extra::Cancels], "the same, where the container counted as lost before its node was heard again"),
     (3946, &[], "a home that took over believed a report that was older than what the task said since: its input waited for ever"),
     (22, &[Extra::Cancels, Extra::Generators], "data of a try were read where they were put last, by a node that had been taken for lost"),
+    (373, &[Extra::Gangs, Extra::Voters], "a node was removed at work: its tasks ended in the state, and what they had waited for ever"),
+    (230, &[Extra::Cancels, Extra::Voters], "the same, with calls that are cancelled"),
 ];
 
 #[test]

@@ -141,10 +141,36 @@ impl Load {
         all
     }
 
+    /// Returns the tasks that have inputs and are not in a state that is later than this: they have ended, with what they have still
+    /// leased to them.
+    pub fn ended(&self, state: &State) -> Vec<(TaskId, FunctionId)> {
+        let has_inputs = self.tasks.iter().filter(|(id, task)| task.running > 0 && !state.tasks.contains_key(*id));
+        has_inputs.filter_map(|(id, task)| Some((*id, task.pool?))).collect()
+    }
+
     /// Says whether a function whose home is the node that told this has inputs that wait, and no container.
     pub fn wakes(&self, state: &State, home: NodeId) -> bool {
         let asleep = |pool: &FunctionId| state.tasks_of.get(pool).is_none_or(|tasks| tasks.is_empty());
         let at_home = |pool: &FunctionId| pool.shard().and_then(|shard| state.shards.get(&shard)).is_some_and(|shard| shard.home == home);
         self.pools.iter().any(|(pool, load)| load.waiting > 0 && asleep(pool) && at_home(pool))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_state::model::Task;
+    use shoal_state::{AppId, BootId, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn tasks_that_the_state_does_not_know_have_ended_with_their_inputs() {
+        let pool = FunctionId::from_random(1);
+        let load = |running| TaskLoad { pool: Some(pool), running, idle_since_ms: None, used: true };
+        let [lives, ended, idle] = [1, 2, 3].map(TaskId::from_random);
+        let load = Load { tasks: [(lives, load(1)), (ended, load(2)), (idle, load(0))].into(), ..Load::default() };
+        let mut state = State::default();
+        state.tasks.insert(lives, Task::new((pool, AppId::from_random(1)), (NodeId::from_random(1), BootId::from_random(1)), Timestamp(0)));
+        assert_eq!(load.ended(&state), [(ended, pool)]);
     }
 }

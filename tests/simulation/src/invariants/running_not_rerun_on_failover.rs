@@ -1,10 +1,10 @@
 //! What a task runs is given to no other task while that task lives, whatever becomes of its shard's home; unless something was wrong
-//! with the node of either meanwhile, so that others may have taken it for lost.
+//! with the node of either meanwhile, so that others may have taken it for lost, or an operator has taken it out of the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shoal_state::{InputId, TaskId};
+use shoal_state::{Command, InputId, TaskId};
 
 use super::{Events, Troubles};
 use crate::history::Event;
@@ -20,10 +20,16 @@ struct Run {
 
 pub(super) fn check(events: &Events) -> Result<(), String> {
     let mut runs: BTreeMap<(InputId, u32), Run> = BTreeMap::new();
-    let mut trouble = Troubles::default();
+    let (mut trouble, mut ids, mut removed) = (Troubles::default(), BTreeMap::new(), BTreeSet::new());
     for (at, event) in events {
         match event {
             Event::Trouble { node, what } => trouble.hear(*node, what, *at),
+            Event::NodeStarted { node, id, .. } => drop(ids.insert(*id, *node)),
+            Event::Decided { command, taken: true, .. } => {
+                if let Command::RemoveNode { id, .. } = &**command {
+                    removed.extend(ids.get(id).copied());
+                }
+            }
             Event::NodeStopped { node } => runs.retain(|_, run| run.node != *node),
             Event::ContainerEnded { task, .. } => runs.retain(|_, run| run.task != *task),
             Event::RunEnded { task, input, retry_count } => {
@@ -34,7 +40,7 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
                 let now = Run { task: *task, node: *node, began: *at };
                 let Some(run) = runs.insert((*input, *retry_count), now).filter(|run| run.task != *task) else { continue };
                 // One that stood still may begin with what it was given before.
-                let in_trouble = |node: &usize| trouble.since(*node, run.began.saturating_sub(EXCUSED));
+                let in_trouble = |node: &usize| removed.contains(node) || trouble.since(*node, run.began.saturating_sub(EXCUSED));
                 let excused = in_trouble(&run.node) || in_trouble(node);
                 if !excused {
                     return Err(format!(
