@@ -1,10 +1,11 @@
 //! The containers of a gang are gone soon after one of them is, unless something goes wrong meanwhile; and while any of them runs no other
-//! gang of their function does, though a node is cut off with them.
+//! gang of their function does, though a node is cut off with them. One that an operator takes out of the cluster has its containers until it
+//! hears of that: the state has ended them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shoal_state::{GangId, TaskId};
+use shoal_state::{Command, GangId, NodeId, TaskId};
 
 use super::{Events, Ranks};
 use crate::history::Event;
@@ -17,6 +18,8 @@ struct Known {
     ranks: Ranks,
     /// What runs, and where.
     runs: BTreeMap<TaskId, usize>,
+    numbers: BTreeMap<NodeId, usize>,
+    removed: BTreeSet<usize>,
     /// Since when gangs have lost a container.
     broken: BTreeMap<GangId, Duration>,
     /// When anything went wrong last.
@@ -47,12 +50,21 @@ impl Known {
 
     fn hear(&mut self, at: Duration, event: &Event) -> Result<(), String> {
         match event {
-            Event::Trouble { .. } | Event::NodeStarted { .. } => self.wrong = at,
-            Event::NodeStopped { node } => {
+            Event::Trouble { .. } => self.wrong = at,
+            Event::NodeStarted { node, id, .. } => {
                 self.wrong = at;
-                let gone: Vec<TaskId> = self.runs.iter().filter(|(_, of)| *of == node).map(|(task, _)| *task).collect();
-                gone.into_iter().for_each(|task| self.gone(at, task));
+                self.numbers.insert(*id, *node);
             }
+            Event::NodeStopped { node } => self.all_gone(at, *node),
+            Event::Decided { command, taken: true, .. } => {
+                if let Command::RemoveNode { id, .. } = &**command
+                    && let Some(node) = self.numbers.get(id).copied()
+                {
+                    self.removed.insert(node);
+                    self.all_gone(at, node);
+                }
+            }
+            Event::ContainerBegan { node, .. } if self.removed.contains(node) => {}
             Event::ContainerBegan { task, node } => {
                 let Some((gang, _)) = self.ranks.of.get(task) else { return Ok(()) };
                 let is_other = |other: &TaskId| self.ranks.of.get(other).is_some_and(|(of, _)| of != gang);
@@ -65,6 +77,12 @@ impl Known {
             _ => {}
         }
         Ok(())
+    }
+
+    fn all_gone(&mut self, at: Duration, node: usize) {
+        self.wrong = at;
+        let gone: Vec<TaskId> = self.runs.iter().filter(|(_, of)| **of == node).map(|(task, _)| *task).collect();
+        gone.into_iter().for_each(|task| self.gone(at, task));
     }
 
     fn gone(&mut self, at: Duration, task: TaskId) {

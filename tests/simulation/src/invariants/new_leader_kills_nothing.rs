@@ -25,6 +25,8 @@ struct Known {
     homes: BTreeMap<ShardId, usize>,
     ranks: Ranks,
     trouble: Troubles,
+    /// When the process of each node was gone last.
+    stopped: BTreeMap<usize, Duration>,
     /// Since when a node runs without any trouble. A node whose machine restarted may miss records, and is not counted.
     there: BTreeMap<usize, Duration>,
 }
@@ -46,7 +48,9 @@ impl Known {
             Command::StopTask { id, why } => {
                 let works = self.works.range((*id, InputId::MIN)..=(*id, InputId::MAX)).map(|(_, since)| *since).min();
                 // What it has may have been given to others while its node was taken for lost.
-                let was_wrong = |of: &TaskId, since| self.node_of.get(of).is_some_and(|node| self.trouble.since(*node, since));
+                let was_gone = |node: &usize, since| self.stopped.get(node).is_some_and(|at| *at >= since);
+                let is_wrong = |of: &TaskId, node: &usize, since| self.trouble.since(*node, since) || of != id && was_gone(node, since);
+                let was_wrong = |of: &TaskId, since| self.node_of.get(of).is_some_and(|node| is_wrong(of, node, since));
                 // A gang ends as one.
                 let all = self.ranks.gang(*id).unwrap_or(std::slice::from_ref(id));
                 let trouble = |since: Duration| all.iter().any(|of| was_wrong(of, since.saturating_sub(THERE_FOR)) || self.left(of, since));
@@ -83,6 +87,7 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
             }
             Event::NodeStopped { node } => {
                 known.there.remove(node);
+                known.stopped.insert(*node, *at);
                 let node_of = &known.node_of;
                 known.works.retain(|(task, _), _| node_of.get(task) != Some(node));
             }
