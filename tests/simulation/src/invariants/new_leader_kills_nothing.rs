@@ -36,11 +36,6 @@ impl Known {
         self.there.get(&node).is_some_and(|since| *since + for_long <= at) && !self.trouble.since(node, at.saturating_sub(for_long))
     }
 
-    /// Says whether the node of a task was not there all the time since then.
-    fn left(&self, task: &TaskId, since: Duration) -> bool {
-        self.node_of.get(task).is_some_and(|node| self.there.get(node).is_none_or(|from| *from > since))
-    }
-
     fn decided(&self, by: usize, command: &Command, at: Duration) -> Result<(), String> {
         match command {
             // That is said by the node of its gang's rank 0, whoever leads.
@@ -53,7 +48,7 @@ impl Known {
                 let was_wrong = |of: &TaskId, since| self.node_of.get(of).is_some_and(|node| is_wrong(of, node, since));
                 // A gang ends as one.
                 let all = self.ranks.gang(*id).unwrap_or(std::slice::from_ref(id));
-                let trouble = |since: Duration| all.iter().any(|of| was_wrong(of, since.saturating_sub(THERE_FOR)) || self.left(of, since));
+                let trouble = |since: Duration| all.iter().any(|of| was_wrong(of, since.saturating_sub(THERE_FOR)));
                 let known = |since: &Duration| *since + WORKS_FOR <= at && !trouble(*since);
                 match works.filter(known) {
                     Some(since) => Err(format!("{id} is stopped ({why}) while it works, since {since:?}")),
