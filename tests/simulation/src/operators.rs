@@ -9,6 +9,7 @@ use shoal_state::model::{Member, Token, TokenPurpose, Voting};
 use shoal_state::{Command, Digest, NodeId, Refused, State, Timestamp, TokenId, VERSION_KNOWN};
 
 use crate::dice::Dice;
+use crate::extras::Extra;
 use crate::faults::LAST;
 use crate::ground::BEGAN_MS;
 use crate::history::Event;
@@ -161,7 +162,7 @@ impl Operators {
     async fn remove(&mut self, node: usize) {
         let (id, by) = (self.world.id(node), self.any());
         // The first one is at home in all shards that nothing happens in.
-        if self.removed || node == 0 || !self.world.net.is_up(by) {
+        if self.removed || node == 0 || !self.world.net.is_up(by) || self.world.there_are(Extra::Gangs) {
             return;
         }
         let state = self.world.council.local(by);
