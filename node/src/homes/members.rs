@@ -13,7 +13,7 @@ use shoal_calls::shards::members::{DROPPED_AFTER, Facts, next, successor};
 use shoal_calls::shards::presence::Presence;
 use shoal_calls::shards::{Role, ShardView};
 use shoal_state::model::{ShardChange, TaskEnd};
-use shoal_state::{Command, NodeId, Refused, ShardId, State, TaskId, Timestamp};
+use shoal_state::{Command, FunctionId, NodeId, Refused, ShardId, State, TaskId, Timestamp};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -109,15 +109,18 @@ async fn free_ended(api: &Api, told: &mut BTreeSet<TaskId>) {
     // That a task has begun may not have come here yet. Nobody decides at the moment? It is looked again.
     let Ok(state) = api.read_latest().await else { return };
     for (task, pool) in load.ended(&state).into_iter().filter(|(task, _)| !told.contains(task)).collect::<Vec<_>>() {
-        let result = crate::provider::platform_failure("the container that ran it has ended with its node");
-        match tokio::time::timeout(TASK_LOST_WAIT, api.calls.task_lost(task, pool, Lost::Platform { result })).await {
-            Ok(Ok(())) => drop(told.insert(task)),
-            Ok(Err(error)) => tracing::warn!(%task, %error, "cannot lease the inputs of an ended task elsewhere; it is tried again"),
-            Err(_) => {
-                tracing::warn!(%task, waited = ?TASK_LOST_WAIT, "cannot lease the inputs of an ended task elsewhere; it is tried again")
-            }
+        match lease_elsewhere(api, task, pool, "the container that ran it has ended with its node").await {
+            Ok(()) => drop(told.insert(task)),
+            Err(error) => tracing::warn!(%task, %error, "cannot lease the inputs of an ended task elsewhere; it is tried again"),
         }
     }
+}
+
+/// Has what a task that is gone had leased elsewhere, as the platform's doing.
+async fn lease_elsewhere(api: &Api, task: TaskId, pool: FunctionId, why: &str) -> Result<(), shoal_calls::Error> {
+    let lost = Lost::Platform { result: crate::provider::platform_failure(why) };
+    let late = |_| shoal_calls::Error::Late { what: "have inputs leased elsewhere", waited: TASK_LOST_WAIT };
+    tokio::time::timeout(TASK_LOST_WAIT, api.calls.task_lost(task, pool, lost)).await.map_err(late)?
 }
 
 /// Returns the nodes that count as lost.
@@ -220,12 +223,9 @@ async fn give_tasks_up(api: &Api, state: &State, gone: &BTreeSet<NodeId>, lost: 
         let (since, told) = lost.entry(node).or_insert_with(|| (Instant::now(), BTreeSet::new()));
         let tasks: Vec<_> = state.tasks.iter().filter(|(_, task)| task.node == node).map(|(id, task)| (*id, task.clone())).collect();
         let untold = tasks.iter().filter(|(id, _)| !told.contains(id));
-        let given_up = join_all(untold.map(async |(id, task)| {
-            let result = crate::provider::platform_failure("the node that ran it is lost");
-            let told = tokio::time::timeout(TASK_LOST_WAIT, api.calls.task_lost(*id, task.function, Lost::Platform { result })).await;
-            let late = |_| shoal_calls::Error::Late { what: "have inputs leased elsewhere", waited: TASK_LOST_WAIT };
-            told.map_err(late)?.map(|()| *id)
-        }));
+        let given_up = join_all(
+            untold.map(async |(id, task)| lease_elsewhere(api, *id, task.function, "the node that ran it is lost").await.map(|()| *id)),
+        );
         for given_up in given_up.await {
             match given_up {
                 Ok(task) => drop(told.insert(task)),

@@ -96,25 +96,35 @@ mod tests {
     use crate::calls::model::{CallKind, Invocation, LeaseRequest, NewInput, OpenCall, Outcome, Policy, Status};
     use crate::calls::state::CallsState;
 
-    #[test]
-    fn a_task_that_works_besides_is_not_idle() {
+    /// Returns books in which one input waits, and the function that it is for.
+    fn with_one_input(policy: Policy) -> (Rules, FunctionId) {
         let shard = ShardId::new(3).unwrap();
         let (call, pool) = (CallId::in_shard(shard, 1), FunctionId::in_shard(shard, 1));
-        let [one, other] = [1, 2].map(TaskId::from_random);
         let mut rules = Rules::new();
         rules.enter(0, shard, CallsState::default(), 1);
         rules.handle(0, 1, Request::ReportsComplete { shards: vec![shard] });
-        let (kind, invocation, policy) = (CallKind::Map, Invocation::Sync, Policy::default());
+        let (kind, invocation) = (CallKind::Map, Invocation::Sync);
         let open = OpenCall { call, function: pool, pool, kind, invocation, parent: None, created_ms: 0, policy };
         let items = vec![NewInput { idx: 0, payload: Bytes::new() }];
         rules.handle(0, 2, Request::OpenWith { open, items, key: "k".to_owned() });
-        let lease = LeaseRequest { pool, task: one, max: 1, wait_ms: 0, linger_ms: 0, key: "l".to_owned() };
-        rules.handle(0, 3, Request::Lease(lease));
-        let leased = rules.take_effects().into_iter().find_map(|effect| match effect {
-            Effect::Answer { answer: Answer::Leased(leased), .. } => leased.first().map(|at| at.input),
+        (rules, pool)
+    }
+
+    /// Asks for an input, and returns which try of it is given.
+    fn lease(rules: &mut Rules, at: Millis, task: TaskId, pool: FunctionId) -> Option<(InputId, u32)> {
+        let (key, ticket) = (format!("l{at}"), 10 + at);
+        rules.handle(at, ticket, Request::Lease(LeaseRequest { pool, task, max: 1, wait_ms: 0, linger_ms: 0, key }));
+        rules.take_effects().into_iter().find_map(|effect| match effect {
+            Effect::Answer { answer: Answer::Leased(leased), .. } => leased.first().map(|at| (at.input, at.retry_count)),
             _ => None,
-        });
-        let input = leased.expect("it is given the input");
+        })
+    }
+
+    #[test]
+    fn a_task_that_works_besides_is_not_idle() {
+        let (mut rules, pool) = with_one_input(Policy::default());
+        let [one, other] = [1, 2].map(TaskId::from_random);
+        let (input, _) = lease(&mut rules, 0, one, pool).expect("it is given the input");
 
         rules.handle(5, 4, Request::Adopt { task: other, pool, inputs: vec![(input, 0)] });
         let load = rules.load().tasks[&other];
@@ -128,31 +138,15 @@ mod tests {
 
     #[test]
     fn a_task_that_is_told_for_nothing_may_have_the_next_try_in_the_end() {
-        let shard = ShardId::new(3).unwrap();
-        let (call, pool) = (CallId::in_shard(shard, 1), FunctionId::in_shard(shard, 1));
+        let (mut rules, pool) = with_one_input(Policy { retries: 1, ..Policy::default() });
         let task = TaskId::from_random(1);
-        let mut rules = Rules::new();
-        rules.enter(0, shard, CallsState::default(), 1);
-        rules.handle(0, 1, Request::ReportsComplete { shards: vec![shard] });
-        let (kind, invocation, policy) = (CallKind::Map, Invocation::Sync, Policy { retries: 1, ..Policy::default() });
-        let open = OpenCall { call, function: pool, pool, kind, invocation, parent: None, created_ms: 0, policy };
-        let items = vec![NewInput { idx: 0, payload: Bytes::new() }];
-        rules.handle(0, 2, Request::OpenWith { open, items, key: "k".to_owned() });
-        let lease = |rules: &mut Rules, at: Millis| {
-            let (key, ticket) = (format!("l{at}"), 10 + at);
-            rules.handle(at, ticket, Request::Lease(LeaseRequest { pool, task, max: 1, wait_ms: 0, linger_ms: 0, key }));
-            rules.take_effects().into_iter().find_map(|effect| match effect {
-                Effect::Answer { answer: Answer::Leased(leased), .. } => leased.first().map(|at| (at.input, at.retry_count)),
-                _ => None,
-            })
-        };
-        let (input, _) = lease(&mut rules, 1).expect("it is given the input");
+        let (input, _) = lease(&mut rules, 1, task, pool).expect("it is given the input");
         let outcome = Outcome { input, retry_count: 0, status: Status::Failed, result: Bytes::new() };
         rules.handle(5, 3, Request::Finish { from: Some((task, pool)), outcomes: vec![outcome] });
         // What its node reports is older than that.
         rules.handle(6, 4, Request::Adopt { task, pool, inputs: vec![(input, 0)] });
         let over = 6 + super::super::CANCEL_GRACE_MS;
-        assert_eq!(lease(&mut rules, over - 1), None);
-        assert_eq!(lease(&mut rules, over), Some((input, 1)));
+        assert_eq!(lease(&mut rules, over - 1, task, pool), None);
+        assert_eq!(lease(&mut rules, over, task, pool), Some((input, 1)));
     }
 }
