@@ -107,18 +107,14 @@ pub(crate) fn serve(api: &Api) {
 
 async fn hand_over(api: &Api, to: NodeId) -> Result<Bytes, String> {
     let authority = api.gate.authority().ok_or("this node has not got it either")?;
-    if !votes(api, to) {
+    if !api.cluster.raft().votes(to) {
         // Who asks may know of its vote before this node does.
         api.read_latest().await.map_err(|error| format!("cannot find out whether node {to} votes: {error}"))?;
     }
-    match votes(api, to) {
+    match api.cluster.raft().votes(to) {
         true => Ok(Bytes::from(authority.key().to_owned())),
         false => Err(format!("node {to} does not vote in this cluster, and only nodes that vote have the key of its CA")),
     }
-}
-
-fn votes(api: &Api, node: NodeId) -> bool {
-    api.cluster.raft().status().voters.iter().any(|peer| peer.node == node)
 }
 
 /// Fetches the key when this node votes, and deletes it when it votes no more, until `stop`.
@@ -153,7 +149,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
 
 async fn settle(api: &Api) -> Result<(), Error> {
     let me = api.cluster.node;
-    match (votes(api, me), api.gate.lets_in()) {
+    match (api.cluster.raft().votes(me), api.gate.lets_in()) {
         (true, false) => fetch(api).await,
         (false, true) if all_voters_have_it(api).await => {
             api.gate.forget().map_err(Error::failed("cannot delete the key of the cluster's CA"))?;
@@ -166,7 +162,7 @@ async fn settle(api: &Api) -> Result<(), Error> {
 
 /// Fetches the key from the first node that hands it over, if this node votes.
 pub(crate) async fn fetch(api: &Api) -> Result<(), Error> {
-    if !votes(api, api.cluster.node) {
+    if !api.cluster.raft().votes(api.cluster.node) {
         return Err(Error::Precondition("this node does not vote".to_owned()));
     }
     let mut why = "no other node is known".to_owned();

@@ -5,6 +5,9 @@
 
 use std::time::{Duration, Instant};
 
+use shoal_state::model::Removed;
+use shoal_state::{NodeId, Refused};
+
 use crate::api::Api;
 use crate::standing;
 
@@ -20,6 +23,13 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[error("{0}")]
 pub(crate) struct Departed(pub(crate) String);
 
+impl Departed {
+    /// Says that a node was removed by an operator, or by a recovery.
+    pub(crate) fn removed(id: NodeId, removed: &Removed) -> Self {
+        Self(Refused::NodeRemoved { id, why: removed.why.clone() }.to_string())
+    }
+}
+
 /// Waits until this node is out of the cluster and the others need it no more.
 pub(crate) async fn out(api: &Api) -> Departed {
     let raft = api.cluster.raft();
@@ -31,12 +41,11 @@ pub(crate) async fn out(api: &Api) -> Departed {
             decided = Instant::now();
         }
         let state = api.local();
-        let removed = state.removed.get(&api.cluster.node).map(|removed| removed.why.clone());
-        let why = match removed {
-            Some(why) if raft.has_no_vote().await => shoal_state::Refused::NodeRemoved { id: api.cluster.node, why }.to_string(),
+        let departed = match state.removed.get(&api.cluster.node) {
+            Some(removed) if raft.has_no_vote().await => Departed::removed(api.cluster.node, removed),
             // Whoever was cut off when it was removed hears it from the others alone.
             _ if decided.elapsed() > UNDECIDED_MAX => match api.peers.refusal(raft).await {
-                Some(refused) => refused.to_string(),
+                Some(refused) => Departed(refused.to_string()),
                 None => continue,
             },
             _ => continue,
@@ -45,6 +54,6 @@ pub(crate) async fn out(api: &Api) -> Departed {
             tracing::warn!(%error, "cannot delete the key of the cluster's CA");
         }
         tokio::time::sleep(FAREWELL).await;
-        return Departed(why);
+        return departed;
     }
 }

@@ -51,7 +51,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             continue;
         }
         let status = raft.status();
-        if status.voters.iter().all(|voter| voter.node != raft.node()) {
+        if !raft.votes(raft.node()) {
             // It has lost its vote, and leads no more in a moment.
             continue;
         }

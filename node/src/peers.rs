@@ -49,6 +49,8 @@ impl Admission for Members {
         // Until the state is read, its certificate counts: the leader must be able to bring what is missing.
         let Some(raft) = self.raft.get() else { return Ok(()) };
         match raft.local().removed.get(&peer.node) {
+            // The others need its vote until it is given to another one, whatever happens to its process or its connections meanwhile.
+            Some(_) if raft.votes(peer.node) => Ok(()),
             Some(removed) => Err(shoal_state::Refused::NodeRemoved { id: peer.node, why: removed.why.clone() }.to_string()),
             None => Ok(()),
         }

@@ -107,6 +107,11 @@ impl Raft {
         route(&self.part()) == Route::Here
     }
 
+    /// Says whether a node votes, by the last word that this one has of the members, decided or not.
+    pub fn votes(&self, node: NodeId) -> bool {
+        self.members().voter_ids().any(|voter| voter == raft_id(node))
+    }
+
     /// Says whether it is decided for good that this node has no vote, so that the others need it no more.
     pub async fn has_no_vote(&self) -> bool {
         let id = raft_id(self.node());

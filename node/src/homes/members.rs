@@ -12,8 +12,8 @@ use shoal_calls::calls::copies::Outbox;
 use shoal_calls::shards::members::{DROPPED_AFTER, Facts, next, successor};
 use shoal_calls::shards::presence::Presence;
 use shoal_calls::shards::{Role, ShardView};
-use shoal_state::model::{ShardChange, TaskEnd};
-use shoal_state::{Command, FunctionId, NodeId, Refused, ShardId, State, TaskId, Timestamp};
+use shoal_state::model::{ShardChange, Task, TaskEnd};
+use shoal_state::{Command, FunctionId, NodeId, Refused, SandboxId, ShardId, State, TaskId, Timestamp};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -245,28 +245,58 @@ async fn give_tasks_up(api: &Api, state: &State, gone: &BTreeSet<NodeId>, lost: 
     }
 }
 
-/// Has everything moved away from a node that is to leave: it drains, and others take its shards. Where the node does not answer,
-/// those that have its records take its place.
+/// Has everything moved away from a node that is to leave: it drains, others take its shards, and its containers end. Where the node does
+/// not answer, those that have its records take its place, and its containers count until they are sure to have ended.
+///
+/// So nothing that may not run twice does: what is decided of a removed node reaches it later than those that go on.
 ///
 /// # Errors
 /// When that takes longer than [`VACATE_WAIT`], with what is still there. The node stays drained.
 pub(crate) async fn vacate(api: &Api, node: NodeId) -> Result<(), Error> {
-    let held = |state: &State| state.shards.values().filter(|shard| shard.home == node || shard.in_sync.contains(&node)).count();
     let state = api.read_latest().await?;
-    if held(&state) == 0 || state.members.len() < 2 {
+    let (held, runs) = (shards_with(&state, node), tasks_on(&state, node).count());
+    if held + runs == 0 || state.members.len() < 2 {
         return Ok(());
     }
     if state.nodes.get(&node).is_some_and(|node| !node.draining) {
         api.propose(Command::DrainNode { id: node, draining: true }).await?;
     }
-    let mut changes = api.cluster.raft().watch();
-    let left = async { while held(&api.local()) > 0 && changes.changed().await.is_ok() {} };
-    if tokio::time::timeout(VACATE_WAIT, left).await.is_err() {
+    let deadline = Instant::now() + VACATE_WAIT;
+    if !until(api, deadline, |state| shards_with(state, node) == 0).await {
         return Err(Error::Unavailable(format!(
             "waited {VACATE_WAIT:?} for the records of calls to leave node {node}: it still has those of {} of {} shards, and nobody else has all of them. It stays drained; try again, and see `shoal status`",
-            held(&api.local()),
+            shards_with(&api.local(), node),
             ShardId::all().count(),
         )));
     }
+    let state = api.local();
+    let stops = tasks_on(&state, node).filter(|(_, task)| task.stopping.is_none());
+    let stops = stops.map(|(id, _)| Command::StopTask { id, why: "its node is being removed".to_owned() });
+    // One that has ended meanwhile refuses.
+    api.cluster.propose_all(stops.collect()).await?;
+    if !until(api, deadline, |state| tasks_on(state, node).next().is_none()).await {
+        return Err(Error::Unavailable(format!(
+            "waited {VACATE_WAIT:?} for the containers of node {node} to end: {} are left. It stays drained; try again, or stop the machine: {FENCE_AFTER:?} later they count as ended",
+            tasks_on(&api.local(), node).count(),
+        )));
+    }
     Ok(())
+}
+
+/// Waits until the state is as it should be; false at the deadline.
+async fn until(api: &Api, deadline: Instant, is_so: impl Fn(&State) -> bool) -> bool {
+    let mut changes = api.cluster.raft().watch();
+    let wait = async { while !is_so(&api.local()) && changes.changed().await.is_ok() {} };
+    tokio::time::timeout_at(deadline, wait).await.is_ok()
+}
+
+/// Counts the shards whose records a node has.
+fn shards_with(state: &State, node: NodeId) -> usize {
+    state.shards.values().filter(|shard| shard.home == node || shard.in_sync.contains(&node)).count()
+}
+
+/// Returns the tasks of a node that must not run beside others in their place. What a sandbox ran ends with it.
+fn tasks_on(state: &State, node: NodeId) -> impl Iterator<Item = (TaskId, &Task)> {
+    let is_sandbox = |task: &Task| state.sandboxes.contains_key(&SandboxId::of(task.function));
+    state.tasks.iter().filter(move |(_, task)| task.node == node && !is_sandbox(task)).map(|(id, task)| (*id, task))
 }

@@ -10,6 +10,7 @@ use shoal_state::{BootId, Command, ENVIRONMENT_DEFAULT, EnvironmentId, State, VE
 use crate::api;
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::departure::Departed;
 use crate::keys::Keys;
 use crate::peers::Peers;
 use crate::room::overlays_budget;
@@ -26,6 +27,16 @@ pub(super) async fn register(config: &Config, cluster: &Cluster, keys: &Keys, pe
     let started = Node::new(config.node_name(), boot, capacity(config)?, api::now());
     let node = Node { address: config.api.to_string(), ..started };
     let state = latest(cluster, peers).await?;
+    if let Some(removed) = state.removed.get(&cluster.node) {
+        if !cluster.raft().votes(cluster.node) {
+            return Err(Departed::removed(cluster.node, removed).into());
+        }
+        // It may even have to lead, and to see to it that others vote.
+        tracing::warn!(
+            "this node was removed from its cluster, which needs its vote still: it goes on until another one votes in its place"
+        );
+        return Ok(());
+    }
     let alone = state.nodes.keys().chain(state.members.keys()).all(|id| *id == cluster.node);
     if alone && state.version() < VERSION_KNOWN {
         // Every member knows it: this one is all there are. What follows may need it.

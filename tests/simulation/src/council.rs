@@ -373,7 +373,7 @@ impl Council {
         loop {
             let known = self.inner.borrow().voters[node].leader;
             if let Some(leader) = known {
-                if self.inner.borrow().voters[leader].state.removed.contains_key(&self.net.id(node)) {
+                if self.refuses(leader, node) {
                     return Err("it is out of the cluster".to_owned());
                 }
                 return if self.net.carry(node, leader).await && self.net.is_up(leader) { Ok(leader) } else { Err("lost".to_owned()) };

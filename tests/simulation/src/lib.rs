@@ -45,8 +45,7 @@
 //! (`node/src/upkeep/gc/tests/race.rs`).
 //!
 //! Caveats: nothing is passed on by a third node, as the real network does where a wire is cut. Of entries that are not decided only
-//! members of consensus are played. No node is taken out of a cluster with a clustered function (seed 606 of such worlds has a call that
-//! waits for ever). Calls here have few inputs, and sandboxes are not played.
+//! members of consensus are played. Calls here have few inputs, and sandboxes are not played.
 
 pub mod clients;
 pub mod council;

@@ -88,10 +88,10 @@ pub async fn depart(world: World, node: Rc<Node>) {
     let (me, id) = (node.me, world.id(node.me));
     loop {
         world.time.sleep(LOOKS_EVERY).await;
-        let is_removed = |node: usize| world.council.local(node).removed.contains_key(&id);
-        let is_refused = || (0..world.size).any(|other| other != me && world.net.reach(me, other) && is_removed(other));
+        let is_removed = world.council.local(me).removed.contains_key(&id);
+        let is_refused = || (0..world.size).any(|other| other != me && world.net.reach(me, other) && world.council.refuses(other, me));
         let is_undecided = || world.council.undecided(me) > UNDECIDED_MAX;
-        if is_removed(me) && world.council.has_no_vote(me) || is_undecided() && is_refused() {
+        if is_removed && world.council.has_no_vote(me) || is_undecided() && is_refused() {
             break;
         }
     }

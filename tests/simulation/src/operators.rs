@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use shoal_members::removal::judge;
 use shoal_state::model::{Member, Token, TokenPurpose, Voting};
-use shoal_state::{Command, Digest, NodeId, Refused, State, Timestamp, TokenId, VERSION_KNOWN};
+use shoal_state::{Command, Digest, NodeId, Refused, State, TaskId, Timestamp, TokenId, VERSION_KNOWN};
 
 use crate::dice::Dice;
-use crate::extras::Extra;
 use crate::faults::LAST;
 use crate::ground::BEGAN_MS;
 use crate::history::Event;
@@ -17,11 +16,13 @@ use crate::world::World;
 
 /// As whom the one that waits in the end counts among those that want something.
 pub const WAITS: u64 = 1_000;
+/// Why the containers of a node are stopped that an operator takes out.
+pub const BEING_REMOVED: &str = "its node is being removed";
 /// The label of a node that names its failure domain.
 const ZONE: &str = "zone";
 /// How long a command is proposed again.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long the records of calls may take to leave a node.
+/// How long the records of calls may take to leave a node, and its containers to end.
 const VACATE_WAIT: Duration = Duration::from_secs(60);
 /// So long a healed world may take until those vote that are to.
 const SETTLES_WITHIN: Duration = Duration::from_secs(40);
@@ -158,11 +159,11 @@ impl Operators {
         }
     }
 
-    /// Takes a node out as `shoal node remove` does: it is looked at what is left, its shards leave it, and it is removed.
+    /// Takes a node out as `shoal node remove` does: it is looked at what is left, its shards leave it, its containers end, and it is removed.
     async fn remove(&mut self, node: usize) {
         let (id, by) = (self.world.id(node), self.any());
         // The first one is at home in all shards that nothing happens in.
-        if self.removed || node == 0 || !self.world.net.is_up(by) || self.world.there_are(Extra::Gangs) {
+        if self.removed || node == 0 || !self.world.net.is_up(by) {
             return;
         }
         let state = self.world.council.local(by);
@@ -174,18 +175,34 @@ impl Operators {
             return;
         }
         let holds = |state: &State| state.shards.values().any(|shard| shard.home == id || shard.in_sync.contains(&id));
-        if holds(&state) {
+        let runs =
+            |state: &State| -> Vec<TaskId> { state.tasks.iter().filter(|(_, task)| task.node == id).map(|(task, _)| *task).collect() };
+        if holds(&state) || !runs(&state).is_empty() {
             self.decide(Command::DrainNode { id, draining: true }).await;
-            let began = self.world.time.now();
-            while holds(&self.world.council.local(by)) {
-                if self.world.time.now() > began + VACATE_WAIT {
-                    return;
-                }
-                self.world.time.sleep(Duration::from_millis(500)).await;
+            let deadline = self.world.time.now() + VACATE_WAIT;
+            if !self.until(by, deadline, |state| !holds(state)).await {
+                return;
+            }
+            for task in runs(&self.world.council.local(by)) {
+                self.decide(Command::StopTask { id: task, why: BEING_REMOVED.to_owned() }).await;
+            }
+            if !self.until(by, deadline, |state| runs(state).is_empty()).await {
+                return;
             }
         }
         let at = self.world.timestamp();
         let removed = self.decide(Command::RemoveNode { id, at, why: "removed by an operator".to_owned() }).await;
         self.removed = matches!(removed, Some(Ok(())));
+    }
+
+    /// Waits until the state is as it should be, as a node knows it; false at the deadline.
+    async fn until(&self, by: usize, deadline: Duration, is_so: impl Fn(&State) -> bool) -> bool {
+        while !is_so(&self.world.council.local(by)) {
+            if self.world.time.now() > deadline {
+                return false;
+            }
+            self.world.time.sleep(Duration::from_millis(500)).await;
+        }
+        true
     }
 }

@@ -67,7 +67,7 @@ fn what_is_promised_holds_whatever_goes_wrong() {
 }
 
 /// Worlds that broke a promise once, each with what was wrong.
-const FOUND: [(u64, &[Extra], &str); 10] = [
+const FOUND: [(u64, &[Extra], &str); 11] = [
     (3152, &[], "a home that took over gave an input away that was put again, before it knew that a task had it from the home before"),
     (3725, &[], "the same, with a try that a client asked for"),
     (
@@ -82,6 +82,7 @@ const FOUND: [(u64, &[Extra], &str); 10] = [
     (22, &[Extra::Cancels, Extra::Generators], "data of a try were read where they were put last, by a node that had been taken for lost"),
     (373, &[Extra::Gangs, Extra::Voters], "a node was removed at work: its tasks ended in the state, and what they had waited for ever"),
     (230, &[Extra::Cancels, Extra::Voters], "the same, with calls that are cancelled"),
+    (606, &[Extra::Gangs, Extra::Voters], "a voter that was removed was not let in again after a restart, led, and decided nothing"),
 ];
 
 #[test]

@@ -102,11 +102,9 @@ impl Council {
             inner.leader.map_or_else(|| inner.decided_config(far), |leader| inner.config(leader)).clone()
         };
         for node in (0..nodes).filter(|node| !config.has(*node) && self.is_awake(*node)) {
-            let id = self.net.id(node);
             let tells = |voter: &usize| {
                 let is_there = config.votes(*voter) && self.is_awake(*voter) && self.net.reach(node, *voter);
-                let inner = self.inner.borrow();
-                is_there && inner.voters[*voter].leader.is_some() && !inner.voters[*voter].state.removed.contains_key(&id)
+                is_there && self.inner.borrow().voters[*voter].leader.is_some() && !self.refuses(*voter, node)
             };
             let Some(voter) = (1..nodes).map(|step| (node + step) % nodes).find(tells) else { continue };
             let mut inner = self.inner.borrow_mut();
@@ -190,6 +188,12 @@ impl Council {
             self.time.sleep(LOOK_EVERY).await;
             waited += LOOK_EVERY;
         }
+    }
+
+    /// Says whether a node lets another one in no more: it is out of the cluster, and its vote is not needed.
+    pub fn refuses(&self, by: usize, node: usize) -> bool {
+        let inner = self.inner.borrow();
+        inner.voters[by].state.removed.contains_key(&self.net.id(node)) && !inner.config(by).votes(node)
     }
 
     /// Says whether it is decided for good that a node has no vote.

@@ -1,11 +1,10 @@
 //! The containers of a gang are gone soon after one of them is, unless something goes wrong meanwhile; and while any of them runs no other
-//! gang of their function does, though a node is cut off with them. One that an operator takes out of the cluster has its containers until it
-//! hears of that: the state has ended them.
+//! gang of their function does, though a node is cut off with them, or taken out of the cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use shoal_state::{Command, GangId, NodeId, TaskId};
+use shoal_state::{GangId, TaskId};
 
 use super::{Events, Ranks};
 use crate::history::Event;
@@ -18,8 +17,6 @@ struct Known {
     ranks: Ranks,
     /// What runs, and where.
     runs: BTreeMap<TaskId, usize>,
-    numbers: BTreeMap<NodeId, usize>,
-    removed: BTreeSet<usize>,
     /// Since when gangs have lost a container.
     broken: BTreeMap<GangId, Duration>,
     /// When anything went wrong last.
@@ -51,20 +48,8 @@ impl Known {
     fn hear(&mut self, at: Duration, event: &Event) -> Result<(), String> {
         match event {
             Event::Trouble { .. } => self.wrong = at,
-            Event::NodeStarted { node, id, .. } => {
-                self.wrong = at;
-                self.numbers.insert(*id, *node);
-            }
+            Event::NodeStarted { .. } => self.wrong = at,
             Event::NodeStopped { node } => self.all_gone(at, *node),
-            Event::Decided { command, taken: true, .. } => {
-                if let Command::RemoveNode { id, .. } = &**command
-                    && let Some(node) = self.numbers.get(id).copied()
-                {
-                    self.removed.insert(node);
-                    self.all_gone(at, node);
-                }
-            }
-            Event::ContainerBegan { node, .. } if self.removed.contains(node) => {}
             Event::ContainerBegan { task, node } => {
                 let Some((gang, _)) = self.ranks.of.get(task) else { return Ok(()) };
                 let is_other = |other: &TaskId| self.ranks.of.get(other).is_some_and(|(of, _)| of != gang);

@@ -8,6 +8,7 @@ use shoal_state::{Command, InputId, NodeId, ShardId, TaskId};
 
 use super::{Events, Ranks, Troubles};
 use crate::history::Event;
+use crate::operators::BEING_REMOVED;
 
 /// A container that has worked for so long is known to.
 const WORKS_FOR: Duration = Duration::from_secs(5);
@@ -40,6 +41,7 @@ impl Known {
         match command {
             // That is said by the node of its gang's rank 0, whoever leads.
             Command::StopTask { why, .. } if why.starts_with("the container of rank") => Ok(()),
+            Command::StopTask { why, .. } if why == BEING_REMOVED => Ok(()),
             Command::StopTask { id, why } => {
                 let works = self.works.range((*id, InputId::MIN)..=(*id, InputId::MAX)).map(|(_, since)| *since).min();
                 // What it has may have been given to others while its node was taken for lost.

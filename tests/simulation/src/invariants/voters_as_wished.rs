@@ -1,5 +1,5 @@
-//! In the end as many vote as are to, nobody against a wish, and spread over the failure domains: one of a crowded zone makes place for one of
-//! an emptier zone.
+//! In the end as many vote as are to, nobody who is out of the cluster or against a wish, and spread over the failure domains: one of a
+//! crowded zone makes place for one of an emptier zone.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +26,9 @@ pub(super) fn check(events: &Events) -> Result<(), String> {
     let voters = &config.voters;
     if voters.len() != many {
         return Err(format!("in the end {voters:?} vote, and {many} are to, of {nodes:?}"));
+    }
+    if let Some(voter) = voters.iter().find(|voter| nodes.iter().all(|(node, ..)| node != *voter)) {
+        return Err(format!("in the end {voters:?} vote, and node {voter} is out of the cluster: {nodes:?}"));
     }
     let against = nodes.iter().find(|(node, _, voting)| match voting {
         Some(Voting::Must) => !voters.contains(node),
