@@ -17,14 +17,14 @@ use shoal_calls::Calls;
 use shoal_calls::calls::Load;
 use shoal_calls::shards::Mark;
 use shoal_calls::shards::members::DROPPED_AFTER;
-use shoal_calls::shards::presence::Awake;
+use shoal_calls::shards::presence::{Awake, DOUBTFUL_AFTER};
 use shoal_peer::{Acknowledged, Endpoint, Service, Stream};
 use shoal_raft::Raft;
 use shoal_state::{AppId, FunctionId, NodeId, ShardId, State, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::losses::{DOUBTFUL_AFTER, notice_losses, notice_pauses};
+use self::losses::{notice_losses, notice_pauses};
 use crate::api::{Elsewhere, Lifecycle, now};
 use crate::peers::{self, Peers};
 use crate::scheduling::CrashLoops;

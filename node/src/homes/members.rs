@@ -1,20 +1,21 @@
 //! Who holds a shard: decided by its home for its own shards, and by the leader for those whose home is lost.
 //!
-//! What to do next is decided in pure functions, [`shoal_calls::shards::members`]; the loop looks, asks Raft, and looks again.
+//! What to do next is decided in pure functions, [`shoal_calls::shards::members`] and [`shoal_calls::calls::gone`]; the loops look, ask
+//! Raft, and look again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use shoal_calls::calls::Lost;
 use shoal_calls::calls::copies::Outbox;
-use shoal_calls::shards::members::{DROPPED_AFTER, Facts, next, successor};
-use shoal_calls::shards::presence::Presence;
-use shoal_calls::shards::{Role, ShardView};
-use shoal_state::model::{ShardChange, Task, TaskEnd};
-use shoal_state::{Command, FunctionId, NodeId, Refused, SandboxId, ShardId, State, TaskId, Timestamp};
-use tokio::time::{Instant, MissedTickBehavior};
+use shoal_calls::calls::gone::{EndedTasks, FENCE_AFTER, LEASED_ELSEWHERE_WITHIN, LostTasks};
+use shoal_calls::shards::members::{Facts, Wanted, replaced, suspects_in, wanted};
+use shoal_calls::shards::presence::{self, Presence};
+use shoal_state::model::Task;
+use shoal_state::{Command, FunctionId, NodeId, SandboxId, ShardId, State, TaskId};
+use tokio::time::{MissedTickBehavior, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Error, now};
@@ -22,14 +23,8 @@ use crate::reports::Reports;
 
 /// How often is looked, should nothing change.
 const EVERY: Duration = Duration::from_millis(200);
-/// The most changes that are asked for at once.
-const CHANGES_MAX: usize = 256;
 /// How long a node that is to leave is waited for.
 const VACATE_WAIT: Duration = Duration::from_secs(60);
-/// How long the home of inputs may take to have them leased elsewhere before it is asked again: others wait for that too.
-const TASK_LOST_WAIT: Duration = Duration::from_secs(2);
-/// How long the tasks of a lost node count: what may not run twice is not started elsewhere meanwhile.
-const FENCE_AFTER: Duration = Duration::from_secs(20);
 
 /// Looks until `stop`.
 pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
@@ -56,7 +51,7 @@ pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
         if state.members.len() < 2 && state.shards.values().all(|shard| shard.home == api.cluster.node) {
             continue;
         }
-        let facts = presence.look(&heard(&state, &api.reports, &outbox), std::time::Instant::now(), settle);
+        let facts = presence.look(&heard(&state, &api.reports, &outbox), Instant::now(), settle);
         if let Err(error) = keep_own(&api, &facts).await {
             tracing::warn!(%error, "cannot see to the copies of this node's shards; it is tried again");
         }
@@ -71,7 +66,7 @@ pub(super) async fn run(api: Api, outbox: Outbox, stop: CancellationToken) {
 ///
 /// Apart from [`run`]: it asks the homes of calls, and while one does not answer, those that are lost are replaced.
 pub(super) async fn run_lost_tasks(api: Api, stop: CancellationToken) {
-    let (mut look, mut lost) = (tokio::time::interval(EVERY), HashMap::new());
+    let (mut look, mut lost) = (tokio::time::interval(EVERY), LostTasks::default());
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -80,7 +75,7 @@ pub(super) async fn run_lost_tasks(api: Api, stop: CancellationToken) {
         }
         let state = api.local();
         if api.cluster.raft().leads() {
-            give_tasks_up(&api, &state, &gone(&api, &state), &mut lost).await;
+            give_tasks_up(&api, &state, gone(&api, &state), &mut lost).await;
         } else {
             lost.clear();
         }
@@ -90,27 +85,26 @@ pub(super) async fn run_lost_tasks(api: Api, stop: CancellationToken) {
 /// Has inputs of this node's shards leased elsewhere whose task has ended without a word to this node, until `stop`: its node was removed
 /// from the cluster, or this node did not answer whoever gave the task up.
 pub(super) async fn run_ended_tasks(api: Api, stop: CancellationToken) {
-    let (mut look, mut told) = (tokio::time::interval(EVERY), BTreeSet::new());
+    let (mut look, mut ended) = (tokio::time::interval(EVERY), EndedTasks::default());
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = look.tick() => free_ended(&api, &mut told).await,
+            _ = look.tick() => free_ended(&api, &mut ended).await,
             () = stop.cancelled() => return,
         }
     }
 }
 
-async fn free_ended(api: &Api, told: &mut BTreeSet<TaskId>) {
+async fn free_ended(api: &Api, ended: &mut EndedTasks) {
     let load = api.calls.load().borrow().clone();
-    told.retain(|task| load.tasks.contains_key(task));
-    if load.ended(&api.local()).iter().all(|(task, _)| told.contains(task)) {
+    if ended.untold(&load, &api.local()).is_empty() {
         return;
     }
-    // That a task has begun may not have come here yet. Nobody decides at the moment? It is looked again.
+    // Nobody decides at the moment? It is looked again.
     let Ok(state) = api.read_latest().await else { return };
-    for (task, pool) in load.ended(&state).into_iter().filter(|(task, _)| !told.contains(task)).collect::<Vec<_>>() {
+    for (task, pool) in ended.untold(&load, &state) {
         match lease_elsewhere(api, task, pool, "the container that ran it has ended with its node").await {
-            Ok(()) => drop(told.insert(task)),
+            Ok(()) => ended.told(task),
             Err(error) => tracing::warn!(%task, %error, "cannot lease the inputs of an ended task elsewhere; it is tried again"),
         }
     }
@@ -119,8 +113,8 @@ async fn free_ended(api: &Api, told: &mut BTreeSet<TaskId>) {
 /// Has what a task that is gone had leased elsewhere, as the platform's doing.
 async fn lease_elsewhere(api: &Api, task: TaskId, pool: FunctionId, why: &str) -> Result<(), shoal_calls::Error> {
     let lost = Lost::Platform { result: crate::provider::platform_failure(why) };
-    let late = |_| shoal_calls::Error::Late { what: "have inputs leased elsewhere", waited: TASK_LOST_WAIT };
-    tokio::time::timeout(TASK_LOST_WAIT, api.calls.task_lost(task, pool, lost)).await.map_err(late)?
+    let late = |_| shoal_calls::Error::Late { what: "have inputs leased elsewhere", waited: LEASED_ELSEWHERE_WITHIN };
+    tokio::time::timeout(LEASED_ELSEWHERE_WITHIN, api.calls.task_lost(task, pool, lost)).await.map_err(late)?
 }
 
 /// Returns the nodes that count as lost.
@@ -130,58 +124,41 @@ fn gone(api: &Api, state: &State) -> BTreeSet<NodeId> {
 
 /// Returns for how long each node has been silent, whatever it should have said, and whether it drains.
 fn heard(state: &State, reports: &Reports, outbox: &Outbox) -> BTreeMap<NodeId, (Duration, bool)> {
-    let nodes = state.nodes.iter().filter(|(node, _)| state.members.contains_key(*node));
-    let heard = nodes.map(|(node, known)| {
-        let unheard = if reports.is_lost(*node) { DROPPED_AFTER } else { Duration::ZERO };
-        let behind = outbox.behind(*node, std::time::Instant::now());
-        (*node, (reports.silent(*node).max(behind).max(unheard), known.draining))
-    });
-    heard.collect()
-}
-
-/// Has the other members told which shards here may miss records.
-pub(super) fn tell_suspects(reports: &Reports, views: &[ShardView]) {
-    let suspect = views.iter().filter(|view| view.role == Role::Suspect).map(|view| (view.shard, view.tail));
-    reports.set_suspect(suspect.collect());
+    let silent = |node| reports.silent(node).max(outbox.behind(node, Instant::now()));
+    presence::heard(state, silent, |node| reports.is_lost(node))
 }
 
 /// Asks for what this node's shards need.
 async fn keep_own(api: &Api, facts: &Facts) -> Result<(), shoal_calls::Error> {
     let views = api.calls.views().await?;
-    tell_suspects(&api.reports, &views);
+    api.reports.set_suspect(suspects_in(&views));
     // What a node asks that hears nobody may be heard: it would be left alone with its shards, and nobody reaches it.
     if api.reports.hears_nobody(&api.local()) {
         return Ok(());
     }
-    let me = api.cluster.node;
-    let wanted =
-        views.iter().filter_map(|view| Some((view.shard, view.config.epoch, next(view, me, &api.reports.suspects(view.shard), facts)?)));
-    ask(api, wanted.take(CHANGES_MAX).collect()).await
+    ask(api, wanted(&views, api.cluster.node, |shard| api.reports.suspects(shard), facts)).await
 }
 
 /// Puts changes into the log. A change that was surely refused is settled; one without an answer is asked for again.
-async fn ask(api: &Api, wanted: Vec<(ShardId, u64, ShardChange)>) -> Result<(), shoal_calls::Error> {
+async fn ask(api: &Api, wanted: Vec<Wanted>) -> Result<(), shoal_calls::Error> {
     let mut asked = Vec::new();
-    for (shard, epoch, change) in wanted {
-        if api.calls.ask_change(shard, epoch, change).await?.is_ok() {
-            asked.push((shard, epoch, change));
+    for one in wanted {
+        if api.calls.ask_change(one.shard, one.epoch, one.change).await?.is_ok() {
+            asked.push(one);
         }
     }
     if asked.is_empty() {
         return Ok(());
     }
-    let commands = asked.iter().map(|(shard, epoch, change)| Command::ChangeShard { shard: *shard, epoch: *epoch, change: *change });
-    match api.cluster.propose_all(commands.collect()).await {
+    match api.cluster.propose_all(asked.iter().map(|one| one.command()).collect()).await {
         Ok(answers) => {
             tell(&asked);
-            for ((shard, epoch, change), answer) in asked.into_iter().zip(answers) {
-                match answer {
-                    // What it is now comes with the state.
-                    Ok(_) | Err(Refused::OldEpoch { .. }) => {}
-                    Err(refused) => {
-                        tracing::warn!(%shard, ?change, %refused, "a shard's members are not changed");
-                        api.calls.change_refused(shard, epoch).await?;
-                    }
+            for (Wanted { shard, epoch, change }, answer) in asked.into_iter().zip(answers) {
+                if let Err(refused) = answer
+                    && Wanted::is_settled_by(&refused)
+                {
+                    tracing::warn!(%shard, ?change, %refused, "a shard's members are not changed");
+                    api.calls.change_refused(shard, epoch).await?;
                 }
             }
         }
@@ -191,22 +168,17 @@ async fn ask(api: &Api, wanted: Vec<(ShardId, u64, ShardChange)>) -> Result<(), 
 }
 
 /// Says what was asked for, without naming each of many shards.
-fn tell(asked: &[(ShardId, u64, ShardChange)]) {
+fn tell(asked: &[Wanted]) {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for (_, _, change) in asked {
-        *counts.entry(format!("{change:?}")).or_default() += 1;
+    for one in asked {
+        *counts.entry(format!("{:?}", one.change)).or_default() += 1;
     }
     tracing::info!(?counts, "the members of shards change");
 }
 
 /// Gives shards whose home is lost to a member that has all their records.
 async fn replace_lost(api: &Api, state: &State, gone: &BTreeSet<NodeId>) {
-    let is_lost = |node: NodeId| !state.members.contains_key(&node) || gone.contains(&node);
-    let promoted = state.shards.iter().filter_map(|(id, shard)| {
-        let node = successor(shard, is_lost, &api.reports.suspects(*id))?;
-        Some(Command::ChangeShard { shard: *id, epoch: shard.epoch, change: ShardChange::Promote(node) })
-    });
-    let commands: Vec<Command> = promoted.collect();
+    let commands = replaced(state, state.shards.keys().copied(), gone, |shard| api.reports.suspects(shard));
     if commands.is_empty() {
         return;
     }
@@ -217,29 +189,27 @@ async fn replace_lost(api: &Api, state: &State, gone: &BTreeSet<NodeId>) {
 }
 
 /// Has the inputs of a lost node's tasks leased elsewhere, and ends its tasks when they cannot run any more.
-async fn give_tasks_up(api: &Api, state: &State, gone: &BTreeSet<NodeId>, lost: &mut HashMap<NodeId, (Instant, BTreeSet<TaskId>)>) {
-    lost.retain(|node, _| gone.contains(node));
-    for node in gone.iter().copied().filter(|node| *node != api.cluster.node) {
-        let (since, told) = lost.entry(node).or_insert_with(|| (Instant::now(), BTreeSet::new()));
-        let tasks: Vec<_> = state.tasks.iter().filter(|(_, task)| task.node == node).map(|(id, task)| (*id, task.clone())).collect();
-        let untold = tasks.iter().filter(|(id, _)| !told.contains(id));
+async fn give_tasks_up(api: &Api, state: &State, mut gone: BTreeSet<NodeId>, lost: &mut LostTasks) {
+    gone.remove(&api.cluster.node);
+    lost.look(&gone, Instant::now());
+    for node in gone {
         let given_up = join_all(
-            untold.map(async |(id, task)| lease_elsewhere(api, *id, task.function, "the node that ran it is lost").await.map(|()| *id)),
+            lost.untold(node, state)
+                .into_iter()
+                .map(async |(id, function)| lease_elsewhere(api, id, function, "the node that ran it is lost").await.map(|()| id)),
         );
         for given_up in given_up.await {
             match given_up {
-                Ok(task) => drop(told.insert(task)),
+                Ok(task) => lost.told(node, task),
                 Err(error) => {
                     tracing::warn!(%node, %error, "cannot have the inputs of a lost node's task leased elsewhere; it is tried again")
                 }
             }
         }
-        if since.elapsed() < FENCE_AFTER || tasks.is_empty() {
-            continue;
-        }
-        let end = |at: Timestamp| TaskEnd { at, how: "its node is lost".to_owned() };
-        let commands = tasks.iter().map(|(id, task)| Command::EndTask { id: *id, generation: task.generation, end: end(now()) });
-        if let Err(error) = api.cluster.propose_all(commands.collect()).await {
+        let ends = lost.ends(node, state, Instant::now(), now());
+        if !ends.is_empty()
+            && let Err(error) = api.cluster.propose_all(ends).await
+        {
             tracing::warn!(%node, %error, "cannot end the tasks of a lost node; it is tried again");
         }
     }
@@ -261,7 +231,7 @@ pub(crate) async fn vacate(api: &Api, node: NodeId) -> Result<(), Error> {
     if state.nodes.get(&node).is_some_and(|node| !node.draining) {
         api.propose(Command::DrainNode { id: node, draining: true }).await?;
     }
-    let deadline = Instant::now() + VACATE_WAIT;
+    let deadline = tokio::time::Instant::now() + VACATE_WAIT;
     if !until(api, deadline, |state| shards_with(state, node) == 0).await {
         return Err(Error::Unavailable(format!(
             "waited {VACATE_WAIT:?} for the records of calls to leave node {node}: it still has those of {} of {} shards, and nobody else has all of them. It stays drained; try again, and see `shoal status`",
@@ -284,10 +254,10 @@ pub(crate) async fn vacate(api: &Api, node: NodeId) -> Result<(), Error> {
 }
 
 /// Waits until the state is as it should be; false at the deadline.
-async fn until(api: &Api, deadline: Instant, is_so: impl Fn(&State) -> bool) -> bool {
+async fn until(api: &Api, deadline: tokio::time::Instant, is_so: impl Fn(&State) -> bool) -> bool {
     let mut changes = api.cluster.raft().watch();
     let wait = async { while !is_so(&api.local()) && changes.changed().await.is_ok() {} };
-    tokio::time::timeout_at(deadline, wait).await.is_ok()
+    timeout_at(deadline, wait).await.is_ok()
 }
 
 /// Counts the shards whose records a node has.

@@ -14,12 +14,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use shoal_calls::calls::Road;
+use shoal_calls::shards::members::suspects_in;
+use shoal_calls::shards::told::{News, Told};
 use shoal_calls::{Calls, Error};
 use shoal_peer::{Endpoint, Service};
 use shoal_raft::Raft;
-use shoal_state::imbl::OrdMap;
-use shoal_state::model::Shard;
-use shoal_state::{NodeId, ShardId};
+use shoal_state::NodeId;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
@@ -31,12 +31,6 @@ pub(crate) use shoal_calls::calls::copies::Outbox;
 
 /// Requests to the calls of another node.
 const CALLS: Service = Service::new(3, "answer for the calls that are at home there");
-
-/// From this version of the rules on, all nodes say of which shards they know later homes.
-const ANSWERS_CONFIRMED_SINCE: u32 = 5;
-
-/// From this version of the rules on, all nodes open a call with its inputs.
-const OPENED_WITH_INPUTS_SINCE: u32 = 7;
 
 /// Carries requests to the homes of calls.
 #[derive(Debug)]
@@ -79,7 +73,7 @@ pub(crate) fn start(peers: &Peers, raft: &Raft, calls: &Calls) {
 
 /// Keeps records where they belong, and tells the calls where shards are at home, now and whenever that changes, until `stop`.
 /// `told` is what they were told before.
-pub(crate) async fn run(api: Api, outbox: Outbox, told: OrdMap<ShardId, Shard>, stop: CancellationToken) {
+pub(crate) async fn run(api: Api, outbox: Outbox, told: Told, stop: CancellationToken) {
     let (raft, calls) = (api.cluster.raft().clone(), api.calls.clone());
     let copying = records::run(api.peers.clone(), raft.clone(), calls.clone(), outbox.clone(), stop.clone());
     let deciding = members::run(api.clone(), outbox, stop.clone());
@@ -88,22 +82,14 @@ pub(crate) async fn run(api: Api, outbox: Outbox, told: OrdMap<ShardId, Shard>, 
     tokio::join!(follow(raft, calls, api.reports.clone(), told, stop), copying, deciding, giving_up, freeing);
 }
 
-async fn follow(raft: Raft, calls: Calls, reports: Reports, mut told: OrdMap<ShardId, Shard>, stop: CancellationToken) {
+async fn follow(raft: Raft, calls: Calls, reports: Reports, mut told: Told, stop: CancellationToken) {
     let mut changes = raft.watch();
     loop {
         let state = raft.local();
-        calls.confirm_answers(state.version() >= ANSWERS_CONFIRMED_SINCE && state.members.len() > 1);
-        calls.open_with_inputs(state.version() >= OPENED_WITH_INPUTS_SINCE);
-        if !state.shards.ptr_eq(&told) {
-            let changed = |(id, shard): &(&ShardId, &Shard)| told.get(*id) != Some(*shard);
-            let changed: Vec<_> = state.shards.iter().filter(changed).map(|(id, shard)| (*id, shard.clone())).collect();
-            let came: Vec<ShardId> =
-                changed.iter().filter(|(id, shard)| came_home(raft.node(), told.get(id), shard)).map(|(id, _)| *id).collect();
-            if let Err(error) = configure(&raft, &calls, &reports, changed, came).await {
-                tracing::error!(%error, "the calls of this node do not learn where shards are at home");
-                return;
-            }
-            told = state.shards.clone();
+        calls.take_up(&state);
+        if let Err(error) = tell(&raft, &calls, &reports, told.take(raft.node(), &state)).await {
+            tracing::error!(%error, "the calls of this node do not learn where shards are at home");
+            return;
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
@@ -112,12 +98,10 @@ async fn follow(raft: Raft, calls: Calls, reports: Reports, mut told: OrdMap<Sha
     }
 }
 
-fn came_home(me: NodeId, before: Option<&Shard>, now: &Shard) -> bool {
-    now.home == me && before.is_none_or(|before| before.home != me)
-}
-
-async fn configure(raft: &Raft, calls: &Calls, reports: &Reports, changed: Vec<(ShardId, Shard)>, came: Vec<ShardId>) -> Result<(), Error> {
-    calls.configure(changed).await?;
+async fn tell(raft: &Raft, calls: &Calls, reports: &Reports, News { changed, came_home: came }: News) -> Result<(), Error> {
+    if !changed.is_empty() {
+        calls.configure(changed).await?;
+    }
     if came.is_empty() {
         return Ok(());
     }
@@ -138,12 +122,10 @@ async fn configure(raft: &Raft, calls: &Calls, reports: &Reports, changed: Vec<(
 
 /// Takes home the shards that the state gives to this node. A cluster of one knows at once what its tasks run: nothing,
 /// since they died with the node's former process. Returns what the state says.
-pub(crate) async fn open(raft: &Raft, calls: &Calls, reports: &Reports) -> Result<OrdMap<ShardId, Shard>, Error> {
-    let told = raft.local().shards.clone();
-    let shards: Vec<_> = told.iter().map(|(id, shard)| (*id, shard.clone())).collect();
-    let came = shards.iter().filter(|(_, shard)| shard.home == raft.node()).map(|(id, _)| *id).collect();
-    configure(raft, calls, reports, shards, came).await?;
+pub(crate) async fn open(raft: &Raft, calls: &Calls, reports: &Reports) -> Result<Told, Error> {
+    let mut told = Told::default();
+    tell(raft, calls, reports, told.take(raft.node(), &raft.local())).await?;
     // Nobody is to hear of this node before that.
-    members::tell_suspects(reports, &calls.views().await?);
+    reports.set_suspect(suspects_in(&calls.views().await?));
     Ok(told)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use shoal_calls::shards::members::DROPPED_AFTER;
-use shoal_calls::shards::presence;
+use shoal_calls::shards::presence::{self, DOUBTFUL_AFTER};
 use shoal_state::{NodeId, State};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +14,6 @@ use super::{EVERY, Reports};
 /// After so long without a word of a member it counts as lost if its machine says that its process has ended. Until then it may have
 /// been started anew, which takes no more than that where all is well.
 const ENDED_AFTER: Duration = Duration::from_secs(1);
-/// After so long without a word of a member its containers are replaced ahead where there is room, should it be lost.
-pub(super) const DOUBTFUL_AFTER: Duration = Duration::from_millis(1500);
 /// How often is looked who is not heard any more.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long, about, an election is waited for that was begun because the leader's process has ended, and how often it is begun. Two that
@@ -48,8 +46,7 @@ impl Reports {
     /// Says whether this node has not heard any other member for a moment and can do nothing without them: then it is more likely out of
     /// reach itself than all of them are.
     pub(crate) fn hears_nobody(&self, state: &State) -> bool {
-        let mut others = state.members.keys().filter(|node| **node != self.inner.me).peekable();
-        others.peek().is_some() && others.all(|node| self.silent(*node) >= DOUBTFUL_AFTER) && !self.decides_alone()
+        presence::hears_nobody(self.inner.me, state, |node| self.silent(node)) && !self.decides_alone()
     }
 
     fn decides_alone(&self) -> bool {

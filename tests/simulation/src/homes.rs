@@ -1,32 +1,24 @@
 //! What a node sees to besides its calls: the members of its shards, and as a leader homes and tasks that are lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_calls::calls::Lost;
-use shoal_calls::shards::ShardView;
-use shoal_calls::shards::members::{DROPPED_AFTER, Facts, next, successor};
-use shoal_calls::shards::presence::Presence;
-use shoal_state::model::{ShardChange, TaskEnd};
-use shoal_state::{Command, NodeId, Refused, ShardId, State, TaskId};
+use shoal_calls::calls::gone::{EndedTasks, LEASED_ELSEWHERE_WITHIN, LostTasks};
+use shoal_calls::shards::members::{Facts, Wanted, replaced, suspects_in, wanted};
+use shoal_calls::shards::presence::{self, Presence};
+use shoal_state::{FunctionId, NodeId, State, TaskId};
 
 use crate::mutant::Mutant;
-use crate::node::{Node, suspects_in};
+use crate::node::Node;
 use crate::world::{World, shards};
 
 /// How often is looked.
 const EVERY: Duration = Duration::from_millis(200);
-/// How long the home of inputs may take to have them leased elsewhere.
-const TASK_LOST_WAIT: Duration = Duration::from_secs(2);
-/// How long the tasks of a lost node count.
-const FENCE_AFTER: Duration = Duration::from_secs(20);
 /// How long a node must have been there before shards move to it.
 const SETTLE: Duration = Duration::from_secs(8);
-
-/// Since when a node counts as lost, and which of its tasks were given up.
-type GivenUp = BTreeMap<usize, (Duration, BTreeSet<TaskId>)>;
 
 /// Tells others which shards here may miss records.
 pub async fn tell_suspects(node: &Rc<Node>) {
@@ -37,23 +29,22 @@ pub async fn tell_suspects(node: &Rc<Node>) {
 
 /// Looks, for as long as the node runs.
 pub async fn run(world: World, node: Rc<Node>) {
-    let (mut presence, mut lost, mut led) = (Presence::default(), GivenUp::new(), false);
-    let mut told = BTreeSet::new();
+    let (mut presence, mut ended, mut lost, mut led) = (Presence::default(), EndedTasks::default(), LostTasks::default(), false);
     loop {
         world.time.sleep(EVERY).await;
         let state = world.council.local(node.me);
         let facts = look(&world, &node, &state, &mut presence);
         keep_own(&world, &node, &facts).await;
-        free_ended(&world, &node, &mut told).await;
+        free_ended(&world, &node, &mut ended).await;
         let leads = world.council.leads(node.me).is_some();
         if leads && !led && world.has(Mutant::NewLeaderHearsNobody) {
             node.forget_heard();
         }
         led = leads;
         if leads {
-            let gone: BTreeSet<usize> = (0..world.size).filter(|other| node.is_lost(&world, *other)).collect();
+            let gone = node.gone(&world, &state);
             replace_lost(&world, &node, &state, &gone).await;
-            give_tasks_up(&world, &node, &state, &gone, &mut lost).await;
+            give_tasks_up(&world, &node, &state, gone, &mut lost).await;
         } else {
             lost.clear();
         }
@@ -61,94 +52,73 @@ pub async fn run(world: World, node: Rc<Node>) {
 }
 
 fn look(world: &World, node: &Rc<Node>, state: &State, presence: &mut Presence) -> Facts {
-    let heard = state.nodes.iter().map(|(id, known)| {
-        let other = world.net.number(*id);
-        let unheard = if node.is_lost(world, other) { DROPPED_AFTER } else { Duration::ZERO };
-        let behind = node.outbox.behind(*id, world.time.instant());
-        (*id, (node.silent(world, other).max(behind).max(unheard), known.draining))
-    });
-    presence.look(&heard.collect(), world.time.instant(), SETTLE)
+    let now = world.time.instant();
+    let silent = |other| node.silent(world, world.net.number(other)).max(node.outbox.behind(other, now));
+    presence.look(&presence::heard(state, silent, |other| node.is_lost(world, world.net.number(other))), now, SETTLE)
 }
 
 /// Asks for what this node's shards need.
 async fn keep_own(world: &World, node: &Rc<Node>, facts: &Facts) {
     let Ok(views) = node.calls.views().await else { return };
     *node.suspect.borrow_mut() = suspects_in(&views);
-    let me = world.id(node.me);
-    let of_world = |view: &&ShardView| shards().contains(&view.shard);
-    let wanted = views
-        .iter()
-        .filter(of_world)
-        .filter_map(|view| Some((view.shard, view.config.epoch, next(view, me, &node.suspects(world, view.shard), facts)?)));
     let mut asked = Vec::new();
-    for (shard, epoch, change) in wanted {
-        if matches!(node.calls.ask_change(shard, epoch, change).await, Ok(Ok(()))) {
-            asked.push((shard, epoch, change));
+    for one in wanted(&views, world.id(node.me), |shard| node.suspects(world, shard), facts) {
+        if matches!(node.calls.ask_change(one.shard, one.epoch, one.change).await, Ok(Ok(()))) {
+            asked.push(one);
         }
     }
     if asked.is_empty() {
         return;
     }
-    let commands = asked.iter().map(|(shard, epoch, change)| Command::ChangeShard { shard: *shard, epoch: *epoch, change: *change });
-    let Ok(answers) = world.council.propose(node.me, commands.collect()).await else { return };
-    for ((shard, epoch, _), answer) in asked.into_iter().zip(answers) {
-        if !matches!(answer, Ok(()) | Err(Refused::OldEpoch { .. })) {
+    let commands = asked.iter().map(|one| one.command()).collect();
+    let Ok(answers) = world.council.propose(node.me, commands).await else { return };
+    for (Wanted { shard, epoch, .. }, answer) in asked.into_iter().zip(answers) {
+        if answer.is_err_and(|refused| Wanted::is_settled_by(&refused)) {
             let _ = node.calls.change_refused(shard, epoch).await;
         }
     }
 }
 
 /// Gives shards whose home is lost to a member that has all their records.
-async fn replace_lost(world: &World, node: &Rc<Node>, state: &State, gone: &BTreeSet<usize>) {
-    let is_lost = |id: NodeId| gone.contains(&world.net.number(id));
-    let promoted = shards().into_iter().filter_map(|id: ShardId| {
-        let shard = state.shards.get(&id)?;
-        let to = successor(shard, is_lost, &node.suspects(world, id))?;
-        Some(Command::ChangeShard { shard: id, epoch: shard.epoch, change: ShardChange::Promote(to) })
-    });
-    let commands: Vec<Command> = promoted.collect();
+async fn replace_lost(world: &World, node: &Rc<Node>, state: &State, gone: &BTreeSet<NodeId>) {
+    let commands = replaced(state, shards(), gone, |shard| node.suspects(world, shard));
     if !commands.is_empty() {
         let _ = world.council.propose(node.me, commands).await;
     }
 }
 
 /// Has inputs leased elsewhere whose task has ended without a word to this node.
-async fn free_ended(world: &World, node: &Rc<Node>, told: &mut BTreeSet<TaskId>) {
+async fn free_ended(world: &World, node: &Rc<Node>, ended: &mut EndedTasks) {
     let load = node.calls.load().borrow().clone();
-    told.retain(|task| load.tasks.contains_key(task));
-    if load.ended(&world.council.local(node.me)).iter().all(|(task, _)| told.contains(task)) {
+    if ended.untold(&load, &world.council.local(node.me)).is_empty() || world.council.read_latest(node.me).await.is_err() {
         return;
     }
-    if world.council.read_latest(node.me).await.is_err() {
-        return;
-    }
-    for (task, pool) in load.ended(&world.council.local(node.me)) {
-        let lost = Lost::Platform { result: Bytes::from_static(b"its container has ended with its node") };
-        if !told.contains(&task) && matches!(world.time.within(TASK_LOST_WAIT, node.calls.task_lost(task, pool, lost)).await, Some(Ok(())))
-        {
-            told.insert(task);
+    for (task, pool) in ended.untold(&load, &world.council.local(node.me)) {
+        if lease_elsewhere(world, node, task, pool, b"its container has ended with its node").await {
+            ended.told(task);
         }
     }
 }
 
+/// Has what a task that is gone had leased elsewhere; false if nobody said that it is.
+async fn lease_elsewhere(world: &World, node: &Rc<Node>, task: TaskId, pool: FunctionId, why: &'static [u8]) -> bool {
+    let lost = Lost::Platform { result: Bytes::from_static(why) };
+    matches!(world.time.within(LEASED_ELSEWHERE_WITHIN, node.calls.task_lost(task, pool, lost)).await, Some(Ok(())))
+}
+
 /// Has the inputs of a lost node's tasks leased elsewhere, and ends its tasks when they cannot run any more.
-async fn give_tasks_up(world: &World, node: &Rc<Node>, state: &State, gone: &BTreeSet<usize>, lost: &mut GivenUp) {
-    lost.retain(|other, _| gone.contains(other));
-    for other in gone.iter().copied().filter(|other| *other != node.me) {
-        let (since, told) = lost.entry(other).or_insert_with(|| (world.time.now(), BTreeSet::new()));
-        let tasks: Vec<_> = state.tasks.iter().filter(|(_, task)| task.node == world.id(other)).collect();
-        for (id, task) in tasks.iter().filter(|(id, _)| !told.contains(*id)).copied().collect::<Vec<_>>() {
-            let lost = Lost::Platform { result: Bytes::from_static(b"the node that ran it is lost") };
-            let given_up = world.time.within(TASK_LOST_WAIT, node.calls.task_lost(*id, task.function, lost)).await;
-            if matches!(given_up, Some(Ok(()))) {
-                told.insert(*id);
+async fn give_tasks_up(world: &World, node: &Rc<Node>, state: &State, mut gone: BTreeSet<NodeId>, lost: &mut LostTasks) {
+    gone.remove(&world.id(node.me));
+    lost.look(&gone, world.time.instant());
+    for other in gone {
+        for (task, function) in lost.untold(other, state) {
+            if lease_elsewhere(world, node, task, function, b"the node that ran it is lost").await {
+                lost.told(other, task);
             }
         }
-        if world.time.now().saturating_sub(*since) < FENCE_AFTER || tasks.is_empty() {
-            continue;
+        let ends = lost.ends(other, state, world.time.instant(), world.timestamp());
+        if !ends.is_empty() {
+            let _ = world.council.propose(node.me, ends).await;
         }
-        let end = || TaskEnd { at: world.timestamp(), how: "its node is lost".to_owned() };
-        let commands = tasks.iter().map(|(id, task)| Command::EndTask { id: **id, generation: task.generation, end: end() });
-        let _ = world.council.propose(node.me, commands.collect()).await;
     }
 }

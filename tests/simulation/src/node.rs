@@ -2,7 +2,7 @@
 //! decided, copies records, tells others how it is, sees to its shards, runs containers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,8 @@ use shoal_calls::calls::copies::{self, Outbox};
 use shoal_calls::calls::{Load, Options};
 use shoal_calls::shards::members::DROPPED_AFTER;
 use shoal_calls::shards::presence::{self, Awake};
-use shoal_calls::shards::{Ack, Append, Counted, Mark, Replicas, Role};
-use shoal_state::imbl::OrdMap;
-use shoal_state::model::Shard;
+use shoal_calls::shards::told::{News, Told};
+use shoal_calls::shards::{Ack, Append, Counted, Mark, Replicas};
 use shoal_state::{BootId, Command, NodeId, ShardId, State, TaskId};
 
 use crate::dice::Dice;
@@ -127,7 +126,7 @@ pub async fn start(world: World, me: usize, owner: Owner) {
     let node = Rc::new(node);
     world.set_node(me, &node);
     world.net.came(me, owner, Some(&node.calls));
-    let mut told = OrdMap::new();
+    let mut told = Told::default();
     configure(&world, &node, &mut told).await;
     homes::tell_suspects(&node).await;
     world.runs.spawn(owner, follow(world.clone(), node.clone(), told));
@@ -152,23 +151,22 @@ pub async fn start(world: World, me: usize, owner: Owner) {
 }
 
 /// Tells the calls what is decided about shards, for as long as the node runs.
-async fn follow(world: World, node: Rc<Node>, mut told: OrdMap<ShardId, Shard>) {
+async fn follow(world: World, node: Rc<Node>, mut told: Told) {
     let mut changed = world.council.watch(node.me);
     while changed.changed().await.is_ok() {
         configure(&world, &node, &mut told).await;
     }
 }
 
-async fn configure(world: &World, node: &Rc<Node>, told: &mut OrdMap<ShardId, Shard>) {
-    let (state, id) = (world.council.local(node.me), world.id(node.me));
-    node.calls.confirm_answers(!world.has(Mutant::AnswersUnconfirmed));
-    node.calls.open_with_inputs(true);
-    let changed = |shard: &ShardId| told.get(shard) != state.shards.get(shard);
-    let changed: Vec<(ShardId, Shard)> =
-        shards().into_iter().filter(changed).filter_map(|shard| Some((shard, state.shards.get(&shard)?.clone()))).collect();
-    let came_home = |(shard, now): &&(ShardId, Shard)| now.home == id && told.get(shard).is_none_or(|before| before.home != id);
-    let came: Vec<ShardId> = changed.iter().filter(came_home).map(|(shard, _)| *shard).collect();
-    *told = state.shards.clone();
+async fn configure(world: &World, node: &Rc<Node>, told: &mut Told) {
+    let state = world.council.local(node.me);
+    node.calls.take_up(&state);
+    if world.has(Mutant::AnswersUnconfirmed) {
+        node.calls.confirm_answers(false);
+    }
+    let News { mut changed, came_home: mut came } = told.take(world.id(node.me), &state);
+    changed.retain(|(shard, _)| shards().contains(shard));
+    came.retain(|shard| shards().contains(shard));
     if changed.is_empty() || node.calls.configure(changed).await.is_err() || came.is_empty() {
         return;
     }
@@ -254,6 +252,11 @@ impl Node {
         presence::is_lost(world.id(other), is_gone, hearing.collect::<Vec<_>>())
     }
 
+    /// Returns the nodes that count as lost.
+    pub fn gone(&self, world: &World, state: &State) -> BTreeSet<NodeId> {
+        state.nodes.keys().copied().filter(|id| self.is_lost(world, world.net.number(*id))).collect()
+    }
+
     /// Says whether another node has said that it hears this one.
     pub fn is_heard_by(&self, other: usize) -> bool {
         self.heard.borrow().get(&other).is_some_and(|heard| heard.hears.contains(&self.me))
@@ -280,9 +283,4 @@ impl Node {
         let told = fresh.map(|(node, heard)| (world.id(*node), &*heard.load)).chain([(world.id(self.me), &*own)]);
         Load::at_homes(state, told)
     }
-}
-
-/// Notes which of a node's shards may miss records.
-pub fn suspects_in(views: &[shoal_calls::shards::ShardView]) -> BTreeMap<ShardId, Mark> {
-    views.iter().filter(|view| view.role == Role::Suspect).map(|view| (view.shard, view.tail)).collect()
 }

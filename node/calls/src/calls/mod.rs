@@ -15,9 +15,11 @@
 //! | `handle`, `reading` | [`Calls`]: what everyone else holds |
 //! | `ground` | the time and the disk that all of this stands on |
 //! | `away` | requests that are for another node |
+//! | `releases` | what waits until all nodes understand it |
 //! | `takeover` | what a new home asks the others, and asks again of those that were silent |
 //! | `replication`, [`copies`] | records between a home and those that keep copies |
 //! | `running`, `stopping` | what the tasks of this node run; tasks that are to get no more |
+//! | [`gone`] | tasks that are gone without a word to the homes of their inputs; pure |
 //! | [`streams`], `data`, `origins` | data of generators and web bodies: not records, on the node of the container |
 //!
 //! **What lasts.** What is a record outlives the process, and with partners the machine: calls, inputs, outcomes, retries, cancellations.
@@ -39,6 +41,7 @@ pub mod copies;
 mod data;
 mod driver;
 mod error;
+pub mod gone;
 mod ground;
 mod handle;
 pub mod info;
@@ -48,6 +51,7 @@ mod origins;
 mod reading;
 pub mod record;
 pub mod refused;
+mod releases;
 mod replication;
 pub mod rules;
 mod running;

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a node may be without a leader. What ends the tasks of a lost node waits some seconds longer.
-const STOPS_AFTER: Duration = Duration::from_secs(15);
+/// How long a node may be without a leader. What ends the tasks of a lost node ([`crate::calls::gone`]) waits some seconds longer.
+pub(crate) const STOPS_AFTER: Duration = Duration::from_secs(15);
 /// How often is to be looked.
 pub const EVERY: Duration = Duration::from_millis(500);
 /// A leader that had no answers of a majority for so long may have been replaced.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use shoal_state::model::{Shard, ShardChange};
-use shoal_state::{Digest, NodeId, ShardId};
+use shoal_state::{Command, Digest, NodeId, Refused, ShardId, State};
 use shoal_storage::replicate::Placement;
 
 use super::replica::{Mark, Role};
@@ -21,6 +21,9 @@ pub const REPLACED_AFTER: Duration = Duration::from_secs(1);
 
 /// After so long a member is dropped, and a home's shards are given to others.
 pub const DROPPED_AFTER: Duration = Duration::from_secs(3);
+
+/// The most changes that are asked for at once.
+const CHANGES_MAX: usize = 256;
 
 /// What a decision starts from, besides the shard.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +40,61 @@ impl Facts {
     fn silent(&self, node: NodeId) -> Duration {
         self.silent.get(&node).copied().unwrap_or_default()
     }
+}
+
+/// A change of a shard that its home asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// The shard.
+    pub shard: ShardId,
+    /// As of which it is to change.
+    pub epoch: u64,
+    /// What is to change.
+    pub change: ShardChange,
+}
+
+impl Wanted {
+    /// Returns the command for it.
+    pub fn command(self) -> Command {
+        let Self { shard, epoch, change } = self;
+        Command::ChangeShard { shard, epoch, change }
+    }
+
+    /// Says whether a refusal settles it. One of an old epoch does not: the shard is another by now, which comes with the state.
+    pub fn is_settled_by(refused: &Refused) -> bool {
+        !matches!(refused, Refused::OldEpoch { .. })
+    }
+}
+
+/// Returns what a node asks for of the shards that are at home with it.
+pub fn wanted(views: &[ShardView], me: NodeId, suspects: impl Fn(ShardId) -> BTreeMap<NodeId, Mark>, facts: &Facts) -> Vec<Wanted> {
+    let of_one = |view: &ShardView| {
+        let change = next(view, me, &suspects(view.shard), facts)?;
+        Some(Wanted { shard: view.shard, epoch: view.config.epoch, change })
+    };
+    views.iter().filter_map(of_one).take(CHANGES_MAX).collect()
+}
+
+/// Returns the shards that may miss records here, and how far they go: what others are told.
+pub fn suspects_in(views: &[ShardView]) -> BTreeMap<ShardId, Mark> {
+    views.iter().filter(|view| view.role == Role::Suspect).map(|view| (view.shard, view.tail)).collect()
+}
+
+/// Returns what the leader asks for of these shards: those whose home is among the lost, or no member any more, go to a member that has
+/// all their records.
+pub fn replaced(
+    state: &State,
+    shards: impl IntoIterator<Item = ShardId>,
+    lost: &BTreeSet<NodeId>,
+    suspects: impl Fn(ShardId) -> BTreeMap<NodeId, Mark>,
+) -> Vec<Command> {
+    let is_lost = |node: NodeId| !state.members.contains_key(&node) || lost.contains(&node);
+    let of_one = |id: ShardId| {
+        let shard = state.shards.get(&id)?;
+        let change = ShardChange::Promote(successor(shard, is_lost, &suspects(id))?);
+        Some(Wanted { shard: id, epoch: shard.epoch, change }.command())
+    };
+    shards.into_iter().filter_map(of_one).collect()
 }
 
 /// Says whether fewer nodes have all records of a shard than should, of so many members. A cluster of one has what it can have.
@@ -128,6 +186,9 @@ pub fn successor(shard: &Shard, is_lost: impl Fn(NodeId) -> bool, suspects: &BTr
 
 #[cfg(test)]
 mod tests {
+    use shoal_state::Timestamp;
+    use shoal_state::model::Member;
+
     use super::*;
 
     fn id(number: u128) -> NodeId {
@@ -290,6 +351,19 @@ mod tests {
         assert_eq!(successor(&shard, lost(&[2]), &none), None, "its home drops it");
         assert_eq!(successor(&shard, lost(&[1]), &none), Some(id(2)));
         assert_eq!(successor(&shard, lost(&[1, 2]), &none), None, "one that joins has not all of them");
+    }
+
+    #[test]
+    fn the_leader_replaces_homes_that_are_lost_or_out_of_the_cluster() {
+        let [kept, lost, out] = [3, 7, 70].map(|number| ShardId::new(number).unwrap());
+        let held = |home| Shard { epoch: 4, home: id(home), in_sync: ids(&[1, home]), joining: vec![] };
+        let mut state = State::default();
+        state.shards = [(kept, held(1)), (lost, held(2)), (out, held(3))].into_iter().collect();
+        let member = Member { address: String::new(), version: 1, release: String::new(), joined: Timestamp(0) };
+        state.members.extend([1, 2].map(|node| (id(node), member.clone())));
+        let promote = |shard| Wanted { shard, epoch: 4, change: ShardChange::Promote(id(1)) }.command();
+        let replaced = replaced(&state, [kept, lost, out], &BTreeSet::from([id(2)]), |_| BTreeMap::new());
+        assert_eq!(replaced, [promote(lost), promote(out)]);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`replica`] | the rules for one shard at one node; pure |
 //! | [`members`], [`presence`] | who should hold a shard, and who could; pure |
+//! | [`told`] | what a node's calls are told when shards change; pure |
 //! | [`record`] | what a record looks like in the node's log |
 //! | [`index`] | where the live records stand, and which part of the log can be given back; pure |
 //! | [`store`] | all shards of a node on one [`shoal_storage::log::Log`] |
@@ -32,6 +33,7 @@ pub mod record;
 pub mod replica;
 mod slots;
 pub mod store;
+pub mod told;
 
 pub use record::{Header, Kind};
 pub use replica::{Counted, Mark, Replica, Role};
