@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shoal_scheduler::{Barrier, Load, PoolLoad};
+use shoal_scheduler::{Barrier, Load};
 use shoal_state::{Command, FunctionId, State, TaskId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -90,31 +90,14 @@ pub(crate) async fn load(api: &Api, state: &State, now: Timestamp) -> Load {
     load
 }
 
-/// Turns what the homes of calls report into what the scheduler plans by. A function whose home has not told has no report.
+/// Adds to what the homes of calls report what is known of nodes.
 fn reported(state: &State, reports: &Reports, now: Timestamp) -> Load {
-    let calls = reports.load(state);
-    let pool = |function: &FunctionId| {
-        let load = calls.pools.get(function).copied().unwrap_or_default();
-        PoolLoad {
-            waiting: load.waiting.into(),
-            running: load.running.into(),
-            input_ms: load.input_ms,
-            oldest_waiting_ms: load.oldest_waiting_ms.map_or(0, |since| now.0.saturating_sub(since)),
-        }
-    };
-    let is_told = |function: &&FunctionId| function.shard().is_some_and(|shard| calls.homes.contains(&shard));
-    let idle = calls.tasks.iter().filter_map(|(task, load)| Some((*task, Timestamp(load.idle_since_ms?))));
+    let nodes = || state.nodes.keys().copied();
     Load {
-        pools: state.functions.keys().filter(is_told).map(|function| (*function, pool(function))).collect(),
-        idle_since: idle.collect(),
-        asked: calls.tasks.keys().copied().collect(),
-        used: calls.tasks.iter().filter(|(_, load)| load.used && load.running == 0).map(|(task, _)| *task).collect(),
         held_until: reports.held(),
-        placements: BTreeMap::new(),
-        unread: BTreeSet::new(),
-        yielding: BTreeSet::new(),
-        down: state.nodes.keys().copied().filter(|node| reports.is_lost(*node)).collect(),
-        doubtful: state.nodes.keys().copied().filter(|node| reports.is_doubtful(*node)).collect(),
+        down: nodes().filter(|node| reports.is_lost(*node)).collect(),
+        doubtful: nodes().filter(|node| reports.is_doubtful(*node)).collect(),
+        ..reports.load(state).reported(state, now)
     }
 }
 

@@ -19,7 +19,7 @@ MAY_USE = {
     "shoal-fs": {"shoal-state", "shoal-storage"},
     "shoal-raft": {"shoal-state", "shoal-storage"},
     "shoal-runtime": {"shoal-state", "shoal-storage", "shoal-fs"},
-    "shoal-calls": {"shoal-state", "shoal-storage"},
+    "shoal-calls": {"shoal-state", "shoal-storage", "shoal-scheduler"},
     "shoal-peer": {"shoal-state"},
     "shoal-scheduler": {"shoal-state", "shoal-gpu"},
     "shoal-timing": {"shoal-state"},

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use shoal_scheduler::{Barrier, Load, Placement, PoolLoad, plan};
-use shoal_state::{Command, FunctionId, State, Timestamp};
+use shoal_scheduler::{Barrier, Load, Placement, plan};
+use shoal_state::{Command, State, Timestamp};
 
 use crate::extras::Extra;
 use crate::gangs;
@@ -51,29 +51,12 @@ async fn round(world: &World, node: &Rc<Node>) {
     }
 }
 
-/// Turns what homes report into what is planned by.
+/// Adds to what homes report what is known of nodes, and of the clustered function.
 fn reported(world: &World, node: &Rc<Node>, state: &State, now: Timestamp) -> Load {
-    let calls = node.load(world, state);
-    let pool = |function: &FunctionId| {
-        let load = calls.pools.get(function).copied().unwrap_or_default();
-        PoolLoad {
-            waiting: load.waiting.into(),
-            running: load.running.into(),
-            input_ms: load.input_ms,
-            oldest_waiting_ms: load.oldest_waiting_ms.map_or(0, |since| now.0.saturating_sub(since)),
-        }
-    };
-    let is_told = |function: &&FunctionId| function.shard().is_some_and(|shard| calls.homes.contains(&shard));
-    let idle = calls.tasks.iter().filter_map(|(task, load)| Some((*task, Timestamp(load.idle_since_ms?))));
     let gangs = world.there_are(Extra::Gangs);
-    let down = state.nodes.keys().copied().filter(|id| node.is_lost(world, world.net.number(*id)));
     Load {
-        pools: state.functions.keys().filter(is_told).map(|function| (*function, pool(function))).collect(),
-        idle_since: idle.collect(),
-        asked: calls.tasks.keys().copied().collect(),
-        used: calls.tasks.iter().filter(|(_, load)| load.used && load.running == 0).map(|(task, _)| *task).collect(),
         placements: gangs.then(|| (gangs::function(), Placement { gang: Some(gangs::SIZE), ..Placement::default() })).into_iter().collect(),
-        down: down.collect(),
-        ..Load::default()
+        down: node.gone(world, state),
+        ..node.load(world, state).reported(state, now)
     }
 }

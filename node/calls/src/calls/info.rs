@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use shoal_state::{FunctionId, InputId, NodeId, ShardId, State, TaskId};
+use shoal_scheduler as scheduler;
+use shoal_state::{FunctionId, InputId, NodeId, ShardId, State, TaskId, Timestamp};
 
 use super::model::{Millis, OpenCall, Status};
 
@@ -141,6 +142,28 @@ impl Load {
         all
     }
 
+    /// Returns what the scheduler plans by of this. A function whose home has not told has no report.
+    pub fn reported(&self, state: &State, now: Timestamp) -> scheduler::Load {
+        let pool = |function: &FunctionId| {
+            let load = self.pools.get(function).copied().unwrap_or_default();
+            scheduler::PoolLoad {
+                waiting: load.waiting.into(),
+                running: load.running.into(),
+                input_ms: load.input_ms,
+                oldest_waiting_ms: load.oldest_waiting_ms.map_or(0, |since| now.0.saturating_sub(since)),
+            }
+        };
+        let is_told = |function: &&FunctionId| function.shard().is_some_and(|shard| self.homes.contains(&shard));
+        let idle = self.tasks.iter().filter_map(|(task, load)| Some((*task, Timestamp(load.idle_since_ms?))));
+        scheduler::Load {
+            pools: state.functions.keys().filter(is_told).map(|function| (*function, pool(function))).collect(),
+            idle_since: idle.collect(),
+            asked: self.tasks.keys().copied().collect(),
+            used: self.tasks.iter().filter(|(_, load)| load.used && load.running == 0).map(|(task, _)| *task).collect(),
+            ..scheduler::Load::default()
+        }
+    }
+
     /// Returns the tasks that have inputs and are not in a state that is later than this: they have ended, with what they have still
     /// leased to them.
     pub fn ended(&self, state: &State) -> Vec<(TaskId, FunctionId)> {
@@ -158,10 +181,31 @@ impl Load {
 
 #[cfg(test)]
 mod tests {
-    use shoal_state::model::Task;
-    use shoal_state::{AppId, BootId, Timestamp};
+    use shoal_state::model::{Function, Task};
+    use shoal_state::{AppId, BootId};
 
     use super::*;
+
+    #[test]
+    fn a_function_has_a_report_once_its_home_has_told() {
+        let [told, silent] = [3, 70].map(|shard| FunctionId::in_shard(ShardId::new(shard).unwrap(), 1));
+        let [busy, used, fresh] = [1, 2, 3].map(TaskId::from_random);
+        let mut state = State::default();
+        for id in [told, silent] {
+            state.functions.insert(id, Function::new(AppId::from_random(1), "f", Timestamp(0)));
+        }
+        let task = |running, used, idle_since_ms| TaskLoad { pool: Some(told), running, idle_since_ms, used };
+        let load = Load {
+            pools: [(told, PoolLoad { waiting: 2, running: 1, oldest_waiting_ms: Some(700), ..PoolLoad::default() })].into(),
+            tasks: [(busy, task(1, true, None)), (used, task(0, true, Some(600))), (fresh, task(0, false, Some(500)))].into(),
+            homes: told.shard().into_iter().collect(),
+        };
+        let reported = load.reported(&state, Timestamp(1_000));
+        let pool = scheduler::PoolLoad { waiting: 2, running: 1, oldest_waiting_ms: 300, input_ms: None };
+        assert_eq!(reported.pools, [(told, pool)].into(), "of the other nobody has told");
+        assert_eq!(reported.idle_since, [(used, Timestamp(600)), (fresh, Timestamp(500))].into());
+        assert_eq!((reported.asked.len(), reported.used), (3, [used].into()), "one that never had an input is not used up");
+    }
 
     #[test]
     fn tasks_that_the_state_does_not_know_have_ended_with_their_inputs() {
