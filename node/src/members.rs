@@ -4,16 +4,14 @@
 //! next is decided in a pure function ([`shoal_members::voters`]); the loop only does it. All other members follow those that vote, and
 //! are told so ([`invites`]); before all know of that, they are learners.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use shoal_members::voters::{HEARD_WITHIN, Step, Wanted, Watch, next};
+use shoal_members::voters::{Step, Wanted, Watch, alive, next};
 use shoal_raft::Raft;
-use shoal_state::{Command, NodeId, State};
+use shoal_state::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
-use crate::reports::Reports;
 
 mod invites;
 
@@ -56,7 +54,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             continue;
         }
         let state = api.local();
-        let reach = watch.look(&status, alive(&state, &api.reports), gone_after, Instant::now());
+        let reach = watch.look(&status, alive(&state, |node| api.reports.silent(node)), gone_after, Instant::now());
         invites.look(raft, &status, &state);
         let Some(step) = next(&Wanted::of(&state), &status, &reach) else { continue };
         tokio::select! {
@@ -70,11 +68,6 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
     }
-}
-
-/// Returns the members that this node has heard lately, by whatever they say.
-fn alive(state: &State, reports: &Reports) -> BTreeSet<NodeId> {
-    state.members.keys().copied().filter(|node| state.nodes.contains_key(node) && reports.silent(*node) < HEARD_WITHIN).collect()
 }
 
 async fn take(api: &Api, raft: &Raft, step: &Step) -> Result<(), crate::api::Error> {

@@ -11,7 +11,13 @@ use shoal_state::model::{Member, Voting};
 use shoal_state::{NodeId, State, VERSION_KNOWN, VOTERS_MAX};
 
 /// A node that answered within this time is there.
-pub const HEARD_WITHIN: Duration = Duration::from_secs(3);
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+
+/// Returns the members that have a process and were heard lately, by whatever they say; `silent` says for how long each was not.
+pub fn alive(state: &State, silent: impl Fn(NodeId) -> Duration) -> BTreeSet<NodeId> {
+    let is_heard = |node: &NodeId| state.nodes.contains_key(node) && silent(*node) < HEARD_WITHIN;
+    state.members.keys().copied().filter(is_heard).collect()
+}
 /// How many entries a node may be behind that is to vote.
 const BEHIND_MAX: u64 = 500;
 /// A node that is to vote and has not got the log after this time is passed over …

@@ -1,11 +1,10 @@
 //! What a leader sees to of the members of consensus, and the end of a node that is out of the cluster: the loops of the binary around the
 //! product's own rules.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use shoal_members::voters::{HEARD_WITHIN, Reach, Step, Wanted, Watch, next};
+use shoal_members::voters::{Reach, Step, Wanted, Watch, alive, next};
 use shoal_raft::Status;
 use shoal_state::imbl::OrdMap;
 use shoal_state::{Command, NodeId, State};
@@ -40,7 +39,8 @@ pub async fn run(world: World, node: Rc<Node>) {
         if status.voters.iter().all(|voter| voter.node != world.id(node.me)) {
             continue;
         }
-        let mut reach = watch.look(&status, alive(&world, &node, &state), GONE_AFTER, world.time.instant());
+        let alive = alive(&state, |other| node.silent(&world, world.net.number(other)));
+        let mut reach = watch.look(&status, alive, GONE_AFTER, world.time.instant());
         let wanted = wanted(&world, &state, &mut status, &mut reach);
         let Some(step) = next(&wanted, &status, &reach) else { continue };
         tracing::debug!(node = node.me, ?step, "the members of consensus are to change");
@@ -64,11 +64,6 @@ fn wanted(world: &World, state: &State, status: &mut Status, reach: &mut Reach) 
             state.nodes.iter().map(|(id, node)| (*id, shoal_state::model::Node { labels: OrdMap::new(), ..node.clone() })).collect();
     }
     Wanted::of(&state)
-}
-
-fn alive(world: &World, node: &Rc<Node>, state: &State) -> BTreeSet<NodeId> {
-    let is_heard = |id: &NodeId| state.nodes.contains_key(id) && node.silent(world, world.net.number(*id)) < HEARD_WITHIN;
-    state.members.keys().copied().filter(is_heard).collect()
 }
 
 async fn take(world: &World, node: &Rc<Node>, step: Step) -> Result<(), String> {
