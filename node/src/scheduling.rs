@@ -3,13 +3,13 @@
 //! What to prefer is in `shoal-scheduler`, what can't be is refused by the state; this loop only brings them together.
 //! Waking from zero takes one message (a pool's first input changes the load) and one command.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use shoal_scheduler::{Barrier, Load};
-use shoal_state::{Command, FunctionId, State, TaskId, Timestamp};
+use shoal_state::{FunctionId, State, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, now};
@@ -53,39 +53,10 @@ impl CrashLoops {
     }
 }
 
-/// Tasks that this node, when it leads, asked to give way to others, and when. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Yields {
-    asked: Arc<Mutex<BTreeMap<TaskId, tokio::time::Instant>>>,
-}
-
-/// A task that was asked to give way is asked again after this time: the home of its function may have moved, and not know of it.
-const YIELDS_AGAIN: Duration = Duration::from_secs(10);
-
-impl Yields {
-    fn tasks(&self) -> BTreeSet<TaskId> {
-        self.asked.lock().keys().copied().collect()
-    }
-
-    /// Takes up what a plan says; returns the tasks that are to be asked now.
-    fn take_up(&self, state: &State, plan: &[TaskId]) -> Vec<TaskId> {
-        let (mut asked, now) = (self.asked.lock(), tokio::time::Instant::now());
-        asked.retain(|task, _| state.tasks.contains_key(task));
-        let again = asked.iter().filter(|(_, at)| now >= **at + YIELDS_AGAIN).map(|(task, _)| *task);
-        let due: Vec<TaskId> = again.chain(plan.iter().copied()).collect();
-        asked.extend(due.iter().map(|task| (*task, now)));
-        due
-    }
-
-    fn forget(&self) {
-        self.asked.lock().clear();
-    }
-}
-
 /// Gathers what the scheduler plans by.
 pub(crate) async fn load(api: &Api, state: &State, now: Timestamp) -> Load {
     let mut load = reported(state, &api.reports, now);
-    load.yielding = api.yields.tasks();
+    load.yielding = api.yields.lock().tasks();
     api.placements.add_to(api, state, &mut load).await;
     load
 }
@@ -117,7 +88,7 @@ pub(crate) async fn run(api: Api, stop: CancellationToken) {
         }
         if !leads(&api, &mut barrier).await {
             due = PLAN_EVERY;
-            api.yields.forget();
+            api.yields.lock().clear();
             continue;
         }
         loop {
@@ -163,12 +134,7 @@ async fn round(api: &Api) -> Duration {
     let due = shoal_scheduler::next_at(&state, &load, &plan, now);
     let due = due.map_or(PLAN_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)).min(PLAN_EVERY));
     let due = if load.unread.is_empty() { due } else { due.min(READ_AGAIN) };
-    let stopping = plan.commands.iter().filter_map(|command| match command {
-        Command::StopTask { id, .. } => Some(*id),
-        _ => None,
-    });
-    let told = stopping.chain(api.yields.take_up(&state, &plan.yields));
-    let told = told.filter_map(|id| Some((id, state.tasks.get(&id)?.function))).collect();
+    let told = api.yields.lock().take_up(&state, &plan, Instant::now());
     plan.stop_idle_only(&api.calls.stop_tasks(told).await);
     if plan.commands.is_empty() {
         return due;

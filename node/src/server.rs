@@ -62,7 +62,7 @@ use crate::reports::{self, Reports};
 use crate::room::{Room, overlays_budget};
 use crate::roots::{Rooms, Roots};
 use crate::schedules;
-use crate::scheduling::{self, CrashLoops, Yields};
+use crate::scheduling::{self, CrashLoops};
 use crate::standing;
 use crate::sweep;
 use crate::tasks::Tasks;
@@ -184,7 +184,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         yielded: api::Yielded::default(),
         reports: Reports::new(&peers, cluster.raft(), &calls, &crashes, &lifecycle),
         crashes,
-        yields: Yields::default(),
+        yields: Arc::default(),
         gangs: Gangs::new(&peers, cluster.raft(), &calls),
         placements: Placements::default(),
         images: images.clone(),

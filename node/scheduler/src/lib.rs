@@ -14,6 +14,7 @@
 //! | `share` | who has how much, and may have what others have |
 //! | [`Placement`] | on which nodes a function may run, by their labels, and how many containers at once |
 //! | [`plan()`] | the decisions |
+//! | [`Yields`] | whom a leader has asked to give way |
 //! | [`next_at()`] | when time alone makes another plan |
 //! | [`Why`], [`explain()`] | the same in words |
 //!
@@ -33,6 +34,7 @@ mod share;
 mod tests;
 mod wake;
 mod why;
+mod yields;
 
 pub use barrier::Barrier;
 pub use demand::{CONTAINERS_LIMIT, SCALEDOWN_DEFAULT_MS};
@@ -43,3 +45,4 @@ pub use plan::{ASSIGNS_MAX, Plan, plan};
 pub use room::holds;
 pub use wake::{LOOK_AGAIN_MS, next_at};
 pub use why::{Obstacle, Why, gpu_words, gpus_there, too_large};
+pub use yields::Yields;

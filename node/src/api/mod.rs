@@ -178,7 +178,8 @@ pub(crate) struct Api {
     /// Who reads through this node what calls yield.
     pub(crate) yielded: yielded::Yielded,
     pub(crate) crashes: crate::scheduling::CrashLoops,
-    pub(crate) yields: crate::scheduling::Yields,
+    /// Whom this node, when it leads, has asked to give way to others.
+    pub(crate) yields: Arc<parking_lot::Mutex<shoal_scheduler::Yields>>,
     /// The gangs that have containers here.
     pub(crate) gangs: crate::gangs::Gangs,
     /// Where functions may run.
