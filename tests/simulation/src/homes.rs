@@ -61,6 +61,9 @@ fn look(world: &World, node: &Rc<Node>, state: &State, presence: &mut Presence) 
 async fn keep_own(world: &World, node: &Rc<Node>, facts: &Facts) {
     let Ok(views) = node.calls.views().await else { return };
     *node.suspect.borrow_mut() = suspects_in(&views);
+    if node.hears_nobody(world, &world.council.local(node.me)) {
+        return;
+    }
     let mut asked = Vec::new();
     for one in wanted(&views, world.id(node.me), |shard| node.suspects(world, shard), facts) {
         if matches!(node.calls.ask_change(one.shard, one.epoch, one.change).await, Ok(Ok(()))) {

@@ -11,7 +11,7 @@ use shoal_calls::Calls;
 use shoal_calls::calls::copies::{self, Outbox};
 use shoal_calls::calls::{Load, Options};
 use shoal_calls::shards::members::DROPPED_AFTER;
-use shoal_calls::shards::presence::{self, Awake};
+use shoal_calls::shards::presence::{self, Awake, DOUBTFUL_AFTER};
 use shoal_calls::shards::told::{News, Told};
 use shoal_calls::shards::{Ack, Append, Counted, Mark, Replicas};
 use shoal_state::{BootId, Command, NodeId, ShardId, State, TaskId};
@@ -250,6 +250,18 @@ impl Node {
         let hearing = heard.iter().filter(|(node, heard)| **node != other && heard.hears.contains(&other)).map(|(node, _)| world.id(*node));
         let is_gone = |node: NodeId| self.silent(world, world.net.number(node)) >= DROPPED_AFTER;
         presence::is_lost(world.id(other), is_gone, hearing.collect::<Vec<_>>())
+    }
+
+    /// Says whether another node has been silent for a moment, and is not lost.
+    pub fn is_doubtful(&self, world: &World, other: usize) -> bool {
+        self.silent(world, other) >= DOUBTFUL_AFTER && !self.is_lost(world, other)
+    }
+
+    /// Says whether this node has heard no other member for a moment, and cannot decide alone.
+    pub fn hears_nobody(&self, world: &World, state: &State) -> bool {
+        let me = world.id(self.me);
+        let decides_alone = || world.council.status(self.me).voters.iter().all(|voter| voter.node == me);
+        presence::hears_nobody(me, state, |other| self.silent(world, world.net.number(other))) && !decides_alone()
     }
 
     /// Returns the nodes that count as lost.

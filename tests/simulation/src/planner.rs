@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use shoal_scheduler::{Barrier, Load, Placement, plan};
-use shoal_state::{Command, State, Timestamp};
+use shoal_scheduler::{Barrier, Load, Placement, Yields, plan};
+use shoal_state::{State, Timestamp};
 
 use crate::extras::Extra;
 use crate::gangs;
@@ -18,34 +18,42 @@ const EVERY: Duration = Duration::from_millis(150);
 
 /// Plans while this node leads.
 pub async fn run(world: World, node: Rc<Node>) {
-    let (mut barrier, mut noted) = (Barrier::default(), 0);
+    let (mut barrier, mut yields, mut noted) = (Barrier::default(), Yields::default(), 0);
     loop {
         world.time.sleep(EVERY).await;
-        let Some(term) = world.council.leads(node.me) else { continue };
-        if !barrier.is_passed(term) && !world.has(Mutant::PlansBeforeTheBarrier) {
-            if world.council.read_latest(node.me).await.is_err() || world.council.leads(node.me) != Some(term) {
-                continue;
-            }
-            barrier.pass(term);
-        }
+        let leads =
+            if world.has(Mutant::PlansBeforeTheBarrier) { world.council.leads(node.me) } else { leads(&world, &node, &mut barrier).await };
+        let Some(term) = leads else {
+            yields.clear();
+            continue;
+        };
         if noted != term {
             noted = term;
             let (applied, before_term) = (world.council.applied(node.me), world.council.before_term(term));
             world.history.note(Event::Planned { node: node.me, term, applied, before_term });
         }
-        round(&world, &node).await;
+        round(&world, &node, &mut yields).await;
     }
 }
 
-async fn round(world: &World, node: &Rc<Node>) {
+/// Returns the term in which this node leads, once it has everything that was decided before.
+pub async fn leads(world: &World, node: &Rc<Node>, barrier: &mut Barrier) -> Option<u64> {
+    let term = world.council.leads(node.me)?;
+    if !barrier.is_passed(term) {
+        if world.council.read_latest(node.me).await.is_err() || world.council.leads(node.me) != Some(term) {
+            return None;
+        }
+        barrier.pass(term);
+    }
+    Some(term)
+}
+
+async fn round(world: &World, node: &Rc<Node>, yields: &mut Yields) {
     let (state, now) = (world.council.local(node.me), world.timestamp());
-    let load = reported(world, node, &state, now);
+    let load = Load { yielding: yields.tasks(), ..reported(world, node, &state, now) };
     let mut plan = plan(&state, &load, now, &mut || world.bits());
-    let stops = plan.commands.iter().filter_map(|command| match command {
-        Command::StopTask { id, .. } => Some((*id, state.tasks.get(id)?.function)),
-        _ => None,
-    });
-    plan.stop_idle_only(&node.calls.stop_tasks(stops.collect()).await);
+    let told = yields.take_up(&state, &plan, world.time.instant());
+    plan.stop_idle_only(&node.calls.stop_tasks(told).await);
     if !plan.commands.is_empty() {
         let _ = world.council.propose(node.me, plan.commands).await;
     }
@@ -57,6 +65,7 @@ fn reported(world: &World, node: &Rc<Node>, state: &State, now: Timestamp) -> Lo
     Load {
         placements: gangs.then(|| (gangs::function(), Placement { gang: Some(gangs::SIZE), ..Placement::default() })).into_iter().collect(),
         down: node.gone(world, state),
+        doubtful: state.nodes.keys().copied().filter(|id| node.is_doubtful(world, world.net.number(*id))).collect(),
         ..node.load(world, state).reported(state, now)
     }
 }

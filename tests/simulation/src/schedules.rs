@@ -12,6 +12,7 @@ use shoal_timing::due;
 use crate::history::Event;
 use crate::mutant::Mutant;
 use crate::node::Node;
+use crate::planner::leads;
 use crate::world::World;
 
 /// How often is looked.
@@ -24,12 +25,8 @@ pub async fn decide(world: World, node: Rc<Node>) {
     let mut barrier = Barrier::default();
     loop {
         world.time.sleep(EVERY).await;
-        let Some(term) = world.council.leads(node.me) else { continue };
-        if !barrier.is_passed(term) {
-            if world.council.read_latest(node.me).await.is_err() || world.council.leads(node.me) != Some(term) {
-                continue;
-            }
-            barrier.pass(term);
+        if leads(&world, &node, &mut barrier).await.is_none() {
+            continue;
         }
         let commands = due(&world.council.local(node.me), world.timestamp());
         if !commands.is_empty() {
