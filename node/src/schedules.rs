@@ -14,9 +14,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use shoal_scheduler::Barrier;
-use shoal_state::model::AppState;
 use shoal_state::{Command, FunctionId, State, Timestamp};
-use shoal_timing::{FIRINGS_AT_ONCE, due};
+use shoal_timing::{FIRINGS_AT_ONCE, called, due, firings_at};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +30,7 @@ const CALLS_AT_ONCE: usize = 64;
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// How late a call may be, in milliseconds, before somebody should know.
 const LATE_MS: u64 = 5_000;
+
 /// Decides and makes calls until `stop`.
 pub(crate) async fn run(api: Api, stop: CancellationToken) {
     tokio::join!(decide(&api, &stop), call_all(&api, &stop));
@@ -97,9 +97,7 @@ async fn round(api: &Api) -> Duration {
 async fn call_all(api: &Api, stop: &CancellationToken) {
     loop {
         let state = api.local();
-        let here =
-            |id: FunctionId| id.shard().and_then(|shard| state.shards.get(&shard)).is_some_and(|shard| shard.home == api.cluster.node);
-        let firings: Vec<_> = state.firings.iter().filter(|(id, _)| here(*id)).copied().collect();
+        let firings = firings_at(&state, api.cluster.node);
         let all = firings.len();
         let made = futures::stream::iter(firings.into_iter().map(|(id, due)| make(api, &state, id, due)));
         let made: Vec<_> = made.buffer_unordered(CALLS_AT_ONCE).filter_map(std::future::ready).collect().await;
@@ -121,12 +119,7 @@ async fn call_all(api: &Api, stop: &CancellationToken) {
 
 /// Makes the call of one firing, unless nothing is there to be called any more. None when it is to be tried again.
 async fn make(api: &Api, state: &State, id: FunctionId, due: Timestamp) -> Option<(FunctionId, Timestamp)> {
-    let function = state.functions.get(&id);
-    let is_deployed =
-        |app: &shoal_state::model::App| app.state == AppState::Deployed && app.layout.functions.values().any(|other| *other == id);
-    let Some(function) = function.filter(|function| state.apps.get(&function.app).is_some_and(is_deployed)) else {
-        return Some((id, due));
-    };
+    let Some(function) = called(state, id) else { return Some((id, due)) };
     let late_ms = api.now().0.saturating_sub(due.0);
     if late_ms > LATE_MS {
         tracing::info!(function = %id, tag = function.tag, late_ms, "a scheduled call is late");

@@ -1,7 +1,7 @@
-//! What is to be decided of schedules at a time.
+//! What is to be decided of schedules at a time, and whose calls are then to be made by whom.
 
-use shoal_state::model::Schedule;
-use shoal_state::{Command, FunctionId, State, Timestamp};
+use shoal_state::model::{App, AppState, Function, Schedule};
+use shoal_state::{Command, FunctionId, NodeId, State, Timestamp};
 
 use crate::next_after;
 
@@ -33,6 +33,18 @@ pub fn due(state: &State, now: Timestamp) -> Vec<Command> {
         (next < due).then_some(Command::Reschedule { id, from: due, next })
     };
     state.schedules.iter().filter_map(decision).take(FIRINGS_AT_ONCE).collect()
+}
+
+/// Returns the firings of which a node makes the calls: it is the home of the functions' calls.
+pub fn firings_at(state: &State, home: NodeId) -> Vec<(FunctionId, Timestamp)> {
+    let is_home = |id: FunctionId| id.shard().and_then(|shard| state.shards.get(&shard)).is_some_and(|shard| shard.home == home);
+    state.firings.iter().filter(|(id, _)| is_home(*id)).copied().collect()
+}
+
+/// Returns the function that a firing calls; none when nothing is there to be called any more.
+pub fn called(state: &State, id: FunctionId) -> Option<&Function> {
+    let is_deployed = |app: &App| app.state == AppState::Deployed && app.layout.functions.values().any(|other| *other == id);
+    state.functions.get(&id).filter(|function| state.apps.get(&function.app).is_some_and(is_deployed))
 }
 
 /// Says whether a schedule has seen times that are too far ahead to have been.

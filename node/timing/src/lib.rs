@@ -24,7 +24,7 @@ use shoal_state::Timestamp;
 use shoal_state::model::Timing;
 
 pub use cron::cron;
-pub use due::{CLOCK_TRUSTED_MS, FIRINGS_AT_ONCE, due};
+pub use due::{CLOCK_TRUSTED_MS, FIRINGS_AT_ONCE, called, due, firings_at};
 pub use period::{Parts, SHORTEST_MS, period};
 
 /// What is wrong with a schedule: one sentence for whoever wrote it.

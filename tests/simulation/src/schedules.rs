@@ -7,7 +7,7 @@ use bytes::Bytes;
 use shoal_calls::calls::{NewInput, OpenCall, Policy};
 use shoal_scheduler::Barrier;
 use shoal_state::{CallId, Command, FunctionId, Timestamp};
-use shoal_timing::due;
+use shoal_timing::{called, due, firings_at};
 
 use crate::history::Event;
 use crate::mutant::Mutant;
@@ -39,12 +39,14 @@ pub async fn decide(world: World, node: Rc<Node>) {
 pub async fn call_all(world: World, node: Rc<Node>) {
     loop {
         world.time.sleep(EVERY).await;
-        let (state, me) = (world.council.local(node.me), world.id(node.me));
-        let here = |id: FunctionId| id.shard().and_then(|shard| state.shards.get(&shard)).is_some_and(|shard| shard.home == me);
-        let mut made = Vec::new();
-        for (id, due) in state.firings.iter().filter(|(id, _)| here(*id)) {
-            if matches!(world.time.within(CALL_DEADLINE, make(&world, &node, *id, *due)).await, Some(true)) {
-                made.push((*id, *due));
+        let (state, mut made) = (world.council.local(node.me), Vec::new());
+        for (id, due) in firings_at(&state, world.id(node.me)) {
+            let is_made = match called(&state, id) {
+                Some(_) => world.time.within(CALL_DEADLINE, make(&world, &node, id, due)).await,
+                None => Some(true),
+            };
+            if is_made == Some(true) {
+                made.push((id, due));
             }
         }
         if !made.is_empty() {
