@@ -3,10 +3,10 @@
 //!
 //! Real are the state and its rules, applied by each node on its own; the records of calls with their logs on a disk, their owner, the
 //! requests between nodes, the takeover of shards and the copies of records; data that calls yield; what containers of a gang are given;
-//! the rules of who holds a shard, who counts as lost and since when; the plan; what is due of schedules. Played are time and who runs in
-//! it ([`time`]), the network ([`net`]), syncs of disks and what they forget ([`ground`]), consensus ([`council`]), containers ([`worker`])
-//! and clients ([`clients`]); and the loops in which the binary brings the real parts together, which are short ([`node`], [`homes`],
-//! [`planner`], [`schedules`], [`gangs`]).
+//! the rules of who holds a shard, who counts as lost and since when, and what of theirs is given up; the plan, and who is asked to give
+//! way; what is due of schedules, and who makes the calls. Played are time and who runs in it ([`time`]), the network ([`net`]), syncs of
+//! disks and what they forget ([`ground`]), consensus ([`council`]), containers ([`worker`]) and clients ([`clients`]); and the loops in
+//! which the binary brings the real parts together, which are short ([`node`], [`homes`], [`planner`], [`schedules`], [`gangs`]).
 //!
 //! Equal seeds are equal worlds: one thread polls what is ready, in an order that the seed says, and time jumps when nothing is. No
 //! result may follow from the order of a hash map; `a_seed_is_one_world` holds two runs against each other.
