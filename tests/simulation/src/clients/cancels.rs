@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_calls::calls::{CallKind, Entry, Invocation, NewInput, OpenCall, Policy};
+use shoal_calls::calls::{CallKind, Entry, NewInput};
 use shoal_state::{CallId, InputId};
 
 use super::Client;
-use crate::ground::BEGAN_MS;
 use crate::history::Event;
 use crate::mutant::Mutant;
 use crate::worker::LONG;
@@ -17,21 +16,12 @@ use crate::world::function;
 impl Client {
     /// Opens a call that works for long, cancels it or all of its inputs, and reads what came of them.
     pub(super) async fn cancelled(&mut self) {
-        let (number, shard) = (self.next(), self.shard());
-        let call = CallId::derive_in(shard, &[&number.to_le_bytes()]);
+        let shard = self.shard();
         let lasting = self.dice.below(3) > 0;
-        let open = OpenCall {
-            call,
-            function: function(shard),
-            pool: function(shard),
-            kind: CallKind::Map,
-            invocation: if lasting { Invocation::Async } else { Invocation::Sync },
-            parent: None,
-            created_ms: BEGAN_MS,
-            policy: Policy { retries: 1, initial_delay_ms: 300, ..Policy::default() },
-        };
+        let open = self.new_call(function(shard), CallKind::Map, lasting);
+        let call = open.call;
         self.world.does(self.number, "opens a call to cancel it");
-        if !self.open(open, lasting).await {
+        if !self.open(open).await {
             return;
         }
         let mut wants = BTreeMap::new();
@@ -57,15 +47,9 @@ impl Client {
 
     async fn put_long(&mut self, call: CallId, name: &str, wants: &mut BTreeMap<InputId, u32>) -> bool {
         self.world.does(self.number, "puts inputs that work for long");
-        let (key, count) = (self.key(name), u32::try_from(self.dice.from(1, 3)).unwrap_or(1));
-        let put = self
-            .ask(move |calls, tries| {
-                let (key, items) = (key(tries), (0..count).map(|idx| NewInput { idx, payload: Bytes::from_static(LONG) }));
-                let items = items.collect();
-                Box::pin(async move { calls.put_inputs(call, items, &key).await })
-            })
-            .await;
-        self.took(call, name, put, wants)
+        let count = u32::try_from(self.dice.from(1, 3)).unwrap_or(1);
+        let inputs = (0..count).map(|idx| NewInput { idx, payload: Bytes::from_static(LONG) });
+        self.put(call, name, inputs.collect(), wants).await
     }
 
     async fn cancel(&mut self, call: CallId, whole: bool, inputs: Vec<InputId>) -> bool {

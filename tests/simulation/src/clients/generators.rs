@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use shoal_calls::calls::streams::Direction;
-use shoal_calls::calls::{CallKind, Entry, Invocation, NewInput, OpenCall, Output, Policy, Status};
+use shoal_calls::calls::{CallKind, Entry, NewInput, Output, Status};
 use shoal_state::CallId;
 
 use super::{ALL, Client};
 use crate::dice::Dice;
-use crate::ground::BEGAN_MS;
 use crate::history::Event;
 use crate::mutant::Mutant;
 use crate::worker::yielding;
@@ -30,32 +29,15 @@ enum Ended {
 impl Client {
     /// Opens a call that yields, and reads what it does.
     pub(super) async fn generator(&mut self) {
-        let (number, shard) = (self.next(), self.shard());
-        let call = CallId::derive_in(shard, &[&number.to_le_bytes()]);
+        let shard = self.shard();
         let (lasting, items) = (self.dice.below(3) > 0, self.dice.from(3, 20));
-        let open = OpenCall {
-            call,
-            function: function(shard),
-            pool: function(shard),
-            kind: CallKind::Unary,
-            invocation: if lasting { Invocation::Async } else { Invocation::Sync },
-            parent: None,
-            created_ms: BEGAN_MS,
-            policy: Policy { retries: 1, initial_delay_ms: 300, ..Policy::default() },
-        };
+        let open = self.new_call(function(shard), CallKind::Unary, lasting);
+        let call = open.call;
         self.world.does(self.number, "opens a call that yields");
-        let key = self.key("yields");
-        let put = self
-            .ask(move |calls, tries| {
-                let (open, key, input) = (open.clone(), key(tries), NewInput { idx: 0, payload: yielding(items) });
-                Box::pin(async move { calls.open_call_with(open, vec![input], &key).await })
-            })
-            .await;
-        self.world.history.note(Event::Opened { call, lasting });
-        if !self.took(call, "yields", put, &mut std::collections::BTreeMap::new()) {
+        let input = NewInput { idx: 0, payload: yielding(items) };
+        if self.open_with(open, "yields", vec![input]).await.is_none() {
             return;
         }
-        self.world.calls.borrow_mut().insert(call, lasting);
         self.world.does(self.number, "reads what a call yields");
         let again = self.dice.below(3) == 0;
         if let Ended::Over = self.read_yielded(call, lasting, items, self.number).await
