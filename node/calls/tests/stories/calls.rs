@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::script::{Line, World};
 use bytes::Bytes;
 use shoal_calls::calls::record::Record;
 use shoal_calls::calls::rules::{Answer, Effect, Request, Rules};
 use shoal_calls::calls::state::CallsState;
 use shoal_calls::calls::*;
 use shoal_state::{CallId, FunctionId, InputId, ShardId, TaskId};
+use shoal_stories::{Line, World};
 
 /// One node with one shard. What is written counts as written at once, as synced when `sync` says so.
 struct Node {
@@ -352,5 +352,5 @@ impl World for Node {
 
 #[test]
 fn calls_behave_as_the_stories_say() {
-    crate::script::check::<Node>("calls", 8);
+    shoal_stories::check::<Node>(&crate::golden("calls"), 8);
 }

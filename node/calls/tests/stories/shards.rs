@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::script::{Line, World};
 use shoal_calls::shards::{Counted, Mark, Replica};
 use shoal_state::model::{Shard, ShardChange};
 use shoal_state::{NodeId, ShardId};
+use shoal_stories::{Line, World};
 
 /// Nodes `n1`, `n2`, … with one shard, and what the home sent.
 #[derive(Default)]
@@ -168,5 +168,5 @@ fn names(nodes: &[NodeId]) -> String {
 
 #[test]
 fn shards_behave_as_the_stories_say() {
-    crate::script::check::<Nodes>("shards", 7);
+    shoal_stories::check::<Nodes>(&crate::golden("shards"), 7);
 }

@@ -3,41 +3,36 @@
 //! `UPDATE_GOLDENFILES=1 cargo test -p shoal-state` writes the answers; you read the diff.
 
 mod commands;
-mod line;
 mod shown;
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use shoal_state::model::Environment;
 use shoal_state::{Command, EnvironmentId, State, Timestamp};
+use shoal_stories::{Line, World};
 
 use commands::command;
-use line::Line;
 use shown::{shorten, show};
 
 pub(crate) const MAIN: EnvironmentId = EnvironmentId::from_random(1);
 
-fn run(script: &str) -> String {
-    let (mut state, mut out, mut in_answer) = (State::default(), String::new(), false);
-    let main = Environment { id: MAIN, name: "main".to_owned(), webhook_suffix: String::new(), created: Timestamp(0) };
-    state.apply(&Command::CreateEnvironment { environment: main }).expect("the first environment");
-    for text in script.lines() {
-        if text == "---" {
-            in_answer = true;
-        } else if text.is_empty() {
-            in_answer = false;
-            out.push('\n');
-        } else if text.starts_with('#') {
-            in_answer = false;
-            writeln!(out, "{text}").expect("a string takes it");
-        } else if !in_answer {
-            let line = Line::parse(text);
-            let answer = if line.verb == "show" { show(&state, &line) } else { apply(&mut state, &line) };
-            writeln!(out, "{text}\n---\n{}", shorten(&answer)).expect("a string takes it");
-        }
+/// A state with its first environment.
+struct Rules(State);
+
+impl Default for Rules {
+    fn default() -> Self {
+        let mut state = State::default();
+        let main = Environment { id: MAIN, name: "main".to_owned(), webhook_suffix: String::new(), created: Timestamp(0) };
+        state.apply(&Command::CreateEnvironment { environment: main }).expect("the first environment");
+        Self(state)
     }
-    out
+}
+
+impl World for Rules {
+    fn run(&mut self, line: &Line<'_>) -> Vec<String> {
+        let answer = if line.verb == "show" { show(&self.0, line) } else { apply(&mut self.0, line) };
+        vec![shorten(&answer)]
+    }
 }
 
 /// Applies a command; a refusal must leave the state as it was.
@@ -55,20 +50,7 @@ fn apply(state: &mut State, line: &Line<'_>) -> String {
 
 #[test]
 fn the_rules_answer_as_the_stories_say() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut seen = 0;
-    for entry in std::fs::read_dir(&dir).expect("the stories") {
-        let path = entry.expect("a story").path();
-        let story = std::fs::read_to_string(&path).expect("a story");
-        let told = run(&story);
-        seen += 1;
-        if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
-            std::fs::write(&path, told).expect("a story is written");
-        } else {
-            assert_eq!(told, story, "{} tells another story; UPDATE_GOLDENFILES=1 writes it", path.display());
-        }
-    }
-    assert!(seen >= 3, "only {seen} stories were found in {}", dir.display());
+    shoal_stories::check::<Rules>(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"), 3);
 }
 
 /// A follower of an older build must be able to read what a newer one sends while the older rules hold.

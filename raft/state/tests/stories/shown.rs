@@ -3,13 +3,13 @@
 use shoal_state::model::{App, Environment, Function, Gang, Scaling, Schedule, Secret, Timing, pinned_id};
 use shoal_state::{AppId, EnvironmentId, FunctionId, GangId, NodeId, SecretId, ShardId, State, TaskId, TokenId};
 
-use crate::line::Line;
+use shoal_stories::Line;
 
 /// Shows a part of the state, for `show` lines.
 pub(crate) fn show(state: &State, line: &Line<'_>) -> String {
     match line.plain[0] {
         "shard" => {
-            let shard = &state.shards[&ShardId::new(line.number(1) as u16).expect("a shard")];
+            let shard = &state.shards[&ShardId::new(line.nth(1) as u16).expect("a shard")];
             let short = |nodes: &[NodeId]| nodes.iter().map(|node| node.bits().to_string()).collect::<Vec<_>>().join(",");
             format!(
                 "epoch {} home {} in sync [{}] joining [{}]",
@@ -22,7 +22,7 @@ pub(crate) fn show(state: &State, line: &Line<'_>) -> String {
         "tasks" => state.tasks.iter().map(|(id, task)| format!("{} stopping={} ", id.bits(), task.stopping.is_some())).collect(),
         // What is in place of older versions of a function: `show pinned APP FUNCTION`.
         "pinned" => {
-            let (app, of) = (AppId::from_random(line.number(1)), FunctionId::from_random(line.number(2)));
+            let (app, of) = (AppId::from_random(line.nth(1)), FunctionId::from_random(line.nth(2)));
             let tell = |version: u32| {
                 let id = pinned_id(of, version);
                 let max = state.functions.get(&id)?.scaling.containers_max;
@@ -49,7 +49,7 @@ pub(crate) fn show(state: &State, line: &Line<'_>) -> String {
             if told.is_empty() { "none".to_owned() } else { told.join("; ") }
         }
         "token" => {
-            let token = &state.tokens[&TokenId::from_random(line.number(1))];
+            let token = &state.tokens[&TokenId::from_random(line.nth(1))];
             format!("{:?}, revoked {:?}", token.purpose, token.revoked)
         }
         "members" => {
@@ -91,13 +91,13 @@ pub(crate) fn show(state: &State, line: &Line<'_>) -> String {
         }
         "voting" => format!("{:?}", state.voting.iter().map(|(id, voting)| (id.bits(), *voting)).collect::<Vec<_>>()),
         "removed" => format!("{:?}", state.removed.iter().map(|(id, removed)| (id.bits(), removed.why.as_str())).collect::<Vec<_>>()),
-        "free" => format!("{:?}", state.free(NodeId::from_random(line.number(1)))),
+        "free" => format!("{:?}", state.free(NodeId::from_random(line.nth(1)))),
         "app" => {
-            let app = &state.apps[&AppId::from_random(line.number(1))];
+            let app = &state.apps[&AppId::from_random(line.nth(1))];
             format!("{} as {:?}, {} deployments", app.state, app.name, app.deployments.len())
         }
         "releases" => {
-            let releases = state.releases.get(&AppId::from_random(line.number(1))).into_iter().flatten();
+            let releases = state.releases.get(&AppId::from_random(line.nth(1))).into_iter().flatten();
             let tell = |release: &shoal_state::model::Release| {
                 format!("v{} {:?} of {:?} kept={}", release.version, release.kind, release.of, release.contents.is_some())
             };
@@ -126,7 +126,7 @@ pub(crate) fn show(state: &State, line: &Line<'_>) -> String {
             let told = all.collect::<Vec<_>>().join(" | ");
             if told.is_empty() { format!("none of {} functions", state.functions.len()) } else { told }
         }
-        "notes" => format!("{:?}", state.app_notes.get(&AppId::from_random(line.number(1)))),
+        "notes" => format!("{:?}", state.app_notes.get(&AppId::from_random(line.nth(1)))),
         "environments" => {
             let default = state.environment_default().map(|environment| environment.id.bits());
             let tell = |environment: &Environment| {
