@@ -8,24 +8,26 @@
 //! the log, and only a start from the log says which.
 
 mod answers;
+mod events;
 mod heads;
+mod records;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
-use serde::{Deserialize, Serialize};
-use shoal_state::model::{Shard, ShardChange};
+use shoal_state::model::Shard;
 use shoal_state::{NodeId, ShardId};
 use shoal_storage::log::{self, Log};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(super) use self::answers::Reply;
 use self::answers::Waiting;
+pub(super) use self::events::Event;
+pub use self::events::Starved;
 use self::heads::{Head, Heads};
 use super::away::about;
 use super::boot::Boot;
@@ -34,12 +36,10 @@ use super::ground::Ground;
 use super::info::Load;
 use super::model::Millis;
 use super::options::{Failed, Options};
-use super::rules::{Effect, Request, Rules, Ticket};
+use super::rules::{Request, Rules, Ticket};
 use super::streams::{self, Streams};
 use crate::objects::ObjectRequest;
-use crate::objects::record::ObjectRecord;
-use crate::shards::replica::Refused;
-use crate::shards::{self, Ack, Append, Counted, Draft, Kind, Mark, Replicas, Role, ShardView, Shards, StoreError};
+use crate::shards::{self, Ack, Append, Counted, Mark, Replicas, Role, Shards, StoreError};
 
 /// How many requests may wait for the owner. More wait in their callers.
 pub(super) const REQUESTS_WAITING_MAX: usize = 4096;
@@ -58,77 +58,6 @@ const FEED_BYTES_MAX: u64 = 4 << 20;
 
 /// How often log space is looked after. Who reads a record at an old place has this long to finish.
 const COLLECT_EVERY: Duration = Duration::from_secs(60);
-
-/// Records of a shard's home were refused. It feeds this node from where its own log ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{why}")]
-pub struct Starved {
-    /// The shard.
-    pub shard: ShardId,
-    /// The last record here.
-    pub tail: Mark,
-    /// Why.
-    #[source]
-    pub why: Refused,
-}
-
-/// What reaches the owner.
-#[derive(Debug)]
-pub(super) enum Event {
-    Ask {
-        request: Request,
-        reply: oneshot::Sender<Reply>,
-    },
-    Configure {
-        shards: Vec<(ShardId, Shard)>,
-        reply: oneshot::Sender<()>,
-    },
-    Received {
-        appends: Vec<Append>,
-        reply: oneshot::Sender<Vec<Result<Ack, Starved>>>,
-    },
-    Acked {
-        from: NodeId,
-        acks: Vec<Ack>,
-    },
-    Feed {
-        to: NodeId,
-        shard: ShardId,
-        tail: Mark,
-        reply: oneshot::Sender<Append>,
-    },
-    /// Answered with what was synced for this home, at once or after a sync that begins from now on.
-    Synced {
-        home: NodeId,
-        anew: bool,
-        reply: oneshot::Sender<Vec<Ack>>,
-    },
-    Gone {
-        node: NodeId,
-        shard: Option<ShardId>,
-    },
-    /// Answered with those shards for which this node does not vouch in these epochs.
-    Vouch {
-        epochs: Vec<(ShardId, u64)>,
-        reply: oneshot::Sender<Vec<ShardId>>,
-    },
-    Views {
-        reply: oneshot::Sender<Vec<ShardView>>,
-    },
-    AskChange {
-        shard: ShardId,
-        epoch: u64,
-        change: ShardChange,
-        reply: oneshot::Sender<Result<(), Refused>>,
-    },
-    ChangeRefused {
-        shard: ShardId,
-        epoch: u64,
-    },
-    Stop {
-        reply: oneshot::Sender<()>,
-    },
-}
 
 /// What waits for the disk: up to which record of which shard.
 struct Syncing {
@@ -409,64 +338,6 @@ impl Driver {
             return;
         }
         self.boot.remember();
-    }
-
-    /// Does what the rules want: writes, then answers; until nothing is left.
-    fn settle(&mut self) -> Result<(), StoreError> {
-        loop {
-            let effects = self.rules.take_effects();
-            if effects.is_empty() {
-                return Ok(());
-            }
-            let mut answers = Vec::new();
-            let mut drafts = Vec::new();
-            let mut indexes = Vec::new();
-            for effect in effects {
-                match effect {
-                    Effect::Append { shard, index, record, payload } => {
-                        let (owner, body) = (record.call().bits(), [record.encode(), payload]);
-                        drafts.push(Draft { shard, kind: Kind::Calls, owner, body });
-                        indexes.push(index);
-                    }
-                    Effect::Drop { shard, index, call } => {
-                        self.streams.remove_call(call);
-                        let body = [Bytes::new(), Bytes::new()];
-                        drafts.push(Draft { shard, kind: Kind::Dropped, owner: call.bits(), body });
-                        indexes.push(index);
-                    }
-                    Effect::AppendObject { shard, index, record, payload } => {
-                        let (owner, body) = (ObjectRecord::owner(record.object(), index), [record.encode(), payload]);
-                        drafts.push(Draft { shard, kind: Kind::Objects, owner, body });
-                        indexes.push(index);
-                    }
-                    Effect::DropObject { shard, index, owner } => {
-                        drafts.push(Draft { shard, kind: Kind::Dropped, owner, body: [Bytes::new(), Bytes::new()] });
-                        indexes.push(index);
-                    }
-                    Effect::Answer { ticket, answer } => answers.push((ticket, answer)),
-                }
-            }
-            self.write(&drafts, &indexes)?;
-            for (ticket, answer) in answers {
-                self.answer(ticket, answer);
-            }
-        }
-    }
-
-    fn write(&mut self, drafts: &[Draft], indexes: &[u64]) -> Result<(), StoreError> {
-        if drafts.is_empty() {
-            return Ok(());
-        }
-        let marks = self.shards.append(drafts)?;
-        let as_foreseen = marks.iter().zip(indexes).all(|(mark, index)| mark.index == *index);
-        assert!(as_foreseen, "records got other indexes than the rules gave them");
-        let touched: BTreeSet<ShardId> = drafts.iter().map(|draft| draft.shard).collect();
-        let now = self.clock.now();
-        for shard in touched {
-            let Counted { written, synced } = self.shards.replica(shard).counted();
-            self.rules.counted(now, shard, written, synced);
-        }
-        Ok(())
     }
 
     /// Begins a sync if one is wanted, tells the load if it changed, gives back space.
