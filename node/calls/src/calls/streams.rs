@@ -10,20 +10,22 @@
 //! Caveats: streams live as long as this process and no longer. They are removed with their call ([`Streams::remove_call`]), and
 //! when nobody has touched them for [`IDLE_KEPT`]; whoever asks then finds an empty one.
 
+mod stream;
+mod words;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-use shoal_state::{CallId, InputId};
-use tokio::sync::Notify;
+use shoal_state::CallId;
 
+use self::stream::{Content, Place, Stream};
+pub use self::words::{DataChunk, Direction, Error, StreamKey};
 use super::ground::Ground;
 use super::origins::Origins;
 
@@ -46,92 +48,6 @@ pub const CHUNK_BYTES_MAX: usize = 17 << 20;
 /// that nobody reads would fill the memory long before it reaches [`STREAM_BYTES_MAX`].
 const CHUNK_COST_BYTES: u64 = 128;
 
-/// Which way a stream runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Direction {
-    /// To the container.
-    In,
-    /// From the container.
-    Out,
-}
-
-/// Names a stream.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct StreamKey {
-    /// The call it belongs to.
-    pub call: CallId,
-    /// The input, where it belongs to one.
-    pub input: Option<InputId>,
-    /// The attempt: each begins anew. Empty where there is only one.
-    pub attempt: String,
-    /// Which way it runs.
-    pub direction: Direction,
-}
-
-impl StreamKey {
-    /// Names the data of a try.
-    pub fn of_try(call: CallId, retry_count: u32, direction: Direction) -> Self {
-        Self { call, input: None, attempt: retry_count.to_string(), direction }
-    }
-}
-
-/// A chunk with its number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DataChunk {
-    /// From 1.
-    pub index: u64,
-    /// Its bytes.
-    pub data: Bytes,
-}
-
-/// What went wrong with a stream.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The chunk does not follow the ones before.
-    #[error("chunk {index} of a stream of call {call} was put where chunk {expected} belongs")]
-    OutOfOrder {
-        /// The call.
-        call: CallId,
-        /// The number it came with.
-        index: u64,
-        /// The number it should have.
-        expected: u64,
-    },
-    /// A chunk is too long.
-    #[error("a chunk of call {call} has {bytes} bytes: the limit is {CHUNK_BYTES_MAX}")]
-    TooLong {
-        /// The call.
-        call: CallId,
-        /// Its length.
-        bytes: usize,
-    },
-    /// Readers did not catch up in time.
-    #[error("waited {waited:?} for readers of a stream of call {call}, which are {STREAM_BYTES_MAX} bytes behind")]
-    Full {
-        /// The call.
-        call: CallId,
-        /// How long.
-        waited: Duration,
-    },
-    /// The call was removed while someone waited.
-    #[error("the streams of call {call} were removed")]
-    Unknown {
-        /// The call.
-        call: CallId,
-    },
-    /// The file of a long stream failed.
-    #[error("cannot {what} {}", path.display())]
-    File {
-        /// What was tried.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-}
-
 /// The streams of this node; clones share them.
 #[derive(Debug, Clone)]
 pub struct Streams {
@@ -147,39 +63,6 @@ struct Shared {
     ground: Arc<dyn Ground>,
     /// How many files were made.
     files: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Stream {
-    content: Mutex<Content>,
-    changed: Notify,
-    /// What all streams hold in memory.
-    all_in_memory: Arc<AtomicU64>,
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.all_in_memory.fetch_sub(self.content.get_mut().in_memory, Ordering::Relaxed);
-    }
-}
-
-#[derive(Debug)]
-struct Content {
-    chunks: Vec<Place>,
-    /// What all chunks count as.
-    bytes: u64,
-    in_memory: u64,
-    file: Option<(Arc<File>, PathBuf, u64)>,
-    /// What the fastest reader has, of `bytes`.
-    read: u64,
-    touched: Instant,
-    removed: bool,
-}
-
-#[derive(Debug, Clone)]
-enum Place {
-    Memory(Bytes, u64),
-    File { offset: u64, length: usize, end: u64 },
 }
 
 impl Streams {
@@ -349,87 +232,6 @@ impl Streams {
         let mut calls = self.shared.calls.lock();
         let streams = calls.entry(key.call).or_default();
         streams.entry(key.clone()).or_insert_with(|| Arc::new(Stream::new(self.shared.in_memory.clone(), self.shared.ground.now()))).clone()
-    }
-}
-
-impl Stream {
-    fn new(all_in_memory: Arc<AtomicU64>, now: Instant) -> Self {
-        let content = Content { chunks: Vec::new(), bytes: 0, in_memory: 0, file: None, read: 0, touched: now, removed: false };
-        Self { content: Mutex::new(content), changed: Notify::new(), all_in_memory }
-    }
-
-    /// Waits until somebody has read all there is.
-    async fn is_read(&self) {
-        loop {
-            let changed = self.changed.notified();
-            {
-                let content = self.content.lock();
-                if content.removed || content.read >= content.bytes {
-                    return;
-                }
-            }
-            changed.await;
-        }
-    }
-
-    fn remove(&self) {
-        self.content.lock().removed = true;
-        self.changed.notify_waiters();
-    }
-
-    fn read(&self, call: CallId, after: u64, bytes_max: u64, now: Instant) -> Result<Vec<DataChunk>, Error> {
-        let (places, file) = {
-            let mut content = self.content.lock();
-            if content.removed {
-                return Err(Error::Unknown { call });
-            }
-            content.touched = now;
-            let from = usize::try_from(after).unwrap_or(usize::MAX).min(content.chunks.len());
-            let mut bytes = 0;
-            let fits = |place: &&Place| {
-                let first = bytes == 0;
-                bytes += place.length();
-                first || bytes <= bytes_max
-            };
-            let places: Vec<Place> = content.chunks[from..].iter().take_while(fits).cloned().collect();
-            let far = places.last().map_or(0, Place::end);
-            if far > content.read {
-                content.read = far;
-                // Writers that waited for this go on. Other readers look again and wait on.
-                self.changed.notify_waiters();
-            }
-            (places, content.file.as_ref().map(|(file, path, _)| (file.clone(), path.clone())))
-        };
-        let read = |(index, place): (u64, Place)| {
-            let data = match place {
-                Place::Memory(data, _) => data,
-                Place::File { offset, length, .. } => {
-                    let Some((file, path)) = &file else { unreachable!("a chunk in the file is there after the file") };
-                    let mut data = vec![0; length];
-                    let read = file.read_exact_at(&mut data, offset);
-                    read.map_err(|source| Error::File { what: "read", path: path.clone(), source })?;
-                    data.into()
-                }
-            };
-            Ok(DataChunk { index, data })
-        };
-        (after + 1..).zip(places).map(read).collect()
-    }
-}
-
-impl Place {
-    /// Returns its length; an empty chunk counts as a byte, so that there is a first one.
-    fn length(&self) -> u64 {
-        match self {
-            Self::Memory(data, _) => data.len().max(1) as u64,
-            Self::File { length, .. } => (*length).max(1) as u64,
-        }
-    }
-
-    fn end(&self) -> u64 {
-        match self {
-            Self::Memory(_, end) | Self::File { end, .. } => *end,
-        }
     }
 }
 
