@@ -7,6 +7,7 @@
 //!
 //! A request is named by a [`Ticket`]; each gets exactly one answer.
 
+mod adopt;
 mod beside;
 mod cancel;
 mod home;
