@@ -1,23 +1,22 @@
 //! All bound trees in memory: every question but that for bytes is answered from here.
 
-use std::collections::{BTreeMap, HashMap};
+mod bound;
+mod uses;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use shoal_state::Digest;
-use shoal_storage::manifest::{Entry, Kind, Path, Place, Tree};
+use shoal_storage::manifest::{Entry, Kind, Tree};
 
+pub(crate) use self::bound::Found;
+use self::bound::{Bound, BoundTree, Shown};
+pub use self::uses::Touch;
 use crate::layout::{FileKey, Inode, Layout, Node};
 
 /// The number of the directory that holds all trees, fixed by FUSE.
 pub(crate) const ROOT_INO: u64 = 1;
-
-/// Up to which length a file is brought because one beside it is read.
-const SMALL_BYTES_MAX: u64 = 64 << 10;
-
-/// How many files are brought because one beside them is read; the others wait until they are read.
-const NEIGHBOURS_MAX: usize = 512;
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +37,6 @@ pub(crate) enum Refused {
 
 type Result<T> = std::result::Result<T, Refused>;
 
-/// One first read of a part of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Touch {
-    /// The file.
-    pub path: Path,
-    /// Which of its chunks.
-    pub chunk: u64,
-}
-
 /// All trees of a mount.
 #[derive(Debug)]
 pub(crate) struct View {
@@ -56,89 +46,6 @@ pub(crate) struct View {
     next_ino: AtomicU64,
     next_use: AtomicU64,
     root: Arc<Inode>,
-}
-
-#[derive(Debug, Default)]
-struct Bound {
-    /// By the number of the tree's root.
-    trees: BTreeMap<u64, Arc<BoundTree>>,
-    by_name: HashMap<Box<[u8]>, u64>,
-    /// Regular files by number; an inode can outlive the tree that it came with.
-    files: HashMap<u64, Arc<Inode>>,
-}
-
-/// A directory of the mount and what it shows.
-#[derive(Debug)]
-struct BoundTree {
-    name: Box<[u8]>,
-    /// The number of its root.
-    first_ino: u64,
-    shown: Arc<Shown>,
-    /// The nodes with numbers that stay when the room is filled, each at its place of the room's empty tree; none in
-    /// what is no room.
-    fixed: Box<[u32]>,
-}
-
-/// A tree laid out, which several directories can show.
-#[derive(Debug)]
-struct Shown {
-    layout: Layout,
-    keys: Vec<FileKey>,
-    /// How many directories show it. Changes only under the lock of [`View::files`].
-    directories: AtomicU32,
-}
-
-/// Something in a tree, by the number that the kernel knows it by.
-#[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub(crate) ino: u64,
-    pub(crate) inode: Arc<Inode>,
-}
-
-impl BoundTree {
-    /// Returns a node by its number.
-    fn node(&self, number: u32) -> Option<&Node> {
-        self.shown.layout.node(number)
-    }
-
-    /// Returns by which number the kernel knows a node.
-    fn ino(&self, number: u32, node: &Node) -> u64 {
-        match self.fixed.iter().position(|fixed| *fixed == number) {
-            Some(place) => self.first_ino + place as u64,
-            None if matches!(node.inode.entry.kind, Kind::File { .. }) => node.inode.ino,
-            None => self.first_ino + self.fixed.len() as u64 + u64::from(number),
-        }
-    }
-
-    /// Returns which node the kernel may mean by a number.
-    fn number(&self, ino: u64) -> Option<u32> {
-        let at = ino - self.first_ino;
-        match self.fixed.get(usize::try_from(at).ok()?) {
-            Some(number) => Some(*number),
-            None => u32::try_from(at - self.fixed.len() as u64).ok(),
-        }
-    }
-
-    /// Whether it is a room that nothing fills yet: all its numbers are fixed.
-    fn is_empty_room(&self) -> bool {
-        self.fixed.len() == self.shown.layout.len()
-    }
-
-    fn found(&self, number: u32) -> Result<Found> {
-        let node = self.node(number).ok_or(Refused::Gone)?;
-        Ok(Found { ino: self.ino(number, node), inode: node.inode.clone() })
-    }
-}
-
-impl Bound {
-    fn get(&self, name: &[u8]) -> Option<&Arc<BoundTree>> {
-        self.trees.get(self.by_name.get(name)?)
-    }
-
-    fn insert(&mut self, tree: BoundTree) {
-        self.by_name.insert(tree.name.clone(), tree.first_ino);
-        self.trees.insert(tree.first_ino, Arc::new(tree));
-    }
 }
 
 #[derive(Debug)]
@@ -387,79 +294,5 @@ impl View {
             totals.content_bytes += tree.shown.layout.content_bytes;
         }
         totals
-    }
-
-    /// Returns the chunks of the small files beside a file, in the tree that its inode came with. The second call for the
-    /// same directory returns none.
-    pub(crate) fn small_neighbours(&self, inode: &Inode) -> Vec<Digest> {
-        let Ok((tree, number)) = self.place(inode.ino) else { return Vec::new() };
-        let Some(dir) = tree.node(number).and_then(|node| tree.node(node.parent)) else { return Vec::new() };
-        if dir.expected.swap(true, Ordering::Relaxed) {
-            return Vec::new();
-        }
-        let small = |node: &Node| match &node.inode.entry.kind {
-            Kind::File { size, content } if *size <= SMALL_BYTES_MAX => content.find(0),
-            _ => None,
-        };
-        let chunk = |place| match place {
-            Place::Chunk(digest) => Some(digest),
-            Place::InList { .. } => None,
-        };
-        let children = tree.shown.layout.children(dir, 0).filter_map(|child| tree.node(child));
-        children.filter_map(small).filter_map(chunk).take(NEIGHBOURS_MAX).collect()
-    }
-
-    /// Returns where a file is in the tree that it came with; none when that is bound no more.
-    pub(crate) fn path(&self, inode: &Inode) -> Option<Path> {
-        let (tree, number) = self.place(inode.ino).ok()?;
-        let node = tree.node(number).filter(|node| node.inode.ino == inode.ino)?;
-        Some(tree.shown.layout.path(node))
-    }
-
-    /// Notes that a chunk of a file is read.
-    pub(crate) fn touch(&self, inode: &Inode, chunk: u64) {
-        inode.uses.lock().entry(chunk).or_insert_with(|| self.next_use.fetch_add(1, Ordering::Relaxed));
-    }
-
-    /// Returns the chunks of what was read of a tree, in the order of first reads; None if there is no tree of this name.
-    pub(crate) fn touched_chunks(&self, name: &[u8]) -> Option<Vec<Digest>> {
-        let tree = {
-            let bound = self.bound.read();
-            bound.get(name)?.clone()
-        };
-        let mut found = std::collections::BTreeMap::new();
-        for node in tree.shown.layout.nodes() {
-            let Kind::File { content, .. } = &node.inode.entry.kind else { continue };
-            for (chunk, order) in node.inode.uses.lock().iter() {
-                match content.find(*chunk) {
-                    Some(Place::Chunk(digest)) => drop(found.insert(*order, digest)),
-                    Some(Place::InList { list, .. }) => drop(found.insert(*order, list)),
-                    None => {}
-                }
-            }
-        }
-        let mut seen = std::collections::HashSet::new();
-        Some(found.into_values().filter(|digest| seen.insert(*digest)).collect())
-    }
-
-    /// Returns what was read of a tree, in the order of first reads; None if there is no tree of this name.
-    pub(crate) fn touches(&self, name: &[u8]) -> Option<Vec<Touch>> {
-        let tree = {
-            let bound = self.bound.read();
-            bound.get(name)?.clone()
-        };
-        let layout = &tree.shown.layout;
-        let mut found = Vec::new();
-        let mut seen = std::collections::HashSet::new();
-        for node in layout.nodes() {
-            let uses = node.inode.uses.lock();
-            if uses.is_empty() || !seen.insert(node.inode.ino) {
-                continue;
-            }
-            let path = layout.path(node);
-            found.extend(uses.iter().map(|(chunk, order)| (*order, Touch { path: path.clone(), chunk: *chunk })));
-        }
-        found.sort_by_key(|(order, _)| *order);
-        Some(found.into_iter().map(|(_, touch)| touch).collect())
     }
 }
