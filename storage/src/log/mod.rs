@@ -15,6 +15,7 @@
 //! records, with nothing written after them, looks like a torn tail. Segments before the last are checked when
 //! they are read, not when the log is opened.
 
+mod error;
 mod record;
 mod recover;
 mod scan;
@@ -22,17 +23,18 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::file::{self, Failed, Held, failed};
-use crate::group::{Group, Synced, Unserved};
+use crate::group::{Group, Synced};
+use error::explain;
+pub use error::{Error, Result};
 use record::{SEGMENT_HEADER_BYTES, encode, stride};
 use recover::Segments;
 pub use scan::Scan;
@@ -78,72 +80,6 @@ impl Default for Options {
         Self { segment_bytes: 64 << 20 }
     }
 }
-
-/// What went wrong in a [`Log`].
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    /// A system call failed.
-    #[error(transparent)]
-    File(#[from] Failed),
-    /// Bytes of a record are not what was written. No retry helps; the records from here on are lost on this disk.
-    #[error("the record at offset {offset} of {} (position {position}) is damaged: {what}", segment.display())]
-    Damaged {
-        /// The segment file.
-        segment: PathBuf,
-        /// Where in the file the record begins.
-        offset: u64,
-        /// The position of the record.
-        position: Position,
-        /// How the damage shows.
-        what: &'static str,
-    },
-    /// No record begins there: it was truncated, or never written.
-    #[error("no record stands at position {position}: the log ends at {end}")]
-    NoRecord {
-        /// The position that was asked for.
-        position: Position,
-        /// Where the next record would stand.
-        end: Position,
-    },
-    /// The record was released.
-    #[error("the record at position {position} was released: the log begins at {front}")]
-    Released {
-        /// The position that was asked for.
-        position: Position,
-        /// Where the log begins now.
-        front: Position,
-    },
-    /// A record is too long.
-    #[error("a record of {bytes} bytes is too long: the limit is {RECORD_BYTES_MAX}")]
-    TooLong {
-        /// Length of the record.
-        bytes: usize,
-    },
-    /// The disk did not answer in time. Trying again may help.
-    #[error("waited {waited:?} for the log in {} to reach the disk", dir.display())]
-    Late {
-        /// The folder of the log.
-        dir: PathBuf,
-        /// How long the caller waited.
-        waited: Duration,
-    },
-    /// The thread that syncs is gone.
-    #[error("the thread that syncs the log in {} has ended", dir.display())]
-    Ended {
-        /// The folder of the log.
-        dir: PathBuf,
-    },
-}
-
-impl Error {
-    /// Says whether the disk is full. Releasing records, or deleting something else, then helps.
-    pub fn is_full(&self) -> bool {
-        matches!(self, Self::File(failed) if failed.is_full())
-    }
-}
-
-/// A result of a [`Log`].
-pub type Result<T> = std::result::Result<T, Error>;
 
 /// A handle on a log; clones share it.
 #[derive(Debug, Clone)]
@@ -371,14 +307,6 @@ impl Log {
         core.segments.write().insert(base, segment.clone());
         writer.active = Some(segment);
         Ok(base)
-    }
-}
-
-fn explain(why: Unserved<Error>, dir: &Path) -> Error {
-    match why {
-        Unserved::Failed(error) => error,
-        Unserved::Late(waited) => Error::Late { dir: dir.to_owned(), waited },
-        Unserved::Ended => Error::Ended { dir: dir.to_owned() },
     }
 }
 
