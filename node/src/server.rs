@@ -5,22 +5,17 @@
 //!      → container engine → worker → scheduler → api, admin
 //! ```
 
+mod opening;
 mod registration;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use shoal_calls::Calls;
-use shoal_fs::{StoreSource, Trees};
-use shoal_image::bases::Bases;
-use shoal_image::build::{Builder, BuilderParts, Containers};
-use shoal_image::cache::Cache;
-use shoal_raft::Raft;
-use shoal_runtime::{Engine, EngineConfig, NetworkConfig};
-use shoal_state::{BootId, Digest};
+use shoal_runtime::Engine;
+use shoal_state::BootId;
 use shoal_storage::kv::Kv;
 use shoal_storage::store::Store;
 use shoal_worker::Driver;
@@ -30,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use self::opening::{builder, consensus, containers_door, copies, engine_config, listener, mount_trees};
 use self::registration::register;
 use crate::admin;
 use crate::api::joined_logs;
@@ -38,10 +34,8 @@ use crate::arguments;
 use crate::audit::Audit;
 use crate::authority::{self, Gate};
 use crate::build_functions::BuildFunctions;
-use crate::chunks::{Others, PeerChunks};
-use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::copies::{self, Copies};
+use crate::copies;
 use crate::departure::{self, Departed};
 use crate::doors;
 use crate::execs;
@@ -77,9 +71,6 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 const STORE_WAIT: Duration = Duration::from_secs(10);
 /// Containers have one of so many connections for blobs, where they have a door of their own.
 const CONNECTIONS_INSIDE: usize = 10;
-/// How often zygotes are held against the images that are there.
-const ZYGOTES_EVERY: Duration = Duration::from_secs(60);
-
 /// Runs a node until it is told to stop.
 pub(crate) fn run(config: Config, listeners: Listeners) -> anyhow::Result<i32> {
     let filter = EnvFilter::try_new(&config.log).with_context(|| format!("cannot read the log filter {:?}", config.log))?;
@@ -256,7 +247,7 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     let away = tokio::spawn(copies.others().clone().look_at_all(stop.clone()));
     let repair = tokio::spawn(copies::repair::run(api.clone(), stop.clone()));
     let blobs = tokio::spawn(copies::blobs::run(api.clone(), stop.clone()));
-    let images_watch = tokio::spawn(drop_zygotes(api.clone(), zygotes, stop.clone()));
+    let images_watch = tokio::spawn(zygotes::unused::run(api.clone(), zygotes, stop.clone()));
     let operators = tokio::spawn({
         let (api, path, stop) = (api.clone(), config.admin_socket(), stop_serving.clone());
         async move { admin::serve(api, &path, stop).await }
@@ -325,11 +316,6 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
     broken.map_or(Ok(0), |why| Err(anyhow::anyhow!(why)))
 }
 
-fn listener(listener: std::net::TcpListener) -> anyhow::Result<tokio::net::TcpListener> {
-    listener.set_nonblocking(true).context("cannot use the API's socket")?;
-    tokio::net::TcpListener::from_std(listener).context("cannot use the API's socket")
-}
-
 async fn wait_for_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot take SIGINT")?;
@@ -338,92 +324,4 @@ async fn wait_for_signal() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-/// Opens Raft; an empty node that did not join a cluster becomes one by itself.
-async fn consensus(config: &Config, keys: &Keys, peers: &Peers) -> anyhow::Result<Cluster> {
-    let alone = shoal_raft::Options::alone(config.data.join("raft"), keys.node);
-    let options = shoal_raft::Options { address: peers.address.clone(), transport: peers.transport(), ..alone };
-    let raft = Raft::open(options).await.context("cannot open the consensus log")?;
-    peers.serve_raft(&raft);
-    if !keys.has_joined {
-        raft.bootstrap_alone().await.context("cannot form a cluster of one")?;
-    }
-    Ok(Cluster::new(raft, keys.node))
-}
-
-/// Opens the way of chunks to and from the other members.
-fn copies(config: &Config, cluster: &Cluster, peers: &Peers, store: &Store) -> Copies {
-    let raft = cluster.raft().clone();
-    let members = move || raft.local().members.iter().map(|(id, member)| (*id, member.address.clone())).collect();
-    let lost_after = Duration::from_secs(config.repair.after_seconds);
-    let others = Others::new(cluster.node, peers.endpoint.clone(), Arc::new(members), lost_after);
-    Copies::new(PeerChunks::start(&others, store, config.copies), config.copies, config.repair)
-}
-
-/// Opens the builder of images: its bases, its cache in the state, its containers.
-fn builder(config: &Config, store: &Store, cache: Arc<dyn Cache>, engine: &Engine, trees: &Arc<Trees>) -> anyhow::Result<Builder> {
-    let certificates =
-        config.egress().ca_bundle.as_ref().map(std::fs::read).transpose().context("cannot read the certificates of images.ca_bundle")?;
-    let bases = Bases::new(config.images.bases(), store.clone(), Arc::clone(&cache), config.data.join("images/bases"), certificates);
-    Builder::open(BuilderParts {
-        store: store.clone(),
-        cache,
-        bases: Arc::new(bases.context("cannot open the sources of base images")?),
-        containers: Some(Containers { trees: Arc::clone(trees), engine: engine.clone() }),
-        work_dir: config.data.join("images/work"),
-        cache_dir: config.data.join("images/cache"),
-        config: config.images.build(),
-    })
-    .context("cannot open the builder of images")
-}
-
-fn engine_config(config: &Config) -> EngineConfig {
-    let mut engine = EngineConfig::new(config.data.join("runtime"));
-    engine.runsc.clone_from(&config.runsc);
-    let network = NetworkConfig {
-        node_ports: vec![config.api.port(), config.web.port()],
-        resolvers: (!config.dns.is_empty()).then(|| config.dns.clone()),
-        ..NetworkConfig::default()
-    };
-    engine.network = Some(network);
-    engine
-}
-
-/// Lets containers reach this node's API at their gateway's address, where the API does not listen on every address.
-fn containers_door(
-    api: &Api,
-    engine: &Engine,
-    address: std::net::SocketAddr,
-    connections: usize,
-    stop: &CancellationToken,
-) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let Some(gateway) = engine.gateway_address() else { return Ok(tokio::spawn(async {})) };
-    let inside = std::net::SocketAddr::from((gateway, address.port()));
-    api.blobs.set_container_address(inside);
-    if address.ip().is_unspecified() {
-        return Ok(tokio::spawn(async {}));
-    }
-    let bound = std::net::TcpListener::bind(inside).with_context(|| format!("cannot listen on {inside} for containers"))?;
-    Ok(tokio::spawn(transport::serve(api.clone(), listener(bound)?, connections, stop.clone())))
-}
-
-/// Mounts the one filesystem that shows all trees.
-fn mount_trees(config: &Config, store: &Store) -> anyhow::Result<Arc<Trees>> {
-    let mountpoint = config.data.join("trees");
-    Trees::mount(&mountpoint, Arc::new(StoreSource::new(store.clone())))
-        .map(Arc::new)
-        .with_context(|| format!("cannot mount the trees of images at {}", mountpoint.display()))
-}
-
-/// Drops the zygotes of images that are gone.
-async fn drop_zygotes(api: Api, zygotes: Zygotes, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(ZYGOTES_EVERY) => {}
-            () = stop.cancelled() => return,
-        }
-        let images: HashSet<Digest> = api.local().images.values().filter_map(|image| image.manifest).collect();
-        zygotes.keep_those_of(|image| images.contains(image));
-    }
 }

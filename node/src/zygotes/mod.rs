@@ -12,6 +12,7 @@
 //! go when they take too much room, those of images that are gone go with them, and one that cannot be restored is dropped.
 
 mod fit;
+pub(crate) mod unused;
 
 use std::collections::HashMap;
 use std::fs;
