@@ -10,15 +10,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::RwLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use shoal_state::Digest;
 use shoal_storage::keep::{Added, Mark, Promises};
 use shoal_storage::kv::Kv;
 use shoal_storage::manifest::{self, Entry, Kind, Tree, put_content};
-use shoal_storage::store::{Options, Store};
+use shoal_storage::store::Store;
 
+use super::aged::{NOW, PROMISES_END, options};
 use crate::power_cut::{Random, Sync, Writer, say};
 
 pub(super) const WRITER: Writer = Writer {
@@ -35,19 +36,8 @@ const BUILDERS: u64 = 2;
 const BUILDS: u64 = 40;
 const COLLECTIONS: u64 = 8;
 
-/// Longer than any promise, in seconds.
-const PROMISES_END: u64 = 26 * 60 * 60;
-
-/// The clock of the store, in seconds.
-static NOW: AtomicU64 = AtomicU64::new(1_000_000);
-
 /// Held for reading between a promise and the name, for writing while the clock jumps.
 static TIME: RwLock<()> = RwLock::new(());
-
-fn options() -> Options {
-    let clock = || NOW.load(Ordering::Relaxed);
-    Options { pack_bytes: 200 << 10, clock, disk_used_percent: |_| Ok(0), ..Options::default() }
-}
 
 struct Place {
     store: Store,

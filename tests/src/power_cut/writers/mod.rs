@@ -1,5 +1,6 @@
 //! The writers whose claims are put to the test.
 
+mod aged;
 mod folders;
 mod gc;
 mod kv;

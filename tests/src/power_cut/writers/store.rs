@@ -3,12 +3,13 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use shoal_state::Digest;
-use shoal_storage::store::{Options, Store};
+use shoal_storage::store::Store;
 
+use super::aged::{NOW, PROMISES_END, options};
 use crate::power_cut::{Random, Sync, Writer, say};
 
 pub(super) const WRITER: Writer = Writer {
@@ -26,17 +27,6 @@ const THREADS: u64 = 2;
 /// How often the store is opened.
 const LIVES: u64 = 3;
 const ROUNDS_OF_LIFE: u64 = 20;
-
-/// Longer than any promise.
-const PROMISES_END: u64 = 26 * 60 * 60;
-
-/// The clock of the store, in seconds.
-static NOW: AtomicU64 = AtomicU64::new(1_000_000);
-
-fn options() -> Options {
-    let clock = || NOW.load(Ordering::Relaxed);
-    Options { pack_bytes: 200 << 10, clock, disk_used_percent: |_| Ok(0), ..Options::default() }
-}
 
 /// The chunks that something names.
 type Named = Mutex<HashSet<Digest>>;
