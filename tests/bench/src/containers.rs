@@ -43,10 +43,7 @@ pub(crate) struct Options {
 
 /// Measures, and prints a line for each start: {"program", "by", "ms", …}.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let (engine, shown) = options.root.engine(1).await?;
-    let measured = rounds(&options, &engine, &shown).await;
-    engine.close().await.context("cannot close the engine")?;
-    measured
+    options.root.with_engine(1, async |engine, shown| rounds(&options, engine, shown).await).await
 }
 
 async fn rounds(options: &Options, engine: &Engine, shown: &ahead::Shown) -> anyhow::Result<()> {

@@ -34,12 +34,24 @@ impl Root {
     }
 
     /// Opens an engine that keeps so many sandboxes ahead, and shows it the root as a tree.
-    pub(crate) async fn engine(&self, ahead: usize) -> anyhow::Result<(Engine, Shown)> {
+    async fn engine(&self, ahead: usize) -> anyhow::Result<(Engine, Shown)> {
         let engine = EngineConfig { runsc: self.runsc.clone(), ..EngineConfig::new(self.work.join("engine")) };
         let engine = Engine::open(engine).await.context("cannot open an engine")?;
         let shown = ahead::show(&self.folder, &self.work, ahead).context("cannot show the folder as a tree")?;
         engine.make_ahead(shown.config.clone());
         Ok((engine, shown))
+    }
+
+    /// Measures with such an engine, which is closed then.
+    pub(crate) async fn with_engine(
+        &self,
+        ahead: usize,
+        measure: impl AsyncFnOnce(&Engine, &Shown) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let (engine, shown) = self.engine(ahead).await?;
+        let measured = measure(&engine, &shown).await;
+        engine.close().await.context("cannot close the engine")?;
+        measured
     }
 
     /// Returns plain `runsc run`s of it, beside an engine.
