@@ -89,7 +89,8 @@ pub(crate) struct Config {
     pub(crate) memory_bytes: u64,
     /// DNS servers of containers and builds; empty = those of the machine.
     pub(crate) dns: Vec<Ipv4Addr>,
-    /// What may be logged: `info`, `debug`, or a filter of `tracing`.
+    /// What may be logged: `info`, `debug`, or a filter of `tracing`. A level without a target is of Shoal itself; libraries that are not
+    /// named say errors alone.
     pub(crate) log: String,
     /// Builds of images.
     pub(crate) images: Images,
@@ -130,7 +131,7 @@ impl Default for Config {
             cpu_milli: 0,
             memory_bytes: 0,
             dns: Vec::new(),
-            log: "info,openraft=error,openraft::replication=off,openraft::core=off,openraft::engine=off,fuser=error".to_owned(),
+            log: "info".to_owned(),
             images: Images::default(),
             audit: crate::audit::Keep::default(),
             disk: Disk::default(),

@@ -36,6 +36,7 @@ mod schedules;
 mod scheduling;
 mod server;
 mod standing;
+mod stderr;
 mod sweep;
 mod tasks;
 mod terminals;
@@ -54,7 +55,7 @@ fn main() {
     match cli::run() {
         Ok(code) => std::process::exit(code),
         Err(error) => {
-            eprintln!("shoal: {error:#}");
+            stderr::say(format_args!("{error:#}"));
             std::process::exit(1);
         }
     }

@@ -23,7 +23,6 @@ use shoal_worker::execs::Execs;
 use shoal_worker::log::LogStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use self::opening::{builder, consensus, containers_door, copies, engine_config, listener, mount_trees};
 use self::registration::register;
@@ -58,6 +57,7 @@ use crate::roots::{Rooms, Roots};
 use crate::schedules;
 use crate::scheduling::{self, CrashLoops};
 use crate::standing;
+use crate::stderr;
 use crate::sweep;
 use crate::tasks::Tasks;
 use crate::touched::Touched;
@@ -73,11 +73,11 @@ const STORE_WAIT: Duration = Duration::from_secs(10);
 const CONNECTIONS_INSIDE: usize = 10;
 /// Runs a node until it is told to stop.
 pub(crate) fn run(config: Config, listeners: Listeners) -> anyhow::Result<i32> {
-    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("cannot read the log filter {:?}", config.log))?;
+    let filter = stderr::filter(&config.log)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
+        .with_writer(|| stderr::Stderr)
         .init();
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start a runtime")?;
@@ -104,7 +104,7 @@ fn is_final(error: &anyhow::Error) -> bool {
 }
 
 fn say(error: &anyhow::Error, code: i32) -> i32 {
-    eprintln!("shoal: {error:#}");
+    stderr::say(format_args!("{error:#}"));
     code
 }
 

@@ -127,7 +127,8 @@ pub(super) async fn notice_losses(reports: Reports, stop: CancellationToken) {
         let members = raft.local().members.clone();
         let now: BTreeSet<NodeId> = members.keys().copied().filter(|node| reports.has_ended(*node)).collect();
         ended.send_if_modified(|before| {
-            for node in now.difference(before) {
+            // One that was never heard has not started yet: it has just been let in.
+            for node in now.difference(before).filter(|node| reports.inner.others.lock().contains_key(node)) {
                 tracing::info!(%node, "nobody listens on the port of a node any more: its process has ended");
             }
             std::mem::replace(before, now.clone()) != now
