@@ -43,6 +43,7 @@ mod trees;
 mod view;
 
 pub use error::Error;
+pub use mount::unmount_leftovers;
 pub use reads::Trouble;
 pub use source::{Source, SourceError, StoreSource};
 pub use trees::{Options, Trees};

@@ -46,7 +46,7 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(rustix::io::E
 /// the returned descriptor.
 pub(crate) fn mount(mountpoint: &Path) -> Result<(Mounted, OwnedFd)> {
     let mountpoint = absolute(mountpoint)?;
-    unmount_leftovers(&mountpoint)?;
+    unmount_at(&mountpoint)?;
     fs::create_dir_all(&mountpoint).map_err(|source| fail("make the mount point", &mountpoint, source))?;
     let device = Path::new("/dev/fuse");
     let file = OpenOptions::new().read(true).write(true).open(device).map_err(|source| fail("open", device, source))?;
@@ -70,8 +70,18 @@ fn absolute(mountpoint: &Path) -> Result<PathBuf> {
     Ok(parent.join(name))
 }
 
-/// Takes off what a former process left mounted here.
-fn unmount_leftovers(mountpoint: &Path) -> Result<()> {
+/// Takes off what a process that is there no more left mounted at a mount point of trees, and says how many mounts it were.
+///
+/// # Errors
+/// When the kernel does not take one off.
+pub fn unmount_leftovers(mountpoint: &Path) -> Result<usize> {
+    match mountpoint.parent() {
+        Some(parent) if parent.exists() => unmount_at(&absolute(mountpoint)?),
+        _ => Ok(0),
+    }
+}
+
+fn unmount_at(mountpoint: &Path) -> Result<usize> {
     let list = Path::new("/proc/self/mountinfo");
     let mounts = fs::read(list).map_err(|source| fail("read", list, source))?;
     let leftovers = mounts.split(|byte| *byte == b'\n').filter(|line| is_leftover(line, mountpoint)).count();
@@ -79,7 +89,7 @@ fn unmount_leftovers(mountpoint: &Path) -> Result<()> {
         tracing::info!(mountpoint = %mountpoint.display(), "a former process left a mount; it is taken off");
         detach(mountpoint)?;
     }
-    Ok(())
+    Ok(leftovers.min(LEFTOVERS_MAX))
 }
 
 /// Reads a line of mountinfo: `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [OPTIONAL]... - TYPE SOURCE OPTIONS`.

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -42,7 +43,7 @@ pub(crate) enum Error {
     },
     /// Somebody looks at it.
     #[error(
-        "`shoal store check` or `shoal recover` looks at the data folder {}{}: start this node when it has ended",
+        "`shoal store check`, `shoal recover` or `shoal cleanup` looks at the data folder {}{}: start this node when it has ended",
         data.display(),
         holder.map_or_else(String::new, |pid| format!(" (process {pid})"))
     )]
@@ -80,6 +81,11 @@ impl Error {
         matches!(self, Self::LookedAt { .. })
     }
 }
+
+/// For how long a folder may be held by a process that was killed and is not quite gone.
+const KILLED_WAIT: Duration = Duration::from_secs(3);
+/// How often is looked meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What follows the process in the lock of one that only looks.
 const LOOKS: &str = "looks";
@@ -125,6 +131,23 @@ impl Folder {
             None => Err(Error::None { data: data.to_owned() }.into()),
             Some(Format { format, writer }) if format > FORMAT => Err(Error::Newer { data: data.to_owned(), writer, format }.into()),
             Some(_) => Ok(Self { _lock: lock(data, &data.join("run/lock"), LOOKS).map_err(not_stopped)? }),
+        }
+    }
+}
+
+/// Keeps nodes from starting on a folder for as long as what this returns lives; none where no node ever had it, or not much of it is
+/// left.
+pub(crate) fn keep_nodes_out(data: &Path) -> anyhow::Result<Option<Folder>> {
+    let run = data.join("run");
+    if !run.is_dir() {
+        return Ok(None);
+    }
+    let begun = Instant::now();
+    loop {
+        match lock(data, &run.join("lock"), LOOKS) {
+            Ok(_lock) => return Ok(Some(Folder { _lock })),
+            Err(error) if begun.elapsed() >= KILLED_WAIT => return Err(not_stopped(error)),
+            Err(_) => std::thread::sleep(LOOK_EVERY),
         }
     }
 }

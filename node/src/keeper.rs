@@ -2,20 +2,25 @@
 //!
 //! Unmodified clients and containers give up 0.7 s after a refused connection, but wait patiently while a socket is open
 //! and nobody accepts. So what listens must outlive the node. Under systemd, socket units hold the ports and hand them
-//! over; elsewhere this process does. It never changes and never reads a byte: everything that can fail is in its child.
+//! over; elsewhere this process does. It never changes and never reads a byte: everything that can fail is in its child, and so is
+//! what takes away the containers of a node that was killed and is not to be started again.
 //!
 //! Sockets are passed the way systemd does it: descriptors from 3 on, `LISTEN_FDS` and `LISTEN_FDNAMES`.
 
 mod holder;
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, RawFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, ExitStatus};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+
+use crate::stderr::say;
 
 /// How long the keeper waits before it starts a node that died.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
@@ -25,6 +30,8 @@ const RESTART_AFTER_MAX: Duration = Duration::from_secs(5);
 const LIVED: Duration = Duration::from_secs(10);
 /// How long a node may take to stop in order.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
+/// How often is looked whether the node has ended, or is to.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A node that ends with this status asked not to be started again.
 pub(crate) const EXIT_FINAL: i32 = 78;
 /// A node that ends with this status did not get as far as to run.
@@ -80,8 +87,8 @@ fn bind(what: &str, flag: &str, address: SocketAddr) -> anyhow::Result<TcpListen
     })
 }
 
-/// Binds the sockets and keeps a node running on them until told to stop. `program` and `arguments` start the node.
-pub(crate) fn keep(api: SocketAddr, web: SocketAddr, arguments: &[std::ffi::OsString]) -> anyhow::Result<i32> {
+/// Binds the sockets and keeps a node running on them until told to stop. `arguments` start the node, which keeps everything in `data`.
+pub(crate) fn keep(api: SocketAddr, web: SocketAddr, arguments: &[OsString], data: &Path) -> anyhow::Result<i32> {
     let listeners = Listeners { api: bind("the API", "--api", api)?, web: bind("web endpoints", "--web", web)? };
     take_signals()?;
     let (mut wait, mut first) = (RESTART_AFTER, true);
@@ -89,26 +96,53 @@ pub(crate) fn keep(api: SocketAddr, web: SocketAddr, arguments: &[std::ffi::OsSt
         let started = Instant::now();
         let child = start(&listeners, arguments)?;
         let status = wait_for(child)?;
-        if STOP.load(Ordering::SeqCst) != 0 {
-            return Ok(0);
+        if stops() {
+            // One that ended in order left nothing.
+            return if status.success() { Ok(0) } else { clean_up(data) };
         }
         // What keeps a node from its first start is for whoever started it to see; what comes later may pass.
         if status.code() == Some(EXIT_FINAL) || (first && status.code() == Some(EXIT_UNSTARTED)) {
+            // The node has said what was wrong, which may be that another one has the folder.
+            let _ = cleanup(data)?.stdout(Stdio::null()).stderr(Stdio::null()).status();
             return Ok(1);
         }
         first = false;
         wait = if started.elapsed() > LIVED { RESTART_AFTER } else { (wait * 2).min(RESTART_AFTER_MAX) };
-        eprintln!(
-            "shoal: the node ended ({status}) after {:.1} s; starting it again in {} ms",
-            started.elapsed().as_secs_f32(),
-            wait.as_millis()
-        );
-        std::thread::sleep(wait);
+        let (lived, rests) = (started.elapsed().as_secs_f32(), wait.as_millis());
+        say(format_args!("the node ended ({status}) after {lived:.1} s; starting it again in {rests} ms"));
+        let until = Instant::now() + wait;
+        while Instant::now() < until && !stops() {
+            std::thread::sleep(LOOK_EVERY.min(wait));
+        }
+        if stops() {
+            return clean_up(data);
+        }
     }
 }
 
-fn start(listeners: &Listeners, arguments: &[std::ffi::OsString]) -> anyhow::Result<Child> {
-    let program = std::env::current_exe().context("cannot find the program of this process")?;
+/// Says whether somebody has asked for an end.
+fn stops() -> bool {
+    STOP.load(Ordering::SeqCst) != 0
+}
+
+/// Takes away what a node left that did not end in order: its containers go on without it.
+fn clean_up(data: &Path) -> anyhow::Result<i32> {
+    let status = cleanup(data)?.status().context("cannot start `shoal cleanup`")?;
+    Ok(i32::from(!status.success()))
+}
+
+fn cleanup(data: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(program()?);
+    command.arg("cleanup").arg("--data").arg(data);
+    Ok(command)
+}
+
+fn program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find the program of this process")
+}
+
+fn start(listeners: &Listeners, arguments: &[OsString]) -> anyhow::Result<Child> {
+    let program = program()?;
     let fds = [listeners.api.as_raw_fd(), listeners.web.as_raw_fd()];
     let mut command = Command::new(&program);
     command.args(arguments).env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "api:web").env("LISTEN_PID", "0");
@@ -144,18 +178,27 @@ fn wait_for(mut child: Child) -> anyhow::Result<ExitStatus> {
             CHILD.store(0, Ordering::SeqCst);
             return Ok(status);
         }
-        if STOP.load(Ordering::SeqCst) != 0 {
-            let asked = *stop_asked.get_or_insert_with(Instant::now);
+        if stops() {
+            let asked = *stop_asked.get_or_insert_with(|| {
+                // The signal may have come before there was this child.
+                end_child();
+                Instant::now()
+            });
             if asked.elapsed() > STOP_WITHIN {
                 child.kill().context("cannot kill the node")?;
             }
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 
 extern "C" fn on_signal(signal: i32) {
     STOP.store(signal, Ordering::SeqCst);
+    end_child();
+}
+
+/// Tells the node to stop in order, if there is one.
+fn end_child() {
     let child = CHILD.load(Ordering::SeqCst);
     if child > 0 {
         // SAFETY: kill is async-signal-safe.

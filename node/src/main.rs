@@ -7,6 +7,7 @@ mod audit;
 mod authority;
 mod build_functions;
 mod chunks;
+mod cleanup;
 mod cli;
 mod cluster;
 mod config;

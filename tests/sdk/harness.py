@@ -269,6 +269,10 @@ class Node:
     def start(self, *more: str) -> None:
         """Starts the keeper, with more arguments if there are any, and returns when the node answers."""
         self.begin(*more)
+        self.wait_started()
+
+    def wait_started(self) -> None:
+        """Waits until a node that was begun answers."""
         self.wait_ready(NODE_START_SECONDS)
         self.tag = self.json("status")["tag"]
 
@@ -324,6 +328,7 @@ class Node:
             for pid in [keeper.pid, *below]:
                 kill(pid, signal.SIGKILL)
             keeper.wait(10)
+            self.clean_up()
             raise AssertionError(f"the node did not stop in {NODE_STOP_SECONDS} s:\n{self.log_tail()}") from None
 
     def child(self) -> int:
@@ -340,7 +345,7 @@ class Node:
         return pid
 
     def lose(self) -> None:
-        """Kills everything of the node at once, as when its machine is lost, and takes away what its mounts leave."""
+        """Kills everything of the node at once, as when its machine is lost, and takes away what is left of it on this one."""
         if self.keeper is None or self.keeper.poll() is not None:
             return
         # A keeper that saw the end of its node would start it again.
@@ -352,10 +357,15 @@ class Node:
         self.keeper = None
         # Until its last thread is gone a process holds its ports.
         wait_until_none("processes of the lost node", lambda: [pid for pid in below if threads(pid)], 20)
-        for mount in Path("/proc/self/mounts").read_text().splitlines():
-            # Not those of a folder whose name begins alike: node 1 has nothing of node 12.
-            if (point := mount.split()[1]) == str(self.data) or point.startswith(f"{self.data}/"):
-                subprocess.run(["umount", "--lazy", point], check=False)
+        self.clean_up()
+
+    def clean_up(self) -> dict[str, int]:
+        """Takes away what the node left on the machine, which does not run and may not come back; says what it was."""
+        # Of the build under test: releases before do not know the command.
+        words = [str(shoal_binary()), "cleanup", "--json", "--data", str(self.data)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=outer_environment())
+        assert done.returncode == 0, f"{' '.join(words)} ended with {done.returncode}: {done.stderr}"
+        return json.loads(done.stdout)
 
     def wait_reborn(self, old: int, seconds: float = NODE_START_SECONDS) -> int:
         """Waits until the keeper has started another node than `old` and it answers."""

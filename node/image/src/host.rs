@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 use crate::error::{Error, Result};
 use crate::log::{BuildLog, Stream, Tail, Utf8};
 
+pub use folder::remove as remove_work_folder;
 pub(crate) use folder::{WorkFolder, empty};
 
 /// A program to run on the host.

@@ -20,3 +20,4 @@ pub mod log;
 pub mod recipe;
 
 pub use error::{Error, FailureKind, Result};
+pub use host::remove_work_folder;

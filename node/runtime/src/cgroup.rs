@@ -5,6 +5,7 @@
 //! node makes the groups and the child puts itself into them before it becomes runsc.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -88,16 +89,18 @@ impl Cgroups {
         made.map(|()| group)
     }
 
-    /// Removes every container's groups, killing what is in them. For leftovers.
-    pub(crate) fn remove_all_containers(&self) -> Result<()> {
+    /// Removes every container's groups, killing what is in them, and says how many containers had some. For leftovers.
+    pub(crate) fn remove_all_containers(&self) -> Result<usize> {
+        let mut names = BTreeSet::new();
         for (_, folder) in &self.folders {
             for child in fs::read_dir(folder).into_iter().flatten().flatten() {
                 if child.path().is_dir() {
                     remove_group(&child.path())?;
+                    names.insert(child.file_name());
                 }
             }
         }
-        Ok(())
+        Ok(names.len())
     }
 
     /// Removes this instance's own folders. Containers must be gone.

@@ -21,8 +21,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-pub(crate) use self::folders::root_of;
-use self::folders::{bundles_of, keep_in_memory, make_dir, take_lock};
+use self::folders::{bundles_of, keep_in_memory, make_dir};
+pub(crate) use self::folders::{root_of, take_lock};
 use self::making::dismantled;
 pub use self::runsc::RUNSC_STAMP;
 use self::runsc::check_runsc;

@@ -25,8 +25,8 @@
 //! - `leftover`: cleaning by name.
 //! - [`doctor_checks`]: what is wrong with this machine, and how to repair it.
 //!
-//! Caveats. One version of runsc is spoken to, [`RUNSC_STAMP`]. Containers die with the process
-//! that opened the engine: its pipes break, and the next [`Engine::open`] kills what still runs.
+//! Caveats. One version of runsc is spoken to, [`RUNSC_STAMP`]. Containers are not to outlive the process
+//! that opened the engine: its pipes break, and the next [`Engine::open`], or [`clean_up`], kills what still runs.
 //! A first process that a signal ended inside shows as exit code 128 + signal.
 
 mod ahead;
@@ -56,6 +56,7 @@ pub use engine::{Engine, EngineConfig, RUNSC_STAMP};
 pub use error::{Error, Result};
 pub use exec::{Exec, ExecSpec};
 pub use identity::{ContainerId, Tag};
+pub use leftover::{Leftovers, clean_up};
 pub use network::{NetworkConfig, link::Link};
 pub use oci::DEFAULT_CAPABILITIES;
 pub use overlays::Disks;

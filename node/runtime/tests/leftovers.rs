@@ -6,10 +6,10 @@ use std::{
     env, fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
-use shoal_runtime::{ContainerSpec, Engine, EngineConfig, Error, NetworkConfig, NetworkMode, Verdict};
+use shoal_runtime::{ContainerSpec, Engine, EngineConfig, Error, Leftovers, NetworkConfig, NetworkMode, Verdict};
 use support::{Bench, open_engine, read_line, root_directory, traces_of};
 
 const CHILD: &str = "SHOAL_TEST_ENGINE_FOLDER";
@@ -25,23 +25,33 @@ async fn owner_to_be_killed() {
     running.start().await.unwrap();
     let (_, _pipe) = read_line(running.take_stdio().unwrap().stdout).await;
     let _ahead = engine.create(spec).await.unwrap();
-    println!("\npids {} {}", running.sandbox_pid(), _ahead.sandbox_pid());
+    println!("\nowner {} {} {}", engine.tag(), running.sandbox_pid(), _ahead.sandbox_pid());
     std::future::pending().await
+}
+
+/// Starts that process; returns it with its tag and the ids of its two sandboxes.
+fn start_owner(folder: &Path) -> (Child, String, String) {
+    let mut owner = Command::new(env::current_exe().unwrap())
+        .args(["owner_to_be_killed", "--exact", "--nocapture"])
+        .env(CHILD, folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    let said = lines.map(Result::unwrap).find_map(|line| line.strip_prefix("owner ").map(str::to_owned)).unwrap();
+    let (tag, pids) = said.split_once(' ').unwrap();
+    (owner, tag.to_owned(), pids.to_owned())
+}
+
+fn alive(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_process_cleans_what_a_killed_one_left() {
     needs_runsc!();
     let folder = tempfile::tempdir().unwrap();
-    let mut owner = Command::new(env::current_exe().unwrap())
-        .args(["owner_to_be_killed", "--exact", "--nocapture"])
-        .env(CHILD, folder.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(owner.stdout.take().unwrap()).lines();
-    let pids = lines.map(Result::unwrap).find_map(|line| line.strip_prefix("pids ").map(str::to_owned)).unwrap();
-    let alive = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    let (mut owner, _, pids) = start_owner(folder.path());
 
     // While it lives, nobody else may open its folder.
     let config = EngineConfig::new(folder.path().join("state"));
@@ -59,6 +69,32 @@ async fn the_next_process_cleans_what_a_killed_one_left() {
     assert_eq!(groups.collect::<Vec<_>>(), Vec::<String>::new(), "a container's name is still about");
     engine.close().await.unwrap();
     assert_eq!(traces_of(&tag, folder.path()), Vec::<String>::new());
+}
+
+/// A node that does not come back: nothing of it is left, also where its folder is gone before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_left_is_taken_away_without_a_next_one() {
+    needs_runsc!();
+    for folder_stays in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut owner, tag, pids) = start_owner(folder.path());
+        let state = folder.path().join("state");
+        let refused = shoal_runtime::clean_up(&state).unwrap_err();
+        assert!(matches!(refused, Error::InUse { .. }), "{refused}");
+
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        assert!(pids.split(' ').all(alive), "the sandboxes live on: there is something to clean");
+        if !folder_stays {
+            fs::remove_dir_all(folder.path()).unwrap();
+        }
+        let found = shoal_runtime::clean_up(&state).unwrap();
+        assert!(found.processes >= 2 && found.cgroups == 2 && found.mounts > 0, "{found:?}");
+        assert!(!pids.split(' ').any(alive));
+        assert_eq!(traces_of(&tag, folder.path()), Vec::<String>::new());
+        assert_eq!(shoal_runtime::clean_up(&state).unwrap(), Leftovers::default());
+        assert_eq!(state.exists(), folder_stays, "it made something");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,12 @@
 //! The command line. Each command asks the node on this machine over its admin socket and prints a table, or, with
-//! `--json`, exactly what the node answered. Only `connect`, `doctor` and `recover` need no node here, and `store check` can
+//! `--json`, exactly what the node answered. Only `cleanup`, `connect`, `doctor` and `recover` need no node here, and `store check` can
 //! do without.
 //!
 //! Exit codes: 0 done; 1 refused or failed, with a sentence on stderr; 2 the command line itself was wrong.
 
 mod admin;
 mod audit;
+mod cleanup;
 mod connect;
 mod doctor;
 mod explain;
@@ -81,6 +82,9 @@ enum Command {
     /// Go on with one node alone, when most of those that vote are gone for good. Says what may be lost; needs --yes.
     #[command(after_help = "Examples:\n  shoal recover\n  shoal recover --data /srv/shoal --yes")]
     Recover(recover::Recover),
+    /// Take away what a node that was killed left on this machine: containers that still run, their mounts, cgroups and links. Its data stay.
+    #[command(after_help = "Examples:\n  shoal cleanup\n  shoal cleanup --data /srv/shoal")]
+    Cleanup(cleanup::Cleanup),
     /// List and remove images.
     #[command(subcommand, after_help = "Examples:\n  shoal image list\n  shoal image rm im-…")]
     Image(images::ImageCommand),
@@ -148,6 +152,7 @@ pub(crate) fn run() -> anyhow::Result<i32> {
         Command::Schedule(command) => command.run(),
         Command::Node(command) => command.run(),
         Command::Recover(recover) => recover.run(),
+        Command::Cleanup(cleanup) => cleanup.run(),
         Command::Image(command) => command.run(),
         Command::Store(command) => command.run(),
         Command::Logs(logs) => logs.run(),

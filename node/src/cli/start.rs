@@ -72,7 +72,7 @@ impl Start {
         let config = Config::load(self.config.as_deref(), self)?;
         // The child reads the same command line, with another command.
         let arguments = std::iter::once(OsString::from("serve")).chain(std::env::args_os().skip(2)).collect::<Vec<_>>();
-        keeper::keep(config.api, config.web, &arguments)
+        keeper::keep(config.api, config.web, &arguments, &config.data)
     }
 
     /// Runs the node on sockets that were handed over.

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import HERE, Node, kill, node_environment
+from harness import HERE, Node, command_line, kill, node_environment, shoal_binary, threads, wait_until_none
 
 # More than any scenario has.
 NODES_MAX = 24
@@ -59,8 +59,14 @@ class Network:
         for which in range(1, NODES_MAX + 1):
             if Path("/run/netns", self.namespace(which)).exists():
                 words = ["ip", "netns", "pids", self.namespace(which)]
-                for pid in subprocess.run(words, capture_output=True, text=True, timeout=30).stdout.split():
-                    kill(int(pid), signal.SIGKILL)
+                pids = [int(pid) for pid in subprocess.run(words, capture_output=True, text=True, timeout=30).stdout.split()]
+                folders = {line[line.index("--data") + 1] for pid in pids if "--data" in (line := command_line(pid))[:-1]}
+                for pid in pids:
+                    kill(pid, signal.SIGKILL)
+                wait_until_none(f"processes of node {which}", lambda pids=pids: [pid for pid in pids if threads(pid)], 20)
+                # Its containers go on without it, in networks of their own.
+                for folder in folders:
+                    self.within(which, str(shoal_binary()), "cleanup", "--data", folder, check=False)
                 run("ip", "netns", "del", self.namespace(which), check=False)
         run("ip", "link", "del", self.bridge, check=False)
         run("nft", "delete", "table", "ip", self.bridge, check=False)

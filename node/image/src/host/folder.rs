@@ -61,7 +61,11 @@ pub(crate) fn empty(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).file("create", folder)
 }
 
-fn remove(folder: &Path) -> Result<()> {
+/// Takes a folder away in which programs of the host worked for a node that is there no more, with whatever still works in it.
+///
+/// # Errors
+/// When something does not go.
+pub fn remove(folder: &Path) -> Result<()> {
     // Without symbolic links, as the kernel writes mounts; a folder that is not there has none.
     let real = match folder.canonicalize() {
         Ok(real) => real,

@@ -45,7 +45,7 @@ pub(super) fn make_dir(path: &Path) -> Result<PathBuf> {
     path.canonicalize().map_err(Error::file("find", path))
 }
 
-pub(super) fn take_lock(state_dir: &Path) -> Result<File> {
+pub(crate) fn take_lock(state_dir: &Path) -> Result<File> {
     let path = state_dir.join("lock");
     let file = File::create(&path).map_err(Error::file("create", &path))?;
     match file.try_lock() {

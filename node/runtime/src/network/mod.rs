@@ -218,7 +218,7 @@ impl Network {
             let _ = task.await;
         }
         let tag = self.tag;
-        blocking(move || remove_shared(tag)).await
+        blocking(move || remove_shared(tag)).await.map(drop)
     }
 }
 
@@ -334,12 +334,13 @@ fn settle(tag: Tag, config: &NetworkConfig, resolvers: &[Ipv4Addr]) -> Result<(S
     Err(Error::NoFreeAddress { subnet: "the range for containers' networks".into() })
 }
 
-/// Removes what all containers share, and every link with this instance's name. Forwarding stays
-/// on: others may have come to need it.
-pub(crate) fn remove_shared(tag: Tag) -> Result<()> {
+/// Removes what all containers share, and every link with this instance's name; says how many of these there were. Forwarding
+/// stays on: others may have come to need it.
+pub(crate) fn remove_shared(tag: Tag) -> Result<usize> {
     let netlink = Netlink::open().map_err(Error::network("open a netlink socket"))?;
-    for (index, name) in links(tag)? {
-        match netlink.delete_link(index) {
+    let links = links(tag)?;
+    for (index, name) in &links {
+        match netlink.delete_link(*index) {
             Err(e) if e.raw_os_error() != Some(libc::ENODEV) => {
                 return Err(Error::network(format!("remove the link {name}"))(e));
             }
@@ -350,7 +351,8 @@ pub(crate) fn remove_shared(tag: Tag) -> Result<()> {
     for (_, address) in addresses()?.into_iter().filter(|(name, _)| *name == label) {
         netlink.delete_address(loopback()?, address).map_err(Error::network(format!("remove the address {address}")))?;
     }
-    firewall::remove(tag)
+    firewall::remove(tag)?;
+    Ok(links.len())
 }
 
 /// The links that carry this instance's name.
