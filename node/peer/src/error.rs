@@ -46,6 +46,12 @@ pub enum Error {
         /// What stands in the way.
         why: String,
     },
+    /// What answers has no certificate of the cluster that a token is of.
+    #[error("the node at {address} belongs to another cluster than the token: its certificate is of another CA")]
+    Stranger {
+        /// Where it is.
+        address: String,
+    },
     /// The peer does not want this node, and says why.
     #[error("{peer} at {address} refused this node: {why}")]
     Refused {
@@ -121,7 +127,7 @@ pub enum Error {
 impl Error {
     /// Whether the peer cannot have got anything of what was to be sent.
     pub fn nothing_sent(&self) -> bool {
-        matches!(self, Self::Resolve { .. } | Self::Unreachable { .. } | Self::Refused { .. })
+        matches!(self, Self::Resolve { .. } | Self::Unreachable { .. } | Self::Stranger { .. } | Self::Refused { .. })
     }
 }
 

@@ -28,6 +28,9 @@ const CONNECT_PREFIX: &str = "shoal-connect-";
 /// How long the whole exchange may take.
 const JOIN_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a node may take to answer a greeting.
+const GREET_DEADLINE: Duration = Duration::from_secs(3);
+
 /// The blake3 digest of a CA's certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint([u8; 32]);
@@ -152,19 +155,15 @@ pub struct Joined {
 /// # Errors
 /// When the node cannot be reached, is of another cluster, or refuses: with its words.
 pub async fn join(address: &str, ca: Fingerprint, request: Bytes) -> Result<Joined> {
-    let whom = || "a node of the cluster".to_owned();
-    let unreachable = |why: String| Error::Unreachable { peer: whom(), address: address.to_owned(), why };
+    let unreachable = |why: String| unreachable(address, why);
     let exchange = async {
-        let there = links::resolve(address).await?;
-        let endpoint = endpoint::outbound(there)?;
-        let connecting = endpoint.connect_with(tls::joining(ca)?, there, ANY_HOST);
-        let connection = connecting.map_err(|error| unreachable(error.to_string()))?.await.map_err(|error| unreachable(explain(&error)))?;
+        let (endpoint, connection) = meet(address, ca).await?;
         let chain = tls::chain_of(&connection);
         let (Some(leaf), Some(authority)) = (chain.first(), chain.iter().find(|one| Fingerprint::of(one) == ca)) else {
-            return Err(unreachable("it has no certificate of the cluster that the token is of".into()));
+            return Err(Error::Stranger { address: address.to_owned() });
         };
         let (node, authority) = (About::of(leaf)?.node, authority.to_vec());
-        let opened = connection.open_bi().await.map_err(|error| unreachable(explain(&error)))?;
+        let opened = connection.open_bi().await.map_err(|error| unreachable(links::explain(&error)))?;
         let mut stream = Stream::new(node, connection.remote_address(), opened);
         let answered = async {
             stream.send(request).await?;
@@ -187,14 +186,45 @@ pub async fn join(address: &str, ca: Fingerprint, request: Bytes) -> Result<Join
         .unwrap_or_else(|_| Err(unreachable(format!("waited {JOIN_DEADLINE:?} for its answer"))))
 }
 
-/// Says what a failed handshake means.
-fn explain(error: &quinn::ConnectionError) -> String {
-    match error {
-        quinn::ConnectionError::TransportError(error) if error.reason.contains("cluster") || error.to_string().contains("certificate") => {
-            "it belongs to another cluster than the token: its certificate is of another CA".into()
-        }
-        other => links::explain(other),
-    }
+/// Looks whether a node with a certificate of this CA answers at `address` (`host:port`), and asks it for nothing.
+///
+/// # Errors
+/// When none does.
+pub async fn greet(address: &str, ca: Fingerprint) -> Result<()> {
+    let greeting = async {
+        let (endpoint, connection) = meet(address, ca).await?;
+        connection.close(0u32.into(), b"greeted");
+        let _idle = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+        Ok(())
+    };
+    let late = |_| Err(unreachable(address, links::explain(&quinn::ConnectionError::TimedOut)));
+    tokio::time::timeout(GREET_DEADLINE, greeting).await.unwrap_or_else(late)
+}
+
+/// Connects to a node that must have a certificate of this CA.
+async fn meet(address: &str, ca: Fingerprint) -> Result<(quinn::Endpoint, quinn::Connection)> {
+    let there = links::resolve(address).await?;
+    let endpoint = endpoint::outbound(there)?;
+    let connecting = endpoint.connect_with(tls::joining(ca)?, there, ANY_HOST);
+    let connected = connecting.map_err(|error| unreachable(address, error.to_string()))?.await;
+    let connection = connected.map_err(|error| match is_stranger(&error) {
+        true => Error::Stranger { address: address.to_owned() },
+        false => unreachable(address, links::explain(&error)),
+    })?;
+    Ok((endpoint, connection))
+}
+
+fn whom() -> String {
+    "a node of the cluster".to_owned()
+}
+
+fn unreachable(address: &str, why: String) -> Error {
+    Error::Unreachable { peer: whom(), address: address.to_owned(), why }
+}
+
+/// Says whether a handshake failed because the other side's certificate is not of the CA that was asked for.
+fn is_stranger(error: &quinn::ConnectionError) -> bool {
+    matches!(error, quinn::ConnectionError::TransportError(error) if error.reason.contains("cluster") || error.to_string().contains("certificate"))
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub use clients::{Entry, Pass, Tunnel, turn_away, was_turned_away};
 pub use endpoint::{Endpoint, Options, Service};
 pub use error::{Error, Result};
 pub use identity::{Identity, Request};
-pub use join::{ConnectToken, Fingerprint, JoinToken, Joined, join};
+pub use join::{ConnectToken, Fingerprint, JoinToken, Joined, greet, join};
 pub use links::Acknowledged;
 pub use seeds::{SECRET_CHARS_MIN, Secret, ask_seed};
 pub use stream::{FRAME_BYTES_MAX, Incoming, Outgoing, Stream};

@@ -3,11 +3,14 @@
 //! The official client speaks to one address. Behind this door it outlives the loss of a node: its connection ends, it connects
 //! anew to the same address, and comes out at another node. It does so three times within 0.7 s and then gives up, so it gets a
 //! connection that ends only where a node has spoken ([`passing`]). Bytes are passed on as they are: by mutual TLS with a token of the cluster
-//! ([`secure`]), or by plain TCP on a network of one's own.
+//! ([`secure`]), or by plain TCP on a network of one's own. At its start it says which nodes do not answer, and why ([`looking`]); it goes
+//! on, as they may come, unless the cluster refuses its token.
 
+mod looking;
 mod passing;
 mod secure;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,14 +18,19 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rustix::net::sockopt;
 use shoal_peer::{ConnectToken, Tunnel};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
+use looking::{connect, look_at_all, look_plainly};
 use passing::pass_on;
-use secure::Secure;
+use secure::{Secure, words};
+
+use crate::stderr::say;
 
 /// How long one node may take to let a connection in.
 const REACH_WAIT: Duration = Duration::from_secs(2);
@@ -101,7 +109,7 @@ impl Nodes {
                 match how(address.clone()).await {
                     Ok(reached) => {
                         if self.last.swap(at, Ordering::Relaxed) != at {
-                            eprintln!("shoal: connections go to {address} now");
+                            say(format_args!("connections go to {address} now"));
                         }
                         return Some(reached);
                     }
@@ -131,7 +139,7 @@ impl Nodes {
         let mut told = self.told.lock();
         if told.is_none_or(|last| last.elapsed() >= TELL_EVERY) {
             *told = Some(Instant::now());
-            eprintln!("shoal: {what}");
+            say(what);
         }
     }
 }
@@ -148,17 +156,29 @@ impl Connect {
         let at = listener.local_addr().context("cannot find out where is listened")?;
         let nodes = Arc::new(Nodes::new(self.nodes.clone()));
         let way = match &self.token {
-            Some(token) => Way::Secure(Secure::open(nodes, token.clone()).await?),
-            None => Way::Plain(nodes),
+            Some(token) => {
+                let looking = tokio::spawn(look_at_all(self.nodes.clone(), greeting(token)));
+                let opened = Secure::open(nodes, token.clone()).await;
+                if opened.is_err() {
+                    // What is wrong with each is said before what is wrong with all.
+                    let _ = looking.await;
+                }
+                Way::Secure(opened?)
+            }
+            None => {
+                tokio::spawn(look_at_all(self.nodes.clone(), |address| async move { look_plainly(&address).await }));
+                Way::Plain(nodes)
+            }
         };
-        println!("MODAL_SERVER_URL=http://{at} leads to {}", self.nodes.join(", "));
+        let leads = format!("MODAL_SERVER_URL=http://{at} leads to {}", self.nodes.join(", "));
+        writeln!(std::io::stdout(), "{leads}").context("cannot say where the door is")?;
         let accept = async {
             loop {
                 match listener.accept().await {
                     Ok((client, _)) => drop(tokio::spawn(pass_on(client, way.clone()))),
                     // Of too many files, say: those that are open go on.
                     Err(error) => {
-                        eprintln!("shoal: cannot take a connection: {error}");
+                        say(format_args!("cannot take a connection: {error}"));
                         tokio::time::sleep(TRY_AGAIN_AFTER).await;
                     }
                 }
@@ -203,12 +223,17 @@ impl Way {
 }
 
 async fn plain(address: String) -> Result<TcpStream, String> {
-    let connected = tokio::time::timeout(REACH_WAIT, TcpStream::connect(address)).await;
-    let stream = connected.map_err(|_| format!("no answer within {} s", REACH_WAIT.as_secs()))?.map_err(|error| error.to_string())?;
+    let stream = connect(&address).await?;
     // Small messages count here; and a node that is lost says nothing.
     let _ = stream.set_nodelay(true);
     let _ = notice_loss(&stream);
     Ok(stream)
+}
+
+/// Looks at a node by the way that a token opens.
+fn greeting(token: &ConnectToken) -> impl Fn(String) -> BoxFuture<'static, Result<(), String>> + use<> {
+    let ca = token.fingerprint();
+    move |address| async move { shoal_peer::greet(&address, ca).await.map_err(|error| words(&address, error)) }.boxed()
 }
 
 fn notice_loss(node: &TcpStream) -> rustix::io::Result<()> {

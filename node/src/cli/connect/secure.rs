@@ -7,8 +7,10 @@ use anyhow::Context as _;
 use shoal_peer::{ConnectToken, Entry, Error, Pass, Tunnel};
 use tokio::sync::watch;
 
+use super::looking::unknown;
 use super::{HOLD, Nodes, TRY_AGAIN_AFTER};
 use crate::doors;
+use crate::stderr::say;
 
 /// How long a node that has just ended its connection is given before the next one is made to it.
 const REST: Duration = Duration::from_millis(100);
@@ -33,7 +35,7 @@ impl Secure {
     /// Asks the cluster for a certificate, and keeps a connection from then on.
     ///
     /// # Errors
-    /// When the cluster refuses, or no node is reached.
+    /// When the cluster refuses. While no node is reached, it goes on: one may come.
     pub(super) async fn open(nodes: Arc<Nodes>, token: ConnectToken) -> anyhow::Result<Self> {
         let pass = enrol(&nodes, &token).await?;
         let this = Self(watch::channel(Standing::Opening).0);
@@ -86,7 +88,7 @@ impl Secure {
             }
             let open = |address: String| {
                 let pass = &pass;
-                async move { Entry::open(&address, pass).await.map_err(|error| error.to_string()) }
+                async move { Entry::open(&address, pass).await.map_err(|error| words(&address, error)) }
             };
             let Some(entry) = nodes.reach(open).await else { continue };
             let entry = Arc::new(entry);
@@ -99,7 +101,7 @@ impl Secure {
                 nodes.tell_once(&why);
             } else {
                 sent_on = 0;
-                eprintln!("shoal: the connection to a node has ended: {why}");
+                say(format_args!("the connection to a node has ended: {why}"));
             }
             // What has just ended a connection starts anew at best; others are there.
             nodes.try_next();
@@ -126,7 +128,17 @@ fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// Shows the token to the nodes, one after the other, until one of them certifies this machine's key.
+/// Says why a node is not reached; whoever says it says its address.
+pub(super) fn words(address: &str, error: Error) -> String {
+    match error {
+        Error::Unreachable { why, .. } => why,
+        Error::Resolve { why, .. } => unknown(address, &why),
+        Error::Stranger { .. } => "it belongs to another cluster than the token".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Shows the token to the nodes, one after the other, until one of them certifies this machine's key or all have said no.
 async fn enrol(nodes: &Nodes, token: &ConnectToken) -> anyhow::Result<Pass> {
     let (request, key) = Pass::ask()?;
     let asked = doors::enrolment(token, &request)?;
@@ -136,23 +148,24 @@ async fn enrol(nodes: &Nodes, token: &ConnectToken) -> anyhow::Result<Pass> {
             match tokio::time::timeout(ENROL_WAIT, shoal_peer::join(&address, ca, asked)).await {
                 Ok(Ok(joined)) => Ok(Ok(joined)),
                 // One that has not the CA's key says so, as one does that knows no such token: another one is asked.
-                Ok(Err(error @ Error::Refused { .. })) => Ok(Err(error)),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("no answer to a request for a certificate".to_owned()),
+                Ok(Err(error @ (Error::Refused { .. } | Error::Stranger { .. }))) => Ok(Err(error)),
+                Ok(Err(error)) => Err(words(&address, error)),
+                Err(_) => Err("no answer to a request for a certificate: is the node up, and is its UDP port open on the way?".to_owned()),
             }
         }
     };
-    let mut refused = None;
-    for _ in 0..nodes.addresses.len() {
+    let mut refusals = 0;
+    loop {
         match nodes.reach(&ask).await {
             Some(Ok(joined)) => return Ok(Pass::new(&key, &joined.answer, &joined.ca)?),
-            Some(Err(error)) => refused = Some(error),
-            None => break,
+            Some(Err(error)) => {
+                refusals += 1;
+                if refusals >= nodes.addresses.len() {
+                    return Err(error).context("the cluster does not let this machine in");
+                }
+                nodes.try_next();
+            }
+            None => {}
         }
-        nodes.try_next();
-    }
-    match refused {
-        Some(error) => Err(error).context("the cluster does not let this machine in"),
-        None => anyhow::bail!("no node was reached for {} s", HOLD.as_secs()),
     }
 }
