@@ -303,8 +303,9 @@ impl Endpoint {
 
     /// Ends all connections, and waits until nothing serves peers any more.
     pub async fn close(&self) {
-        self.inner.endpoint.close(0u32.into(), b"the node stops");
+        // First: what cannot be reached from now on is no complaint.
         self.inner.tasks.close();
+        self.inner.endpoint.close(0u32.into(), b"the node stops");
         let ended = async {
             self.inner.tasks.wait().await;
             self.inner.endpoint.wait_idle().await;

@@ -28,6 +28,8 @@ const CONNECT_PREFIX: &str = "shoal-connect-";
 /// How long the whole exchange may take.
 const JOIN_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long a node may take to let a connection in.
+const MEET_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a node may take to answer a greeting.
 const GREET_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -206,7 +208,9 @@ async fn meet(address: &str, ca: Fingerprint) -> Result<(quinn::Endpoint, quinn:
     let there = links::resolve(address).await?;
     let endpoint = endpoint::outbound(there)?;
     let connecting = endpoint.connect_with(tls::joining(ca)?, there, ANY_HOST);
-    let connected = connecting.map_err(|error| unreachable(address, error.to_string()))?.await;
+    let connecting = connecting.map_err(|error| unreachable(address, error.to_string()))?;
+    // Nothing is repeated here; who asks again does so, and people should not wait for long to hear of a wrong address.
+    let connected = tokio::time::timeout(MEET_DEADLINE, connecting).await.unwrap_or(Err(quinn::ConnectionError::TimedOut));
     let connection = connected.map_err(|error| match is_stranger(&error) {
         true => Error::Stranger { address: address.to_owned() },
         false => unreachable(address, links::explain(&error)),

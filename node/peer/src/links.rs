@@ -201,10 +201,25 @@ pub(crate) async fn resolve(host: &str) -> Result<SocketAddr> {
     found.next().ok_or_else(|| failed("it has none".into()))
 }
 
+/// What QUIC calls it that an endpoint takes no connections now.
+const CONNECTION_REFUSED: u64 = 2;
+
 /// Says why a connection is none, in words.
 pub(crate) fn explain(error: &quinn::ConnectionError) -> String {
     match error {
         quinn::ConnectionError::TimedOut => "nobody answers there: is the node up, and is its UDP port open on the way?".into(),
+        // A node is asked for by its id, which its certificate names.
+        quinn::ConnectionError::TransportError(error) if error.reason.contains("not valid for name") => {
+            "another node answers there: was its machine wiped and joined anew, or has its address gone to another one? \
+             One that is gone for good is taken out by `shoal node remove`"
+                .into()
+        }
+        quinn::ConnectionError::TransportError(error) if error.reason.contains("invalid peer certificate") => {
+            "what answers there belongs to another cluster, or to none yet".into()
+        }
+        quinn::ConnectionError::ConnectionClosed(closed) if u64::from(closed.error_code) == CONNECTION_REFUSED => {
+            "it takes no connections: it starts or stops".into()
+        }
         other => other.to_string(),
     }
 }

@@ -147,6 +147,7 @@ async fn a_node_that_is_another_than_expected_is_not_spoken_to() {
     let (one, two) = (cluster.node(1), cluster.node(2));
     let error = one.endpoint.call(NodeId::from_random(3), &two.at(), ECHO, Bytes::from("secret"), PATIENCE).await.unwrap_err();
     assert!(error.nothing_sent(), "{error}");
+    assert!(error.to_string().contains("another node answers there"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,11 +88,11 @@ impl Calls {
                     Err(*node)
                 }
                 Some(Err(error)) => {
-                    tracing::info!(%node, %error, "what the tasks of a node ran is leased again");
+                    tracing::debug!(%node, %error, "what the tasks of a node ran is leased again");
                     Err(*node)
                 }
                 None => {
-                    tracing::info!(%node, "what the tasks of a node ran is leased again: it does not answer");
+                    tracing::debug!(%node, "what the tasks of a node ran is leased again: it does not answer");
                     Err(*node)
                 }
             }

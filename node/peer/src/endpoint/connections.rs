@@ -1,5 +1,6 @@
 //! Connections: made to a peer, taken from one, and what comes by them handed to who serves it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +17,15 @@ use crate::{clients, detour, hello, seeds, tls};
 
 /// How long dialling a peer may take, hello included.
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// Of how many machines that are no members is known what was last said of them.
+const STRANGERS_MAX: u128 = 251;
 
 pub(super) async fn dial(endpoint: Endpoint, node: NodeId, address: String) -> Result<Link> {
     let reached = dial_once(endpoint.clone(), node, address).await;
     match &reached {
-        Err(error) if endpoint.inner.unreached.due(node, &error.to_string()) => tracing::warn!(%node, %error, "a peer is not reached"),
+        Err(error) if !endpoint.inner.tasks.is_closed() && endpoint.inner.unreached.due(node, &error.to_string()) => {
+            tracing::warn!(%node, %error, "a peer is not reached");
+        }
         Ok(_) => {
             let (was_unreached, was_around) = (endpoint.inner.unreached.over(node), endpoint.inner.around.over(node));
             if was_unreached || was_around {
@@ -62,6 +67,15 @@ pub(super) async fn accept(endpoint: Endpoint) {
     }
 }
 
+/// Stands for a machine that is no member where complaints are kept: one of a few, so that many strangers take no more room.
+fn stranger(address: IpAddr) -> NodeId {
+    let address = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    NodeId::from_random(u128::from(address) % STRANGERS_MAX)
+}
+
 async fn greet(endpoint: Endpoint, incoming: quinn::Incoming) {
     let address = incoming.remote_address();
     let connection = match incoming.await {
@@ -77,7 +91,7 @@ async fn greet(endpoint: Endpoint, incoming: quinn::Incoming) {
         Some(tls::SEEDING) => {
             let door = endpoint.inner.door.read().clone();
             let known = seeds::answer(&connection, door.as_ref()).await;
-            if matches!(known, Ok(false)) && endpoint.inner.refused.due(NodeId::from_random(0), &address.ip().to_string()) {
+            if matches!(known, Ok(false)) && endpoint.inner.refused.due(stranger(address.ip()), &address.ip().to_string()) {
                 tracing::warn!(%address, "somebody asked as a seed of this cluster, with another secret");
             }
             return;
