@@ -152,6 +152,23 @@ pub(crate) fn keep_nodes_out(data: &Path) -> anyhow::Result<Option<Folder>> {
     }
 }
 
+/// Returns the process that has a folder, without taking it for a moment: a node that starts just then would not get it.
+pub(crate) fn holder(data: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+    let inode = std::fs::metadata(data.join("run/lock")).ok()?.ino();
+    held_in(&std::fs::read_to_string("/proc/locks").ok()?, inode)
+}
+
+/// Finds who holds a file in the text of /proc/locks: `1: FLOCK  ADVISORY  WRITE PID MAJOR:MINOR:INODE 0 EOF`.
+fn held_in(locks: &str, inode: u64) -> Option<u32> {
+    let holder = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let held = words.get(1) == Some(&"FLOCK") && words.get(5)?.rsplit(':').next()?.parse() == Ok(inode);
+        held.then(|| words[4].parse().ok()).flatten()
+    };
+    locks.lines().find_map(holder)
+}
+
 /// Who does not want to start a node is told nothing of starting one.
 fn not_stopped(error: anyhow::Error) -> anyhow::Error {
     match error.downcast::<Error>() {
@@ -207,6 +224,18 @@ mod tests {
         assert!(said.contains(&format!("(process {})", std::process::id())) && said.contains("--data"), "{said}");
         drop(first);
         Folder::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn who_has_a_folder_is_known_without_taking_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(holder(dir.path()), None);
+        let node = Folder::take(dir.path()).unwrap();
+        assert_eq!(holder(dir.path()), Some(std::process::id()));
+        drop(node);
+        assert_eq!(holder(dir.path()), None);
+        let locks = "1: POSIX  ADVISORY  WRITE 7 fe:00:12 0 EOF\n2: FLOCK  ADVISORY  WRITE 8 fe:00:112 0 EOF\n2: -> FLOCK  ADVISORY  WRITE 9 fe:00:12 0 EOF\n3: FLOCK  ADVISORY  WRITE 10 fe:00:12 0 EOF\n";
+        assert_eq!(held_in(locks, 12), Some(10));
     }
 
     #[test]

@@ -143,6 +143,11 @@ async fn look(seeds: &Seeds, secret: &Secret) -> BTreeMap<String, Result<Seen, S
 
 async fn look_until_done(config: &Config, seeds: &Seeds, secret: &Secret, me: (NodeId, u128)) -> anyhow::Result<()> {
     let mut said: Option<(String, Instant)> = None;
+    tracing::info!(
+        seeds = seeds.list.join(","),
+        expect = seeds.expect,
+        "this node asks the seeds whether there is a cluster, or they found one"
+    );
     loop {
         let promise = Promise::read(&config.data)?;
         let why = match next(seeds, me, promise, &look(seeds, secret).await) {

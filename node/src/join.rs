@@ -17,6 +17,7 @@ use shoal_state::{Command, NodeId, State, TokenId, VERSION_KNOWN};
 use crate::api::{self, Api, Error};
 use crate::audit::{Event, What};
 use crate::authority;
+use crate::config::Config;
 use crate::doors;
 use crate::formation;
 use crate::keys::{Applicant, Welcome};
@@ -70,7 +71,7 @@ async fn answer(mut stream: Stream, api: Api) {
         Err(error) => {
             let why = tonic::Status::from(error).message().to_owned();
             tracing::warn!(from, why, "a node was not let into the cluster");
-            note(&api, What::Refused, &from, format!("cannot let a node join: {why}"));
+            note(&api, What::Refused, &from, refusal(&why));
             stream.fail(&why).await
         }
     };
@@ -143,10 +144,15 @@ pub(crate) async fn admit_seed(api: &Api, asked: Application, from: &str) -> Res
         Err(error) => {
             let why = tonic::Status::from(error).message().to_owned();
             tracing::warn!(from, why, "a node was not let into the cluster");
-            note(api, What::Refused, from, format!("cannot let a node join: {why}"));
+            note(api, What::Refused, from, refusal(&why));
             Err(why)
         }
     }
+}
+
+/// Says in the audit log why a node was not let in.
+fn refusal(why: &str) -> String {
+    format!("cannot let a node join: {}", why.trim_start_matches("cannot join: "))
 }
 
 /// Returns the CA, or says who has it.
@@ -226,6 +232,20 @@ pub(crate) async fn join(data: &Path, address: &str, token: &str, host: Option<S
     Ok(())
 }
 
+/// Warns an operator whose node is of another cluster than the one that it is told to join: it stays where it is.
+pub(crate) fn warn_of_another(config: &Config, own: Fingerprint) {
+    // The token may be gone by now: it is of no use any more.
+    if config.token().is_ok_and(|token| is_of_another(&token, own)) {
+        let (join, data) = (&config.join, config.data.display());
+        tracing::warn!(join, %data, "this node belongs to another cluster than the token, and stays there: to join, start with another --data, or an empty one");
+    }
+}
+
+/// Says whether a token is of another cluster than the one with this CA.
+fn is_of_another(token: &str, own: Fingerprint) -> bool {
+    token.parse::<JoinToken>().is_ok_and(|token| token.fingerprint != own)
+}
+
 #[cfg(test)]
 mod tests {
     use shoal_state::written::hold;
@@ -236,5 +256,14 @@ mod tests {
     fn nodes_of_version_6_can_ask_to_join_and_understand_the_answer() {
         hold::<Application>("an application", include_str!("../tests/written/6/join-asked.txt"), 0);
         hold::<Welcome>("a welcome", include_str!("../tests/written/6/join-welcome.txt"), 0);
+    }
+
+    #[test]
+    fn a_token_of_another_cluster_is_known_and_one_that_cannot_be_read_is_left_alone() {
+        let [one, other] = ["BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc", "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg"]
+            .map(|ca| format!("shoal-join-{ca}.ak-1.as-2"));
+        let own = one.parse::<JoinToken>().unwrap().fingerprint;
+        assert!(!is_of_another(&one, own) && is_of_another(&other, own));
+        assert!(!is_of_another("", own) && !is_of_another("ak-1:as-2", own));
     }
 }

@@ -129,6 +129,9 @@ async fn serve(config: Arc<Config>, listeners: Listeners, up: &AtomicBool) -> an
         formation::form(&config, seeds, secret).await?;
     }
     let mut keys = Keys::open(&config.data, api::now_seconds())?;
+    if !config.join.is_empty() {
+        join::warn_of_another(&config, keys.identity.fingerprint());
+    }
     let gate = Arc::new(Gate::new(&mut keys, AuthorityFile::open(&config.data)?));
     let room = Room::open(&config.data);
     let kv = Kv::open(&config.data.join("kv")).context("cannot open the node's small values")?;

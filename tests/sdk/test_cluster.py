@@ -81,9 +81,11 @@ def test_each_node_shows_both(pair):
 
 
 def test_labels_and_drains_are_seen_everywhere(pair):
-    """Labels are set and taken away one by one; draining is seen through the other node."""
+    """Labels are set and taken away one by one, by keys that can be told apart; draining is seen through the other node."""
     pair.home.shoal("node", "label", "other", "zone=a", "rack=7")
     pair.other.shoal("node", "label", "other", "rack=")
+    odd = pair.other.shoal("node", "label", "other", "a b=c", check=False)
+    assert odd.returncode == 1 and '"a b" cannot be the key of a label' in odd.stderr, odd
     assert pair.home.json("node", "show", "other")["labels"] == {"zone": "a"}
     with drained(pair.other, "other"):
         assert pair.home.json("node", "show", "other")["state"] == "drains"

@@ -1,6 +1,7 @@
 """Who belongs to a cluster, who votes in it, and what is left when machines are lost. No containers run here."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -219,6 +220,9 @@ def test_equal_machines_become_one_cluster_in_any_order(make, tmp_path):
     for node in (first, late):
         wait_for("the secrets to be compared", lambda node=node: "was given another secret" in node.log_tail(), 60)
     assert not any((node.data / "keys/cluster.json").exists() for node in nodes), "no cluster is founded without all of them"
+    assert "this node asks the seeds" in others[0].log.read_text()
+    starting = others[0].shoal("status", check=False)
+    assert f"(process {others[0].child()}) does not answer yet: it starts or stops" in starting.stderr, starting
     late.lose()
     late.begin(*same(b, a, c), "--token", secret)
     for node in nodes:
@@ -234,3 +238,7 @@ def test_equal_machines_become_one_cluster_in_any_order(make, tmp_path):
     assert json.loads((first.data / "keys/cluster.json").read_text()) == before
     name = first.data.name
     assert sum(line["name"] == name for line in first.json("node", "list")) == 2, "it has another id than before"
+    # Both are told apart, and why the one is not reached is said in words.
+    assert "2 nodes are called" in refused(first, "node", "show", name)
+    told = re.compile(rf"{name} \(no-\w+\) \(not reached: .*another node answers there")
+    wait_for("the old one to be told apart", lambda: told.search(others[0].shoal("status").stdout), 60)

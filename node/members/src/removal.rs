@@ -13,6 +13,13 @@ pub fn name(state: &State, node: NodeId) -> String {
     state.nodes.get(&node).map_or_else(|| node.to_string(), |known| known.name.clone())
 }
 
+/// Returns what people call a node, with its id where they call another one the same, as when its machine was wiped and joined anew.
+pub fn name_alone(state: &State, node: NodeId) -> String {
+    let name = name(state, node);
+    let others = state.nodes.iter().any(|(id, other)| *id != node && other.name == name);
+    if others { format!("{name} ({node})") } else { name }
+}
+
 /// Says what the removal of a node costs, or why it cannot be. What the rules forbid is not looked at. `lets_in`: those that answered,
 /// and whether each has the key of the cluster's CA.
 pub fn judge(state: &State, raft: &Status, lets_in: &BTreeMap<NodeId, bool>, id: NodeId) -> Result<String, String> {
@@ -57,8 +64,8 @@ fn cost(state: &State, voters: usize, id: NodeId) -> String {
 #[cfg(test)]
 mod tests {
     use shoal_raft::Peer;
-    use shoal_state::Timestamp;
-    use shoal_state::model::Member;
+    use shoal_state::model::{Member, Node, Resources};
+    use shoal_state::{BootId, Timestamp};
 
     use super::*;
 
@@ -75,6 +82,25 @@ mod tests {
         let raft = Status { leader: None, ..Status::of_leader(id(1), voters, vec![]) };
         let lets_in = there.iter().map(|number| (id(*number), keys.contains(number))).collect();
         judge(&state, &raft, &lets_in, id(1))
+    }
+
+    #[test]
+    fn nodes_of_one_name_are_told_apart() {
+        let mut state = State::default();
+        for (number, name) in [(1, "a"), (2, "b"), (3, "b")] {
+            let node = Node {
+                name: name.to_owned(),
+                boot: BootId::from_random(1),
+                capacity: Resources::default(),
+                labels: Default::default(),
+                address: String::new(),
+                draining: false,
+                started: Timestamp(0),
+            };
+            state.nodes.insert(id(number), node);
+        }
+        assert_eq!(name_alone(&state, id(1)), "a");
+        assert_eq!(name_alone(&state, id(2)), format!("b ({})", id(2)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use shoal_members::removal::name;
+use shoal_members::removal::{name, name_alone};
 use shoal_raft::Status;
 use shoal_state::{NodeId, State};
 
@@ -68,8 +68,8 @@ pub(super) fn consensus(
     let votes = |node: &NodeId| raft.voters.iter().any(|peer| peer.node == *node);
     let learners = all.into_iter().filter(|node| !votes(node)).map(stands).collect();
     let mut trouble: Vec<String> = undecided.into_iter().collect();
-    for silent in voters.iter().filter(|voter| !voter.answers) {
-        trouble.push(format!("{} votes and does not answer", silent.name));
+    for (peer, _) in raft.voters.iter().zip(&voters).filter(|(_, voter)| !voter.answers) {
+        trouble.push(format!("{} votes and does not answer", name_alone(state, peer.node)));
     }
     if voters.len() == 2 {
         trouble.push("two nodes vote: the loss of either stops the cluster; a third one would make up for it".to_owned());

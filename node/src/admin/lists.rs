@@ -156,6 +156,10 @@ pub(super) async fn node_do(Shared(api): Shared<Api>, UrlPath(which): UrlPath<St
             let mut labels = state.nodes.get(&id).map(|node| node.labels.clone()).unwrap_or_default();
             for (key, value) in changes {
                 check_label("key of a label", &key)?;
+                // One that an older release took can still be taken away.
+                if !value.is_empty() {
+                    check_key(&key)?;
+                }
                 check_label("value of a label", &value)?;
                 match value.is_empty() {
                     true => drop(labels.remove(&key)),
@@ -177,6 +181,14 @@ pub(super) async fn node_do(Shared(api): Shared<Api>, UrlPath(which): UrlPath<St
     let why = format!("node {} ({id}) {what}", name(&state, id));
     note(&api, &why);
     Ok(Json(why))
+}
+
+/// Refuses a key that could not be told apart where labels are listed, as `KEY=VALUE KEY=VALUE`.
+fn check_key(key: &str) -> Result<(), api::Error> {
+    if key.chars().all(|char| char.is_alphanumeric() || "._-/".contains(char)) && !key.is_empty() {
+        return Ok(());
+    }
+    Err(api::Error::Invalid(format!("{key:?} cannot be the key of a label: letters, digits and . _ - / are what it may have")))
 }
 
 fn said<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {

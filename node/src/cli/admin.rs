@@ -17,6 +17,7 @@ use shoal_runtime::ShortPath;
 
 use crate::admin::{Refusal, UNDECIDED};
 use crate::config::admin_socket;
+use crate::folder;
 
 /// How long a node may take to answer, and be silent in the middle of an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -99,8 +100,12 @@ async fn in_time<T>(what: &str, asked: impl Future<Output = anyhow::Result<T>>) 
 async fn send(common: &Common, method: &str, path: &str, body: &impl Serialize) -> anyhow::Result<Response<Incoming>> {
     let socket = admin_socket(&common.data);
     let connected = async { UnixStream::connect(ShortPath::to(&socket)?.path()).await };
-    let stream = connected.await.with_context(|| {
-        format!("cannot reach a node at {}: is it running (`shoal start`), are you root, is --data right?", socket.display())
+    let stream = connected.await.with_context(|| match folder::holder(&common.data) {
+        Some(pid) => format!(
+            "the node of {} (process {pid}) does not answer yet: it starts or stops, and what it says on stderr tells whether it waits for something, as for the other seeds",
+            common.data.display()
+        ),
+        None => format!("cannot reach a node at {}: is it running (`shoal start`), are you root, is --data right?", socket.display()),
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("cannot speak to the node")?;
     tokio::spawn(connection);

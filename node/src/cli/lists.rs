@@ -110,9 +110,11 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
         (Some(leader), Some(name)) => println!("  consensus  leader {name} ({leader}), term {term}, entry {entry}"),
         _ => println!("  consensus  no leader, term {term}, entry {entry}"),
     }
-    println!("  voters     {}", members(&report.consensus.voters));
-    if !report.consensus.learners.is_empty() {
-        println!("  followers  {}", members(&report.consensus.learners));
+    let (voters, learners) = (&report.consensus.voters, &report.consensus.learners);
+    let all: Vec<&MemberStands> = voters.iter().chain(learners).collect();
+    println!("  voters     {}", members(voters, &all));
+    if !learners.is_empty() {
+        println!("  followers  {}", members(learners, &all));
     }
     report.consensus.trouble.iter().for_each(|trouble| println!("  note       {trouble}"));
     println!("  cluster    {} node(s), {} of {} shards of calls at home here", report.nodes, report.shards_here, report.shards);
@@ -138,14 +140,19 @@ pub(super) fn status(common: &Common) -> anyhow::Result<i32> {
     Ok(0)
 }
 
-fn members(members: &[MemberStands]) -> String {
+/// Shows some of all members; those of one name with their ids, as when a machine was wiped and joined anew.
+fn members(members: &[MemberStands], all: &[&MemberStands]) -> String {
+    let called = |member: &MemberStands| match all.iter().filter(|other| other.name == member.name).count() {
+        0 | 1 => member.name.clone(),
+        _ => format!("{} ({})", member.name, member.node_id),
+    };
     let tell = |member: &MemberStands| match (member.behind, &member.why) {
-        (Some(0), _) => member.name.clone(),
+        (Some(0), _) => called(member),
         (Some(behind), _) => match &member.told_by {
-            Some(voter) => format!("{} ({behind} entries behind, told by {voter})", member.name),
-            None => format!("{} ({behind} entries behind)", member.name),
+            Some(voter) => format!("{} ({behind} entries behind, told by {voter})", called(member)),
+            None => format!("{} ({behind} entries behind)", called(member)),
         },
-        (None, why) => format!("{} (not reached: {})", member.name, why.as_deref().unwrap_or("it was not asked")),
+        (None, why) => format!("{} (not reached: {})", called(member), why.as_deref().unwrap_or("it was not asked")),
     };
     members.iter().map(tell).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,6 @@
 //! `shoal node`: the machines of the cluster.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 
 use super::Common;
@@ -113,8 +113,7 @@ impl OneNode {
 
     fn show(self) -> anyhow::Result<i32> {
         let nodes: Vec<NodeLine> = ask(&self.common, "GET", "/nodes", &())?;
-        let found = nodes.into_iter().find(|node| node.node_id == self.node || node.name == self.node);
-        let node = found.with_context(|| format!("no node has the id or name {:?}; `shoal node list` shows them", self.node))?;
+        let node = chosen(nodes, &self.node)?;
         if self.common.json {
             print_json(&node)?;
             return Ok(0);
@@ -134,5 +133,36 @@ impl OneNode {
         println!("  GPUs       {}\n  tasks      {}", node.gpus, node.tasks);
         println!("  release    {}, started {}", node.release, ago(node.started_ms));
         Ok(0)
+    }
+}
+
+/// Returns the node with this id, or the only one with this name.
+fn chosen(mut nodes: Vec<NodeLine>, wanted: &str) -> anyhow::Result<NodeLine> {
+    nodes.retain(|node| node.node_id == wanted || node.name == wanted);
+    if nodes.len() > 1 {
+        bail!("{} nodes are called {wanted:?}: name one by its id, from `shoal node list`", nodes.len());
+    }
+    nodes.pop().with_context(|| format!("no node has the id or name {wanted:?}; `shoal node list` shows them"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_nodes_with_one_name_none_is_shown_for_the_other() {
+        let node = |id: &str, name: &str| -> NodeLine {
+            let line = serde_json::json!({
+                "node_id": id, "name": name, "address": "", "state": "", "role": "", "connected": true, "peers": "", "labels": {},
+                "release": "", "tasks": 0, "cpu_milli": 0, "cpu_milli_free": 0, "memory_bytes": 0, "memory_bytes_free": 0, "gpus": 0,
+                "started_ms": 0,
+            });
+            serde_json::from_value(line).unwrap()
+        };
+        let shown = |wanted: &str| chosen(vec![node("no-1", "a"), node("no-2", "b"), node("no-3", "b")], wanted).map(|node| node.node_id);
+        assert_eq!(shown("a").unwrap(), "no-1");
+        assert_eq!(shown("no-3").unwrap(), "no-3");
+        assert!(shown("b").unwrap_err().to_string().contains("2 nodes are called \"b\""));
+        assert!(shown("c").unwrap_err().to_string().contains("no node has the id or name"));
     }
 }
