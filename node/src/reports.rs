@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use shoal_calls::Calls;
 use shoal_calls::calls::Load;
 use shoal_calls::shards::Mark;
+use shoal_calls::shards::hearing::Hearing;
 use shoal_calls::shards::members::DROPPED_AFTER;
-use shoal_calls::shards::presence::{Awake, DOUBTFUL_AFTER};
+use shoal_calls::shards::presence::Awake;
 use shoal_peer::{Acknowledged, Endpoint, Service, Stream};
 use shoal_raft::Raft;
 use shoal_state::{AppId, FunctionId, NodeId, ShardId, State, Timestamp};
@@ -80,7 +81,6 @@ struct Heard {
     load: Arc<Load>,
     held: BTreeMap<FunctionId, Timestamp>,
     suspect: BTreeMap<ShardId, Mark>,
-    hears: Vec<NodeId>,
     /// None if the node is of a release that does not tell.
     besides: Option<Besides>,
 }
@@ -93,17 +93,15 @@ struct Inner {
     crashes: CrashLoops,
     lifecycle: Lifecycle,
     others: Mutex<HashMap<NodeId, Heard>>,
-    /// When another node said for the last time that it hears this one, by the clock of [`Inner::clock`].
-    heard_by_others: Mutex<Duration>,
-    /// How many packets were acknowledged on the connections to others, and since when not more, by that clock.
-    acknowledged: Mutex<HashMap<NodeId, (Acknowledged, Duration)>>,
+    /// Whom this node hears, by the clock of [`Inner::clock`].
+    hearing: Mutex<Hearing<Acknowledged>>,
     /// For how long this node has been awake.
     awake: Mutex<Awake>,
     /// The shards of this node that may miss records.
     suspect: Mutex<BTreeMap<ShardId, Mark>>,
     changed: watch::Sender<()>,
-    /// The members whose process has ended, as far as this node can tell.
-    ended: watch::Sender<BTreeSet<NodeId>>,
+    /// Changes with the members whose process has ended, as far as this node can tell.
+    ended: watch::Sender<()>,
 }
 
 /// What the members tell. Cheap to clone.
@@ -130,13 +128,11 @@ impl Reports {
             crashes: crashes.clone(),
             lifecycle: lifecycle.clone(),
             others: Mutex::default(),
-            // Others may say so a little later than they are heard.
-            heard_by_others: Mutex::new(DROPPED_AFTER),
-            acknowledged: Mutex::default(),
+            hearing: Mutex::new(Hearing::new(raft.node())),
             awake: Mutex::new(Awake::new(EVERY, std::time::Instant::now())),
             suspect: Mutex::default(),
             changed: watch::channel(()).0,
-            ended: watch::Sender::default(),
+            ended: watch::channel(()).0,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -222,11 +218,8 @@ impl Reports {
         let now = now();
         let load = Report::turn((**self.inner.calls.load().borrow()).clone(), now);
         let held = self.inner.crashes.held(now).into_iter().map(|(function, until)| (function, until.0.saturating_sub(now.0)));
-        let known: Vec<NodeId> = self.inner.others.lock().keys().copied().collect();
-        let ended = self.inner.ended.borrow();
-        let is_heard = |node: &&NodeId| self.silent(**node) < DROPPED_AFTER / 2 && !ended.contains(node);
-        let hears = known.iter().filter(is_heard).copied();
-        Report { load, held: held.collect(), suspect: self.inner.suspect.lock().clone(), hears: hears.collect() }
+        let hears = self.inner.hearing.lock().hears(self.inner.clock());
+        Report { load, held: held.collect(), suspect: self.inner.suspect.lock().clone(), hears }
     }
 
     fn besides(&self) -> Besides {
@@ -244,10 +237,8 @@ impl Reports {
         let (now, clock) = (now(), self.inner.clock());
         let held = report.held.into_iter().map(|(function, ms)| (function, Timestamp(now.0 + ms))).collect();
         let load = Arc::new(Report::turn(report.load, now));
-        if report.hears.contains(&self.inner.me) {
-            *self.inner.heard_by_others.lock() = clock;
-        }
-        let heard = Heard { at: clock, load, held, suspect: report.suspect, hears: report.hears, besides };
+        self.inner.hearing.lock().hear(node, report.hears, clock);
+        let heard = Heard { at: clock, load, held, suspect: report.suspect, besides };
         self.inner.others.lock().insert(node, heard);
         self.inner.changed.send_replace(());
     }
@@ -292,9 +283,7 @@ async fn tell(reports: &Reports, endpoint: &Endpoint, node: NodeId, address: &st
                 load.borrow_and_update();
                 ended.borrow_and_update();
                 match tokio::time::timeout(SEND_WAIT, stream.send(told)).await {
-                    // A way around leads through a node of which others may know better that it is none.
-                    Ok(Ok(()))
-                        if !endpoint.is_outdated(&stream) && stream.through().is_none_or(|by| reports.silent(by) < DOUBTFUL_AFTER) => {}
+                    Ok(Ok(())) if !endpoint.is_outdated(&stream) && reports.is_good_way(stream.through()) => {}
                     _ => break,
                 }
                 let leads = reports.inner.raft.leader().is_some_and(|leader| leader.node == node);

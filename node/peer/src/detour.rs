@@ -3,21 +3,24 @@
 //! Where a peer is not reached directly, a stream to it goes through another peer: that one opens a stream of its own to it, says from
 //! whom it comes, and passes bytes on in both directions. So everything that nodes say to each other works as long as they are
 //! connected somehow, and none of it has to know how. The node in between is believed: all members hold the cluster's state alike.
+//!
+//! Through whom it goes, and when a stream leaves that way, is decided in [`rules`].
 
-use std::collections::HashMap;
+pub mod rules;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use quinn::{RecvStream, SendStream, VarInt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use shoal_state::NodeId;
 
+use self::rules::OPEN_WAIT;
 use crate::admission::{Admission, Member, common};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -28,12 +31,6 @@ pub(crate) const ASKED: u8 = 250;
 /// The number of the streams that come from somebody else than who has opened them.
 pub(crate) const ARRIVED: u8 = 251;
 
-/// How long it may take until a stream through another peer is open.
-const OPEN_WAIT: Duration = Duration::from_secs(1);
-/// How long a peer to which there was no way around is left alone.
-const REST: Duration = Duration::from_secs(1);
-/// Through how many peers a way is looked for.
-const TRIES: usize = 3;
 /// What ends a stream whose other half has ended.
 const CUT: VarInt = VarInt::from_u32(5);
 
@@ -53,24 +50,6 @@ struct Origin {
     service: u8,
 }
 
-/// Peers to which no way around was found lately.
-#[derive(Debug, Default)]
-pub(crate) struct DeadEnds(Mutex<HashMap<NodeId, Instant>>);
-
-impl DeadEnds {
-    fn is_one(&self, node: NodeId) -> bool {
-        self.0.lock().get(&node).is_some_and(|at| at.elapsed() < REST)
-    }
-
-    fn note(&self, node: NodeId, dead_end: bool) {
-        let mut all = self.0.lock();
-        match dead_end {
-            true => drop(all.insert(node, Instant::now())),
-            false => drop(all.remove(&node)),
-        }
-    }
-}
-
 fn encode(what: &impl Serialize) -> Bytes {
     postcard::to_stdvec(what).expect("it can be written").into()
 }
@@ -83,25 +62,23 @@ fn decode<T: DeserializeOwned>(peer: NodeId, frame: Option<Bytes>) -> Result<T> 
 
 /// Opens a stream to a peer through others; none where no way was found.
 pub(crate) async fn open(endpoint: &Endpoint, node: NodeId, address: &str, service: u8) -> Option<Stream> {
-    if endpoint.dead_ends().is_one(node) {
+    if endpoint.dead_ends().lock().is_one(node, Instant::now()) {
         return None;
     }
-    let mut between = endpoint.connected();
-    between.retain(|(peer, ..)| *peer != node);
-    between.sort_by_key(|(_, _, there_and_back)| *there_and_back);
-    for (through, ..) in between.into_iter().take(TRIES) {
+    let connected = endpoint.connected().into_iter().map(|(peer, _, there_and_back)| (peer, there_and_back));
+    for through in rules::between(node, connected) {
         let goal = Goal { node, address: address.to_owned(), service };
         match tokio::time::timeout(OPEN_WAIT, ask(endpoint, through, &goal)).await {
             Ok(Ok(stream)) => {
                 endpoint.note_detour(node, through);
-                endpoint.dead_ends().note(node, false);
+                endpoint.dead_ends().lock().note(node, false, Instant::now());
                 return Some(stream);
             }
             Ok(Err(error)) => tracing::debug!(%node, %through, %error, "no way around"),
             Err(_) => tracing::debug!(%node, %through, "no way around in time"),
         }
     }
-    endpoint.dead_ends().note(node, true);
+    endpoint.dead_ends().lock().note(node, true, Instant::now());
     None
 }
 

@@ -17,13 +17,14 @@ use tokio::sync::watch;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::connections::{accept, dial};
+pub use self::wire::IDLE_MAX;
 use self::wire::{PACKET_BYTES_MAX, socket};
 pub(crate) use self::wire::{outbound, transport};
 use crate::admission::{Admission, Member};
 use crate::clients::{ServeClient, Tunnel};
 use crate::closed::Closed;
 use crate::complaints::Complaints;
-use crate::detour::{self, DeadEnds};
+use crate::detour::{self, rules::DeadEnds};
 use crate::error::{Error, Result, bind};
 use crate::identity::Identity;
 use crate::links::{Acknowledged, Links};
@@ -34,7 +35,7 @@ use crate::tls;
 /// How long [`Endpoint::close`] waits for peers to hear of it.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// How often is looked whether a peer is reached directly again.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What an endpoint is opened with.
 #[derive(Debug)]
@@ -94,7 +95,7 @@ struct Inner {
     unreached: Complaints,
     /// Peers that are reached through others only.
     around: Complaints,
-    dead_ends: DeadEnds,
+    dead_ends: Mutex<DeadEnds>,
     closed: Arc<Closed>,
     listening: Mutex<Option<AbortOnDropHandle<()>>>,
     /// Everything that serves a peer.
@@ -144,7 +145,7 @@ impl Endpoint {
             refused: Complaints::default(),
             unreached: Complaints::default(),
             around: Complaints::default(),
-            dead_ends: DeadEnds::default(),
+            dead_ends: Mutex::default(),
             closed,
             listening: Mutex::new(listening.ok()),
             tasks: TaskTracker::new(),
@@ -265,10 +266,10 @@ impl Endpoint {
 
     /// Says whether a way to a peer goes through another one, though there is a direct one.
     fn is_detour(&self, node: NodeId, through: Option<NodeId>) -> bool {
-        through.is_some() && self.inner.links.is_up(node)
+        detour::rules::is_outdated(through, self.inner.links.is_up(node))
     }
 
-    pub(crate) fn dead_ends(&self) -> &DeadEnds {
+    pub(crate) fn dead_ends(&self) -> &Mutex<DeadEnds> {
         &self.inner.dead_ends
     }
 

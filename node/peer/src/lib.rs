@@ -41,6 +41,7 @@ mod tls;
 pub use admission::{Admission, Member};
 pub use authority::Authority;
 pub use clients::{Entry, Pass, Tunnel, turn_away, was_turned_away};
+pub use detour::rules as detours;
 pub use endpoint::{Endpoint, Options, Service};
 pub use error::{Error, Result};
 pub use identity::{Identity, Request};

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 pub(crate) const REST: Duration = Duration::from_millis(200);
 
 /// How long a dial is waited for to a peer that was not reached before, where there are others through which it may be.
-const AGAIN_WAIT: Duration = Duration::from_millis(50);
+pub const AGAIN_WAIT: Duration = Duration::from_millis(50);
 
 /// A connection, and who is at its other end.
 #[derive(Debug, Clone)]

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`replica`] | the rules for one shard at one node; pure |
 //! | [`members`], [`presence`] | who should hold a shard, and who could; pure |
+//! | [`hearing`] | whom a node hears, and who counts as lost; pure |
 //! | [`told`] | what a node's calls are told when shards change; pure |
 //! | [`record`] | what a record looks like in the node's log |
 //! | [`index`] | where the live records stand, and which part of the log can be given back; pure |
@@ -26,6 +27,7 @@
 //! After a restart of the process every written record is there. After a restart of the *machine*, unsynced ones may be
 //! missing: a replica that has partners then takes no part until the partners have brought it up to date again.
 
+pub mod hearing;
 pub mod index;
 pub mod members;
 pub mod presence;

@@ -7,9 +7,6 @@ use shoal_state::{NodeId, State};
 
 use super::members::{DROPPED_AFTER, Facts, REPLACED_AFTER};
 
-/// After so long without a word of a member its containers are replaced ahead where there is room, should it be lost.
-pub const DOUBTFUL_AFTER: Duration = Duration::from_millis(1500);
-
 /// Since when nodes can hold shards, and since when they cannot.
 #[derive(Debug, Default)]
 pub struct Presence {
@@ -99,12 +96,6 @@ pub fn heard(state: &State, silent: impl Fn(NodeId) -> Duration, is_lost: impl F
     heard.collect()
 }
 
-/// Says whether a node has heard none of the other members for [`DOUBTFUL_AFTER`], where there are some.
-pub fn hears_nobody(me: NodeId, state: &State, silent: impl Fn(NodeId) -> Duration) -> bool {
-    let mut others = state.members.keys().copied().filter(|node| *node != me).peekable();
-    others.peek().is_some() && others.all(|node| silent(node) >= DOUBTFUL_AFTER)
-}
-
 /// Says whether a node counts as lost: it is gone for this node, and for all that are not gone themselves and said that they hear it.
 pub fn is_lost(node: NodeId, is_gone: impl Fn(NodeId) -> bool, hearing: impl IntoIterator<Item = NodeId>) -> bool {
     is_gone(node) && hearing.into_iter().all(is_gone)
@@ -118,17 +109,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_that_counts_as_lost_is_silent_for_all_and_one_alone_misses_nobody() {
+    fn a_node_that_counts_as_lost_is_silent_for_all() {
         let [me, other, out] = [1, 2, 3].map(NodeId::from_random);
         let mut state = State::default();
         let member = Member { address: String::new(), version: 1, release: String::new(), joined: Timestamp(0) };
         let node = |name: &str| Node::new(name.to_owned(), BootId::from_random(1), Resources::default(), Timestamp(0));
         state.nodes.extend([(me, node("me")), (other, Node { draining: true, ..node("other") }), (out, node("out"))]);
         state.members.insert(me, member.clone());
-        assert!(!hears_nobody(me, &state, |_| DROPPED_AFTER), "there is nobody to hear");
         state.members.insert(other, member);
-        let silent = |node| if node == me { Duration::ZERO } else { DOUBTFUL_AFTER };
-        assert!(hears_nobody(me, &state, silent) && !hears_nobody(me, &state, |_| DOUBTFUL_AFTER / 2));
+        let silent = |node| if node == me { Duration::ZERO } else { DROPPED_AFTER / 2 };
         let lost = heard(&state, silent, |node| node == other);
         assert_eq!(lost, [(me, (Duration::ZERO, false)), (other, (DROPPED_AFTER, true))].into(), "one that is out is none of them");
     }

@@ -9,7 +9,7 @@ use crate::error::{Result, bind};
 
 /// After how long without a packet a connection is given up: then what is said to the peer goes through another. On wires on which packets
 /// take long it is longer by itself.
-const IDLE_MAX: Duration = Duration::from_secs(3);
+pub const IDLE_MAX: Duration = Duration::from_secs(3);
 /// How often a quiet connection is kept alive.
 const KEEP_ALIVE: Duration = Duration::from_millis(700);
 /// How many streams a peer may have open to this node at once. It waits with further ones.
