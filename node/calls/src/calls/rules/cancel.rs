@@ -27,8 +27,9 @@ impl Rules {
         let (mut cancelled, mut needs) = (Cancelled::default(), Vec::new());
         for pool in pools {
             for call in self.of_pool.get(pool).cloned().unwrap_or_default() {
-                if self.call(call)?.1.unfinished() > 0 {
-                    self.cancel_whole(now, call, &mut cancelled, &mut needs);
+                match self.call(call)?.1.unfinished() {
+                    0 => needs.extend(self.last_of(call)),
+                    _ => drop(self.cancel_whole(now, call, &mut cancelled, &mut needs)),
                 }
             }
         }
@@ -40,17 +41,28 @@ impl Rules {
         let mut calls: BTreeMap<CallId, Vec<InputId>> = BTreeMap::new();
         for input in inputs {
             let (_, known, _) = self.input(*input)?.ok_or(Refused::NoInput { input: *input })?;
+            let unfinished = calls.entry(known.call).or_default();
             if known.output.is_none() {
-                calls.entry(known.call).or_default().push(*input);
+                unfinished.push(*input);
             }
         }
         let (mut cancelled, mut needs) = (Cancelled::default(), Vec::new());
         for (call, inputs) in calls {
-            self.cancel(now, call, inputs.clone(), inputs, &mut cancelled, &mut needs);
+            match inputs.is_empty() {
+                true => needs.extend(self.last_of(call)),
+                false => self.cancel(now, call, inputs.clone(), inputs, &mut cancelled, &mut needs),
+            }
         }
         self.tell_all(now, &cancelled, inputs);
         self.answer_after(ticket, &needs, Answer::Cancelled(cancelled));
         Ok(())
+    }
+
+    /// Nothing of a call is left to be cancelled: who asks again, of a home that was cut off when it was asked before, is told so once that
+    /// counts.
+    fn last_of(&self, call: CallId) -> Option<Needs> {
+        let (shard, known) = self.call(call).ok()?;
+        Some(Needs { shard, index: known.last, durable: known.open.invocation.durable() })
     }
 
     /// Tells the tasks which of their inputs were cancelled.
