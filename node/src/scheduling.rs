@@ -128,6 +128,7 @@ pub(crate) async fn leads(api: &Api, barrier: &mut Barrier) -> bool {
 
 /// Plans and carries it out. Returns how long the plan holds if nothing changes.
 async fn round(api: &Api) -> Duration {
+    let term = api.cluster.raft().term();
     let (state, now) = (api.local(), now());
     let load = load(api, &state, now).await;
     let mut plan = shoal_scheduler::plan(&state, &load, now, &mut || rand::random());
@@ -136,7 +137,9 @@ async fn round(api: &Api) -> Duration {
     let due = if load.unread.is_empty() { due } else { due.min(READ_AGAIN) };
     let told = api.yields.lock().take_up(&state, &plan, Instant::now());
     plan.stop_idle_only(&api.calls.stop_tasks(told).await);
-    if plan.commands.is_empty() {
+    // Another may lead by now, who knows better: what a leader that stood still has of the others, and as a home itself, is old.
+    let raft = api.cluster.raft();
+    if plan.commands.is_empty() || !raft.leads() || raft.term() != term {
         return due;
     }
     match api.cluster.propose_all(plan.commands).await {
