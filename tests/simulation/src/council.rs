@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::dice::Dice;
 use crate::history::{Event, History};
-use crate::net::Net;
+use crate::net::{Net, Road};
 use crate::time::{Runs, Time, WORLD};
 
 mod changes;
@@ -367,8 +367,8 @@ impl Council {
         false
     }
 
-    /// Finds the leader as a node knows it, and carries something to it.
-    async fn to_leader(&self, node: usize) -> Result<usize, String> {
+    /// Finds the leader as a node knows it, and carries something to it. Returns the way on which it went.
+    async fn to_leader(&self, node: usize) -> Result<Road, String> {
         let mut waited = Duration::ZERO;
         loop {
             let known = self.inner.borrow().voters[node].leader;
@@ -376,7 +376,8 @@ impl Council {
                 if self.refuses(leader, node) {
                     return Err("it is out of the cluster".to_owned());
                 }
-                return if self.net.carry(node, leader).await && self.net.is_up(leader) { Ok(leader) } else { Err("lost".to_owned()) };
+                let road = self.net.road(node, leader).await.ok_or("the leader is not reached")?;
+                return if road.there().await && self.net.is_up(leader) { Ok(road) } else { Err("lost".to_owned()) };
             }
             if waited >= PROPOSAL_WAIT {
                 return Err("nobody leads".to_owned());
@@ -388,12 +389,13 @@ impl Council {
 
     /// Has commands decided that a node proposes. An error says nothing of what became of them.
     pub async fn propose(&self, node: usize, commands: Vec<Command>) -> Result<Vec<Result<(), Refused>>, String> {
-        let leader = self.to_leader(node).await?;
+        let road = self.to_leader(node).await?;
+        let leader = road.to();
         if !self.until_it_decides(leader).await {
             return Err("the leader decides nothing".to_owned());
         }
         let answers = self.commit(node, leader, commands);
-        if self.net.carry(leader, node).await { Ok(answers) } else { Err("the answer is lost".to_owned()) }
+        if road.back().await { Ok(answers) } else { Err("the answer is lost".to_owned()) }
     }
 
     fn commit(&self, by: usize, leader: usize, commands: Vec<Command>) -> Vec<Result<(), Refused>> {
@@ -420,8 +422,8 @@ impl Council {
 
     /// Waits until a node has applied all that is decided.
     pub async fn read_latest(&self, node: usize) -> Result<(), String> {
-        let leader = self.to_leader(node).await?;
-        if !self.until_it_decides(leader).await || !self.net.carry(leader, node).await {
+        let road = self.to_leader(node).await?;
+        if !self.until_it_decides(road.to()).await || !road.back().await {
             return Err("nobody says how far all is".to_owned());
         }
         let far = self.inner.borrow().log.len();

@@ -15,10 +15,12 @@ pub enum Extra {
     Gangs,
     /// Others vote by and by: nodes join later and are taken out, operators wish and label, who is gone for long is replaced.
     Voters,
+    /// What is said over a wire that is cut goes through a third node; there are wires that are cut for long, and often.
+    Detours,
 }
 
 /// All that there may be besides.
-pub const ALL: [Extra; 4] = [Extra::Cancels, Extra::Generators, Extra::Gangs, Extra::Voters];
+pub const ALL: [Extra; 5] = [Extra::Cancels, Extra::Generators, Extra::Gangs, Extra::Voters, Extra::Detours];
 
 /// Returns what there is in the world of a seed.
 pub fn of(seed: u64) -> BTreeSet<Extra> {

@@ -27,7 +27,16 @@ enum Fault {
     Slow,
     SlowApply,
     Succession,
+    /// All wires but those of one node, each in both ways or in one.
+    Star,
+    /// A wire that breaks again and again.
+    Flap,
+    /// A wire is cut, and later one ends or stands still that both its ends reach.
+    Between,
 }
+
+/// What there is where things are said around wires that are cut.
+const PARTIAL: [Fault; 5] = [Fault::Cut, Fault::CutOneWay, Fault::Star, Fault::Flap, Fault::Between];
 
 const ALL: [Fault; 9] = [
     Fault::Crash,
@@ -44,13 +53,29 @@ const ALL: [Fault; 9] = [
 /// Breaks and mends, then lets all be whole.
 pub async fn run(world: World) {
     // In some worlds there is one kind alone: what it may excuse is then no excuse for others.
-    let kinds: Vec<Fault> = match world.draw(0, 3) {
+    let mut kinds: Vec<Fault> = match world.draw(0, 3) {
         0 => vec![ALL[usize::try_from(world.draw(0, ALL.len() as u64 - 1)).unwrap_or(0)]],
         1 => vec![Fault::Crash, Fault::SlowApply, Fault::Succession],
         _ => ALL.to_vec(),
     };
+    if world.there_are(Extra::Detours) {
+        match world.draw(0, 2) {
+            0 => kinds = PARTIAL.to_vec(),
+            1 => kinds = vec![Fault::Cut, Fault::CutOneWay],
+            _ => kinds.extend(PARTIAL),
+        }
+    }
     world.time.sleep(Duration::from_millis(FIRST_MS)).await;
-    if world.there_are(Extra::Gangs) && world.draw(0, 1) == 0 {
+    let (mut more, mut long) = (true, false);
+    if world.there_are(Extra::Detours) && world.draw(0, 1) == 0 {
+        // Long enough that all must have found its way around it; in some worlds nothing else goes wrong.
+        let kind = [Fault::Cut, Fault::CutOneWay, Fault::Star][usize::try_from(world.draw(0, 2)).unwrap_or(0)];
+        let lasts = Duration::from_millis(world.draw(25_000, 28_000));
+        world.runs.spawn(WORLD, fault(world.clone(), kind, lasts));
+        (more, long) = (world.draw(0, 1) == 0, true);
+    }
+    // Two that last for long together might keep all apart for longer than anybody waits.
+    if !long && world.there_are(Extra::Gangs) && world.draw(0, 1) == 0 {
         // Long enough that what may not run twice is replaced; all is whole again when the last of the faults is over.
         let (waits, lasts) = (world.draw(0, 6_000), world.draw(25_000, 28_000));
         let long = world.clone();
@@ -59,7 +84,7 @@ pub async fn run(world: World) {
             fault(long, Fault::Apart, Duration::from_millis(lasts)).await;
         });
     }
-    while world.time.now() < LAST {
+    while more && world.time.now() < LAST {
         let kind = kinds[usize::try_from(world.draw(0, kinds.len() as u64 - 1)).unwrap_or(0)];
         let lasts = if world.draw(0, 3) == 0 { world.draw(4_000, 12_000) } else { world.draw(200, 4_000) };
         // Sometimes several at once.
@@ -70,6 +95,7 @@ pub async fn run(world: World) {
         }
         world.time.sleep(Duration::from_millis(world.draw(300, 5_000))).await;
     }
+    world.time.sleep(LAST.saturating_sub(world.time.now())).await;
     // The last of them are over by then.
     world.time.sleep(Duration::from_secs(13)).await;
     world.heal();
@@ -91,7 +117,7 @@ async fn fault(world: World, kind: Fault, lasts: Duration) {
     let node = victim(&world);
     let other = (node + 1 + usize::try_from(world.draw(0, world.size as u64 - 2)).unwrap_or(0)) % world.size;
     let trouble = |what| world.history.note(Event::Trouble { node, what });
-    let cut = |from, to, is_cut| world.net.cut(from, to, is_cut);
+    let cut = |from, to, is_cut| world.cut(from, to, is_cut);
     match kind {
         Fault::Crash | Fault::Machine => {
             if !world.net.is_up(node) {
@@ -178,6 +204,70 @@ async fn fault(world: World, kind: Fault, lasts: Duration) {
             world.time.sleep(lasts).await;
             world.start(leader, false);
             all("quick again", false);
+        }
+        Fault::Star => {
+            // Else nobody would reach anybody.
+            if !world.net.is_up(node) {
+                return;
+            }
+            let spared = |one: &usize| *one != node;
+            let mut cuts = Vec::new();
+            for one in (0..world.size).filter(spared) {
+                for other in (one + 1..world.size).filter(spared) {
+                    match world.draw(0, 3) {
+                        0 => cuts.push((one, other)),
+                        1 => cuts.push((other, one)),
+                        _ => cuts.extend([(one, other), (other, one)]),
+                    }
+                }
+            }
+            let all = |what, is_cut| {
+                (0..world.size).filter(spared).for_each(|node| world.history.note(Event::Trouble { node, what }));
+                cuts.iter().for_each(|(from, to)| cut(*from, *to, is_cut));
+            };
+            all("cut", true);
+            world.time.sleep(lasts).await;
+            all("whole again", false);
+        }
+        Fault::Flap => {
+            let both = |what| [node, other].into_iter().for_each(|node| world.history.note(Event::Trouble { node, what }));
+            both("cut");
+            let ends = world.time.now() + lasts;
+            while world.time.now() < ends {
+                let one_way = world.draw(0, 1) == 0;
+                cut(node, other, true);
+                cut(other, node, !one_way);
+                world.time.sleep(Duration::from_millis(world.draw(200, 4_000))).await;
+                cut(node, other, false);
+                cut(other, node, false);
+                world.time.sleep(Duration::from_millis(world.draw(100, 2_000))).await;
+            }
+            both("whole again");
+        }
+        Fault::Between => {
+            let between = (0..world.size).find(|third| *third != node && *third != other);
+            let both = |what| [node, other].into_iter().for_each(|node| world.history.note(Event::Trouble { node, what }));
+            both("cut");
+            cut(node, other, true);
+            cut(other, node, world.draw(0, 1) == 0);
+            world.time.sleep(Duration::from_millis(world.draw(2_000, 8_000))).await;
+            if let Some(third) = between.filter(|third| world.net.is_up(*third)) {
+                if world.draw(0, 1) == 0 {
+                    world.stop(third, false).await;
+                    world.time.sleep(lasts).await;
+                    world.start(third, false);
+                } else {
+                    let owner = world.owner(third);
+                    world.history.note(Event::Trouble { node: third, what: "stands still" });
+                    world.runs.pause(owner, true);
+                    world.time.sleep(lasts).await;
+                    world.runs.pause(owner, false);
+                    world.history.note(Event::Trouble { node: third, what: "goes on" });
+                }
+            }
+            cut(node, other, false);
+            cut(other, node, false);
+            both("whole again");
         }
         Fault::SlowApply => {
             trouble("applies slowly");

@@ -64,8 +64,10 @@ impl Side {
     /// Has another node answer, with what comes of that brought back.
     async fn carried(&self, to: usize, asked: Bytes) -> Option<Result<Bytes, String>> {
         let (world, from) = (self.world.clone(), self.node.me);
-        if !world.net.carry(from, to).await {
-            return std::future::pending().await;
+        let road = world.net.road(from, to).await?;
+        if !road.there().await {
+            // That a connection is gone is noticed; a message that is lost is not.
+            return if world.net.goes_around() { None } else { std::future::pending().await };
         }
         let other = Self { world: world.clone(), node: world.node(to)? };
         let (mut reply, answer) = oneshot::channel();
@@ -79,7 +81,7 @@ impl Side {
                     Either::Right(_) => return,
                 }
             };
-            if other.world.net.carry(to, from).await {
+            if road.back().await {
                 let _ = reply.send(told);
             }
         });
@@ -92,7 +94,9 @@ impl Side {
             return true;
         }
         let leader = self.world.council.follows(self.node.me);
-        leader.is_some_and(|leader| leader != self.node.me && !self.node.is_lost(&self.world, leader) && self.node.is_heard_by(leader))
+        leader.is_some_and(|leader| {
+            leader != self.node.me && !self.node.is_lost(&self.world, leader) && self.node.is_heard_by(&self.world, leader)
+        })
     }
 }
 

@@ -42,6 +42,12 @@ pub enum Event {
         node: usize,
         what: &'static str,
     },
+    /// A wire is cut in one way, or is whole again; in worlds in which things are said around it.
+    Wire {
+        from: usize,
+        to: usize,
+        cut: bool,
+    },
     /// No faults from here on.
     Healed,
     /// A node leads from here on.

@@ -38,7 +38,7 @@ pub async fn run(world: World, node: Rc<Node>) {
         free_ended(&world, &node, &mut ended).await;
         let leads = world.council.leads(node.me).is_some();
         if leads && !led && world.has(Mutant::NewLeaderHearsNobody) {
-            node.forget_heard();
+            node.forget_heard(&world);
         }
         led = leads;
         if leads {

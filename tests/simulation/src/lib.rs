@@ -31,10 +31,15 @@
 //! | a leader does not see that one before it has begun a change of the voters | `joint_is_finished` |
 //! | a leader changes the voters without a look at who is there | `never_below_quorum` |
 //! | a leader does not see in which zones nodes are | `voters_as_wished` |
+//! | a node takes for lost whom it does not reach, though another says that it hears it | `reached_is_not_lost` |
+//! | what does not reach a node directly is not said to it through another | `goes_around` |
 //! | a machine founds a cluster though a seed does not answer | `formation_once` |
 //!
-//! **What is not in every world** ([`extras`]): calls that are cancelled, calls that yield data, a clustered function; voters that change ([`members`], [`operators`]): nodes join later
-//! and one is taken out, operators wish and label, another one votes in place of who is gone for long. The seed says which of these a world
+//! **What is not in every world** ([`extras`]): calls that are cancelled, calls that yield data, a clustered function; voters that change
+//! ([`members`], [`operators`]): nodes join later and one is taken out, operators wish and label, another one votes in place of who is gone
+//! for long; ways around wires that are cut ([`net`]): there are connections then, which an end gives up that hears nothing for some seconds,
+//! and what is said to a node that is not connected goes through one that is, by the product's own rules, and stays on its way if that one
+//! falls; many wires are cut there, in one way or in both, some for half a minute. The seed says which of these a world
 //! has; what comes anew is one more of them, so that the worlds that showed something once stay what they were.
 //!
 //! **Worlds of another kind** ([`formation`]): machines that become one cluster, or wait, and never two.
@@ -44,7 +49,9 @@
 //! time (`node/members/src/voters/tests.rs`, `formation/once.rs`); deletes of chunks while others name them, `have_then_sweep`
 //! (`node/src/upkeep/gc/tests/race.rs`).
 //!
-//! Caveats: nothing is passed on by a third node, as the real network does where a wire is cut. Of entries that are not decided only
+//! Caveats: in worlds without ways around, what is said over a wire that is cut is lost, which is harder than reality. What consensus says
+//! goes around at once, without the time that it takes to find a way; a connection is not dialled packet by packet, but comes back some
+//! while after its wire. That a machine says of itself that nobody listens on its port is not played. Of entries that are not decided only
 //! members of consensus are played. Calls here have few inputs, and sandboxes are not played.
 
 pub mod clients;

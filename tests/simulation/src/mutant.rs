@@ -39,6 +39,10 @@ pub enum Mutant {
     ChangesVotersBlindly,
     /// A leader does not see in which zones nodes are.
     SeesNoZones,
+    /// A node takes for lost whom it does not reach itself, though another says that it hears it.
+    BelievesNobodyElse,
+    /// What does not reach a node directly is not said to it through another.
+    NoWayAround,
     /// A machine of the seeds founds a cluster though a seed does not answer.
     FoundsWhileASeedIsSilent,
 }
@@ -47,7 +51,7 @@ impl Mutant {
     /// Those of worlds in which machines become one cluster.
     pub const FORMATION: [Self; 1] = [Self::FoundsWhileASeedIsSilent];
     /// All others.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::AckedWhenSent,
         Self::LyingDisk,
         Self::AsksNobodyWhatRuns,
@@ -66,5 +70,7 @@ impl Mutant {
         Self::ForgetsBegunChanges,
         Self::ChangesVotersBlindly,
         Self::SeesNoZones,
+        Self::BelievesNobodyElse,
+        Self::NoWayAround,
     ];
 }

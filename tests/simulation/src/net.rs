@@ -1,4 +1,10 @@
 //! The network between nodes: messages that are late or lost, wires that are cut in both ways or in one, streams that stall and break.
+//!
+//! In some worlds there are [`connections`] besides, and what does not get over a wire goes through a third node ([`road`]), as it does in
+//! reality. In the others what is said over a wire that is cut is lost.
+
+mod connections;
+mod road;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,11 +14,13 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, Either, select};
 use parking_lot::Mutex;
 use shoal_calls::Calls;
-use shoal_calls::calls::Road;
+
 use shoal_calls::calls::copies;
 use shoal_state::NodeId;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::connections::LOOK_EVERY;
+pub use self::road::Road;
 use crate::dice::Dice;
 use crate::time::{Inbox, Owner, Time};
 
@@ -37,6 +45,7 @@ struct Links {
     /// Ways on which all takes so much longer.
     slow: BTreeMap<(usize, usize), Duration>,
     up: BTreeMap<usize, Up>,
+    around: Option<road::Around>,
 }
 
 /// The wires of a world. Clones are the same.
@@ -51,7 +60,7 @@ pub struct Net {
 impl Net {
     /// Begins with whole wires and nobody at them.
     pub fn new(time: Time, inbox: Inbox, nodes: Vec<NodeId>, dice: Dice) -> Self {
-        let links = Links { dice, cut: BTreeSet::new(), slow: BTreeMap::new(), up: BTreeMap::new() };
+        let links = Links { dice, cut: BTreeSet::new(), slow: BTreeMap::new(), up: BTreeMap::new(), around: None };
         Self { time, inbox, nodes: Arc::new(nodes), links: Arc::new(Mutex::new(links)) }
     }
 
@@ -67,7 +76,15 @@ impl Net {
 
     /// Notes that the process of a node runs; its calls answer once there are any.
     pub fn came(&self, node: usize, owner: Owner, calls: Option<&Calls>) {
-        self.links.lock().up.insert(node, Up { owner, calls: calls.cloned() });
+        let mut links = self.links.lock();
+        let before = links.up.insert(node, Up { owner, calls: calls.cloned() });
+        if let Some(around) = &mut links.around
+            && before.as_ref().is_none_or(|before| before.owner != owner)
+        {
+            around.connections.came(node);
+        }
+        drop(links);
+        drop(before);
     }
 
     /// Has a node do something with its calls, in a moment.
@@ -80,7 +97,12 @@ impl Net {
 
     /// Notes that a node cannot be reached.
     pub fn went(&self, node: usize) {
-        let gone = self.links.lock().up.remove(&node);
+        let mut links = self.links.lock();
+        let gone = links.up.remove(&node);
+        if let Some(around) = &mut links.around {
+            around.connections.went(node);
+        }
+        drop(links);
         drop(gone);
     }
 
@@ -115,12 +137,12 @@ impl Net {
 
     /// Says whether something that one says reaches the other now.
     pub fn passes(&self, from: usize, to: usize) -> bool {
-        from == to || !self.links.lock().cut.contains(&(from, to))
+        from == to || self.passes_around(from, to)
     }
 
     /// Says whether both run and hear each other.
     pub fn reach(&self, one: usize, other: usize) -> bool {
-        self.is_up(one) && self.is_up(other) && self.passes(one, other) && self.passes(other, one)
+        self.is_up(one) && self.is_up(other) && (one == other || self.reach_around(one, other))
     }
 
     /// Draws how long something takes from one to the other.
@@ -133,6 +155,13 @@ impl Net {
 
     /// Carries a message; false if it is lost.
     pub async fn carry(&self, from: usize, to: usize) -> bool {
+        match self.road(from, to).await {
+            Some(road) => road.there().await,
+            None => false,
+        }
+    }
+
+    async fn carry_direct(&self, from: usize, to: usize) -> bool {
         if from == to {
             return true;
         }
@@ -151,18 +180,24 @@ impl Net {
         to: usize,
         what: impl FnOnce(Calls) -> BoxFuture<'static, T>,
     ) -> Option<T> {
-        let came = match from {
-            Some(from) => self.carry(from, to).await,
+        let road = match from {
+            Some(from) => Some(self.road(from, to).await?),
+            None => None,
+        };
+        let came = match &road {
+            Some(road) => road.there().await,
             None => {
                 self.time.sleep(self.delay(to, to)).await;
                 true
             }
         };
+        // That a connection is gone is noticed; a message that is lost is not.
+        let lost_after = if self.goes_around() { Duration::ZERO } else { LOST_AFTER };
         let up = self.links.lock().up.get(&to).cloned();
         let up = up.and_then(|up| Some((up.owner, up.calls?)));
         let Some((owner, calls)) = up.filter(|_| came) else {
             // A machine that is there says at once that nobody listens.
-            self.time.sleep(if came { Duration::from_millis(5) } else { LOST_AFTER }).await;
+            self.time.sleep(if came { Duration::from_millis(5) } else { lost_after }).await;
             return None;
         };
         let (mut reply, answer) = oneshot::channel::<Option<T>>();
@@ -177,85 +212,101 @@ impl Net {
                 }
             };
             let Some(done) = done else { return };
-            let back = match from {
-                Some(from) => net.carry(to, from).await,
+            let back = match road {
+                Some(road) => road.back().await,
                 None => true,
             };
             if !back {
-                net.time.sleep(LOST_AFTER).await;
+                net.time.sleep(lost_after).await;
             }
             let _ = reply.send(back.then_some(done));
         };
         self.inbox.leave(owner, Box::pin(task));
         answer.await.ok().flatten()
     }
+}
 
+impl Road {
     /// Opens a stream: returns both ends.
-    pub fn stream(&self, from: usize, to: usize) -> (Ends, Ends) {
-        let half = |from, to| {
+    pub fn stream(&self) -> (Ends, Ends) {
+        let half = |there| {
             let (frames, taken) = mpsc::unbounded_channel();
-            let sends = Sends { net: self.clone(), way: (from, to), frames, last: Duration::ZERO };
-            (sends, Takes { net: self.clone(), way: (from, to), frames: taken, head: None })
+            let sends = Sends { road: self.clone(), there, frames, last: Duration::ZERO };
+            (sends, Takes { road: self.clone(), there, frames: taken, head: None })
         };
-        let ((there, at_there), (back, at_back)) = (half(from, to), half(to, from));
+        let ((there, at_there), (back, at_back)) = (half(true), half(false));
         ((there, at_back), (back, at_there))
     }
-}
 
-/// One end of a stream.
-pub type Ends = (Sends, Takes);
-
-/// What one end sends.
-#[derive(Debug)]
-pub struct Sends {
-    net: Net,
-    way: (usize, usize),
-    frames: mpsc::UnboundedSender<(Duration, Bytes)>,
-    last: Duration,
-}
-
-impl copies::Outgoing for Sends {
-    async fn send(&mut self, frame: Bytes) -> Result<(), String> {
-        let (from, to) = self.way;
+    /// Waits until something passes, one way or the other; not for long, and not on a connection that an end has given up.
+    async fn until_it_passes(&self, there: bool, at: usize) -> Result<(), String> {
         let mut stalled = Duration::ZERO;
-        while !self.net.passes(from, to) {
-            if stalled >= STALLED_MAX {
-                return Err("the wire is cut".to_owned());
-            }
-            self.net.time.sleep(Duration::from_millis(100)).await;
-            stalled += Duration::from_millis(100);
-        }
-        self.last = self.last.max(self.net.time.now() + self.net.delay(from, to));
-        self.frames.send((self.last, frame)).map_err(|_| "the other end is gone".to_owned())
-    }
-}
-
-/// What one end takes.
-#[derive(Debug)]
-pub struct Takes {
-    net: Net,
-    way: (usize, usize),
-    frames: mpsc::UnboundedReceiver<(Duration, Bytes)>,
-    head: Option<(Duration, Bytes)>,
-}
-
-impl copies::Incoming for Takes {
-    async fn ready(&mut self) -> Result<(), String> {
-        if self.head.is_none() {
-            self.head = Some(self.frames.recv().await.ok_or("the other end is gone")?);
-        }
-        let Some((at, _)) = &self.head else { return Ok(()) };
-        let left = at.saturating_sub(self.net.time.now());
-        self.net.time.sleep(left).await;
-        let mut stalled = Duration::ZERO;
-        while !self.net.passes(self.way.0, self.way.1) {
-            if stalled >= STALLED_MAX {
+        while !self.passes(there) {
+            let is_broken = if self.net.goes_around() { self.is_broken(at) } else { stalled >= STALLED_MAX };
+            if is_broken {
                 return Err("the wire is cut".to_owned());
             }
             self.net.time.sleep(Duration::from_millis(100)).await;
             stalled += Duration::from_millis(100);
         }
         Ok(())
+    }
+}
+
+/// One end of a stream.
+pub type Ends = (Sends, Takes);
+
+/// What one end sends: the one that opened it, or the other.
+#[derive(Debug)]
+pub struct Sends {
+    road: Road,
+    there: bool,
+    frames: mpsc::UnboundedSender<(Duration, Bytes)>,
+    last: Duration,
+}
+
+impl copies::Outgoing for Sends {
+    async fn send(&mut self, frame: Bytes) -> Result<(), String> {
+        let (road, net) = (&self.road, &self.road.net);
+        let at = if self.there { road.from } else { road.to };
+        match net.goes_around() {
+            // It is kept until it passes.
+            true if road.is_broken(at) => return Err("the connection is gone".to_owned()),
+            true => {}
+            false => road.until_it_passes(self.there, at).await?,
+        }
+        self.last = self.last.max(net.time.now() + road.takes(self.there));
+        self.frames.send((self.last, frame)).map_err(|_| "the other end is gone".to_owned())
+    }
+}
+
+/// What one end takes of what the one that opened it sent, or the other.
+#[derive(Debug)]
+pub struct Takes {
+    road: Road,
+    there: bool,
+    frames: mpsc::UnboundedReceiver<(Duration, Bytes)>,
+    head: Option<(Duration, Bytes)>,
+}
+
+impl copies::Incoming for Takes {
+    async fn ready(&mut self) -> Result<(), String> {
+        let (road, at) = (&self.road, if self.there { self.road.to } else { self.road.from });
+        while self.head.is_none() {
+            self.head = match road.net.goes_around() {
+                // What was sent may be waited for in vain.
+                true => match road.net.time.within(STALLED_MAX, self.frames.recv()).await {
+                    Some(frame) => Some(frame.ok_or("the other end is gone")?),
+                    None if road.is_broken(at) => return Err("the connection is gone".to_owned()),
+                    None => None,
+                },
+                false => Some(self.frames.recv().await.ok_or("the other end is gone")?),
+            };
+        }
+        let Some((at_time, _)) = &self.head else { return Ok(()) };
+        let left = at_time.saturating_sub(road.net.time.now());
+        road.net.time.sleep(left).await;
+        road.until_it_passes(self.there, at).await
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, String> {
@@ -273,7 +324,7 @@ pub struct Way {
     pub me: usize,
 }
 
-impl Road for Way {
+impl shoal_calls::calls::Road for Way {
     fn ask<'a>(&'a self, home: NodeId, request: Bytes, patience: Duration) -> BoxFuture<'a, Result<Bytes, String>> {
         Box::pin(async move {
             let to = self.net.number(home);

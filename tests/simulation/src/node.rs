@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::select;
 use shoal_calls::Calls;
 use shoal_calls::calls::copies::{self, Outbox};
 use shoal_calls::calls::{Load, Options};
+use shoal_calls::shards::hearing::Hearing;
 use shoal_calls::shards::members::DROPPED_AFTER;
-use shoal_calls::shards::presence::{self, Awake, DOUBTFUL_AFTER};
+use shoal_calls::shards::presence::Awake;
 use shoal_calls::shards::told::{News, Told};
 use shoal_calls::shards::{Ack, Append, Counted, Mark, Replicas};
 use shoal_state::{BootId, Command, NodeId, ShardId, State, TaskId};
@@ -20,7 +22,7 @@ use crate::dice::Dice;
 use crate::extras::Extra;
 use crate::ground::Played;
 use crate::mutant::Mutant;
-use crate::net::{Net, Way};
+use crate::net::{self, Net, Way};
 use crate::time::Owner;
 use crate::world::{World, registered, shards};
 use crate::{gangs, homes, members, planner, schedules, worker};
@@ -39,7 +41,6 @@ struct Heard {
     at: Duration,
     load: Arc<Load>,
     suspect: BTreeMap<ShardId, Mark>,
-    hears: Vec<usize>,
 }
 
 /// One start of a node.
@@ -59,6 +60,7 @@ pub struct Node {
     pub gangs: gangs::Here,
     ground: Played,
     heard: RefCell<BTreeMap<usize, Heard>>,
+    hearing: RefCell<Hearing<(u64, u64)>>,
     awake: Cell<Awake>,
     /// The shards here that may miss records.
     pub suspect: RefCell<BTreeMap<ShardId, Mark>>,
@@ -119,6 +121,7 @@ pub async fn start(world: World, me: usize, owner: Owner) {
         outbox,
         ground,
         heard: RefCell::default(),
+        hearing: RefCell::new(Hearing::new(world.id(me))),
         awake: Cell::new(Awake::new(REPORT_EVERY, world.time.instant())),
         suspect: RefCell::default(),
         containers: RefCell::default(),
@@ -139,6 +142,9 @@ pub async fn start(world: World, me: usize, owner: Owner) {
     world.runs.spawn(owner, schedules::decide(world.clone(), node.clone()));
     world.runs.spawn(owner, schedules::call_all(world.clone(), node.clone()));
     world.runs.spawn(owner, stay_awake(world.clone(), node.clone()));
+    if world.net.goes_around() {
+        world.runs.spawn(owner, look_at_acknowledged(world.clone(), node.clone()));
+    }
     if world.there_are(Extra::Gangs) {
         world.runs.spawn(owner, gangs::stop_when_alone(world.clone(), node.clone()));
     }
@@ -182,14 +188,17 @@ async fn configure(world: &World, node: &Rc<Node>, told: &mut Told) {
 /// Copies records to another node, for as long as this one runs.
 async fn copy(world: World, node: Rc<Node>, to: usize) {
     loop {
-        if world.net.reach(node.me, to)
+        // Where there are connections, it shows by and by that one leads to nobody.
+        if (world.net.goes_around() || world.net.reach(node.me, to))
+            && let Some(road) = world.net.road(node.me, to).await
             && let Some(other) = world.node(to)
         {
-            let (here, there) = world.net.stream(node.me, to);
+            let (here, there) = road.stream();
             let (home, calls) = (world.id(node.me), other.calls.clone());
             world.runs.spawn(other.owner, async move { drop(copies::keep(home, there, &calls).await) });
             drop(other);
-            let _ = copies::copy(world.id(to), here, &node.calls, &node.outbox).await;
+            let copies = Box::pin(copies::copy(world.id(to), here, &node.calls, &node.outbox));
+            drop(select(copies, Box::pin(road.outdated())).await);
         }
         world.time.sleep(REST).await;
     }
@@ -205,20 +214,41 @@ async fn stay_awake(world: World, node: Rc<Node>) {
     }
 }
 
+/// Looks what the others acknowledge, for as long as the node runs.
+async fn look_at_acknowledged(world: World, node: Rc<Node>) {
+    loop {
+        world.time.sleep(net::LOOK_EVERY).await;
+        let acknowledged = world.net.acknowledged(node.me).into_iter().map(|(other, acknowledged)| (world.id(other), acknowledged));
+        node.hearing.borrow_mut().look_at_acknowledged(acknowledged, node.clock(&world));
+    }
+}
+
 /// Tells another node how this one is, for as long as it runs.
 async fn tell(world: World, node: Rc<Node>, to: usize) {
+    let mut road = None;
     loop {
+        if road.is_none() {
+            road = world.net.road(node.me, to).await;
+        }
         let load = node.calls.load().borrow().clone();
-        let now = node.clock(&world);
-        let is_heard = |(_, heard): &(&usize, &Heard)| now.saturating_sub(heard.at) < DROPPED_AFTER / 2;
-        let hears = node.heard.borrow().iter().filter(is_heard).map(|(other, _)| *other).collect();
+        let hears = node.hearing.borrow().hears(node.clock(&world));
         let suspect = node.suspect.borrow().clone();
-        if world.net.carry(node.me, to).await
+        let came = match &road {
+            Some(road) => road.there().await,
+            None => false,
+        };
+        let is_good = |road: &net::Road| {
+            let through = road.through().map(|node| world.id(node));
+            came && !road.is_outdated() && node.hearing.borrow().is_good_way(through, node.clock(&world))
+        };
+        road = road.filter(is_good);
+        if came
             && let Some(other) = world.node(to)
             && !world.runs.is_paused(other.owner)
         {
-            let heard = Heard { at: other.clock(&world), load, suspect, hears };
-            other.heard.borrow_mut().insert(node.me, heard);
+            let at = other.clock(&world);
+            other.hearing.borrow_mut().hear(world.id(node.me), hears, at);
+            other.heard.borrow_mut().insert(node.me, Heard { at, load, suspect });
         }
         world.time.sleep(REPORT_EVERY).await;
     }
@@ -235,33 +265,29 @@ impl Node {
         self.awake.get().clock(world.time.instant())
     }
 
-    /// Returns for how long another node was not heard.
+    /// Returns for how long another node was out of reach.
     pub fn silent(&self, world: &World, other: usize) -> Duration {
-        if other == self.me {
-            return Duration::ZERO;
-        }
-        let heard = self.heard.borrow().get(&other).map(|heard| heard.at);
-        self.clock(world).saturating_sub(heard.unwrap_or_default())
+        self.hearing.borrow().silent(world.id(other), self.clock(world))
     }
 
     /// Says whether another node counts as lost.
     pub fn is_lost(&self, world: &World, other: usize) -> bool {
-        let heard = self.heard.borrow();
-        let hearing = heard.iter().filter(|(node, heard)| **node != other && heard.hears.contains(&other)).map(|(node, _)| world.id(*node));
-        let is_gone = |node: NodeId| self.silent(world, world.net.number(node)) >= DROPPED_AFTER;
-        presence::is_lost(world.id(other), is_gone, hearing.collect::<Vec<_>>())
+        if world.has(Mutant::BelievesNobodyElse) {
+            return self.silent(world, other) >= DROPPED_AFTER;
+        }
+        self.hearing.borrow().is_lost(world.id(other), self.clock(world))
     }
 
     /// Says whether another node has been silent for a moment, and is not lost.
     pub fn is_doubtful(&self, world: &World, other: usize) -> bool {
-        self.silent(world, other) >= DOUBTFUL_AFTER && !self.is_lost(world, other)
+        self.hearing.borrow().is_doubtful(world.id(other), self.clock(world))
     }
 
     /// Says whether this node has heard no other member for a moment, and cannot decide alone.
     pub fn hears_nobody(&self, world: &World, state: &State) -> bool {
         let me = world.id(self.me);
         let decides_alone = || world.council.status(self.me).voters.iter().all(|voter| voter.node == me);
-        presence::hears_nobody(me, state, |other| self.silent(world, world.net.number(other))) && !decides_alone()
+        self.hearing.borrow().hears_nobody(state.members.keys().copied(), self.clock(world)) && !decides_alone()
     }
 
     /// Returns the nodes that count as lost.
@@ -270,13 +296,14 @@ impl Node {
     }
 
     /// Says whether another node has said that it hears this one.
-    pub fn is_heard_by(&self, other: usize) -> bool {
-        self.heard.borrow().get(&other).is_some_and(|heard| heard.hears.contains(&self.me))
+    pub fn is_heard_by(&self, world: &World, other: usize) -> bool {
+        self.hearing.borrow().is_heard_by(world.id(other))
     }
 
     /// Forgets what others told.
-    pub fn forget_heard(&self) {
+    pub fn forget_heard(&self, world: &World) {
         self.heard.borrow_mut().clear();
+        *self.hearing.borrow_mut() = Hearing::new(world.id(self.me));
     }
 
     /// Returns where a shard's records may miss some, and how far they go there.

@@ -32,7 +32,7 @@ pub async fn run(world: World, node: Rc<Node>) {
             let (applied, before_term) = (world.council.applied(node.me), world.council.before_term(term));
             world.history.note(Event::Planned { node: node.me, term, applied, before_term });
         }
-        round(&world, &node, &mut yields).await;
+        round(&world, &node, term, &mut yields).await;
     }
 }
 
@@ -48,13 +48,14 @@ pub async fn leads(world: &World, node: &Rc<Node>, barrier: &mut Barrier) -> Opt
     Some(term)
 }
 
-async fn round(world: &World, node: &Rc<Node>, yields: &mut Yields) {
+async fn round(world: &World, node: &Rc<Node>, term: u64, yields: &mut Yields) {
     let (state, now) = (world.council.local(node.me), world.timestamp());
     let load = Load { yielding: yields.tasks(), ..reported(world, node, &state, now) };
     let mut plan = plan(&state, &load, now, &mut || world.bits());
     let told = yields.take_up(&state, &plan, world.time.instant());
     plan.stop_idle_only(&node.calls.stop_tasks(told).await);
-    if !plan.commands.is_empty() {
+    // Another may lead by now.
+    if !plan.commands.is_empty() && world.council.leads(node.me) == Some(term) {
         let _ = world.council.propose(node.me, plan.commands).await;
     }
 }

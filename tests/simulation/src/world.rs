@@ -20,7 +20,7 @@ use crate::extras::Extra;
 use crate::ground::BEGAN_MS;
 use crate::history::{Event, History};
 use crate::mutant::Mutant;
-use crate::net::Net;
+use crate::net::{self, Net};
 use crate::node::{self, Node};
 use crate::time::{Owner, Runs, Time, WORLD};
 use crate::{clients, faults, gangs, ground, operators};
@@ -174,6 +174,15 @@ fn admit(state: &mut State, ids: &[NodeId]) {
     }
 }
 
+/// Lets connections come and go.
+async fn connect(world: World) {
+    loop {
+        let is_awake = |node: &usize| world.net.owner(*node).is_some_and(|owner| !world.runs.is_paused(owner));
+        world.net.look((0..world.size).filter(is_awake).collect());
+        world.time.sleep(net::LOOK_EVERY).await;
+    }
+}
+
 impl World {
     /// Makes the world of a seed, with these things in it besides.
     pub fn new(seed: u64, mutant: Option<Mutant>, extras: BTreeSet<Extra>) -> Self {
@@ -185,6 +194,9 @@ impl World {
         let runs = Runs::new(Dice::new(seed, 2));
         let time = runs.time();
         let net = Net::new(time.clone(), runs.inbox(), ids.clone(), Dice::new(seed, 3));
+        if extras.contains(&Extra::Detours) {
+            net.go_around(Dice::new(seed, 13), mutant == Some(Mutant::NoWayAround));
+        }
         let history = History::new(&time);
         let (there, mut commands) = (&ids[..founders], first(&ids[..founders], &extras));
         commands.extend(operators::tokens(founders..size));
@@ -218,6 +230,9 @@ impl World {
     pub fn run(&self) -> Vec<(Duration, Event)> {
         for node in 0..self.founders {
             self.start(node, false);
+        }
+        if self.there_are(Extra::Detours) {
+            self.runs.spawn(WORLD, connect(self.clone()));
         }
         self.runs.spawn(WORLD, faults::run(self.clone()));
         if self.there_are(Extra::Voters) {
@@ -306,6 +321,14 @@ impl World {
     /// Draws the bits of an id.
     pub fn bits(&self) -> u128 {
         self.dice.borrow_mut().bits()
+    }
+
+    /// Cuts a wire in one way, or mends it.
+    pub fn cut(&self, from: usize, to: usize, cut: bool) {
+        self.net.cut(from, to, cut);
+        if self.there_are(Extra::Detours) {
+            self.history.note(Event::Wire { from, to, cut });
+        }
     }
 
     /// Says whether there are no more faults.

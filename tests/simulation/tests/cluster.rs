@@ -67,7 +67,7 @@ fn what_is_promised_holds_whatever_goes_wrong() {
 }
 
 /// Worlds that broke a promise once, each with what was wrong.
-const FOUND: [(u64, &[Extra], &str); 11] = [
+const FOUND: [(u64, &[Extra], &str); 12] = [
     (3152, &[], "a home that took over gave an input away that was put again, before it knew that a task had it from the home before"),
     (3725, &[], "the same, with a try that a client asked for"),
     (
@@ -83,6 +83,11 @@ const FOUND: [(u64, &[Extra], &str); 11] = [
     (373, &[Extra::Gangs, Extra::Voters], "a node was removed at work: its tasks ended in the state, and what they had waited for ever"),
     (230, &[Extra::Cancels, Extra::Voters], "the same, with calls that are cancelled"),
     (606, &[Extra::Gangs, Extra::Voters], "a voter that was removed was not let in again after a restart, led, and decided nothing"),
+    (
+        4230,
+        &[Extra::Cancels, Extra::Voters, Extra::Detours],
+        "a leader that had stood still planned by what it knew, asked itself as a home that it was no more, and stopped a container at work",
+    ),
 ];
 
 #[test]
@@ -123,6 +128,8 @@ fn shows(mutant: Mutant) -> &'static [&'static str] {
         Mutant::ForgetsBegunChanges => &["joint_is_finished"],
         Mutant::ChangesVotersBlindly => &["never_below_quorum"],
         Mutant::SeesNoZones => &["voters_as_wished"],
+        Mutant::BelievesNobodyElse => &["reached_is_not_lost"],
+        Mutant::NoWayAround => &["goes_around"],
         Mutant::FoundsWhileASeedIsSilent => &["formation_once"],
     }
 }
@@ -146,6 +153,7 @@ fn each_bug_shows() {
             Mutant::DataCursorRunsAhead => &[Extra::Generators],
             Mutant::GangWaitsForNobody | Mutant::GangGoesOnAlone | Mutant::GangOthersBringOutcomes => &[Extra::Gangs],
             Mutant::ForgetsBegunChanges | Mutant::ChangesVotersBlindly | Mutant::SeesNoZones => &[Extra::Voters],
+            Mutant::BelievesNobodyElse | Mutant::NoWayAround => &[Extra::Detours],
             _ => &[],
         };
         let ran = run_all(from..from + count, Some((mutant, extras)), enough);

@@ -17,6 +17,7 @@ mod formation_once;
 mod gang_begins_together;
 mod gang_ends_together;
 mod gang_has_one_outcome;
+mod goes_around;
 mod joint_is_finished;
 mod never_below_quorum;
 mod new_leader_kills_nothing;
@@ -25,9 +26,11 @@ mod no_two_homes_ack;
 mod one_outcome;
 mod plan_after_barrier;
 mod pop_not_lost;
+mod reached_is_not_lost;
 mod retry_is_once;
 mod running_not_rerun_on_failover;
 mod voters_as_wished;
+mod wires;
 mod yields_in_order;
 
 /// What happened, in order, with times.
@@ -37,7 +40,7 @@ pub type Events = [(Duration, Event)];
 pub type Invariant = (&'static str, fn(&Events) -> Result<(), String>);
 
 /// All promises. That everything ends is the last: where another is broken, that may follow.
-pub const ALL: [Invariant; 21] = [
+pub const ALL: [Invariant; 23] = [
     ("acked_survives", acked_survives::check),
     ("no_two_homes_ack", no_two_homes_ack::check),
     ("one_outcome", one_outcome::check),
@@ -54,6 +57,8 @@ pub const ALL: [Invariant; 21] = [
     ("gang_begins_together", gang_begins_together::check),
     ("gang_ends_together", gang_ends_together::check),
     ("gang_has_one_outcome", gang_has_one_outcome::check),
+    ("reached_is_not_lost", reached_is_not_lost::check),
+    ("goes_around", goes_around::check),
     ("formation_once", formation_once::check),
     ("joint_is_finished", joint_is_finished::check),
     ("never_below_quorum", never_below_quorum::check),
