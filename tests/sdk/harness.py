@@ -61,15 +61,18 @@ def client_python() -> Path:
     return Path(os.environ.get("SHOAL_CLIENT_PYTHON", sys.executable))
 
 
-def wait_for(what: str, check: Callable[[], Any], seconds: float, every: float = 0.05) -> Any:
-    """Returns the first true answer of `check`; after `seconds` fails naming `what` and the last answer."""
+def wait_for(
+    what: str, check: Callable[[], Any], seconds: float, every: float = 0.05, besides: Callable[[], Any] | None = None
+) -> Any:
+    """Returns the first true answer of `check`; after `seconds` fails naming `what`, the last answer and what `besides` shows."""
     end = time.monotonic() + seconds
     while True:
         answer = check()
         if answer:
             return answer
         if time.monotonic() >= end:
-            raise AssertionError(f"waited {seconds:g} s for {what}; last answer: {answer!r}")
+            shown = f"; besides: {besides()!r}" if besides else ""
+            raise AssertionError(f"waited {seconds:g} s for {what}; last answer: {answer!r}{shown}")
         time.sleep(every)
 
 

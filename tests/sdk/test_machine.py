@@ -191,7 +191,14 @@ def test_exit_hooks_when_a_container_scales_down(deployed, client, node, sdk, un
     """A container that was idle for its scaledown window runs its exit hooks, and what they print is kept."""
     deployed("scale.py", unique)
     sdk.Cls.from_name(unique, "Leaver")().work.remote()
-    wait_for("the exit hook's line", lambda: "exit hook of a Leaver ran" in node.shoal("logs", unique).stdout, 40, every=0.5)
+
+    def said() -> str:
+        return node.shoal("logs", unique).stdout
+
+    def besides() -> object:
+        return said(), node.tasks(), node.log_tail()
+
+    wait_for("the exit hook's line", lambda: "exit hook of a Leaver ran" in said(), 40, every=0.5, besides=besides)
     wait_for("its container to end", lambda: not [t for t in node.tasks() if t["function"] == "Leaver.*"], 20)
 
 
