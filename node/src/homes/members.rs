@@ -224,7 +224,7 @@ async fn give_tasks_up(api: &Api, state: &State, mut gone: BTreeSet<NodeId>, los
 /// When that takes longer than [`VACATE_WAIT`], with what is still there. The node stays drained.
 pub(crate) async fn vacate(api: &Api, node: NodeId) -> Result<(), Error> {
     let state = api.read_latest().await?;
-    let (held, runs) = (shards_with(&state, node), tasks_on(&state, node).count());
+    let (held, runs) = (state.shards_on(node).count(), tasks_on(&state, node).count());
     if held + runs == 0 || state.members.len() < 2 {
         return Ok(());
     }
@@ -232,10 +232,10 @@ pub(crate) async fn vacate(api: &Api, node: NodeId) -> Result<(), Error> {
         api.propose(Command::DrainNode { id: node, draining: true }).await?;
     }
     let deadline = tokio::time::Instant::now() + VACATE_WAIT;
-    if !until(api, deadline, |state| shards_with(state, node) == 0).await {
+    if !until(api, deadline, |state| state.shards_on(node).next().is_none()).await {
         return Err(Error::Unavailable(format!(
             "waited {VACATE_WAIT:?} for the records of calls to leave node {node}: it still has those of {} of {} shards, and nobody else has all of them. It stays drained; try again, and see `shoal status`",
-            shards_with(&api.local(), node),
+            api.local().shards_on(node).count(),
             ShardId::all().count(),
         )));
     }
@@ -258,11 +258,6 @@ async fn until(api: &Api, deadline: tokio::time::Instant, is_so: impl Fn(&State)
     let mut changes = api.cluster.raft().watch();
     let wait = async { while !is_so(&api.local()) && changes.changed().await.is_ok() {} };
     timeout_at(deadline, wait).await.is_ok()
-}
-
-/// Counts the shards whose records a node has.
-fn shards_with(state: &State, node: NodeId) -> usize {
-    state.shards.values().filter(|shard| shard.home == node || shard.in_sync.contains(&node)).count()
 }
 
 /// Returns the tasks of a node that must not run beside others in their place. What a sandbox ran ends with it.

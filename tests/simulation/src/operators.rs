@@ -174,7 +174,7 @@ impl Operators {
         if !state.members.contains_key(&id) || judge(&state, &status, &lets_in, id).is_err() {
             return;
         }
-        let holds = |state: &State| state.shards.values().any(|shard| shard.home == id || shard.in_sync.contains(&id));
+        let holds = |state: &State| state.shards_on(id).next().is_some();
         let runs =
             |state: &State| -> Vec<TaskId> { state.tasks.iter().filter(|(_, task)| task.node == id).map(|(task, _)| *task).collect() };
         if holds(&state) || !runs(&state).is_empty() {

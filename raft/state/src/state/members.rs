@@ -72,12 +72,18 @@ impl State {
         if self.members.keys().all(|member| *member == id) {
             return Err(Refused::LastNode { id });
         }
-        if let Some((shard, _)) = self.shards.iter().find(|(_, shard)| shard.home == id || shard.in_sync.contains(&id)) {
-            let count = self.shards.values().filter(|shard| shard.home == id || shard.in_sync.contains(&id)).count();
-            return Err(Refused::NodeHoldsShards { id, shard: *shard, count: u32::try_from(count).unwrap_or(u32::MAX) });
+        if let Some(shard) = self.shards_on(id).next() {
+            let count = self.shards_on(id).count();
+            return Err(Refused::NodeHoldsShards { id, shard, count: u32::try_from(count).unwrap_or(u32::MAX) });
         }
         self.voter_besides(id)?;
         self.leave(id, at, why)
+    }
+
+    /// Returns the shards whose records a node has.
+    pub fn shards_on(&self, node: NodeId) -> impl Iterator<Item = ShardId> {
+        let is_held = move |shard: &Shard| shard.home == node || shard.in_sync.contains(&node);
+        self.shards.iter().filter(move |(_, shard)| is_held(shard)).map(|(id, _)| *id)
     }
 
     /// Refuses what would leave nobody who may vote.
